@@ -1,0 +1,894 @@
+package chinaums
+
+import (
+	"bytes"
+	"cmp"
+	"crypto/hmac"
+	"crypto/md5"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+	"unicode/utf8"
+)
+
+// beijing is the platform's clock: UTC+8, without daylight saving, whatever the server's own zone is.
+var beijing = time.FixedZone("UTC+8", 8*60*60)
+
+// Outbound: OPEN-BODY-SIG
+
+const (
+	bodySigScheme     = "OPEN-BODY-SIG"
+	bodySigTimeLayout = "20060102150405"
+	// maxBodySigHeader bounds the header of an answer; a real one has about 200 bytes.
+	maxBodySigHeader = 1 << 10
+)
+
+// bodySigner signs the calls of one merchant with OPEN-BODY-SIG. It is safe for concurrent use.
+//
+//	digest    = lower-case hex of SHA-256(body)
+//	signature = base64( HMAC-SHA256(appKey, appId + timestamp + nonce + digest) )
+type bodySigner struct {
+	appID  string
+	prefix string
+	states sync.Pool // of *bodySigState
+}
+
+// bodySigState is an HMAC with its key already absorbed, and room for one signature.
+type bodySigState struct {
+	mac       hash.Hash
+	signed    []byte
+	header    []byte
+	signature [sha256.Size]byte
+}
+
+func newBodySigner(appID, appKey string) *bodySigner {
+	s := &bodySigner{
+		appID:  appID,
+		prefix: bodySigScheme + ` AppId="` + appID + `", Timestamp="`,
+	}
+	key := []byte(appKey)
+	s.states.New = func() any {
+		return &bodySigState{
+			mac:    hmac.New(sha256.New, key),
+			signed: make([]byte, 0, 256),
+			header: make([]byte, 0, 512),
+		}
+	}
+	return s
+}
+
+// authorization returns the value of the Authorization header for body. The nonce must be new for every attempt.
+func (s *bodySigner) authorization(now time.Time, nonce string, body []byte) string {
+	state := s.states.Get().(*bodySigState)
+	defer s.states.Put(state)
+
+	header := append(state.header[:0], s.prefix...)
+	start := len(header)
+	header = now.In(beijing).AppendFormat(header, bodySigTimeLayout)
+	timestamp := header[start:]
+	header = append(header, `", Nonce="`...)
+	header = append(header, nonce...)
+	header = append(header, `", Signature="`...)
+
+	state.signed = append(append(append(state.signed[:0], s.appID...), timestamp...), nonce...)
+	header = base64.StdEncoding.AppendEncode(header, state.sign(body))
+	header = append(header, '"')
+	state.header = header
+	return string(header)
+}
+
+// sign completes state.signed, which holds appId, timestamp and nonce, with the body's digest, and authenticates it.
+func (state *bodySigState) sign(body []byte) []byte {
+	digest := sha256.Sum256(body)
+	state.signed = hex.AppendEncode(state.signed, digest[:])
+	state.mac.Reset()
+	state.mac.Write(state.signed)
+	return state.mac.Sum(state.signature[:0])
+}
+
+var (
+	errBodySigAppID     = errors.New("authorization header: AppId is not the merchant's app_id")
+	errBodySigSignature = errors.New("authorization header: the signature does not match the body")
+)
+
+// verify checks the Authorization header of an answer over the answer's body.
+func (s *bodySigner) verify(header string, body []byte) error {
+	sig, err := parseBodySig(header)
+	if err != nil {
+		return err
+	}
+	if sig.AppID != s.appID {
+		return errBodySigAppID
+	}
+	state := s.states.Get().(*bodySigState)
+	defer s.states.Put(state)
+
+	state.signed = append(append(append(state.signed[:0], sig.AppID...), sig.Timestamp...), sig.Nonce...)
+	state.header = base64.StdEncoding.AppendEncode(state.header[:0], state.sign(body))
+	if subtle.ConstantTimeCompare(state.header, []byte(sig.Signature)) != 1 {
+		return errBodySigSignature
+	}
+	return nil
+}
+
+// bodySig is what an OPEN-BODY-SIG header says.
+type bodySig struct{ AppID, Timestamp, Nonce, Signature string }
+
+// parseBodySig parses an Authorization header of the scheme OPEN-BODY-SIG. All four parameters must be there, once,
+// in quotes, in any order, separated by "," or ", ": the documents show both.
+func parseBodySig(header string) (bodySig, error) {
+	var sig bodySig
+	if len(header) > maxBodySigHeader {
+		return bodySig{}, fmt.Errorf("authorization header: longer than %d bytes", maxBodySigHeader)
+	}
+	scheme, rest, found := strings.Cut(header, " ")
+	if !found || !strings.EqualFold(scheme, bodySigScheme) {
+		return bodySig{}, fmt.Errorf("authorization header: the scheme is not %s", bodySigScheme)
+	}
+	for {
+		name, after, found := strings.Cut(rest, `="`)
+		if !found {
+			return bodySig{}, errors.New(`authorization header: expected name="value"`)
+		}
+		var target *string
+		switch name {
+		case "AppId":
+			target = &sig.AppID
+		case "Timestamp":
+			target = &sig.Timestamp
+		case "Nonce":
+			target = &sig.Nonce
+		case "Signature":
+			target = &sig.Signature
+		default:
+			return bodySig{}, fmt.Errorf("authorization header: unknown parameter %s", quoteText(name))
+		}
+		if *target != "" {
+			return bodySig{}, fmt.Errorf("authorization header: repeated parameter %s", name)
+		}
+		value, after, found := strings.Cut(after, `"`)
+		if !found {
+			return bodySig{}, fmt.Errorf("authorization header: the value of %s has no closing quote", name)
+		}
+		if value == "" {
+			return bodySig{}, fmt.Errorf("authorization header: the value of %s is empty", name)
+		}
+		for i := range len(value) {
+			if c := value[i]; c < ' ' || c > '~' || c == '\\' {
+				return bodySig{}, fmt.Errorf("authorization header: the value of %s has a byte that is not allowed", name)
+			}
+		}
+		*target = value
+		if after == "" {
+			break
+		}
+		if after[0] != ',' {
+			return bodySig{}, fmt.Errorf("authorization header: expected a comma after %s", name)
+		}
+		rest = strings.TrimPrefix(after[1:], " ")
+	}
+	for _, parameter := range [...]struct{ name, value string }{
+		{"AppId", sig.AppID}, {"Timestamp", sig.Timestamp}, {"Nonce", sig.Nonce}, {"Signature", sig.Signature},
+	} {
+		if parameter.value == "" {
+			return bodySig{}, fmt.Errorf("authorization header: %s is missing", parameter.name)
+		}
+	}
+	return sig, nil
+}
+
+// Inbound: the fields of a notify and their digest
+
+// digestSet is a set of the digests that a notify may be signed with.
+type digestSet uint8
+
+const (
+	digestMD5 digestSet = 1 << iota
+	digestSHA256
+)
+
+const (
+	// maxNotifyFields bounds the parameters of one notify; the documents' longest notify has about 50.
+	maxNotifyFields = 1000
+	// maxPooledBuffer is the largest buffer that is kept for the next notify.
+	maxPooledBuffer = 256 << 10
+	// maxQuotedText is how many bytes of untrusted text an error may show.
+	maxQuotedText = 64
+)
+
+// Reasons of a parseError.
+const (
+	reasonRepeated = "repeated_parameter"
+	reasonEncoding = "encoding"
+	reasonJSON     = "json"
+	reasonTooMany  = "too_many"
+)
+
+// parseError says why a notify cannot be read. Its text names the field, never a value.
+type parseError struct {
+	Reason  string
+	message string
+}
+
+func (e *parseError) Error() string { return e.message }
+
+func newParseError(reason, format string, args ...any) *parseError {
+	return &parseError{Reason: reason, message: fmt.Sprintf(format, args...)}
+}
+
+// quoteText quotes untrusted text for an error or a log, shortened.
+func quoteText[T string | []byte](text T) string {
+	if len(text) <= maxQuotedText {
+		return strconv.Quote(string(text))
+	}
+	return strconv.Quote(string(text[:maxQuotedText])) + "…"
+}
+
+// notifyField is one parameter of a notify, decoded. Its value is never empty.
+type notifyField struct {
+	name  []byte
+	value []byte
+	// literal says that the value came as a JSON number or boolean, not as text.
+	literal bool
+}
+
+// sortedField places a field in the signed order. prefix is the beginning of its name, so that most comparisons do
+// not touch the name.
+type sortedField struct {
+	prefix uint64
+	index  int
+}
+
+// notifyFields are the parameters of one notify, in order of arrival. An empty value counts as absent and is not
+// kept. Fields may point into the parsed body and live until release.
+type notifyFields struct {
+	fields  []notifyField
+	sorted  []sortedField
+	decoded []byte // backs decoded names and values; never grows while fields point into it
+	signed  []byte // the string to sign and, for a moment, a key
+	writer  eventWriter
+}
+
+var notifyFieldsPool = sync.Pool{New: func() any { return new(notifyFields) }}
+
+// acquireFields returns empty fields. The caller must release them.
+func acquireFields() *notifyFields { return notifyFieldsPool.Get().(*notifyFields) }
+
+// release gives the fields back. Neither they nor anything that get returned may be used afterwards.
+func (f *notifyFields) release() {
+	f.reset()
+	f.decoded = trimBuffer(f.decoded)
+	f.signed = trimBuffer(f.signed)
+	f.writer.release()
+	notifyFieldsPool.Put(f)
+}
+
+// reset forgets the fields and keeps the room that they took.
+func (f *notifyFields) reset() {
+	clear(f.fields) // drops the references to the body
+	f.fields = f.fields[:0]
+	f.sorted = f.sorted[:0]
+	f.decoded = f.decoded[:0]
+	f.signed = f.signed[:0]
+}
+
+// trimBuffer empties a buffer, and drops one that is too large to be kept.
+func trimBuffer(buffer []byte) []byte {
+	if cap(buffer) > maxPooledBuffer {
+		return nil
+	}
+	return buffer[:0]
+}
+
+// parse reads a notify's body: a flat JSON object if the first byte that is not space is '{', else a form. Every error
+// is a *parseError.
+func (f *notifyFields) parse(body []byte) error {
+	if first := skipJSONSpace(body, 0); first < len(body) && body[first] == '{' {
+		return f.parseJSON(body)
+	}
+	return f.parseForm(body)
+}
+
+// parseForm reads application/x-www-form-urlencoded. Pairs end at a bare '&' only: a ';' is part of a value.
+func (f *notifyFields) parseForm(body []byte) error {
+	f.reset()
+	f.decoded = slices.Grow(f.decoded, len(body)) // decoding never lengthens
+	// The next percent sign and plus at or after the current pair: a pair before both needs no decoding.
+	percent, plus := -1, -1
+	for start := 0; start < len(body); {
+		end := indexByteFrom(body, '&', start)
+		pair := body[start:end]
+		if len(pair) == 0 {
+			start = end + 1
+			continue
+		}
+		if percent < start {
+			percent = indexByteFrom(body, '%', start)
+		}
+		if plus < start {
+			plus = indexByteFrom(body, '+', start)
+		}
+		start = end + 1
+
+		name, value, _ := bytes.Cut(pair, equalsSign)
+		if min(percent, plus) < end {
+			rawName := name
+			var ok bool
+			if name, ok = f.decodeForm(name); !ok {
+				return newParseError(reasonEncoding, "parameter name %s: broken percent-encoding", quoteText(rawName))
+			}
+			if value, ok = f.decodeForm(value); !ok {
+				return newParseError(reasonEncoding, "parameter %s: broken percent-encoding", quoteText(name))
+			}
+		}
+		if len(value) == 0 {
+			continue
+		}
+		if err := f.add(notifyField{name: name, value: value}); err != nil {
+			return err
+		}
+	}
+	return f.sort()
+}
+
+var equalsSign = []byte{'='}
+
+// indexByteFrom returns the index of the first c at or after start, or the length of text.
+func indexByteFrom(text []byte, c byte, start int) int {
+	if i := bytes.IndexByte(text[start:], c); i >= 0 {
+		return start + i
+	}
+	return len(text)
+}
+
+// decodeForm decodes percent-encoding and plus signs into f.decoded.
+func (f *notifyFields) decodeForm(text []byte) ([]byte, bool) {
+	start, decoded := len(f.decoded), f.decoded
+	for i := 0; i < len(text); i++ {
+		c := text[i]
+		switch c {
+		case '+':
+			c = ' '
+		case '%':
+			if i+2 >= len(text) {
+				return nil, false
+			}
+			high, low := hexValues[text[i+1]], hexValues[text[i+2]]
+			if high|low > 15 {
+				return nil, false
+			}
+			c = high<<4 | low
+			i += 2
+		}
+		decoded = append(decoded, c)
+	}
+	f.decoded = decoded
+	return decoded[start:len(decoded):len(decoded)], true
+}
+
+// hexValues holds the value of every hexadecimal digit, and 255 for any other byte.
+var hexValues = func() (values [256]byte) {
+	for i := range values {
+		values[i] = 255
+	}
+	for i, c := range []byte("0123456789abcdef") {
+		values[c] = byte(i)
+	}
+	for i, c := range []byte("ABCDEF") {
+		values[c] = byte(10 + i)
+	}
+	return values
+}()
+
+// parseJSON reads one flat JSON object. A number or boolean is kept as its literal text; null counts as absent.
+func (f *notifyFields) parseJSON(body []byte) error {
+	f.reset()
+	f.decoded = slices.Grow(f.decoded, len(body)) // decoding never lengthens
+	i := skipJSONSpace(body, 0)
+	if i == len(body) || body[i] != '{' {
+		return newParseError(reasonJSON, "the body is not a JSON object")
+	}
+	i = skipJSONSpace(body, i+1)
+	if i < len(body) && body[i] == '}' {
+		return f.endJSON(body, i+1)
+	}
+	for {
+		name, next := f.decodeJSON(body, i)
+		if next < 0 {
+			return newParseError(reasonJSON, "broken JSON at byte %d: expected a name", i)
+		}
+		i = skipJSONSpace(body, next)
+		if i == len(body) || body[i] != ':' {
+			return newParseError(reasonJSON, "field %s: expected a colon after the name", quoteText(name))
+		}
+		i = skipJSONSpace(body, i+1)
+		if i == len(body) {
+			return newParseError(reasonJSON, "field %s: the value is missing", quoteText(name))
+		}
+		field := notifyField{name: name}
+		switch c := body[i]; c {
+		case '"':
+			field.value, next = f.decodeJSON(body, i)
+		case '{', '[':
+			return newParseError(reasonJSON, "field %s: nested JSON; a notify is one flat object", quoteText(name))
+		default:
+			next = scanJSONLiteral(body, i)
+			if next >= 0 && c != 'n' {
+				field.value, field.literal = body[i:next:next], true
+			}
+		}
+		if next < 0 {
+			return newParseError(reasonJSON, "field %s: the value is not valid JSON", quoteText(name))
+		}
+		if len(field.value) > 0 {
+			if err := f.add(field); err != nil {
+				return err
+			}
+		}
+		i = skipJSONSpace(body, next)
+		if i == len(body) {
+			return newParseError(reasonJSON, "field %s: the JSON object ends early", quoteText(name))
+		}
+		switch body[i] {
+		case ',':
+			i = skipJSONSpace(body, i+1)
+		case '}':
+			return f.endJSON(body, i+1)
+		default:
+			return newParseError(reasonJSON, "field %s: expected a comma or the object's end", quoteText(name))
+		}
+	}
+}
+
+func (f *notifyFields) endJSON(body []byte, end int) error {
+	if skipJSONSpace(body, end) != len(body) {
+		return newParseError(reasonJSON, "there is data after the JSON object")
+	}
+	return f.sort()
+}
+
+// decodeJSON returns the text of the string at body[i], and the index behind it or -1.
+func (f *notifyFields) decodeJSON(body []byte, i int) ([]byte, int) {
+	if i == len(body) || body[i] != '"' {
+		return nil, -1
+	}
+	end := skipPlainJSON(body, i+1)
+	if end < len(body) && body[end] == '"' {
+		return body[i+1 : end : end], end + 1
+	}
+	start := len(f.decoded)
+	decoded, next := appendJSONText(f.decoded, body, i, false)
+	if next < 0 {
+		return nil, -1
+	}
+	f.decoded = decoded
+	return decoded[start:len(decoded):len(decoded)], next
+}
+
+func (f *notifyFields) add(field notifyField) error {
+	if len(f.fields) == maxNotifyFields {
+		return newParseError(reasonTooMany, "more than %d parameters", maxNotifyFields)
+	}
+	f.fields = append(f.fields, field)
+	return nil
+}
+
+// maxInsertionSort is the number of fields up to which an insertion sort is the faster one.
+const maxInsertionSort = 64
+
+// sort orders the fields by the raw bytes of their names, as they are signed, and finds a repeated name.
+func (f *notifyFields) sort() error {
+	sorted := slices.Grow(f.sorted[:0], len(f.fields))[:len(f.fields)]
+	for i := range f.fields {
+		sorted[i] = sortedField{prefix: namePrefix(f.fields[i].name), index: i}
+	}
+	f.sorted = sorted
+	if len(sorted) <= maxInsertionSort {
+		for i := 1; i < len(sorted); i++ {
+			field := sorted[i]
+			j := i
+			for ; j > 0 && f.less(field, sorted[j-1]); j-- {
+				sorted[j] = sorted[j-1]
+			}
+			sorted[j] = field
+		}
+	} else {
+		slices.SortFunc(sorted, func(a, b sortedField) int {
+			if a.prefix != b.prefix {
+				return cmp.Compare(a.prefix, b.prefix)
+			}
+			return bytes.Compare(f.fields[a.index].name, f.fields[b.index].name)
+		})
+	}
+	for i := 1; i < len(sorted); i++ {
+		if sorted[i].prefix != sorted[i-1].prefix {
+			continue
+		}
+		if name := f.fields[sorted[i].index].name; bytes.Equal(name, f.fields[sorted[i-1].index].name) {
+			return newParseError(reasonRepeated, "parameter %s is repeated", quoteText(name))
+		}
+	}
+	return nil
+}
+
+func (f *notifyFields) less(a, b sortedField) bool {
+	if a.prefix != b.prefix {
+		return a.prefix < b.prefix
+	}
+	return bytes.Compare(f.fields[a.index].name, f.fields[b.index].name) < 0
+}
+
+// namePrefix returns the first eight bytes of a name, filled up with zeros, such that numbers order as names do.
+func namePrefix(name []byte) uint64 {
+	if len(name) >= 8 {
+		return binary.BigEndian.Uint64(name)
+	}
+	var prefix uint64
+	for _, c := range name {
+		prefix = prefix<<8 | uint64(c)
+	}
+	return prefix << (8 * (8 - len(name)))
+}
+
+// get returns the value of a parameter; the bytes are valid until release.
+func (f *notifyFields) get(name string) ([]byte, bool) {
+	for i := range f.fields {
+		if string(f.fields[i].name) == name {
+			return f.fields[i].value, true
+		}
+	}
+	return nil, false
+}
+
+// appendStringToSign appends what the digest covers, without the key: all parameters but sign, sorted, name=value
+// joined with '&', values as decoded.
+func (f *notifyFields) appendStringToSign(dst []byte) []byte {
+	size := 0
+	for i := range f.fields {
+		size += len(f.fields[i].name) + len(f.fields[i].value) + 2
+	}
+	dst = slices.Grow(dst, size)
+	start := len(dst)
+	for _, sorted := range f.sorted {
+		field := &f.fields[sorted.index]
+		if string(field.name) == "sign" {
+			continue
+		}
+		if len(dst) > start {
+			dst = append(dst, '&')
+		}
+		dst = append(dst, field.name...)
+		dst = append(dst, '=')
+		dst = append(dst, field.value...)
+	}
+	return dst
+}
+
+// Reasons why a notify is false.
+const (
+	reasonMissingSignature = "missing_signature"
+	reasonSignType         = "sign_type"
+	reasonDigest           = "digest"
+	reasonSignature        = "signature"
+	reasonAmbiguous        = "ambiguous"
+)
+
+// verify says why the notify is false, or "" if it is true. Any one of the keys may verify it; an empty key never does.
+// Without a signType the digest's length tells: the documents disagree about the default.
+func (f *notifyFields) verify(keys [][]byte, accept digestSet) string {
+	sign, ok := f.get("sign")
+	if !ok {
+		return reasonMissingSignature
+	}
+	var digest digestSet
+	if signType, ok := f.get("signType"); ok {
+		if digest = digestOf(signType); digest == 0 {
+			return reasonSignType
+		}
+	}
+	var want [sha256.Size]byte
+	if len(sign) > hex.EncodedLen(len(want)) {
+		return reasonSignature
+	}
+	size, err := hex.Decode(want[:], sign)
+	if err != nil {
+		return reasonSignature
+	}
+	switch {
+	case size == md5.Size && digest != digestSHA256:
+		digest = digestMD5
+	case size == sha256.Size && digest != digestMD5:
+		digest = digestSHA256
+	default:
+		return reasonSignature
+	}
+	if digest&accept == 0 {
+		return reasonDigest
+	}
+
+	longest := 0
+	for _, key := range keys {
+		longest = max(longest, len(key))
+	}
+	signed := slices.Grow(f.appendStringToSign(f.signed[:0]), longest)
+	f.signed = signed
+	valid := 0
+	for _, key := range keys {
+		if len(key) == 0 {
+			continue
+		}
+		text := append(signed, key...)
+		if digest == digestMD5 {
+			sum := md5.Sum(text)
+			valid |= subtle.ConstantTimeCompare(sum[:], want[:size])
+		} else {
+			sum := sha256.Sum256(text)
+			valid |= subtle.ConstantTimeCompare(sum[:], want[:size])
+		}
+	}
+	clear(signed[len(signed) : len(signed)+longest]) // no key stays in the pool
+	if valid != 1 {
+		return reasonSignature
+	}
+	if f.ambiguous(signed) {
+		return reasonAmbiguous
+	}
+	return ""
+}
+
+// digestOf reads a signType, in any letter case, with or without a hyphen. It returns 0 for an unknown one.
+func digestOf(signType []byte) digestSet {
+	switch {
+	case equalFoldASCII(signType, "sha256"), equalFoldASCII(signType, "sha-256"):
+		return digestSHA256
+	case equalFoldASCII(signType, "md5"), equalFoldASCII(signType, "md-5"):
+		return digestMD5
+	}
+	return 0
+}
+
+// decidingNames are the parameters that decide about money: where a value holds '&', one of them and '=', the same
+// signed string can be cut into another order's payment.
+var decidingNames = [...]string{
+	"merOrderId", "mid", "instMid", "notifyId", "status", "totalAmount", "buyerPayAmount", "refundStatus", "refundAmount",
+	"refundOrderId", "refundTargetOrderId", "billNo", "billStatus", "billPayment", "secureStatus", "contractId", "seqId",
+	"targetOrderId", "sign", "signType",
+}
+
+// decidingByFirst holds the deciding names by their first byte in both letter cases. 0xC5 begins U+017F, which case
+// folding of Unicode (and so many a JSON reader) takes for an s.
+var decidingByFirst = func() (table [256][]string) {
+	for _, name := range decidingNames {
+		table[name[0]] = append(table[name[0]], name)
+		table[name[0]-'a'+'A'] = append(table[name[0]-'a'+'A'], name)
+	}
+	table[0xC5] = table['s']
+	return table
+}()
+
+// ambiguous reports whether the signed string could have been cut in another way that decides otherwise. The
+// signature is known to be right, so that sign and signType hold nothing but a digest and its name.
+func (f *notifyFields) ambiguous(signed []byte) bool {
+	pairs := len(f.fields) - 1 // all but sign
+	// With one '=' in every pair and one '&' between two, no name and no value holds any.
+	plain := bytes.Count(signed, equalsSign) == pairs && bytes.Count(signed, ampersand) == max(pairs-1, 0)
+	for i := range f.fields {
+		field := &f.fields[i]
+		if len(field.name) == 0 || f.respells(field.name) {
+			return true
+		}
+		if !plain && (bytes.ContainsAny(field.name, "&=") || holdsDecidingPair(field.value)) {
+			return true
+		}
+	}
+	return false
+}
+
+var ampersand = []byte{'&'}
+
+// respells reports whether name is a deciding name in other letters (letter case aside the same) of a parameter that
+// is present too: many a JSON reader takes both for one field, and the last one wins.
+func (f *notifyFields) respells(name []byte) bool {
+	for _, deciding := range decidingByFirst[name[0]] {
+		if len(name) < len(deciding) || string(name) == deciding {
+			continue
+		}
+		if strings.EqualFold(string(name), deciding) {
+			_, present := f.get(deciding)
+			return present
+		}
+	}
+	return false
+}
+
+// holdsDecidingPair reports whether value contains, in any letter case, '&', a deciding name and '='.
+func holdsDecidingPair(value []byte) bool {
+	for {
+		i := bytes.IndexByte(value, '&')
+		if i < 0 || i+1 == len(value) {
+			return false
+		}
+		value = value[i+1:]
+		for _, name := range decidingByFirst[value[0]] {
+			if len(value) > len(name) && value[len(name)] == '=' && equalFoldASCII(value[:len(name)], name) {
+				return true
+			}
+		}
+	}
+}
+
+// equalFoldASCII reports whether text is word, in any ASCII letter case. word is in small letters where it has letters
+// of either case in the text.
+func equalFoldASCII(text []byte, word string) bool {
+	if len(text) != len(word) {
+		return false
+	}
+	for i, c := range text {
+		if lowerASCII(c) != lowerASCII(word[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+func lowerASCII(c byte) byte {
+	if 'A' <= c && c <= 'Z' {
+		return c - 'A' + 'a'
+	}
+	return c
+}
+
+// JSON, read where it stands
+
+// skipJSONSpace returns the index of the first byte at or after i that is not JSON white space.
+func skipJSONSpace(text []byte, i int) int {
+	for i < len(text) && (text[i] == ' ' || text[i] == '\t' || text[i] == '\r' || text[i] == '\n') {
+		i++
+	}
+	return i
+}
+
+// skipPlainJSON returns the index of the first byte at or after i that ends a run of plain text in a string.
+func skipPlainJSON(text []byte, i int) int {
+	for i < len(text) && text[i] >= ' ' && text[i] != '"' && text[i] != '\\' {
+		i++
+	}
+	return i
+}
+
+// scanJSONLiteral returns the index behind the number, true, false or null at text[i], or -1.
+func scanJSONLiteral(text []byte, i int) int {
+	switch text[i] {
+	case 't':
+		return scanJSONWord(text, i, "true")
+	case 'f':
+		return scanJSONWord(text, i, "false")
+	case 'n':
+		return scanJSONWord(text, i, "null")
+	case '-':
+		i++
+	}
+	next := skipDigits(text, i)
+	if next == i || text[i] == '0' && next > i+1 {
+		return -1
+	}
+	if i = next; i < len(text) && text[i] == '.' {
+		if next = skipDigits(text, i+1); next == i+1 {
+			return -1
+		}
+		i = next
+	}
+	if i < len(text) && (text[i] == 'e' || text[i] == 'E') {
+		i++
+		if i < len(text) && (text[i] == '+' || text[i] == '-') {
+			i++
+		}
+		if next = skipDigits(text, i); next == i {
+			return -1
+		}
+		i = next
+	}
+	return i
+}
+
+func scanJSONWord(text []byte, i int, word string) int {
+	if len(text)-i < len(word) || string(text[i:i+len(word)]) != word {
+		return -1
+	}
+	return i + len(word)
+}
+
+func skipDigits(text []byte, i int) int {
+	for i < len(text) && '0' <= text[i] && text[i] <= '9' {
+		i++
+	}
+	return i
+}
+
+// appendJSONText appends the decoded text of the string at text[i], where its opening quote is, and returns the index
+// behind the closing one, or -1 if the string is broken. Bytes that are not escaped stay as they are. With replace an
+// escaped lone surrogate becomes U+FFFD; without, it is an error.
+func appendJSONText(dst, text []byte, i int, replace bool) ([]byte, int) {
+	i++
+	for {
+		plain := i
+		i = skipPlainJSON(text, i)
+		dst = append(dst, text[plain:i]...)
+		if i == len(text) || text[i] < ' ' {
+			return dst, -1
+		}
+		if text[i] == '"' {
+			return dst, i + 1
+		}
+		if i+1 == len(text) {
+			return dst, -1
+		}
+		c := text[i+1]
+		i += 2
+		switch c {
+		case '"', '\\', '/':
+		case 'b':
+			c = '\b'
+		case 'f':
+			c = '\f'
+		case 'n':
+			c = '\n'
+		case 'r':
+			c = '\r'
+		case 't':
+			c = '\t'
+		case 'u':
+			unit := readJSONUnit(text, i)
+			if unit < 0 {
+				return dst, -1
+			}
+			i += 4
+			if 0xD800 <= unit && unit < 0xE000 {
+				low := rune(-1)
+				if unit < 0xDC00 && i+1 < len(text) && text[i] == '\\' && text[i+1] == 'u' {
+					low = readJSONUnit(text, i+2)
+				}
+				switch {
+				case 0xDC00 <= low && low < 0xE000:
+					unit = 0x10000 + (unit-0xD800)<<10 + (low - 0xDC00)
+					i += 6
+				case replace:
+					unit = utf8.RuneError
+				default:
+					return dst, -1
+				}
+			}
+			dst = utf8.AppendRune(dst, unit)
+			continue
+		default:
+			return dst, -1
+		}
+		dst = append(dst, c)
+	}
+}
+
+// readJSONUnit returns the UTF-16 unit whose four hexadecimal digits begin at text[i], or -1.
+func readJSONUnit(text []byte, i int) rune {
+	if i+4 > len(text) {
+		return -1
+	}
+	var unit rune
+	for _, c := range text[i : i+4] {
+		value := hexValues[c]
+		if value > 15 {
+			return -1
+		}
+		unit = unit<<4 | rune(value)
+	}
+	return unit
+}
