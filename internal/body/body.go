@@ -1,0 +1,81 @@
+// Package body reads bounded bodies and puts others in their place. It knows neither Caddy nor a platform.
+package body
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net/http"
+	"time"
+)
+
+// firstRead bounds what is set aside before a byte has come: a sender may announce much and send nothing.
+const firstRead = 8 << 10
+
+// ErrTooLarge says that a body is larger than its limit.
+var ErrTooLarge = errors.New("body larger than allowed")
+
+// Read reads r whole, at most limit bytes (ErrTooLarge beyond). announced is the Content-Length, -1 where unknown; fewer
+// bytes than announced are an io.ErrUnexpectedEOF. Memory grows with what has come, never with what was announced.
+func Read(r io.Reader, announced, limit int64) ([]byte, error) {
+	if announced > limit {
+		return nil, ErrTooLarge
+	}
+	size := int64(firstRead)
+	if announced >= 0 {
+		size = min(announced, firstRead)
+	}
+	buf := make([]byte, 0, size+1) // one more, so that the end shows without growing
+	for {
+		n, err := r.Read(buf[len(buf):cap(buf)])
+		buf = buf[:len(buf)+n]
+		if int64(len(buf)) > limit {
+			return nil, ErrTooLarge
+		}
+		if err == io.EOF {
+			if announced >= 0 && int64(len(buf)) != announced {
+				return nil, io.ErrUnexpectedEOF
+			}
+			return buf, nil
+		}
+		if err != nil {
+			if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+				return nil, ErrTooLarge
+			}
+			return nil, err
+		}
+		if len(buf) == cap(buf) {
+			grown := int64(cap(buf)) * 2
+			if announced >= 0 {
+				grown = min(grown, announced+1)
+			}
+			buf = append(make([]byte, 0, min(grown, limit+1)), buf...)
+		}
+	}
+}
+
+// ReadRequest reads a request's body whole, which must arrive within patience.
+func ReadRequest(w http.ResponseWriter, r *http.Request, limit int64, patience time.Duration) ([]byte, error) {
+	if r.ContentLength > limit {
+		return nil, ErrTooLarge
+	}
+	if r.Body == nil || r.ContentLength == 0 {
+		return nil, nil
+	}
+	// A writer that cannot set a deadline (a test's) leaves the server's own timeouts in force.
+	controller := http.NewResponseController(w)
+	limited := controller.SetReadDeadline(time.Now().Add(patience)) == nil
+	b, err := Read(r.Body, r.ContentLength, limit)
+	if limited && err == nil {
+		_ = controller.SetReadDeadline(time.Time{})
+	}
+	return b, err
+}
+
+// Set makes b the request's body, in the reader that net/http sends in one write together with the headers.
+func Set(r *http.Request, b []byte) {
+	r.Body = io.NopCloser(bytes.NewReader(b))
+	r.ContentLength = int64(len(b))
+	r.TransferEncoding = nil
+	r.Trailer = nil
+}

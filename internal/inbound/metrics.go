@@ -1,0 +1,54 @@
+// Package inbound holds what the platforms share on the way in: the bounded body, the event's context as CloudEvents
+// headers, the app's verdict, and the word that the platform gets.
+package inbound
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/caddy-chinaums/caddy-chinaums/internal/metric"
+)
+
+// Metrics counts notifies. Its methods may be called on nil.
+type Metrics struct {
+	notifies *prometheus.CounterVec
+	last     *prometheus.GaugeVec
+}
+
+// NewMetrics registers caddy_<subsystem>_notifies_total and caddy_<subsystem>_last_notify_timestamp_seconds, or finds
+// them registered already.
+func NewMetrics(registry prometheus.Registerer, subsystem string) (*Metrics, error) {
+	m := &Metrics{
+		notifies: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: "caddy", Subsystem: subsystem, Name: "notifies_total",
+			Help: "Notifies, by merchant, event type, result (taken, failed, rejected, observed) and reason.",
+		}, []string{"merchant", "type", "result", "reason"}),
+		last: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Namespace: "caddy", Subsystem: subsystem, Name: "last_notify_timestamp_seconds",
+			Help: "Unix time of the last notify whose signature was right.",
+		}, []string{"merchant"}),
+	}
+	var err error
+	if m.notifies, err = metric.RegisterOrExisting(registry, m.notifies); err != nil {
+		return nil, err
+	}
+	if m.last, err = metric.RegisterOrExisting(registry, m.last); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// Notified counts one notify. Every argument must come from a bounded set.
+func (m *Metrics) Notified(merchant, eventType, result, reason string) {
+	if m != nil {
+		m.notifies.WithLabelValues(merchant, eventType, result, reason).Inc()
+	}
+}
+
+// Verified remembers when the last true notify came.
+func (m *Metrics) Verified(merchant string, at time.Time) {
+	if m != nil {
+		m.last.WithLabelValues(merchant).Set(float64(at.UnixMilli()) / 1000)
+	}
+}

@@ -1,0 +1,91 @@
+package outbound
+
+import (
+	"context"
+	"net/http"
+	"sync/atomic"
+	"time"
+)
+
+// Account is the merchant or terminal whose keys sign a call. It is asked for its key at each attempt, because a key
+// may change while the server runs.
+type Account interface {
+	// Name is the configured name: safe as a metric label.
+	Name() string
+	// Endpoint is where its platform is.
+	Endpoint() Endpoint
+}
+
+// Endpoint is a platform's address.
+type Endpoint struct {
+	Scheme string // http or https
+	Dial   string // host:port
+	Host   string // the Host header: without the scheme's default port
+}
+
+// Platform is what differs between the platforms on the way out. It is fixed per platform.
+type Platform struct {
+	// Name is the Caddy app's name, and the prefix of placeholders and events.
+	Name string
+	// Envelope renders the gateway's own answer in the platform's shape.
+	Envelope func(e *Error) []byte
+	// DeniedPaths are refused where the user names no paths.
+	DeniedPaths []string
+	// ErrCode finds the platform's error code in an answer, for metrics and logs: a word from a bounded set, or "other".
+	ErrCode func(body []byte) string
+	// Order finds the merchant's order number in a call's body, for logs; "" where there is none.
+	Order func(body []byte) string
+}
+
+type callKey struct{}
+
+// Call is one call that a guard has let pass. It travels in the request's context, where only this package can put it:
+// a request without one is never signed.
+type Call struct {
+	Account Account
+	Body    []byte // what the guard read: signed and sent byte for byte
+
+	platform    *Platform
+	paths       *paths
+	maxResponse int64
+	timeout     time.Duration
+	clientGone  <-chan struct{}
+
+	// sent is set when a connection was there for the call: from then on it may have been executed.
+	sent atomic.Bool
+	// answered is set when the platform's answer has been read whole and found good.
+	answered atomic.Bool
+	errCode  string
+}
+
+func callFrom(ctx context.Context) *Call {
+	call, _ := ctx.Value(callKey{}).(*Call)
+	return call
+}
+
+func withCall(r *http.Request, call *Call) *http.Request {
+	// A client that goes away must not cut a call that has been sent, so the chain's context does not end with the
+	// client; each attempt has a timeout of its own.
+	ctx := context.WithValue(context.WithoutCancel(r.Context()), callKey{}, call)
+	return r.WithContext(ctx)
+}
+
+func (c *Call) outcome() Outcome {
+	switch {
+	case c.answered.Load():
+		return Answered
+	case c.sent.Load():
+		return Unknown
+	default:
+		return NotSent
+	}
+}
+
+func (c *Call) clientHasGone() bool {
+	select {
+	case <-c.clientGone:
+		return true
+	default:
+		return false
+	}
+}

@@ -1,0 +1,440 @@
+package outbound
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyevents"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/caddy-chinaums/caddy-chinaums/internal/body"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/ratelog"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/secret"
+)
+
+// Guard holds what every platform's guard takes from its configuration, and does what they all do.
+type Guard struct {
+	// Who may use the keys: IP addresses, CIDR ranges, `private_ranges` or `all`, compared with the connection's own
+	// peer. Unix sockets count as loopback. Default: loopback only.
+	Allow []string `json:"allow,omitempty"`
+
+	// Secrets of which the caller must send one as `Authorization: Bearer <token>`, besides being allowed. They may be
+	// placeholders such as `{env.GATEWAY_TOKEN}`. Default: none is asked for.
+	Token []string `json:"token,omitempty"`
+
+	// The platform's interfaces that may be called: exact paths, or prefixes that end in `*`. Default: all but those
+	// that give out tokens.
+	Paths []string `json:"paths,omitempty"`
+
+	// The largest request body, in bytes. Default: 1 MiB.
+	MaxSize int64 `json:"max_size,omitempty"`
+
+	// The largest answer, in bytes. Default: 4 MiB.
+	MaxResponse int64 `json:"max_response,omitempty"`
+
+	// How long one attempt may take, from connecting to the answer's last byte; also how long the request's body may
+	// take to arrive. Default: 60s.
+	Timeout caddy.Duration `json:"timeout,omitempty"`
+
+	platform *Platform
+	metrics  *Metrics
+	flights  *Flights
+	access   access
+	paths    paths
+	logger   *zap.Logger
+	refusals *ratelog.Limiter
+	ctx      caddy.Context
+	events   *caddyevents.App
+}
+
+const (
+	defaultMaxSize     = 1 << 20
+	defaultMaxResponse = 4 << 20
+	defaultTimeout     = 60 * time.Second
+)
+
+// Provision sets defaults, resolves the tokens and reads the lists.
+func (g *Guard) Provision(ctx caddy.Context, platform *Platform, metrics *Metrics, flights *Flights) error {
+	g.platform, g.metrics, g.flights = platform, metrics, flights
+	g.ctx, g.logger = ctx, ctx.Logger()
+	g.refusals = ratelog.New(10)
+	if g.MaxSize == 0 {
+		g.MaxSize = defaultMaxSize
+	}
+	if g.MaxResponse == 0 {
+		g.MaxResponse = defaultMaxResponse
+	}
+	if g.Timeout == 0 {
+		g.Timeout = caddy.Duration(defaultTimeout)
+	}
+	if g.MaxSize < 0 || g.MaxResponse < 0 || g.Timeout < 0 {
+		return fmt.Errorf("max_size, max_response and timeout must be positive")
+	}
+	tokens := make([]string, 0, len(g.Token))
+	for _, raw := range g.Token {
+		token, literal, err := secret.Resolve(raw)
+		if err != nil {
+			return fmt.Errorf("token: %w", err)
+		}
+		if literal {
+			g.logger.Warn("a token is written out in the configuration; use a placeholder such as {env.GATEWAY_TOKEN}", zap.String("option", "token"))
+		}
+		tokens = append(tokens, token)
+	}
+	var err error
+	if g.access, err = newAccess(g.Allow, tokens); err != nil {
+		return err
+	}
+	if g.paths, err = newPaths(g.Paths, platform.DeniedPaths); err != nil {
+		return err
+	}
+	events, err := ctx.App("events")
+	if err != nil {
+		return fmt.Errorf("getting events app: %w", err)
+	}
+	g.events = events.(*caddyevents.App)
+	return nil
+}
+
+// Admit lets r pass or says why not. resolve names the account (nil: there is none). The returned request carries the
+// Call, its body in memory, and of the client's headers only those that may go out.
+func (g *Guard) Admit(w http.ResponseWriter, r *http.Request, resolve func() Account) (*http.Request, *Call, *Error) {
+	if reason := g.access.check(r); reason != "" {
+		return nil, nil, errForbidden.because(reason, nil)
+	}
+	account := resolve()
+	if account == nil {
+		return nil, nil, errNoMerchant.because("no_merchant", nil)
+	}
+	call := &Call{
+		Account:     account,
+		platform:    g.platform,
+		paths:       &g.paths,
+		maxResponse: g.MaxResponse,
+		timeout:     time.Duration(g.Timeout),
+		clientGone:  r.Context().Done(),
+	}
+	if !g.paths.allowed(r.URL.Path) {
+		return nil, call, errForbidden.because("path", nil)
+	}
+	if r.Method != http.MethodPost {
+		w.Header().Set("Allow", http.MethodPost)
+		return nil, call, errBadRequest.status(http.StatusMethodNotAllowed).saying("只接受 POST", "only POST is accepted").because("method", nil)
+	}
+	if (r.TLS != nil && !r.TLS.HandshakeComplete) || r.Header.Get("Early-Data") == "1" {
+		return nil, call, errBadRequest.status(http.StatusTooEarly).saying("不接受 TLS 早期数据", "TLS early data is not accepted").because("early_data", nil)
+	}
+	if !isJSON(r.Header["Content-Type"]) {
+		return nil, call, errBadRequest.status(http.StatusUnsupportedMediaType).saying("Content-Type 必须是 application/json", "the Content-Type must be application/json").because("content_type", nil)
+	}
+	content, refusal := g.readBody(w, r)
+	if refusal != nil {
+		return nil, call, refusal
+	}
+	call.Body = content
+
+	out := withCall(r, call)
+	out.Header = scrub(r.Header)
+	body.Set(out, content)
+	return out, call, nil
+}
+
+func (g *Guard) readBody(w http.ResponseWriter, r *http.Request) ([]byte, *Error) {
+	tooLarge := errBadRequest.status(http.StatusRequestEntityTooLarge).saying(
+		fmt.Sprintf("请求体超过 %d 字节", g.MaxSize), fmt.Sprintf("the body is larger than %d bytes", g.MaxSize))
+	content, err := body.ReadRequest(w, r, g.MaxSize, time.Duration(g.Timeout))
+	switch {
+	case errors.Is(err, body.ErrTooLarge):
+		return nil, tooLarge.because("too_large", nil)
+	case err != nil:
+		return nil, errBadRequest.saying("请求体未能完整读取", "the body could not be read whole").because("broken_body", err)
+	case len(content) == 0:
+		return nil, errBadRequest.saying("请求体为空", "the body is empty").because("empty_body", nil)
+	}
+	return content, nil
+}
+
+// Serve admits r, runs next and makes sure that the client is told the outcome, whatever happens. It returns nil or, for
+// an aborted connection, panics again with http.ErrAbortHandler: the gateway writes its answers itself.
+func (g *Guard) Serve(w http.ResponseWriter, r *http.Request, resolve func() Account, next caddyhttp.Handler) error {
+	start := time.Now()
+	admitted, call, refusal := g.Admit(w, r, resolve)
+	if refusal != nil {
+		g.Answer(w, r, call, refusal, start)
+		return nil
+	}
+	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
+		repl.Set("http."+g.platform.Name+".merchant", call.Account.Name())
+	}
+	defer g.flights.Begin()()
+
+	out := &outcomeWriter{ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w}, call: call}
+	failure := g.run(out, admitted, call, next)
+	switch {
+	case failure == nil && out.wrote:
+		g.finish(r, call, call.outcome(), call.errCode, start)
+	case failure == nil:
+		g.Answer(w, r, call, g.internal(call, "no_handler", fmt.Errorf("no handler answered behind the guard")), start)
+	case out.wrote:
+		// The head of an answer is out already; cutting the connection is the only honest end.
+		g.finish(r, call, call.outcome(), failure.Code, start)
+		panic(http.ErrAbortHandler)
+	default:
+		g.Answer(w, r, call, failure, start)
+	}
+	return nil
+}
+
+// run calls next and turns whatever comes of it into an *Error.
+func (g *Guard) run(w http.ResponseWriter, r *http.Request, call *Call, next caddyhttp.Handler) (failure *Error) {
+	defer func() {
+		if v := recover(); v != nil {
+			if v == http.ErrAbortHandler {
+				failure = g.internal(call, "aborted", http.ErrAbortHandler)
+				return
+			}
+			// The value may hold anything, a key included; its type and the stack tell enough.
+			g.logger.Error("panic in a handler behind the guard",
+				zap.String("type", fmt.Sprintf("%T", v)), zap.ByteString("stack", debug.Stack()))
+			failure = g.internal(call, "panic", nil)
+		}
+	}()
+	return g.classify(call, next.ServeHTTP(w, r))
+}
+
+func (g *Guard) classify(call *Call, err error) *Error {
+	if err == nil {
+		return nil
+	}
+	if e, ok := asError(err); ok {
+		return e
+	}
+	if call.outcome() == NotSent && isProxyError(err) {
+		return errUnreachable.because("no_upstream", err)
+	}
+	return g.internal(call, "internal", err)
+}
+
+// internal is the answer to what nobody foresaw, with the outcome that is true: an answer that was lost on the way
+// through the chain leaves the app in the dark.
+func (g *Guard) internal(call *Call, reason string, cause error) *Error {
+	e := errInternal.because(reason, cause)
+	if call.outcome() != NotSent {
+		e.Outcome = Unknown
+		e.Chinese, e.English = "网关内部错误，结果未知，请先查询", "internal error of the gateway; the outcome is unknown, query before repeating"
+	}
+	return e
+}
+
+// Answer writes the gateway's own answer, and logs and counts it.
+func (g *Guard) Answer(w http.ResponseWriter, r *http.Request, call *Call, e *Error, start time.Time) {
+	answer := g.platform.Envelope(e)
+	header := w.Header()
+	// What a handler set before it failed belongs to an answer that does not come.
+	for name := range header {
+		switch name {
+		case "Server", "Alt-Svc", "Allow":
+		default:
+			delete(header, name)
+		}
+	}
+	header.Set("Content-Type", "application/json; charset=utf-8")
+	header.Set("Cache-Control", "no-store")
+	header.Set(OutcomeHeader, string(e.Outcome))
+	w.WriteHeader(e.Status)
+	_, writeErr := w.Write(answer)
+
+	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
+		repl.Set("http."+g.platform.Name+".reason", e.Reason)
+	}
+	g.log(r, call, e, writeErr)
+	g.finish(r, call, e.Outcome, e.Code, start)
+}
+
+func (g *Guard) log(r *http.Request, call *Call, e *Error, writeErr error) {
+	level, message := zapcore.WarnLevel, "call refused"
+	switch {
+	case e.Outcome == Unknown:
+		message = "call outcome unknown; query before repeating"
+	case e.Status >= http.StatusInternalServerError:
+		level, message = zapcore.ErrorLevel, "call failed"
+	}
+	fields := []zap.Field{
+		zap.String("errcode", e.Code), zap.String("reason", e.Reason), zap.String("outcome", string(e.Outcome)),
+		zap.Int("status", e.Status), zap.String("remote", r.RemoteAddr), zap.String("path", quote(r.URL.Path)),
+	}
+	if call != nil {
+		fields = append(fields, zap.String("merchant", call.Account.Name()))
+		if order := g.platform.Order(call.Body); order != "" {
+			fields = append(fields, zap.String("order", order))
+		}
+	}
+	if e.Cause != nil {
+		fields = append(fields, zap.Error(e.Cause))
+	}
+	if writeErr != nil {
+		fields = append(fields, zap.NamedError("write_error", writeErr))
+	}
+	if e.Status < http.StatusInternalServerError {
+		suppressed, ok := g.refusals.Allow(e.Reason)
+		if !ok {
+			return
+		}
+		if suppressed > 0 {
+			fields = append(fields, zap.Int("suppressed", suppressed))
+		}
+	}
+	if c := g.logger.Check(level, message); c != nil {
+		c.Write(fields...)
+	}
+}
+
+func (g *Guard) finish(r *http.Request, call *Call, outcome Outcome, errCode string, start time.Time) {
+	merchant, order, sent := "", "", false
+	if call != nil {
+		merchant, sent = call.Account.Name(), call.sent.Load()
+	}
+	if errCode == "" {
+		errCode = "other"
+	}
+	g.metrics.called(merchant, errCode, outcome, sent, time.Since(start))
+
+	ctx := r.Context()
+	if repl, ok := ctx.Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
+		prefix := "http." + g.platform.Name
+		repl.Set(prefix+".merchant", merchant)
+		repl.Set(prefix+".outcome", string(outcome))
+		repl.Set(prefix+".err_code", errCode)
+	}
+	if extra, ok := ctx.Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
+		extra.Add(zap.String("merchant", merchant))
+		extra.Add(zap.String("outcome", string(outcome)))
+		extra.Add(zap.String("errcode", errCode))
+		if call != nil {
+			if order = g.platform.Order(call.Body); order != "" {
+				extra.Add(zap.String("order", order))
+			}
+		}
+	}
+	if outcome == Unknown && call != nil {
+		g.events.Emit(g.ctx, g.platform.Name+".call_unknown", map[string]any{
+			"merchant": merchant, "order": g.platform.Order(call.Body), "errcode": errCode, "path": quote(r.URL.Path),
+		})
+	}
+}
+
+// Flights counts the calls under way, so that a configuration is not torn down under them. The zero value is ready.
+type Flights struct {
+	mu    sync.Mutex
+	count int
+	idle  chan struct{} // closed when count falls to 0; nil while nobody waits
+}
+
+// Begin counts one more until the function it returns is called.
+func (f *Flights) Begin() (end func()) {
+	f.mu.Lock()
+	f.count++
+	f.mu.Unlock()
+	return f.end
+}
+
+func (f *Flights) end() {
+	f.mu.Lock()
+	if f.count--; f.count == 0 && f.idle != nil {
+		close(f.idle)
+		f.idle = nil
+	}
+	f.mu.Unlock()
+}
+
+// Wait returns when no call is under way or ctx ends, whichever is first; it reports whether all calls have ended.
+func (f *Flights) Wait(ctx context.Context) bool {
+	f.mu.Lock()
+	if f.count == 0 {
+		f.mu.Unlock()
+		return true
+	}
+	if f.idle == nil {
+		f.idle = make(chan struct{})
+	}
+	idle := f.idle
+	f.mu.Unlock()
+	select {
+	case <-idle:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// outcomeWriter puts the Gateway-Outcome header on whatever answer the chain gives, and lets nobody else set it.
+type outcomeWriter struct {
+	*caddyhttp.ResponseWriterWrapper
+	call  *Call
+	wrote bool
+}
+
+func (w *outcomeWriter) WriteHeader(status int) {
+	if status >= 200 && !w.wrote {
+		w.wrote = true
+		w.Header()[OutcomeHeader] = []string{string(w.call.outcome())}
+	}
+	w.ResponseWriterWrapper.WriteHeader(status)
+}
+
+func (w *outcomeWriter) Write(p []byte) (int, error) {
+	if !w.wrote {
+		w.WriteHeader(http.StatusOK)
+	}
+	return w.ResponseWriterWrapper.Write(p)
+}
+
+func (w *outcomeWriter) ReadFrom(r io.Reader) (int64, error) {
+	if !w.wrote {
+		w.WriteHeader(http.StatusOK)
+	}
+	return w.ResponseWriterWrapper.ReadFrom(r)
+}
+
+// scrub keeps of the client's headers those that may go out.
+func scrub(header http.Header) http.Header {
+	out := make(http.Header, 12)
+	for _, name := range []string{"Content-Type", "Content-Encoding", "Accept", "User-Agent"} {
+		if values, ok := header[name]; ok {
+			out[name] = values
+		}
+	}
+	return out
+}
+
+func isJSON(contentType []string) bool {
+	if len(contentType) != 1 {
+		return false
+	}
+	if contentType[0] == "application/json" {
+		return true
+	}
+	mediaType, _, err := mime.ParseMediaType(contentType[0])
+	return err == nil && mediaType == "application/json"
+}
+
+// quote makes untrusted text fit for a log line: at most 64 bytes.
+func quote(s string) string {
+	if len(s) > 64 {
+		s = strings.ToValidUTF8(s[:64], "") + "…"
+	}
+	return s
+}
+
+var _ http.ResponseWriter = (*outcomeWriter)(nil)

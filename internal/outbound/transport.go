@@ -1,0 +1,184 @@
+package outbound
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"strconv"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+
+	"github.com/caddy-chinaums/caddy-chinaums/internal/body"
+)
+
+// Signer gives an attempt its authorization. It is asked once for each attempt, so that each has its own time and
+// nonce and the key that is valid then.
+type Signer interface {
+	// Authorize returns the Authorization header's value for body. An error means that the call cannot be made (no
+	// key, no token); it never holds a secret.
+	Authorize(ctx context.Context, account Account, body []byte) (string, error)
+	// VerifyAnswer checks an answer that carries an Authorization header. signed tells whether the header is the
+	// platform's signature at all; it is then taken off.
+	VerifyAnswer(account Account, authorization string, body []byte) (signed bool, err error)
+}
+
+// RoundTrip makes one attempt of the call that a guard has let pass: it signs the call's body, sends it through next and
+// reads the answer whole. A request that no guard has passed, or that goes elsewhere than to its account's platform, is
+// answered 403 and never signed. account is the transport's own (nil: it has none).
+func RoundTrip(req *http.Request, platform *Platform, account Account, signer Signer, next http.RoundTripper) (*http.Response, error) {
+	if req.Body != nil {
+		// What goes out is the guard's copy; closing is the RoundTripper's duty.
+		defer req.Body.Close()
+	}
+	call := callFrom(req.Context())
+	if reason := refusal(req, call, account, platform); reason != "" {
+		return refuse(req, platform, errForbidden.because(reason, nil)), nil
+	}
+	if call.sent.Load() {
+		// Nothing may repeat a payment by itself, whatever asked for another attempt.
+		return nil, errBadResponse.because("repeat", errors.New("a second attempt of a call that may have been executed was refused"))
+	}
+	if call.clientHasGone() {
+		return nil, errUnreachable.because("client_gone", errors.New("the client went away before the call was sent"))
+	}
+
+	ctx, cancel := context.WithTimeout(req.Context(), call.timeout)
+	defer cancel()
+	authorization, err := signer.Authorize(ctx, call.Account, call.Body)
+	if err != nil {
+		return nil, errUnreachable.because("no_authorization", err)
+	}
+	out := outgoing(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		// net/http asks for another connection within one round trip only if nothing was written on the last.
+		GetConn: func(string) { call.sent.Store(false) },
+		GotConn: func(httptrace.GotConnInfo) { call.sent.Store(true) },
+	}), req, call, authorization)
+
+	res, err := next.RoundTrip(out)
+	if err != nil {
+		return nil, failed(call, err)
+	}
+	return readAnswer(res, call, signer)
+}
+
+// refusal says why a request may not be signed, or "".
+func refusal(req *http.Request, call *Call, account Account, platform *Platform) string {
+	switch {
+	case call == nil || call.platform != platform:
+		return "no_guard"
+	case account == nil || call.Account != account:
+		return "other_merchant"
+	case req.Method != http.MethodPost:
+		return "method"
+	case !call.paths.allowed(req.URL.Path):
+		// A handler between guard and proxy may have rewritten the path.
+		return "path"
+	}
+	if dial, ok := reverseproxy.GetDialInfo(req.Context()); !ok || dial.Address != account.Endpoint().Dial {
+		return "host"
+	}
+	return ""
+}
+
+func refuse(req *http.Request, platform *Platform, e *Error) *http.Response {
+	answer := platform.Envelope(e)
+	return &http.Response{
+		Status: strconv.Itoa(e.Status) + " " + http.StatusText(e.Status), StatusCode: e.Status,
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Header: http.Header{
+			"Content-Type":  {"application/json; charset=utf-8"},
+			"Cache-Control": {"no-store"},
+			OutcomeHeader:   {string(e.Outcome)},
+		},
+		Body: io.NopCloser(bytes.NewReader(answer)), ContentLength: int64(len(answer)), Request: req,
+	}
+}
+
+// outgoing makes the request that the platform gets. req and its header map may be shared between attempts and are
+// left alone.
+func outgoing(ctx context.Context, req *http.Request, call *Call, authorization string) *http.Request {
+	endpoint := call.Account.Endpoint()
+	out := req.WithContext(ctx)
+	u := *req.URL
+	u.Scheme = endpoint.Scheme
+	out.URL = &u
+	out.Host = endpoint.Host
+	out.Header = make(http.Header, len(req.Header)+2)
+	for name, values := range req.Header {
+		switch name {
+		case "Via", "X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", // reverse_proxy's own
+			"Idempotency-Key", "X-Idempotency-Key", // with GetBody they make net/http repeat a POST
+			"Expect", "Early-Data", "Incremental":
+		default:
+			out.Header[name] = values
+		}
+	}
+	out.Header["Accept-Encoding"] = []string{"identity"}
+	out.Header["Authorization"] = []string{authorization}
+	out.Close = false
+	body.Set(out, call.Body)
+	out.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(call.Body)), nil }
+	return out
+}
+
+// failed says what became of an attempt without an answer.
+func failed(call *Call, err error) *Error {
+	if !call.sent.Load() {
+		return errUnreachable.because("unreachable", err)
+	}
+	if netErr, ok := errors.AsType[net.Error](err); errors.Is(err, context.DeadlineExceeded) || ok && netErr.Timeout() {
+		return errTimeout.because("timeout", err)
+	}
+	return errBadResponse.because("cut", err)
+}
+
+func readAnswer(res *http.Response, call *Call, signer Signer) (*http.Response, error) {
+	defer res.Body.Close()
+	if res.StatusCode == http.StatusSwitchingProtocols {
+		return nil, errBadResponse.because("switching_protocols", errors.New("the platform answered 101 to a POST"))
+	}
+	answer, err := body.Read(res.Body, res.ContentLength, call.maxResponse)
+	if errors.Is(err, body.ErrTooLarge) {
+		return nil, errBadResponse.because("answer_too_large", err)
+	}
+	if err != nil {
+		return nil, failed(call, err)
+	}
+	if values := res.Header["Authorization"]; len(values) > 0 {
+		signed := false
+		for _, value := range values {
+			isSignature, err := signer.VerifyAnswer(call.Account, value, answer)
+			if err != nil {
+				return nil, errBadResponse.because("answer_signature", err)
+			}
+			signed = signed || isSignature
+		}
+		if signed {
+			res.Header.Del("Authorization")
+		}
+	}
+	call.errCode = call.platform.ErrCode(answer)
+	call.answered.Store(true)
+
+	res.Body = io.NopCloser(bytes.NewReader(answer))
+	res.ContentLength = int64(len(answer))
+	res.TransferEncoding, res.Trailer = nil, nil
+	res.Header.Del("Trailer")
+	res.Header.Del(OutcomeHeader)
+	res.Header["Content-Length"] = []string{strconv.Itoa(len(answer))}
+	return res, nil
+}
+
+func asError(err error) (*Error, bool) { return errors.AsType[*Error](err) }
+
+// isProxyError recognizes reverse_proxy's own refusals: no upstream, an upstream that is down.
+func isProxyError(err error) bool {
+	handlerErr, ok := errors.AsType[caddyhttp.HandlerError](err)
+	return ok && handlerErr.StatusCode >= 502 && handlerErr.StatusCode <= 504
+}
+

@@ -1,0 +1,52 @@
+// Package ratelog bounds how often one kind of event is logged, so that a flood of false requests cannot become a flood
+// of log lines. It knows neither Caddy nor a platform.
+package ratelog
+
+import (
+	"sync"
+	"time"
+)
+
+// Limiter lets at most Limit events of one reason through in any minute and counts the rest. The zero Limiter is not
+// usable; make one with New. Reasons must come from a bounded set of constants: the limiter keeps each for ever.
+type Limiter struct {
+	limit int
+	now   func() time.Time
+
+	mu      sync.Mutex
+	reasons map[string]*window
+}
+
+type window struct {
+	start      time.Time
+	count      int
+	suppressed int
+}
+
+// New makes a Limiter that lets limit events a minute through for each reason.
+func New(limit int) *Limiter {
+	return &Limiter{limit: limit, now: time.Now, reasons: make(map[string]*window)}
+}
+
+// Allow reports whether an event of this reason may be logged now, and how many were suppressed since the last one that
+// was; the caller writes that number into the line.
+func (l *Limiter) Allow(reason string) (suppressed int, ok bool) {
+	now := l.now()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	w := l.reasons[reason]
+	if w == nil {
+		w = &window{start: now}
+		l.reasons[reason] = w
+	}
+	if now.Sub(w.start) >= time.Minute || now.Before(w.start) {
+		w.start, w.count = now, 0
+	}
+	if w.count >= l.limit {
+		w.suppressed++
+		return 0, false
+	}
+	w.count++
+	suppressed, w.suppressed = w.suppressed, 0
+	return suppressed, true
+}
