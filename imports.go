@@ -1,0 +1,6 @@
+package chinaums
+
+import (
+	// The webhook signature comes with the plugin, as the contract with users says.
+	_ "github.com/caddy-chinaums/caddy-chinaums/webhook"
+)

@@ -1,0 +1,443 @@
+// Package chinaums is the payment edge for merchants of ChinaUMS (银联商务 天满) as a Caddy plugin.
+//
+// On the way out, the merchant's app calls the gateway in plain JSON, and the gateway signs the call and proxies it to
+// the platform: [Guard] (who may, what may) → reverse_proxy with [Upstreams] and [Transport] (which signs each attempt).
+// On the way in, [Notify] verifies the platform's notify, normalizes it to JSON, hands it to the rest of the handler
+// chain, and answers SUCCESS only when the app has really taken it.
+//
+// The files: module.go the app and its merchants; caddyfile.go every Caddyfile form; signer.go and event.go the
+// protocol, without Caddy; guard.go and proxy.go the way out; notify.go the way in; command.go the commands.
+package chinaums
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net"
+	"net/netip"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+
+	"github.com/caddy-chinaums/caddy-chinaums/internal/inbound"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/outbound"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/secret"
+)
+
+func init() {
+	caddy.RegisterModule(App{})
+}
+
+// The platform's hosts (checklist SYS-01, X-26).
+const (
+	productionUpstream = "https://api-mop.chinaums.com"
+	testUpstream       = "https://test-api-open.chinaums.com"
+)
+
+// App holds the merchants whose keys the handlers use. It is configured once, as a global option; the handlers name a
+// merchant, or leave the name out where there is exactly one.
+type App struct {
+	// The merchants, by a name of the user's own: letters, digits, `.`, `_` and `-`, beginning with a letter or digit.
+	Merchants map[string]*Merchant `json:"merchants,omitempty"`
+
+	merchants map[string]*merchant
+	sole      *merchant // where there is exactly one
+	calls     *outbound.Metrics
+	notifies  *inbound.Metrics
+	flights   *outbound.Flights
+	patience  time.Duration // how long Cleanup waits for calls under way
+	ctx       caddy.Context
+	logger    *zap.Logger
+}
+
+// Merchant is one merchant's identity at the platform. Every value may be a placeholder, such as `{env.UMS_APP_KEY}` or
+// `{file./run/secrets/ums}`, which is resolved when the configuration loads, so that the config API shows the
+// placeholder and never the key.
+type Merchant struct {
+	// The developer's ID (开发者ID), given out by the platform. Needed for calls.
+	AppID string `json:"app_id,omitempty"`
+
+	// The developer's secret (开发者秘钥) that signs calls. Needed for calls.
+	AppKey string `json:"app_key,omitempty"`
+
+	// The communication key (通讯密钥) that notifies are signed with, and previous ones: any one may verify, so that a
+	// key can be changed without downtime. Needed for notifies.
+	NotifyKey []string `json:"notify_key,omitempty"`
+
+	// The digests accepted on a notify: `sha256`, `md5`. Default: both.
+	SignTypes []string `json:"sign_types,omitempty"`
+
+	// Merchant numbers (商户号). Where given, a verified notify must carry one of them, and the merchant can be reached
+	// by a name that is a placeholder.
+	MID []string `json:"mid,omitempty"`
+
+	// The platform's environment: `production` (https://api-mop.chinaums.com) or `test`
+	// (https://test-api-open.chinaums.com). Default: production.
+	Environment string `json:"environment,omitempty"`
+
+	// The platform's address as scheme://host[:port], instead of environment: an older test host, a sandbox.
+	Upstream string `json:"upstream,omitempty"`
+}
+
+// merchant is a Merchant with its placeholders resolved. The keys are reachable from here only.
+type merchant struct {
+	name       string
+	endpoint   outbound.Endpoint
+	loopback   bool // the endpoint is on this machine
+	signer     *bodySigner
+	notifyKeys [][]byte
+	accept     digestSet
+	mids       map[string]bool
+}
+
+// Name implements outbound.Account.
+func (m *merchant) Name() string { return m.name }
+
+// Endpoint implements outbound.Account.
+func (m *merchant) Endpoint() outbound.Endpoint { return m.endpoint }
+
+// hasMID reports whether a notify of this mid is the merchant's.
+func (m *merchant) hasMID(mid []byte) bool {
+	return len(m.mids) == 0 || m.mids[string(mid)]
+}
+
+// CaddyModule returns the Caddy module information.
+func (App) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "chinaums",
+		New: func() caddy.Module { return new(App) },
+	}
+}
+
+// Provision resolves every merchant's keys and refuses what could sign or verify wrongly.
+func (a *App) Provision(ctx caddy.Context) error {
+	a.ctx, a.logger, a.flights = ctx, ctx.Logger(), new(outbound.Flights)
+	a.merchants = make(map[string]*merchant, len(a.Merchants))
+	for _, name := range slices.Sorted(maps.Keys(a.Merchants)) {
+		m, err := a.resolve(name, a.Merchants[name])
+		if err != nil {
+			return fmt.Errorf("merchant %s: %w", name, err)
+		}
+		a.merchants[name] = m
+		a.sole = m
+	}
+	if len(a.merchants) != 1 {
+		a.sole = nil
+	}
+	if err := a.checkSharedNotifyKeys(); err != nil {
+		return err
+	}
+	var err error
+	if a.calls, err = outbound.NewMetrics(ctx.GetMetricsRegistry(), "chinaums"); err != nil {
+		return fmt.Errorf("registering metrics: %w", err)
+	}
+	if a.notifies, err = inbound.NewMetrics(ctx.GetMetricsRegistry(), "chinaums"); err != nil {
+		return fmt.Errorf("registering metrics: %w", err)
+	}
+	return nil
+}
+
+var merchantName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
+
+func (a *App) resolve(name string, config *Merchant) (*merchant, error) {
+	if !merchantName.MatchString(name) {
+		return nil, fmt.Errorf("a name consists of letters, digits, '.', '_' and '-' and begins with a letter or digit")
+	}
+	if config == nil {
+		config = new(Merchant)
+	}
+	m := &merchant{name: name}
+
+	if config.AppID == "" != (config.AppKey == "") {
+		missing := "app_id"
+		if config.AppKey == "" {
+			missing = "app_key"
+		}
+		return nil, fmt.Errorf("%s is missing: app_id and app_key belong together", missing)
+	}
+	if config.AppID == "" && len(config.NotifyKey) == 0 {
+		return nil, fmt.Errorf("there is neither app_id and app_key (for calls) nor notify_key (for notifies)")
+	}
+	if config.AppID != "" {
+		appID, _, err := secret.Resolve(config.AppID)
+		if err != nil {
+			return nil, fmt.Errorf("app_id %w", err)
+		}
+		if strings.ContainsFunc(appID, func(r rune) bool { return r <= ' ' || r >= 0x7f || r == '"' || r == '\\' }) {
+			return nil, fmt.Errorf("app_id holds a character that cannot stand in a header")
+		}
+		appKey, err := a.key(name, "app_key", config.AppKey)
+		if err != nil {
+			return nil, err
+		}
+		m.signer = newBodySigner(appID, appKey)
+	}
+	for _, raw := range config.NotifyKey {
+		key, err := a.key(name, "notify_key", raw)
+		if err != nil {
+			return nil, err
+		}
+		m.notifyKeys = append(m.notifyKeys, []byte(key))
+	}
+
+	m.accept = digestMD5 | digestSHA256
+	if len(config.SignTypes) > 0 {
+		m.accept = 0
+		for _, signType := range config.SignTypes {
+			digest, ok := map[string]digestSet{"sha256": digestSHA256, "md5": digestMD5}[strings.ToLower(signType)]
+			if !ok {
+				return nil, fmt.Errorf("sign_types: %q is neither sha256 nor md5", signType)
+			}
+			if m.accept&digest != 0 {
+				return nil, fmt.Errorf("sign_types: %s is named twice", signType)
+			}
+			m.accept |= digest
+		}
+	}
+
+	for _, raw := range config.MID {
+		mid, _, err := secret.Resolve(raw)
+		if err != nil {
+			return nil, fmt.Errorf("mid %w", err)
+		}
+		if m.mids == nil {
+			m.mids = make(map[string]bool, len(config.MID))
+		}
+		if m.mids[mid] {
+			return nil, fmt.Errorf("mid: %s is named twice", mid)
+		}
+		m.mids[mid] = true
+	}
+
+	upstream := config.Upstream
+	switch {
+	case upstream != "" && config.Environment != "":
+		return nil, fmt.Errorf("environment and upstream exclude each other; keep one")
+	case upstream != "":
+		var err error
+		if upstream, _, err = secret.Resolve(upstream); err != nil {
+			return nil, fmt.Errorf("upstream %w", err)
+		}
+	default:
+		environment := "production"
+		if config.Environment != "" {
+			var err error
+			if environment, _, err = secret.Resolve(config.Environment); err != nil {
+				return nil, fmt.Errorf("environment %w", err)
+			}
+		}
+		switch environment {
+		case "production":
+			upstream = productionUpstream
+		case "test":
+			upstream = testUpstream
+		default:
+			return nil, fmt.Errorf("environment: %q is neither production nor test", environment)
+		}
+	}
+	var err error
+	if m.endpoint, m.loopback, err = parseUpstream(upstream); err != nil {
+		return nil, fmt.Errorf("upstream: %w", err)
+	}
+	if m.endpoint.Scheme == "http" && !m.loopback {
+		a.logger.Warn("calls go out without TLS: whoever listens on the way can repeat them",
+			zap.String("merchant", name), zap.String("option", "upstream"))
+	}
+	return m, nil
+}
+
+// key resolves a key and warns where it stands in the configuration itself.
+func (a *App) key(merchant, option, raw string) (string, error) {
+	key, literal, err := secret.Resolve(raw)
+	if err != nil {
+		return "", fmt.Errorf("%s %w", option, err)
+	}
+	if literal {
+		a.logger.Warn("a key is written out in the configuration, where the config API and autosave.json show it; use {env.…} or {file.…}",
+			zap.String("merchant", merchant), zap.String("option", option))
+	}
+	return key, nil
+}
+
+// parseUpstream reads scheme://host[:port].
+func parseUpstream(upstream string) (endpoint outbound.Endpoint, loopback bool, err error) {
+	u, err := url.Parse(upstream)
+	if err != nil || u.Hostname() == "" || u.User != nil || u.Opaque != "" || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" {
+		return endpoint, false, fmt.Errorf("%q is not of the form scheme://host[:port]", upstream)
+	}
+	defaultPort, ok := map[string]string{"http": "80", "https": "443"}[u.Scheme]
+	if !ok {
+		return endpoint, false, fmt.Errorf("%q: the scheme must be https or http", upstream)
+	}
+	port := u.Port()
+	if port == "" {
+		port = defaultPort
+	}
+	host := strings.ToLower(u.Hostname())
+	endpoint = outbound.Endpoint{Scheme: u.Scheme, Dial: net.JoinHostPort(host, port), Host: net.JoinHostPort(host, port)}
+	if port == defaultPort {
+		endpoint.Host = strings.TrimSuffix(endpoint.Host, ":"+port)
+	}
+	addr, err := netip.ParseAddr(host)
+	return endpoint, host == "localhost" || err == nil && addr.Unmap().IsLoopback(), nil
+}
+
+// checkSharedNotifyKeys refuses merchants that a notify could not be told apart by: one's notify would verify as the
+// other's.
+func (a *App) checkSharedNotifyKeys() error {
+	owners := make(map[string][]*merchant)
+	for _, name := range slices.Sorted(maps.Keys(a.merchants)) {
+		m := a.merchants[name]
+		seen := make(map[string]bool, len(m.notifyKeys))
+		for _, key := range m.notifyKeys {
+			if seen[string(key)] {
+				return fmt.Errorf("merchant %s: notify_key: the same key is named twice", name)
+			}
+			seen[string(key)] = true
+			for _, other := range owners[string(key)] {
+				if err := disjoint(m, other); err != nil {
+					return err
+				}
+			}
+			owners[string(key)] = append(owners[string(key)], m)
+		}
+	}
+	return nil
+}
+
+func disjoint(m, other *merchant) error {
+	if len(m.mids) == 0 || len(other.mids) == 0 {
+		return fmt.Errorf("merchants %s and %s: both have the same notify_key, so both need a mid", other.name, m.name)
+	}
+	for mid := range m.mids {
+		if other.mids[mid] {
+			return fmt.Errorf("merchants %s and %s: both have the same notify_key and mid %s", other.name, m.name, mid)
+		}
+	}
+	return nil
+}
+
+// Start implements caddy.App.
+func (a *App) Start() error { return nil }
+
+// Stop implements caddy.App. It learns how long Cleanup may wait: the http app still takes and ends requests now.
+func (a *App) Stop() error {
+	if app, err := a.ctx.AppIfConfigured("http"); err == nil {
+		if grace := time.Duration(app.(*caddyhttp.App).GracePeriod); grace > 0 {
+			a.patience = min(a.patience, grace)
+		}
+	}
+	return nil
+}
+
+// Cleanup waits for the calls that have been sent, so that neither stop nor reload cuts a payment.
+func (a *App) Cleanup() error {
+	if a.flights == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), a.patience)
+	defer cancel()
+	if !a.flights.Wait(ctx) {
+		a.logger.Warn("calls were still under way when the configuration was put away; their outcome is unknown")
+	}
+	return nil
+}
+
+// merchantRef is a directive's merchant: a fixed one, or a name that each request tells.
+type merchantRef struct {
+	app         *App
+	fixed       *merchant
+	placeholder string
+	usable      func(*merchant) error
+}
+
+// loadApp returns the chinaums app of the configuration that ctx provisions.
+func loadApp(ctx caddy.Context) (*App, error) {
+	app, err := ctx.App("chinaums")
+	if err != nil {
+		return nil, fmt.Errorf("loading the chinaums app: %w", err)
+	}
+	return app.(*App), nil
+}
+
+// ref resolves the merchant argument of a directive. usable says whether a merchant has what the directive needs; its
+// error names the option that is missing.
+func (a *App) ref(name string, usable func(*merchant) error) (merchantRef, error) {
+	if strings.Contains(name, "{") {
+		reachable := 0
+		for _, m := range a.merchants {
+			if len(m.mids) > 0 && usable(m) == nil {
+				reachable++
+			}
+		}
+		if reachable == 0 {
+			return merchantRef{}, fmt.Errorf("merchant %s: a placeholder reaches only merchants that have mid, and no usable merchant has", name)
+		}
+		return merchantRef{app: a, placeholder: name, usable: usable}, nil
+	}
+	m := a.sole
+	if name != "" {
+		if m = a.merchants[name]; m == nil {
+			return merchantRef{}, fmt.Errorf("merchant %s does not exist; the chinaums global option has: %s", name, a.names())
+		}
+	}
+	if m == nil {
+		return merchantRef{}, fmt.Errorf("name a merchant: the chinaums global option has %s", a.names())
+	}
+	if err := usable(m); err != nil {
+		return merchantRef{}, fmt.Errorf("merchant %s: %w", m.name, err)
+	}
+	return merchantRef{app: a, fixed: m}, nil
+}
+
+func (a *App) names() string {
+	if len(a.merchants) == 0 {
+		return "none"
+	}
+	names := slices.Sorted(maps.Keys(a.merchants))
+	if len(names) > 10 {
+		return strings.Join(names[:10], ", ") + fmt.Sprintf(" and %d more", len(names)-10)
+	}
+	return strings.Join(names, ", ")
+}
+
+// resolve returns the merchant of a request, or nil. A name that the request tells reaches only merchants that have a
+// mid: a notify says itself whose it is.
+func (r merchantRef) resolve(repl *caddy.Replacer) *merchant {
+	if r.fixed != nil || repl == nil {
+		return r.fixed
+	}
+	m := r.app.merchants[repl.ReplaceAll(r.placeholder, "")]
+	if m == nil || len(m.mids) == 0 || r.usable(m) != nil {
+		return nil
+	}
+	return m
+}
+
+func needsAppKey(m *merchant) error {
+	if m.signer == nil {
+		return fmt.Errorf("app_id and app_key are missing; calls are signed with them")
+	}
+	return nil
+}
+
+func needsNotifyKey(m *merchant) error {
+	if len(m.notifyKeys) == 0 {
+		return fmt.Errorf("notify_key is missing; notifies are verified with it")
+	}
+	return nil
+}
+
+// Interface guards
+var (
+	_ caddy.App          = (*App)(nil)
+	_ caddy.Provisioner  = (*App)(nil)
+	_ caddy.CleanerUpper = (*App)(nil)
+	_ outbound.Account   = (*merchant)(nil)
+)

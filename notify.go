@@ -1,0 +1,503 @@
+package chinaums
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyevents"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+
+	"github.com/caddy-chinaums/caddy-chinaums/internal/body"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/inbound"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/ratelog"
+)
+
+func init() {
+	caddy.RegisterModule(Notify{})
+}
+
+// The platform's words (checklist NOTI-03).
+const (
+	wordSuccess = "SUCCESS"
+	wordFailed  = "FAILED"
+)
+
+// Formats of what the app gets.
+const (
+	formatJSON        = "json"
+	formatCloudEvents = "cloudevents"
+	formatOriginal    = "original"
+)
+
+// Notify is the middleware that takes the platform's notifies: it verifies the signature, replaces the form by
+// normalized JSON with the event's context in CloudEvents headers, runs the rest of the chain, and answers `SUCCESS` if
+// the app has taken the event, else `FAILED`, upon which the platform sends it again. The chain's own answer goes no
+// further.
+//
+// It sets the placeholders `{http.chinaums.merchant}`, `{http.chinaums.event_id}`, `{http.chinaums.event_type}`,
+// `{http.chinaums.mer_order_id}`, `{http.chinaums.total_amount}`, `{http.chinaums.status}` and, where the answer is
+// FAILED, `{http.chinaums.reason}`.
+type Notify struct {
+	// The merchant whose notify keys verify: a name of the chinaums app, or a placeholder that reaches merchants with
+	// `mid`. May be empty where there is exactly one merchant.
+	Merchant string `json:"merchant,omitempty"`
+
+	// What the app gets: `json`, the normalized fields; `cloudevents`, the same as data of a structured CloudEvent; or
+	// `original`, the verified bytes as they came. Default: json.
+	Format string `json:"format,omitempty"`
+
+	// When the app has taken an event: `word`, a 2xx whose body is empty or says SUCCESS or OK; or `2xx`, any 2xx whose
+	// body does not say FAILED or FAIL. Default: word.
+	Ack string `json:"ack,omitempty"`
+
+	// Further fields whose text is JSON and becomes that, besides billPayment, goods, subOrders and refundSubOrders.
+	JSON []string `json:"json,omitempty"`
+
+	// The largest notify, in bytes. Default: 64 KiB.
+	MaxSize int64 `json:"max_size,omitempty"`
+
+	// How long the body may take to arrive, and again the app to answer. Default: 10s.
+	Timeout caddy.Duration `json:"timeout,omitempty"`
+
+	// Verify, log and count, but change nothing: for moving over from code in the app. Default: false.
+	Observe bool `json:"observe,omitempty"`
+
+	merchant  merchantRef
+	jsonNames *jsonNameSet
+	app       *App
+	ctx       caddy.Context
+	logger    *zap.Logger
+	events    *caddyevents.App
+	refusals  *ratelog.Limiter
+}
+
+// CaddyModule returns the Caddy module information.
+func (Notify) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.handlers.chinaums_notify",
+		New: func() caddy.Module { return new(Notify) },
+	}
+}
+
+// Provision finds the merchant and checks the options.
+func (n *Notify) Provision(ctx caddy.Context) error {
+	n.ctx, n.logger, n.refusals = ctx, ctx.Logger(), ratelog.New(10)
+	var err error
+	if n.app, err = loadApp(ctx); err != nil {
+		return err
+	}
+	if n.merchant, err = n.app.ref(n.Merchant, needsNotifyKey); err != nil {
+		return fmt.Errorf("chinaums_notify: %w", err)
+	}
+	if n.Format == "" {
+		n.Format = formatJSON
+	}
+	if n.Ack == "" {
+		n.Ack = inbound.AckWord
+	}
+	if n.MaxSize == 0 {
+		n.MaxSize = 64 << 10
+	}
+	if n.Timeout == 0 {
+		n.Timeout = caddy.Duration(10 * time.Second)
+	}
+	switch {
+	case n.Format != formatJSON && n.Format != formatCloudEvents && n.Format != formatOriginal:
+		return fmt.Errorf("chinaums_notify: format: %q is none of json, cloudevents, original", n.Format)
+	case n.Ack != inbound.AckWord && n.Ack != inbound.Ack2xx:
+		return fmt.Errorf("chinaums_notify: ack: %q is neither word nor 2xx", n.Ack)
+	case n.MaxSize < 0 || n.Timeout < 0:
+		return fmt.Errorf("chinaums_notify: max_size and timeout must be positive")
+	}
+	n.jsonNames = newJSONNames(n.JSON)
+	n.app.patience = max(n.app.patience, time.Duration(n.Timeout))
+	events, err := ctx.App("events")
+	if err != nil {
+		return fmt.Errorf("getting events app: %w", err)
+	}
+	n.events = events.(*caddyevents.App)
+	return nil
+}
+
+// rejection is why a notify is not believed, and the answer's status.
+type rejection struct {
+	status int
+	reason string // a word from a bounded set
+	detail error  // for the log
+}
+
+// ServeHTTP implements caddyhttp.MiddlewareHandler.
+func (n *Notify) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	if n.Observe {
+		return n.observe(w, r, next)
+	}
+	if r.Method != http.MethodPost {
+		w.Header().Set("Allow", http.MethodPost)
+		return n.reject(w, r, nil, nil, &rejection{http.StatusMethodNotAllowed, "method", nil})
+	}
+	m := n.merchant.resolve(replacer(r))
+	if m == nil {
+		return n.reject(w, r, nil, nil, &rejection{http.StatusNotFound, "no_merchant", nil})
+	}
+	if rejected := checkNotifyHeader(r.Header); rejected != nil {
+		return n.reject(w, r, m, nil, rejected)
+	}
+	content, err := body.ReadRequest(w, r, n.MaxSize, time.Duration(n.Timeout))
+	if err != nil {
+		return n.reject(w, r, m, nil, unreadable(err))
+	}
+	fields := acquireFields()
+	defer fields.release()
+	if rejected := m.verify(fields, content, r.Header); rejected != nil {
+		return n.reject(w, r, m, fields, rejected)
+	}
+	n.app.notifies.Verified(m.name, time.Now())
+	return n.deliver(w, r, next, m, fields.event(n.jsonNames), content)
+}
+
+// deliver hands a true event to the app and tells the platform what became of it.
+func (n *Notify) deliver(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, m *merchant, event notifyEvent, content []byte) error {
+	attributes := inbound.Context{ID: event.ID, Source: "/chinaums/" + m.name, Type: event.Type, Subject: event.Subject, Time: event.Time}
+	contentType := "application/json; charset=utf-8"
+	switch n.Format {
+	case formatJSON:
+		content = event.Data
+	case formatCloudEvents:
+		contentType = "application/cloudevents+json; charset=utf-8"
+		content = structuredEvent(&attributes, event.Data)
+	case formatOriginal:
+		if contentType = r.Header.Get("Content-Type"); contentType == "" {
+			contentType = "application/x-www-form-urlencoded"
+			if isJSONObject(content) {
+				contentType = "application/json"
+			}
+		}
+	}
+	reason := ""
+	setNotifyPlaceholders(replacer(r), m, &event, &reason)
+
+	out, cancel := inbound.Prepare(r, content, contentType, &attributes, time.Duration(n.Timeout))
+	defer cancel()
+	end := n.app.flights.Begin()
+	verdict := inbound.Deliver(out, next, n.Ack, n.logger)
+	end()
+
+	status, word, result := http.StatusOK, wordSuccess, "taken"
+	switch {
+	case verdict.Taken:
+	case verdict.TimedOut:
+		status, word, result, reason = http.StatusGatewayTimeout, wordFailed, "failed", "app_timeout"
+	default:
+		status, word, result, reason = http.StatusBadGateway, wordFailed, "failed", "app_refused"
+		if verdict.Err != nil {
+			reason = "app_unreachable"
+		}
+	}
+	writeErr := inbound.Say(w, status, word)
+	n.app.notifies.Notified(m.name, metricType(event.Type), result, reason)
+	n.noteAccess(r, m, &event, result, reason)
+	if !verdict.Taken || writeErr != nil {
+		n.logUndelivered(m, &event, verdict, status, reason, writeErr)
+	}
+	return nil
+}
+
+func (n *Notify) logUndelivered(m *merchant, event *notifyEvent, verdict inbound.Verdict, status int, reason string, writeErr error) {
+	fields := []zap.Field{
+		zap.String("merchant", m.name), zap.String("order", event.Subject), zap.String("event_id", event.ID), zap.String("event_type", event.Type),
+		zap.Int("status", status), zap.String("reason", reason), zap.Int("app_status", verdict.Status),
+	}
+	switch {
+	case verdict.Taken:
+		// The app has it, but the platform may not know: it will send the event again.
+		n.logger.Warn("event taken, but the platform hung up before it was told", append(fields, zap.NamedError("write_error", writeErr))...)
+	case verdict.Status >= 200 && verdict.Status <= 299 && verdict.Err == nil && !verdict.TimedOut:
+		n.logger.Warn("app answered 2xx but did not take the event; answer with an empty body, SUCCESS or OK, or set ack 2xx",
+			append(fields, zap.String("answer", inbound.Quote(string(verdict.Answer), 80)))...)
+	default:
+		n.logger.Error("event not delivered", append(fields, zap.Error(verdict.Err))...)
+	}
+}
+
+// observe verifies, logs and counts, and changes nothing: neither what the app gets nor what it answers.
+func (n *Notify) observe(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	var read bytes.Buffer
+	rejected := &rejection{http.StatusMethodNotAllowed, "method", nil}
+	m := n.merchant.resolve(replacer(r))
+	fields := acquireFields()
+	defer fields.release()
+	switch {
+	case r.Method != http.MethodPost:
+	case m == nil:
+		rejected = &rejection{http.StatusNotFound, "no_merchant", nil}
+	default:
+		if rejected = checkNotifyHeader(r.Header); rejected != nil || r.Body == nil {
+			break
+		}
+		// What has been read is put back in front of the rest, error included.
+		content, err := body.Read(io.TeeReader(r.Body, &read), r.ContentLength, n.MaxSize)
+		r.Body = struct {
+			io.Reader
+			io.Closer
+		}{io.MultiReader(bytes.NewReader(read.Bytes()), failing{err}, r.Body), r.Body}
+		if err != nil {
+			rejected = unreadable(err)
+		} else {
+			rejected = m.verify(fields, content, r.Header)
+		}
+	}
+	if rejected != nil {
+		n.note(r, m, fields, rejected, "observed")
+		return next.ServeHTTP(w, r)
+	}
+	event := fields.event(n.jsonNames)
+	reason := ""
+	setNotifyPlaceholders(replacer(r), m, &event, &reason)
+	n.app.notifies.Verified(m.name, time.Now())
+	n.app.notifies.Notified(m.name, metricType(event.Type), "observed", "")
+	n.noteAccess(r, m, &event, "observed", "")
+	return next.ServeHTTP(w, r)
+}
+
+// failing gives a reader the error at which reading stopped, unless that was the gateway's own limit.
+type failing struct{ err error }
+
+func (f failing) Read([]byte) (int, error) {
+	if f.err == nil || errors.Is(f.err, body.ErrTooLarge) {
+		return 0, io.EOF
+	}
+	return 0, f.err
+}
+
+// verify parses content into fields and says why they are not a true notify of m, or nil.
+func (m *merchant) verify(fields *notifyFields, content []byte, header http.Header) *rejection {
+	if !isJSONObject(content) && sentAsJSON(header) && (bytes.IndexByte(content, '=') < 0 || bytes.ContainsAny(content[:1], `["`)) {
+		return &rejection{http.StatusBadRequest, "json", errors.New("the body is not a JSON object")}
+	}
+	if err := fields.parse(content); err != nil {
+		reason := "malformed"
+		if parse, ok := errors.AsType[*parseError](err); ok {
+			reason = parse.Reason
+		}
+		return &rejection{http.StatusBadRequest, reason, err}
+	}
+	if reason := fields.verify(m.notifyKeys, m.accept); reason != "" {
+		return &rejection{http.StatusForbidden, reason, nil}
+	}
+	if mid, _ := fields.get("mid"); !m.hasMID(mid) {
+		return &rejection{http.StatusForbidden, "foreign_mid", nil}
+	}
+	return nil
+}
+
+func isJSONObject(content []byte) bool {
+	content = bytes.TrimLeft(content, " \t\r\n")
+	return len(content) > 0 && content[0] == '{'
+}
+
+func sentAsJSON(header http.Header) bool {
+	return mediaType(header.Get("Content-Type")) == "application/json"
+}
+
+func mediaType(contentType string) string {
+	if parsed, _, err := mime.ParseMediaType(contentType); err == nil {
+		return parsed
+	}
+	// A broken parameter does not make it another type.
+	bare, _, _ := strings.Cut(contentType, ";")
+	return strings.ToLower(strings.TrimSpace(bare))
+}
+
+// checkNotifyHeader refuses what is neither a form nor JSON.
+func checkNotifyHeader(header http.Header) *rejection {
+	for _, contentType := range header["Content-Type"] {
+		switch contentType {
+		case "", "application/x-www-form-urlencoded", "application/json":
+			continue
+		}
+		switch mediaType(contentType) {
+		case "", "application/x-www-form-urlencoded", "application/json":
+		default:
+			return &rejection{http.StatusUnsupportedMediaType, "content_type", nil}
+		}
+	}
+	for _, encoding := range header["Content-Encoding"] {
+		if encoding != "" && !strings.EqualFold(encoding, "identity") {
+			return &rejection{http.StatusUnsupportedMediaType, "content_encoding", nil}
+		}
+	}
+	return nil
+}
+
+func unreadable(err error) *rejection {
+	switch {
+	case errors.Is(err, body.ErrTooLarge):
+		return &rejection{http.StatusRequestEntityTooLarge, "too_large", nil}
+	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
+		return &rejection{http.StatusRequestTimeout, "body_late", nil}
+	default:
+		return &rejection{http.StatusBadRequest, "broken_body", err}
+	}
+}
+
+// reject answers FAILED: the sender never learns why.
+func (n *Notify) reject(w http.ResponseWriter, r *http.Request, m *merchant, fields *notifyFields, rejected *rejection) error {
+	if err := inbound.Say(w, rejected.status, wordFailed); err != nil {
+		n.logger.Debug("rejected sender hung up", zap.Error(err))
+	}
+	n.note(r, m, fields, rejected, "rejected")
+	return nil
+}
+
+// note logs and counts a notify that is not believed.
+func (n *Notify) note(r *http.Request, m *merchant, fields *notifyFields, rejected *rejection, result string) {
+	name := ""
+	if m != nil {
+		name = m.name
+	}
+	n.app.notifies.Notified(name, "", result, rejected.reason)
+	if repl := replacer(r); repl != nil {
+		repl.Set("http.chinaums.merchant", name)
+		repl.Set("http.chinaums.reason", rejected.reason)
+	}
+	if extra, ok := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
+		extra.Add(zap.String("merchant", name))
+		extra.Add(zap.String("notify", result))
+		extra.Add(zap.String("reason", rejected.reason))
+	}
+	suppressed, ok := n.refusals.Allow(rejected.reason)
+	if !ok {
+		return
+	}
+	log := []zap.Field{
+		zap.String("merchant", name), zap.String("reason", rejected.reason), zap.Int("status", rejected.status),
+		zap.String("remote", r.RemoteAddr), zap.Int("suppressed", suppressed),
+	}
+	if fields != nil {
+		for _, member := range []struct{ key, name string }{{"unverified_order", "merOrderId"}, {"unverified_mid", "mid"}} {
+			if value, ok := fields.get(member.name); ok {
+				log = append(log, zap.String(member.key, inbound.Quote(string(value), 64)))
+			}
+		}
+	}
+	if rejected.detail != nil {
+		log = append(log, zap.Error(rejected.detail))
+	}
+	message := "notify rejected"
+	if result == "observed" {
+		message = "notify would be rejected"
+	}
+	n.logger.Warn(message, log...)
+	n.events.Emit(n.ctx, "chinaums.notify_rejected", map[string]any{
+		"merchant": name, "reason": rejected.reason, "remote": r.RemoteAddr, "observed": result == "observed", "suppressed": suppressed,
+	})
+}
+
+// noteAccess adds a true event to the access log.
+func (n *Notify) noteAccess(r *http.Request, m *merchant, event *notifyEvent, result, reason string) {
+	extra, ok := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields)
+	if !ok {
+		return
+	}
+	extra.Add(zap.String("merchant", m.name))
+	extra.Add(zap.String("order", event.Subject))
+	extra.Add(zap.String("event_id", event.ID))
+	extra.Add(zap.String("event_type", event.Type))
+	extra.Add(zap.String("notify", result))
+	if reason != "" {
+		extra.Add(zap.String("reason", reason))
+	}
+}
+
+// setNotifyPlaceholders offers the event to placeholders; nothing is computed unless one is used.
+func setNotifyPlaceholders(repl *caddy.Replacer, m *merchant, event *notifyEvent, reason *string) {
+	if repl == nil {
+		return
+	}
+	repl.Map(func(key string) (any, bool) {
+		name, ok := strings.CutPrefix(key, "http.chinaums.")
+		if !ok {
+			return nil, false
+		}
+		switch name {
+		case "merchant":
+			return m.name, true
+		case "event_id":
+			return event.ID, true
+		case "event_type":
+			return event.Type, true
+		case "mer_order_id":
+			return event.MerOrderID, true
+		case "total_amount":
+			return event.TotalAmount, true
+		case "status":
+			return event.Status, true
+		case "reason":
+			return *reason, true
+		}
+		return nil, false
+	})
+}
+
+// structuredEvent is the event in the structured mode of CloudEvents 1.0 (JSON event format).
+func structuredEvent(attributes *inbound.Context, data []byte) []byte {
+	event, err := json.Marshal(struct {
+		SpecVersion     string          `json:"specversion"`
+		ID              string          `json:"id"`
+		Source          string          `json:"source"`
+		Type            string          `json:"type"`
+		Subject         string          `json:"subject,omitempty"`
+		Time            string          `json:"time,omitempty"`
+		DataContentType string          `json:"datacontenttype"`
+		Data            json.RawMessage `json:"data"`
+	}{"1.0", attributes.ID, attributes.Source, attributes.Type, attributes.Subject, attributes.Time, "application/json", json.RawMessage("null")})
+	if err != nil {
+		panic(err) // strings always marshal
+	}
+	// The data goes in as it is, so that both formats have the same bytes and no number is read and written again.
+	event = append(event[:len(event)-len("null}")], data...)
+	return append(event, '}')
+}
+
+// metricTypes are the event types that become metric labels as they are.
+var metricTypes = map[string]bool{}
+
+func init() {
+	for family, words := range map[string]string{
+		"payment":   "created pending succeeded closed unknown",
+		"deduction": "created pending succeeded closed unknown",
+		"refund":    "succeeded failed processing unknown",
+		"bill":      "paid unpaid refund closed unknown",
+		"guarantee": "uncompleted partly_completed all_completed canceled unknown",
+	} {
+		for word := range strings.FieldsSeq(words) {
+			metricTypes["com.chinaums."+family+"."+word] = true
+		}
+	}
+}
+
+// metricType bounds the metric's label: a bill's or guarantee's word is the platform's own text.
+func metricType(eventType string) string {
+	if metricTypes[eventType] {
+		return eventType
+	}
+	family, _, _ := strings.Cut(strings.TrimPrefix(eventType, "com.chinaums."), ".")
+	return "com.chinaums." + family + ".other"
+}
+
+// Interface guards
+var (
+	_ caddy.Provisioner           = (*Notify)(nil)
+	_ caddyhttp.MiddlewareHandler = (*Notify)(nil)
+)

@@ -1,0 +1,211 @@
+package chinaums
+
+import (
+	"context"
+	"encoding/hex"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+	"github.com/google/uuid"
+
+	"github.com/caddy-chinaums/caddy-chinaums/internal/outbound"
+)
+
+func init() {
+	caddy.RegisterModule(Transport{})
+	caddy.RegisterModule(Upstreams{})
+}
+
+// Transport is the reverse_proxy transport that signs: each attempt of a call that a [Guard] has let pass gets a new
+// timestamp and nonce and an `Authorization` header over exactly the bytes that are sent. It refuses a request that no
+// guard has passed, and a host that is not its merchant's. It takes all options of the `http` transport but those that
+// would repeat, rewrite or re-encode a call; HTTP/1.1 is the default.
+type Transport struct {
+	reverseproxy.HTTPTransport
+
+	// The merchant who signs: a name of the chinaums app, or a placeholder that reaches merchants with `mid`. May be
+	// empty where there is exactly one merchant. It must be the guard's.
+	Merchant string `json:"merchant,omitempty"`
+
+	// How a call is authorized: `body_sig` (OPEN-BODY-SIG). Default: body_sig.
+	Auth string `json:"auth,omitempty"`
+
+	merchant merchantRef
+	now      func() time.Time
+}
+
+// CaddyModule returns the Caddy module information.
+func (Transport) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.reverse_proxy.transport.chinaums",
+		New: func() caddy.Module { return new(Transport) },
+	}
+}
+
+// Provision finds the merchant, refuses what would break a call, and sets up the HTTP transport.
+func (t *Transport) Provision(ctx caddy.Context) error {
+	app, err := loadApp(ctx)
+	if err != nil {
+		return err
+	}
+	if t.merchant, err = app.ref(t.Merchant, needsAppKey); err != nil {
+		return fmt.Errorf("transport chinaums: %w", err)
+	}
+	if t.Auth != "" && t.Auth != "body_sig" {
+		return fmt.Errorf("transport chinaums: auth: %q is not body_sig", t.Auth)
+	}
+	if err = t.refuseOptions(); err != nil {
+		return fmt.Errorf("transport chinaums: %w", err)
+	}
+	for _, module := range ctx.Modules() {
+		if proxy, ok := module.(*reverseproxy.Handler); ok {
+			if err = refuseProxyOptions(proxy); err != nil {
+				return fmt.Errorf("transport chinaums: %w", err)
+			}
+		}
+	}
+	t.now = time.Now
+	if len(t.Versions) == 0 {
+		t.Versions = []string{"1.1"}
+	}
+	// The platform's answers are signed as they come; and the scheme is each merchant's, so TLS must be ready.
+	off := false
+	t.Compression = &off
+	if t.TLS == nil {
+		t.TLS = new(reverseproxy.TLSConfig)
+	}
+	return t.HTTPTransport.Provision(ctx)
+}
+
+func (t *Transport) refuseOptions() error {
+	if slices.Contains(t.Versions, "3") {
+		return fmt.Errorf("versions: 3 is not supported, whether a call was sent could not be told")
+	}
+	if t.Compression != nil && *t.Compression {
+		return fmt.Errorf("compression must stay off: answers are signed as they come")
+	}
+	if t.TLS != nil && t.TLS.InsecureSkipVerify {
+		for _, m := range t.merchant.reachable() {
+			if !m.loopback {
+				return fmt.Errorf("merchant %s: tls_insecure_skip_verify is refused except to loopback: anybody on the way could take the calls", m.name)
+			}
+		}
+	}
+	return nil
+}
+
+// refuseProxyOptions looks at the reverse_proxy around the transport.
+func refuseProxyOptions(proxy *reverseproxy.Handler) error {
+	if proxy.LoadBalancing != nil && len(proxy.LoadBalancing.RetryMatchRaw) > 0 {
+		return fmt.Errorf("lb_retry_match is refused: it could repeat a payment")
+	}
+	if proxy.Rewrite != nil {
+		if proxy.Rewrite.Method != "" {
+			return fmt.Errorf("method is refused: a call is a POST")
+		}
+		return fmt.Errorf("rewrite is refused: the guard has judged the path that the app called")
+	}
+	return nil
+}
+
+// reachable are the merchants that a directive may serve.
+func (r merchantRef) reachable() []*merchant {
+	if r.fixed != nil {
+		return []*merchant{r.fixed}
+	}
+	var reachable []*merchant
+	for _, m := range r.app.merchants {
+		if len(m.mids) > 0 {
+			reachable = append(reachable, m)
+		}
+	}
+	return reachable
+}
+
+// RequestHeaderOps keeps the HTTP transport from setting Host to host:port; RoundTrip sets it.
+func (t *Transport) RequestHeaderOps() *headers.HeaderOps { return nil }
+
+// RoundTrip implements http.RoundTripper: one signed attempt.
+func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	return outbound.RoundTrip(req, &platform, account(t.merchant.resolve(replacer(req))), t, &t.HTTPTransport)
+}
+
+// Authorize implements outbound.Signer.
+func (t *Transport) Authorize(_ context.Context, account outbound.Account, body []byte) (string, error) {
+	nonce, err := newNonce()
+	if err != nil {
+		return "", fmt.Errorf("making a nonce: %w", err)
+	}
+	return account.(*merchant).signer.authorization(t.now(), nonce, body), nil
+}
+
+// VerifyAnswer implements outbound.Signer (GAP-07: whether answers are signed is in no document; SDKs verify them).
+func (t *Transport) VerifyAnswer(account outbound.Account, authorization string, body []byte) (signed bool, err error) {
+	if scheme, _, _ := strings.Cut(strings.TrimSpace(authorization), " "); !strings.EqualFold(scheme, "OPEN-BODY-SIG") {
+		return false, nil
+	}
+	return true, account.(*merchant).signer.verify(authorization, body)
+}
+
+// newNonce makes 32 lowercase hex digits, as is the custom.
+func newNonce() (string, error) {
+	id, err := uuid.NewRandom()
+	if err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(id[:]), nil
+}
+
+// Upstreams is the reverse_proxy's source of upstreams that names the merchant's platform at request time.
+type Upstreams struct {
+	// The merchant whose platform is called, as in the transport.
+	Merchant string `json:"merchant,omitempty"`
+
+	merchant merchantRef
+}
+
+// CaddyModule returns the Caddy module information.
+func (Upstreams) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.reverse_proxy.upstreams.chinaums",
+		New: func() caddy.Module { return new(Upstreams) },
+	}
+}
+
+// Provision finds the merchant.
+func (u *Upstreams) Provision(ctx caddy.Context) error {
+	app, err := loadApp(ctx)
+	if err != nil {
+		return err
+	}
+	if u.merchant, err = app.ref(u.Merchant, needsAppKey); err != nil {
+		return fmt.Errorf("dynamic chinaums: %w", err)
+	}
+	return nil
+}
+
+// GetUpstreams implements reverseproxy.UpstreamSource.
+func (u *Upstreams) GetUpstreams(r *http.Request) ([]*reverseproxy.Upstream, error) {
+	m := u.merchant.resolve(replacer(r))
+	if m == nil {
+		return nil, fmt.Errorf("there is no such merchant")
+	}
+	return []*reverseproxy.Upstream{{Dial: m.endpoint.Dial}}, nil
+}
+
+// Interface guards
+var (
+	_ caddy.Provisioner                      = (*Transport)(nil)
+	_ http.RoundTripper                      = (*Transport)(nil)
+	_ reverseproxy.TLSTransport              = (*Transport)(nil)
+	_ reverseproxy.RequestHeaderOpsTransport = (*Transport)(nil)
+	_ outbound.Signer                        = (*Transport)(nil)
+	_ caddy.Provisioner                      = (*Upstreams)(nil)
+	_ reverseproxy.UpstreamSource            = (*Upstreams)(nil)
+)
