@@ -1,0 +1,315 @@
+package chinaums_test
+
+import (
+	"go/build"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const modulePath = "github.com/caddy-chinaums/caddy-chinaums"
+
+// source is one Go file of this repository and what it imports.
+type source struct {
+	file    string // slash-separated, from the repository's root
+	test    bool
+	imports []imported
+}
+
+type imported struct {
+	path  string
+	blank bool
+}
+
+// room is the package a file lives in, "" for the root.
+func (s source) room() string {
+	if directory := path.Dir(s.file); directory != "." {
+		return directory
+	}
+	return ""
+}
+
+// ours reports whether an import is of this module, and which room it is.
+func (i imported) ours() (room string, ok bool) {
+	if i.path == modulePath {
+		return "", true
+	}
+	return strings.CutPrefix(i.path, modulePath+"/")
+}
+
+// standard reports whether an import is of Go's standard library, whose first
+// path element never has a dot.
+func (i imported) standard() bool {
+	first, _, _ := strings.Cut(i.path, "/")
+	return !strings.Contains(first, ".")
+}
+
+func within(room, parent string) bool {
+	return room == parent || strings.HasPrefix(room, parent+"/")
+}
+
+// sources parses the imports of every Go file, whatever its build constraints.
+func sources(t *testing.T) []source {
+	t.Helper()
+	var all []source
+	err := filepath.WalkDir(".", func(name string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if entry.IsDir() {
+			base := entry.Name()
+			if name != "." && (strings.HasPrefix(base, ".") || strings.HasPrefix(base, "_") || base == "testdata" || base == "node_modules") {
+				return filepath.SkipDir
+			}
+			return nil
+		}
+		if filepath.Ext(name) != ".go" {
+			return nil
+		}
+		parsed, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ImportsOnly)
+		if err != nil {
+			return err
+		}
+		s := source{file: filepath.ToSlash(name), test: strings.HasSuffix(name, "_test.go")}
+		for _, spec := range parsed.Imports {
+			unquoted, err := strconv.Unquote(spec.Path.Value)
+			if err != nil {
+				return err
+			}
+			if build.IsLocalImport(unquoted) {
+				t.Errorf("%s: relative import %q", name, unquoted)
+			}
+			s.imports = append(s.imports, imported{unquoted, spec.Name != nil && spec.Name.Name == "_"})
+		}
+		all = append(all, s)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// engine is the storage engine a room belongs to, "" for none.
+func engine(room string) string {
+	rest, ok := strings.CutPrefix(room, "inbox/")
+	if !ok {
+		return ""
+	}
+	name, _, _ := strings.Cut(rest, "/")
+	if strings.HasSuffix(name, "store") {
+		return name
+	}
+	return ""
+}
+
+// A door says which imports must not be. Product code only, unless tests is
+// set: a test may look at two rooms at once to compare them.
+type door struct {
+	name   string
+	files  func(source) bool
+	tests  bool
+	closed func(source, imported) bool
+}
+
+var doors = []door{
+	{
+		name:   "signer.go imports the standard library only",
+		files:  func(s source) bool { return s.file == "signer.go" || s.file == "shouqianba/signer.go" },
+		closed: func(_ source, i imported) bool { return !i.standard() },
+	},
+	{
+		name:  "event.go imports no Caddy and no zap",
+		files: func(s source) bool { return s.file == "event.go" || s.file == "shouqianba/event.go" },
+		closed: func(_ source, i imported) bool {
+			return within(i.path, "github.com/caddyserver") || within(i.path, "go.uber.org/zap")
+		},
+	},
+	{
+		name:  "inbox never imports the root or a platform, real or played",
+		files: func(s source) bool { return within(s.room(), "inbox") },
+		closed: func(_ source, i imported) bool {
+			room, ok := i.ours()
+			return ok && (room == "" || within(room, "shouqianba") || within(room, "internal/sandbox"))
+		},
+	},
+	{
+		name:  "engines never import each other, and the inbox imports none of the opt-in ones",
+		files: func(s source) bool { return within(s.room(), "inbox") },
+		closed: func(s source, i imported) bool {
+			room, ok := i.ours()
+			if !ok || engine(room) == "" {
+				return false
+			}
+			if from := engine(s.room()); from != "" {
+				return from != engine(room)
+			}
+			return engine(room) == "natsstore"
+		},
+	},
+	{
+		name:  "shouqianba never imports the root",
+		files: func(s source) bool { return within(s.room(), "shouqianba") },
+		closed: func(_ source, i imported) bool {
+			room, ok := i.ours()
+			return ok && room == ""
+		},
+	},
+	{
+		name:  "the root imports its siblings in imports.go only, and blank",
+		files: func(s source) bool { return s.room() == "" },
+		closed: func(s source, i imported) bool {
+			room, ok := i.ours()
+			if !ok || within(room, "internal") {
+				return false
+			}
+			return s.file != "imports.go" || !i.blank
+		},
+	},
+	{
+		name:  "the root does not bring in the opt-in engine",
+		files: func(s source) bool { return s.room() == "" },
+		closed: func(_ source, i imported) bool {
+			room, ok := i.ours()
+			return ok && within(room, "inbox/natsstore")
+		},
+	},
+	{
+		name:  "the sandbox imports the standard library only",
+		files: func(s source) bool { return within(s.room(), "internal/sandbox") },
+		closed: func(s source, i imported) bool {
+			room, ok := i.ours()
+			return !i.standard() && (!ok || room != s.room())
+		},
+	},
+	{
+		name:  "the sandbox's tests import no product code",
+		files: func(s source) bool { return within(s.room(), "internal/sandbox") },
+		tests: true,
+		closed: func(_ source, i imported) bool {
+			room, ok := i.ours()
+			return ok && !within(room, "internal/sandbox")
+		},
+	},
+	{
+		name:  "webhook imports nothing of this module",
+		files: func(s source) bool { return within(s.room(), "webhook") },
+		tests: true,
+		closed: func(s source, i imported) bool {
+			_, ok := i.ours()
+			return ok && !(s.test && i.path == modulePath+"/webhook") // its external tests
+		},
+	},
+	{
+		// With this, no other door can be walked around by way of a shared package.
+		name:  "internal packages import no platform, no inbox and no sandbox",
+		files: func(s source) bool { return within(s.room(), "internal") && !within(s.room(), "internal/sandbox") },
+		closed: func(_ source, i imported) bool {
+			room, ok := i.ours()
+			return ok && (!within(room, "internal") || within(room, "internal/sandbox"))
+		},
+	},
+}
+
+func TestDoors(t *testing.T) {
+	all := sources(t)
+	for _, door := range doors {
+		t.Run(door.name, func(t *testing.T) {
+			for _, s := range all {
+				if !door.files(s) || s.test && !door.tests {
+					continue
+				}
+				for _, i := range s.imports {
+					if door.closed(s, i) {
+						t.Errorf("%s imports %s", s.file, i.path)
+					}
+				}
+			}
+		})
+	}
+}
+
+// TestDoorsClose shows that each door refuses what it is there for, so that a
+// renamed room does not open one unnoticed.
+func TestDoorsClose(t *testing.T) {
+	const ours = modulePath + "/"
+	for _, test := range []struct {
+		file, path string
+		blank      bool
+		want       string // the door that refuses; "" for none
+	}{
+		{file: "signer.go", path: "go.uber.org/zap", want: "signer.go"},
+		{file: "signer.go", path: "github.com/google/uuid", want: "signer.go"},
+		{file: "signer.go", path: "golang.org/x/text/encoding", want: "signer.go"},
+		{file: "signer.go", path: "crypto/hmac"},
+		{file: "event.go", path: "github.com/caddyserver/caddy/v2", want: "event.go"},
+		{file: "event.go", path: "go.uber.org/zap/zapcore", want: "event.go"},
+		{file: "event.go", path: "golang.org/x/text/encoding/simplifiedchinese"},
+		{file: "notify.go", path: "github.com/caddyserver/caddy/v2"},
+		{file: "inbox/deliver.go", path: modulePath, want: "inbox never"},
+		{file: "inbox/deliver.go", path: ours + "shouqianba", want: "inbox never"},
+		{file: "inbox/boltstore/store.go", path: ours + "internal/sandbox", want: "inbox never"},
+		{file: "inbox/handler.go", path: ours + "internal/inbound"},
+		{file: "inbox/boltstore/store.go", path: ours + "inbox"},
+		{file: "inbox/boltstore/store.go", path: ours + "inbox/natsstore", want: "engines"},
+		{file: "inbox/app.go", path: ours + "inbox/natsstore", want: "engines"},
+		{file: "inbox/app.go", path: ours + "inbox/boltstore"},
+		{file: "shouqianba/module.go", path: modulePath, want: "shouqianba never"},
+		{file: "shouqianba/module.go", path: ours + "internal/outbound"},
+		{file: "module.go", path: ours + "shouqianba", want: "the root imports"},
+		{file: "module.go", path: ours + "shouqianba", blank: true, want: "the root imports"},
+		{file: "imports.go", path: ours + "shouqianba", want: "the root imports"},
+		{file: "imports.go", path: ours + "shouqianba", blank: true},
+		{file: "imports.go", path: ours + "inbox/natsstore", blank: true, want: "the root does not"},
+		{file: "command.go", path: ours + "internal/sandbox"},
+		{file: "internal/sandbox/chinaums.go", path: modulePath, want: "the sandbox"},
+		{file: "internal/sandbox/chinaums.go", path: ours + "internal/inbound", want: "the sandbox"},
+		{file: "internal/sandbox/chinaums.go", path: "github.com/caddyserver/caddy/v2", want: "the sandbox imports"},
+		{file: "internal/sandbox/sandbox_test.go", path: modulePath, want: "the sandbox's tests"},
+		{file: "webhook/webhook.go", path: modulePath, want: "webhook"},
+		{file: "webhook/webhook_test.go", path: ours + "internal/sandbox", want: "webhook"},
+		{file: "webhook/webhook.go", path: "github.com/caddyserver/caddy/v2"},
+		{file: "internal/inbound/capture.go", path: modulePath, want: "internal packages"},
+		{file: "internal/outbound/body.go", path: ours + "shouqianba", want: "internal packages"},
+		{file: "internal/outbound/body.go", path: ours + "internal/sandbox", want: "internal packages"},
+		{file: "internal/outbound/body.go", path: ours + "internal/secret"},
+	} {
+		t.Run(test.file+" imports "+test.path, func(t *testing.T) {
+			s := source{file: test.file, test: strings.HasSuffix(test.file, "_test.go")}
+			var refusing []string
+			for _, door := range doors {
+				if door.files(s) && (!s.test || door.tests) && door.closed(s, imported{test.path, test.blank}) {
+					refusing = append(refusing, door.name)
+				}
+			}
+			if test.want == "" && len(refusing) > 0 {
+				t.Errorf("refused by %q", refusing)
+			}
+			if test.want != "" && !slices.ContainsFunc(refusing, func(name string) bool { return strings.HasPrefix(name, test.want) }) {
+				t.Errorf("refused by %q, want %q", refusing, test.want)
+			}
+		})
+	}
+}
+
+// TestRooms: what somebody who opens the repository has to find.
+func TestRooms(t *testing.T) {
+	for _, file := range []string{
+		"module.go", "caddyfile.go", "signer.go", "event.go", "notify.go", "proxy.go", "guard.go",
+		"webhook/webhook.go", "webhook/sign.go", "webhook/caddyfile.go",
+		"cmd/caddy/main.go", "testdata/vectors",
+		"LICENSE", "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md", ".golangci.yml", ".gitignore",
+		".ci/run", ".github/workflows/ci.yml",
+	} {
+		if _, err := os.Stat(filepath.FromSlash(file)); err != nil {
+			t.Errorf("missing: %v", err)
+		}
+	}
+}
