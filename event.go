@@ -3,7 +3,9 @@ package chinaums
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
+	"math/bits"
 	"unicode/utf8"
 
 	"golang.org/x/text/encoding/simplifiedchinese"
@@ -24,18 +26,15 @@ type notifyEvent struct {
 
 // jsonNameSet holds the names of fields whose text is JSON. It does not change once made.
 type jsonNameSet struct {
-	names   map[string]struct{}
+	names   []string
 	lengths uint64 // bit n: there is a name of n bytes; bit 63: of 63 or more
 }
 
 // newJSONNames returns the four names of the documents and the extra ones.
 func newJSONNames(extra []string) *jsonNameSet {
-	set := &jsonNameSet{names: make(map[string]struct{}, 4+len(extra))}
-	for _, names := range [][]string{{"billPayment", "goods", "subOrders", "refundSubOrders"}, extra} {
-		for _, name := range names {
-			set.names[name] = struct{}{}
-			set.lengths |= 1 << min(len(name), 63)
-		}
+	set := &jsonNameSet{names: append([]string{"billPayment", "goods", "subOrders", "refundSubOrders"}, extra...)}
+	for _, name := range set.names {
+		set.lengths |= 1 << min(len(name), 63)
 	}
 	return set
 }
@@ -44,8 +43,12 @@ func (set *jsonNameSet) has(name []byte) bool {
 	if set.lengths>>min(len(name), 63)&1 == 0 {
 		return false
 	}
-	_, found := set.names[string(name)]
-	return found
+	for _, known := range set.names {
+		if string(name) == known {
+			return true
+		}
+	}
+	return false
 }
 
 var defaultJSONNames = newJSONNames(nil)
@@ -151,25 +154,25 @@ func (f *notifyFields) event(names *jsonNameSet) notifyEvent {
 	w.out = append(w.out, '{')
 	for i := range f.fields {
 		field := &f.fields[i]
-		if string(field.name) == "sign" {
+		rawName := f.name(field)
+		if string(rawName) == "sign" {
 			continue
-		}
-		name, value := toUTF8(field.name), toUTF8(field.value)
-		if number := eventField(field.name); number >= 0 {
-			values[number] = value
 		}
 		if len(w.out) > 1 {
 			w.out = append(w.out, ',')
 		}
-		w.string(name)
+		name, value := w.string(rawName), f.value(field)
 		w.out = append(w.out, ':')
 		if field.literal {
 			w.out = append(w.out, value...)
-			continue
+		} else {
+			rule := w.rule(name)
+			w.inBillPayment = rule == ruleJSON && string(name) == "billPayment"
+			value = w.text(value, rule, 1)
 		}
-		rule := w.rule(name)
-		w.inBillPayment = rule == ruleJSON && string(name) == "billPayment"
-		w.text(value, rule, 1)
+		if number := eventField(rawName); number >= 0 {
+			values[number] = value
+		}
 	}
 	w.inBillPayment = false
 	w.out = append(w.out, '}')
@@ -390,12 +393,23 @@ func (w *eventWriter) release() {
 }
 
 func (w *eventWriter) rule(name []byte) fieldRule {
-	switch {
-	case bytes.HasSuffix(name, amountSuffix), bytes.HasSuffix(name, contributeSuffix):
-		return ruleAmount
-	case len(name) > 6 && isTimeName(name):
-		return ruleTime
-	case w.names.has(name):
+	if len(name) > 0 {
+		switch name[len(name)-1] {
+		case 't':
+			if bytes.HasSuffix(name, amountSuffix) {
+				return ruleAmount
+			}
+		case 'e':
+			if bytes.HasSuffix(name, contributeSuffix) {
+				return ruleAmount
+			}
+			switch string(name) {
+			case "payTime", "createTime", "refundPayTime", "contractSignedTime", "contractExpiredTime":
+				return ruleTime
+			}
+		}
+	}
+	if w.names.has(name) {
 		return ruleJSON
 	}
 	return ruleNone
@@ -406,21 +420,14 @@ var (
 	contributeSuffix = []byte("Contribute")
 )
 
-func isTimeName(name []byte) bool {
-	switch string(name) {
-	case "payTime", "createTime", "refundPayTime", "contractSignedTime", "contractExpiredTime":
-		return true
-	}
-	return false
-}
-
-// text writes a field's text by the rule of the field's name. depth is that of an object or array in its place.
-func (w *eventWriter) text(text []byte, rule fieldRule, depth int) {
+// text writes a field's text by the rule of the field's name, and returns the text in UTF-8. depth is that of an
+// object or array in its place.
+func (w *eventWriter) text(text []byte, rule fieldRule, depth int) []byte {
 	switch rule {
 	case ruleAmount:
 		if isAmount(text) {
 			w.out = append(w.out, text...)
-			return
+			return text
 		}
 	case ruleTime:
 		mark := len(w.out)
@@ -428,15 +435,16 @@ func (w *eventWriter) text(text []byte, rule fieldRule, depth int) {
 		w.out = append(w.out, '"')
 		if w.out, ok = appendRFC3339(w.out, text); ok {
 			w.out = append(w.out, '"')
-			return
+			return text
 		}
 		w.out = w.out[:mark]
 	case ruleJSON:
+		text = toUTF8(text)
 		if w.nested(text, depth) {
-			return
+			return text
 		}
 	}
-	w.string(text)
+	return w.string(text)
 }
 
 // nested writes text as JSON if it is a JSON object or array that fits, and reports whether it is.
@@ -592,61 +600,74 @@ func (w *eventWriter) array(text []byte, i, depth int) int {
 	}
 }
 
-const (
-	lineSeparator      = "\u2028"
-	paragraphSeparator = "\u2029"
-	hexDigits          = "0123456789abcdef"
-)
+const hexDigits = "0123456789abcdef"
 
-// plainJSON says which bytes may stand in a JSON string as they are. 0xE2 may begin U+2028, which JavaScript's older
-// readers take for the end of a line.
-var plainJSON = func() (plain [256]bool) {
-	for c := range plain {
-		plain[c] = c >= ' ' && c != '"' && c != '\\' && byte(c) != lineSeparator[0]
+// string writes text as a JSON string, and returns it in UTF-8.
+func (w *eventWriter) string(text []byte) []byte {
+	i := plainRun(text, 0)
+	if i == len(text) {
+		w.out = append(append(append(w.out, '"'), text...), '"')
+		return text
 	}
-	return plain
-}()
-
-// string writes valid UTF-8 as a JSON string.
-func (w *eventWriter) string(text []byte) {
-	out := append(w.out, '"')
+	mark := len(w.out)
+	w.out = append(w.out, '"')
 	start := 0
-	for i := 0; i < len(text); {
+	for ; i < len(text); i = plainRun(text, i) {
 		c := text[i]
-		if plainJSON[c] {
-			i++
-			continue
-		}
-		if c == lineSeparator[0] {
-			if len(text)-i < 3 || text[i+1] != lineSeparator[1] || text[i+2]&^1 != lineSeparator[2] {
-				i++
-				continue
+		if c >= utf8.RuneSelf {
+			r, size := utf8.DecodeRune(text[i:])
+			if r == utf8.RuneError && size == 1 {
+				w.out = w.out[:mark]
+				return w.string(toUTF8(text))
 			}
-			out = append(out, text[start:i]...)
-			out = append(out, `\u202`...)
-			out = append(out, hexDigits[text[i+2]&0xF])
-			i += 3
-			start = i
+			// JavaScript's older readers take these two for the end of a line.
+			if r == '\u2028' || r == '\u2029' {
+				w.out = append(w.out, text[start:i]...)
+				w.out = append(w.out, `\u202`...)
+				w.out = append(w.out, hexDigits[r&0xF])
+				start = i + size
+			}
+			i += size
 			continue
 		}
-		out = append(out, text[start:i]...)
+		w.out = append(w.out, text[start:i]...)
 		switch c {
 		case '"', '\\':
-			out = append(out, '\\', c)
+			w.out = append(w.out, '\\', c)
 		case '\n':
-			out = append(out, '\\', 'n')
+			w.out = append(w.out, '\\', 'n')
 		case '\r':
-			out = append(out, '\\', 'r')
+			w.out = append(w.out, '\\', 'r')
 		case '\t':
-			out = append(out, '\\', 't')
+			w.out = append(w.out, '\\', 't')
 		default:
-			out = append(out, '\\', 'u', '0', '0', hexDigits[c>>4], hexDigits[c&0xF])
+			w.out = append(w.out, '\\', 'u', '0', '0', hexDigits[c>>4], hexDigits[c&0xF])
 		}
 		i++
 		start = i
 	}
-	out = append(out, text[start:]...)
-	w.out = append(out, '"')
+	w.out = append(w.out, text[start:]...)
+	w.out = append(w.out, '"')
+	return text
+}
+
+// plainRun returns the index of the first byte at or after i that is not plain in a JSON string: that is no ASCII, or
+// must be escaped.
+func plainRun(text []byte, i int) int {
+	const ones, highs = 0x0101010101010101, 0x8080808080808080
+	for ; len(text)-i >= 8; i += 8 {
+		word := binary.LittleEndian.Uint64(text[i:])
+		quotes, backslashes := word^('"'*ones), word^('\\'*ones)
+		// A borrow can only mark bytes above one that is marked rightly, and the lowest counts.
+		marked := (word | (word - ' '*ones) | (quotes-ones)&^quotes | (backslashes-ones)&^backslashes) & highs
+		if marked != 0 {
+			return i + bits.TrailingZeros64(marked)/8
+		}
+	}
+	for i < len(text) && text[i] >= ' ' && text[i] < utf8.RuneSelf && text[i] != '"' && text[i] != '\\' {
+		i++
+	}
+	return i
 }
 
 // toUTF8 returns text as it is if it is valid UTF-8, else read as GB18030, with U+FFFD for what is neither.

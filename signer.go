@@ -2,7 +2,6 @@ package chinaums
 
 import (
 	"bytes"
-	"cmp"
 	"crypto/hmac"
 	"crypto/md5"
 	"crypto/sha256"
@@ -13,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"hash"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -49,6 +49,8 @@ type bodySigState struct {
 	signed    []byte
 	header    []byte
 	signature [sha256.Size]byte
+	second    int64 // of timestamp
+	timestamp []byte
 }
 
 func newBodySigner(appID, appKey string) *bodySigner {
@@ -62,6 +64,7 @@ func newBodySigner(appID, appKey string) *bodySigner {
 			mac:    hmac.New(sha256.New, key),
 			signed: make([]byte, 0, 256),
 			header: make([]byte, 0, 512),
+			second: math.MinInt64,
 		}
 	}
 	return s
@@ -72,15 +75,16 @@ func (s *bodySigner) authorization(now time.Time, nonce string, body []byte) str
 	state := s.states.Get().(*bodySigState)
 	defer s.states.Put(state)
 
+	if second := now.Unix(); second != state.second {
+		state.second, state.timestamp = second, now.In(beijing).AppendFormat(state.timestamp[:0], bodySigTimeLayout)
+	}
 	header := append(state.header[:0], s.prefix...)
-	start := len(header)
-	header = now.In(beijing).AppendFormat(header, bodySigTimeLayout)
-	timestamp := header[start:]
+	header = append(header, state.timestamp...)
 	header = append(header, `", Nonce="`...)
 	header = append(header, nonce...)
 	header = append(header, `", Signature="`...)
 
-	state.signed = append(append(append(state.signed[:0], s.appID...), timestamp...), nonce...)
+	state.signed = append(append(append(state.signed[:0], s.appID...), state.timestamp...), nonce...)
 	header = base64.StdEncoding.AppendEncode(header, state.sign(body))
 	header = append(header, '"')
 	state.header = header
@@ -234,27 +238,31 @@ func quoteText[T string | []byte](text T) string {
 	return strconv.Quote(string(text[:maxQuotedText])) + "…"
 }
 
-// notifyField is one parameter of a notify, decoded. Its value is never empty.
+// notifyField is one parameter of a notify, decoded: where its name and value stand in notifyFields.text. The value is
+// never empty.
 type notifyField struct {
-	name  []byte
-	value []byte
+	nameStart, nameEnd   int
+	valueStart, valueEnd int
 	// literal says that the value came as a JSON number or boolean, not as text.
 	literal bool
 }
 
-// sortedField places a field in the signed order. prefix is the beginning of its name, so that most comparisons do
-// not touch the name.
-type sortedField struct {
-	prefix uint64
-	index  int
-}
+// sortKey places a field in the signed order: the beginning of its name, so that most comparisons do not touch the
+// name, and in the low bits its index.
+type sortKey uint64
 
-// notifyFields are the parameters of one notify, in order of arrival. An empty value counts as absent and is not
-// kept. Fields may point into the parsed body and live until release.
+const (
+	sortIndexBits = 10 // enough for maxNotifyFields
+	sortIndexMask = 1<<sortIndexBits - 1
+)
+
+// notifyFields are the parameters of one notify, in order of arrival. An empty value counts as absent and is not kept.
+// They hold no reference to the body that was parsed.
 type notifyFields struct {
 	fields  []notifyField
-	sorted  []sortedField
-	decoded []byte // backs decoded names and values; never grows while fields point into it
+	sorted  []sortKey
+	oddName bool   // a name is empty or holds '&' or '='
+	text    []byte // a copy of the body, with every name and value decoded where it stands: decoding never lengthens
 	signed  []byte // the string to sign and, for a moment, a key
 	writer  eventWriter
 }
@@ -267,7 +275,7 @@ func acquireFields() *notifyFields { return notifyFieldsPool.Get().(*notifyField
 // release gives the fields back. Neither they nor anything that get returned may be used afterwards.
 func (f *notifyFields) release() {
 	f.reset()
-	f.decoded = trimBuffer(f.decoded)
+	f.text = trimBuffer(f.text)
 	f.signed = trimBuffer(f.signed)
 	f.writer.release()
 	notifyFieldsPool.Put(f)
@@ -275,10 +283,10 @@ func (f *notifyFields) release() {
 
 // reset forgets the fields and keeps the room that they took.
 func (f *notifyFields) reset() {
-	clear(f.fields) // drops the references to the body
 	f.fields = f.fields[:0]
 	f.sorted = f.sorted[:0]
-	f.decoded = f.decoded[:0]
+	f.oddName = false
+	f.text = f.text[:0]
 	f.signed = f.signed[:0]
 }
 
@@ -302,14 +310,13 @@ func (f *notifyFields) parse(body []byte) error {
 // parseForm reads application/x-www-form-urlencoded. Pairs end at a bare '&' only: a ';' is part of a value.
 func (f *notifyFields) parseForm(body []byte) error {
 	f.reset()
-	f.decoded = slices.Grow(f.decoded, len(body)) // decoding never lengthens
+	f.text = append(f.text, body...)
 	// The next percent sign and plus at or after the current pair: a pair before both needs no decoding.
 	percent, plus := -1, -1
-	for start := 0; start < len(body); {
+	for start, next := 0, 0; start < len(body); start = next {
 		end := indexByteFrom(body, '&', start)
-		pair := body[start:end]
-		if len(pair) == 0 {
-			start = end + 1
+		next = end + 1
+		if end == start {
 			continue
 		}
 		if percent < start {
@@ -318,30 +325,46 @@ func (f *notifyFields) parseForm(body []byte) error {
 		if plus < start {
 			plus = indexByteFrom(body, '+', start)
 		}
-		start = end + 1
-
-		name, value, _ := bytes.Cut(pair, equalsSign)
-		if min(percent, plus) < end {
-			rawName := name
-			var ok bool
-			if name, ok = f.decodeForm(name); !ok {
-				return newParseError(reasonEncoding, "parameter name %s: broken percent-encoding", quoteText(rawName))
+		nameEnd, valueStart := end, end
+		if cut := bytes.IndexByte(body[start:end], '='); cut >= 0 {
+			nameEnd, valueStart = start+cut, start+cut+1
+		}
+		field := notifyField{nameStart: start, nameEnd: nameEnd, valueStart: valueStart, valueEnd: end}
+		odd := nameEnd == start
+		if escape := min(percent, plus); escape < end {
+			if escape < nameEnd {
+				if field.nameEnd = f.decodeForm(body, start, nameEnd); field.nameEnd < 0 {
+					return newParseError(reasonEncoding, "parameter name %s: broken percent-encoding",
+						quoteText(body[start:nameEnd]))
+				}
+				odd = isOddName(f.name(&field))
 			}
-			if value, ok = f.decodeForm(value); !ok {
-				return newParseError(reasonEncoding, "parameter %s: broken percent-encoding", quoteText(name))
+			if field.valueEnd = f.decodeForm(body, valueStart, end); field.valueEnd < 0 {
+				return newParseError(reasonEncoding, "parameter %s: broken percent-encoding", quoteText(f.name(&field)))
 			}
 		}
-		if len(value) == 0 {
+		if field.valueEnd == field.valueStart {
 			continue
 		}
-		if err := f.add(notifyField{name: name, value: value}); err != nil {
+		if err := f.add(&field, odd); err != nil {
 			return err
 		}
 	}
 	return f.sort()
 }
 
-var equalsSign = []byte{'='}
+func (f *notifyFields) name(field *notifyField) []byte {
+	return f.text[field.nameStart:field.nameEnd:field.nameEnd]
+}
+
+func (f *notifyFields) value(field *notifyField) []byte {
+	return f.text[field.valueStart:field.valueEnd:field.valueEnd]
+}
+
+// isOddName reports whether the signed string does not say where the name ends.
+func isOddName(name []byte) bool {
+	return len(name) == 0 || bytes.IndexByte(name, '=') >= 0 || bytes.IndexByte(name, '&') >= 0
+}
 
 // indexByteFrom returns the index of the first c at or after start, or the length of text.
 func indexByteFrom(text []byte, c byte, start int) int {
@@ -351,29 +374,31 @@ func indexByteFrom(text []byte, c byte, start int) int {
 	return len(text)
 }
 
-// decodeForm decodes percent-encoding and plus signs into f.decoded.
-func (f *notifyFields) decodeForm(text []byte) ([]byte, bool) {
-	start, decoded := len(f.decoded), f.decoded
-	for i := 0; i < len(text); i++ {
-		c := text[i]
+// decodeForm decodes the percent-encoding and plus signs of body[start:end] into f.text at the same place. It returns
+// where the decoded text ends, or -1.
+func (f *notifyFields) decodeForm(body []byte, start, end int) int {
+	text := f.text
+	n := start
+	for i := start; i < end; i++ {
+		c := body[i]
 		switch c {
 		case '+':
 			c = ' '
 		case '%':
-			if i+2 >= len(text) {
-				return nil, false
+			if i+2 >= end {
+				return -1
 			}
-			high, low := hexValues[text[i+1]], hexValues[text[i+2]]
+			high, low := hexValues[body[i+1]], hexValues[body[i+2]]
 			if high|low > 15 {
-				return nil, false
+				return -1
 			}
 			c = high<<4 | low
 			i += 2
 		}
-		decoded = append(decoded, c)
+		text[n] = c
+		n++
 	}
-	f.decoded = decoded
-	return decoded[start:len(decoded):len(decoded)], true
+	return n
 }
 
 // hexValues holds the value of every hexadecimal digit, and 255 for any other byte.
@@ -393,7 +418,7 @@ var hexValues = func() (values [256]byte) {
 // parseJSON reads one flat JSON object. A number or boolean is kept as its literal text; null counts as absent.
 func (f *notifyFields) parseJSON(body []byte) error {
 	f.reset()
-	f.decoded = slices.Grow(f.decoded, len(body)) // decoding never lengthens
+	f.text = append(f.text, body...)
 	i := skipJSONSpace(body, 0)
 	if i == len(body) || body[i] != '{' {
 		return newParseError(reasonJSON, "the body is not a JSON object")
@@ -403,10 +428,15 @@ func (f *notifyFields) parseJSON(body []byte) error {
 		return f.endJSON(body, i+1)
 	}
 	for {
-		name, next := f.decodeJSON(body, i)
-		if next < 0 {
+		if i == len(body) || body[i] != '"' {
 			return newParseError(reasonJSON, "broken JSON at byte %d: expected a name", i)
 		}
+		field := notifyField{nameStart: i + 1}
+		next := 0
+		if field.nameEnd, next = f.decodeJSON(body, i); next < 0 {
+			return newParseError(reasonJSON, "broken JSON at byte %d: the name is not a valid string", i)
+		}
+		name := f.name(&field)
 		i = skipJSONSpace(body, next)
 		if i == len(body) || body[i] != ':' {
 			return newParseError(reasonJSON, "field %s: expected a colon after the name", quoteText(name))
@@ -415,23 +445,23 @@ func (f *notifyFields) parseJSON(body []byte) error {
 		if i == len(body) {
 			return newParseError(reasonJSON, "field %s: the value is missing", quoteText(name))
 		}
-		field := notifyField{name: name}
-		switch c := body[i]; c {
+		switch body[i] {
 		case '"':
-			field.value, next = f.decodeJSON(body, i)
+			field.valueStart = i + 1
+			field.valueEnd, next = f.decodeJSON(body, i)
 		case '{', '[':
 			return newParseError(reasonJSON, "field %s: nested JSON; a notify is one flat object", quoteText(name))
+		case 'n':
+			next = scanJSONLiteral(body, i)
 		default:
 			next = scanJSONLiteral(body, i)
-			if next >= 0 && c != 'n' {
-				field.value, field.literal = body[i:next:next], true
-			}
+			field.valueStart, field.valueEnd, field.literal = i, next, true
 		}
 		if next < 0 {
 			return newParseError(reasonJSON, "field %s: the value is not valid JSON", quoteText(name))
 		}
-		if len(field.value) > 0 {
-			if err := f.add(field); err != nil {
+		if field.valueEnd > field.valueStart {
+			if err := f.add(&field, isOddName(name)); err != nil {
 				return err
 			}
 		}
@@ -457,29 +487,23 @@ func (f *notifyFields) endJSON(body []byte, end int) error {
 	return f.sort()
 }
 
-// decodeJSON returns the text of the string at body[i], and the index behind it or -1.
-func (f *notifyFields) decodeJSON(body []byte, i int) ([]byte, int) {
-	if i == len(body) || body[i] != '"' {
-		return nil, -1
-	}
-	end := skipPlainJSON(body, i+1)
+// decodeJSON decodes the string at body[i], where its opening quote is, into f.text at the same place. It returns where
+// the decoded text ends, and the index behind the string, or -1.
+func (f *notifyFields) decodeJSON(body []byte, i int) (end, next int) {
+	end = skipPlainJSON(body, i+1)
 	if end < len(body) && body[end] == '"' {
-		return body[i+1 : end : end], end + 1
+		return end, end + 1
 	}
-	start := len(f.decoded)
-	decoded, next := appendJSONText(f.decoded, body, i, false)
-	if next < 0 {
-		return nil, -1
-	}
-	f.decoded = decoded
-	return decoded[start:len(decoded):len(decoded)], next
+	decoded, next := appendJSONText(f.text[:i+1], body, i, false)
+	return len(decoded), next
 }
 
-func (f *notifyFields) add(field notifyField) error {
+func (f *notifyFields) add(field *notifyField, oddName bool) error {
 	if len(f.fields) == maxNotifyFields {
 		return newParseError(reasonTooMany, "more than %d parameters", maxNotifyFields)
 	}
-	f.fields = append(f.fields, field)
+	f.fields = append(f.fields, *field)
+	f.oddName = f.oddName || oddName
 	return nil
 }
 
@@ -488,63 +512,65 @@ const maxInsertionSort = 64
 
 // sort orders the fields by the raw bytes of their names, as they are signed, and finds a repeated name.
 func (f *notifyFields) sort() error {
-	sorted := slices.Grow(f.sorted[:0], len(f.fields))[:len(f.fields)]
+	sorted := slices.Grow(f.sorted[:0], len(f.fields))
 	for i := range f.fields {
-		sorted[i] = sortedField{prefix: namePrefix(f.fields[i].name), index: i}
-	}
-	f.sorted = sorted
-	if len(sorted) <= maxInsertionSort {
-		for i := 1; i < len(sorted); i++ {
-			field := sorted[i]
-			j := i
-			for ; j > 0 && f.less(field, sorted[j-1]); j-- {
-				sorted[j] = sorted[j-1]
-			}
-			sorted[j] = field
-		}
-	} else {
-		slices.SortFunc(sorted, func(a, b sortedField) int {
-			if a.prefix != b.prefix {
-				return cmp.Compare(a.prefix, b.prefix)
-			}
-			return bytes.Compare(f.fields[a.index].name, f.fields[b.index].name)
-		})
-	}
-	for i := 1; i < len(sorted); i++ {
-		if sorted[i].prefix != sorted[i-1].prefix {
+		key := newSortKey(f.name(&f.fields[i]), i)
+		sorted = append(sorted, key)
+		if len(f.fields) > maxInsertionSort {
 			continue
 		}
-		if name := f.fields[sorted[i].index].name; bytes.Equal(name, f.fields[sorted[i-1].index].name) {
-			return newParseError(reasonRepeated, "parameter %s is repeated", quoteText(name))
+		j := i
+		for ; j > 0 && key < sorted[j-1]; j-- {
+			sorted[j] = sorted[j-1]
 		}
+		sorted[j] = key
+	}
+	if len(sorted) > maxInsertionSort {
+		slices.Sort(sorted)
+	}
+	f.sorted = sorted
+
+	// Whole names decide among those that begin alike.
+	for start := 0; start < len(sorted); {
+		end := start + 1
+		for end < len(sorted) && sorted[start]&^sortIndexMask == sorted[end]&^sortIndexMask {
+			end++
+		}
+		if alike := sorted[start:end]; len(alike) > 1 {
+			slices.SortFunc(alike, func(a, b sortKey) int { return bytes.Compare(f.name(f.at(a)), f.name(f.at(b))) })
+			for i := 1; i < len(alike); i++ {
+				if name := f.name(f.at(alike[i])); bytes.Equal(name, f.name(f.at(alike[i-1]))) {
+					return newParseError(reasonRepeated, "parameter %s is repeated", quoteText(name))
+				}
+			}
+		}
+		start = end
 	}
 	return nil
 }
 
-func (f *notifyFields) less(a, b sortedField) bool {
-	if a.prefix != b.prefix {
-		return a.prefix < b.prefix
-	}
-	return bytes.Compare(f.fields[a.index].name, f.fields[b.index].name) < 0
-}
+func (f *notifyFields) at(key sortKey) *notifyField { return &f.fields[key&sortIndexMask] }
 
-// namePrefix returns the first eight bytes of a name, filled up with zeros, such that numbers order as names do.
-func namePrefix(name []byte) uint64 {
-	if len(name) >= 8 {
-		return binary.BigEndian.Uint64(name)
-	}
+// newSortKey takes as much of the name's first eight bytes, filled up with zeros, as leaves room for the index. Such
+// numbers order as the names do, or are alike.
+func newSortKey(name []byte, index int) sortKey {
 	var prefix uint64
-	for _, c := range name {
-		prefix = prefix<<8 | uint64(c)
+	if len(name) >= 8 {
+		prefix = binary.BigEndian.Uint64(name)
+	} else {
+		for _, c := range name {
+			prefix = prefix<<8 | uint64(c)
+		}
+		prefix <<= 8 * (8 - len(name))
 	}
-	return prefix << (8 * (8 - len(name)))
+	return sortKey(prefix&^sortIndexMask | uint64(index))
 }
 
 // get returns the value of a parameter; the bytes are valid until release.
 func (f *notifyFields) get(name string) ([]byte, bool) {
 	for i := range f.fields {
-		if string(f.fields[i].name) == name {
-			return f.fields[i].value, true
+		if field := &f.fields[i]; string(f.name(field)) == name {
+			return f.value(field), true
 		}
 	}
 	return nil, false
@@ -553,23 +579,20 @@ func (f *notifyFields) get(name string) ([]byte, bool) {
 // appendStringToSign appends what the digest covers, without the key: all parameters but sign, sorted, name=value
 // joined with '&', values as decoded.
 func (f *notifyFields) appendStringToSign(dst []byte) []byte {
-	size := 0
-	for i := range f.fields {
-		size += len(f.fields[i].name) + len(f.fields[i].value) + 2
-	}
-	dst = slices.Grow(dst, size)
+	dst = slices.Grow(dst, len(f.text)+len(f.fields)) // a JSON literal has no quotes to give room for '=' and '&'
 	start := len(dst)
-	for _, sorted := range f.sorted {
-		field := &f.fields[sorted.index]
-		if string(field.name) == "sign" {
+	for _, key := range f.sorted {
+		field := f.at(key)
+		name := f.name(field)
+		if string(name) == "sign" {
 			continue
 		}
 		if len(dst) > start {
 			dst = append(dst, '&')
 		}
-		dst = append(dst, field.name...)
+		dst = append(dst, name...)
 		dst = append(dst, '=')
-		dst = append(dst, field.value...)
+		dst = append(dst, f.value(field)...)
 	}
 	return dst
 }
@@ -679,15 +702,15 @@ var decidingByFirst = func() (table [256][]string) {
 // ambiguous reports whether the signed string could have been cut in another way that decides otherwise. The
 // signature is known to be right, so that sign and signType hold nothing but a digest and its name.
 func (f *notifyFields) ambiguous(signed []byte) bool {
+	if f.oddName {
+		return true
+	}
 	pairs := len(f.fields) - 1 // all but sign
-	// With one '=' in every pair and one '&' between two, no name and no value holds any.
-	plain := bytes.Count(signed, equalsSign) == pairs && bytes.Count(signed, ampersand) == max(pairs-1, 0)
+	// The names hold no '&'; with one between every two pairs, neither does any value.
+	plain := bytes.Count(signed, ampersand) == max(pairs-1, 0)
 	for i := range f.fields {
 		field := &f.fields[i]
-		if len(field.name) == 0 || f.respells(field.name) {
-			return true
-		}
-		if !plain && (bytes.ContainsAny(field.name, "&=") || holdsDecidingPair(field.value)) {
+		if f.respells(f.name(field)) || !plain && holdsDecidingPair(f.value(field)) {
 			return true
 		}
 	}
@@ -696,17 +719,18 @@ func (f *notifyFields) ambiguous(signed []byte) bool {
 
 var ampersand = []byte{'&'}
 
-// respells reports whether name is a deciding name in other letters (letter case aside the same) of a parameter that
-// is present too: many a JSON reader takes both for one field, and the last one wins.
+// respells reports whether name is, letter case aside, a deciding name that is present too: many a JSON reader takes
+// both for one field, and the last one wins.
 func (f *notifyFields) respells(name []byte) bool {
 	for _, deciding := range decidingByFirst[name[0]] {
-		if len(name) < len(deciding) || string(name) == deciding {
+		if len(name) < len(deciding) || lowerASCII(name[1]) != deciding[1] && name[1] < utf8.RuneSelf {
 			continue
 		}
-		if strings.EqualFold(string(name), deciding) {
-			_, present := f.get(deciding)
-			return present
+		if string(name) == deciding || !strings.EqualFold(string(name), deciding) {
+			continue
 		}
+		_, present := f.get(deciding)
+		return present
 	}
 	return false
 }
