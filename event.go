@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"math/bits"
+	"slices"
 	"unicode/utf8"
 
 	"golang.org/x/text/encoding/simplifiedchinese"
@@ -606,7 +607,12 @@ const hexDigits = "0123456789abcdef"
 func (w *eventWriter) string(text []byte) []byte {
 	i := plainRun(text, 0)
 	if i == len(text) {
-		w.out = append(append(append(w.out, '"'), text...), '"')
+		start := len(w.out)
+		w.out = slices.Grow(w.out, len(text)+2)[:start+len(text)+2]
+		quoted := w.out[start:]
+		quoted[0] = '"'
+		copy(quoted[1:], text)
+		quoted[len(quoted)-1] = '"'
 		return text
 	}
 	mark := len(w.out)
@@ -654,20 +660,32 @@ func (w *eventWriter) string(text []byte) []byte {
 // plainRun returns the index of the first byte at or after i that is not plain in a JSON string: that is no ASCII, or
 // must be escaped.
 func plainRun(text []byte, i int) int {
-	const ones, highs = 0x0101010101010101, 0x8080808080808080
 	for ; len(text)-i >= 8; i += 8 {
-		word := binary.LittleEndian.Uint64(text[i:])
-		quotes, backslashes := word^('"'*ones), word^('\\'*ones)
-		// A borrow can only mark bytes above one that is marked rightly, and the lowest counts.
-		marked := (word | (word - ' '*ones) | (quotes-ones)&^quotes | (backslashes-ones)&^backslashes) & highs
-		if marked != 0 {
+		if marked := markSpecial(binary.LittleEndian.Uint64(text[i:])); marked != 0 {
 			return i + bits.TrailingZeros64(marked)/8
 		}
+	}
+	rest := len(text) - i
+	if rest == 0 {
+		return i
+	}
+	if len(text) >= 8 {
+		// The last bytes, with zeros behind them, which are special.
+		word := binary.LittleEndian.Uint64(text[len(text)-8:]) >> (8 * (8 - rest))
+		return i + bits.TrailingZeros64(markSpecial(word))/8
 	}
 	for i < len(text) && text[i] >= ' ' && text[i] < utf8.RuneSelf && text[i] != '"' && text[i] != '\\' {
 		i++
 	}
 	return i
+}
+
+// markSpecial sets the high bit of the lowest byte that is not plain in a JSON string, and perhaps bits above it: a
+// borrow marks wrongly only above a byte that is marked rightly.
+func markSpecial(word uint64) uint64 {
+	const ones, highs = 0x0101010101010101, 0x8080808080808080
+	quotes, backslashes := word^('"'*ones), word^('\\'*ones)
+	return (word | (word - ' '*ones) | (quotes - ones) | (backslashes - ones)) & highs
 }
 
 // toUTF8 returns text as it is if it is valid UTF-8, else read as GB18030, with U+FFFD for what is neither.

@@ -241,8 +241,7 @@ func quoteText[T string | []byte](text T) string {
 // notifyField is one parameter of a notify, decoded: where its name and value stand in notifyFields.text. The value is
 // never empty.
 type notifyField struct {
-	nameStart, nameEnd   int
-	valueStart, valueEnd int
+	nameStart, nameEnd, valueStart, valueEnd int
 	// literal says that the value came as a JSON number or boolean, not as text.
 	literal bool
 }
@@ -688,14 +687,17 @@ var decidingNames = [...]string{
 	"targetOrderId", "sign", "signType",
 }
 
-// decidingByFirst holds the deciding names by their first byte in both letter cases. 0xC5 begins U+017F, which case
-// folding of Unicode (and so many a JSON reader) takes for an s.
+// longSByte begins U+017F, which Unicode's case folding, and so many a JSON reader, takes for an s. (The other such
+// character, U+212A, stands for a k, which no deciding name has.)
+const longSByte = 0xC5
+
+// decidingByFirst holds the deciding names by their first byte, in both letter cases.
 var decidingByFirst = func() (table [256][]string) {
 	for _, name := range decidingNames {
 		table[name[0]] = append(table[name[0]], name)
 		table[name[0]-'a'+'A'] = append(table[name[0]-'a'+'A'], name)
 	}
-	table[0xC5] = table['s']
+	table[longSByte] = table['s']
 	return table
 }()
 
@@ -708,9 +710,10 @@ func (f *notifyFields) ambiguous(signed []byte) bool {
 	pairs := len(f.fields) - 1 // all but sign
 	// The names hold no '&'; with one between every two pairs, neither does any value.
 	plain := bytes.Count(signed, ampersand) == max(pairs-1, 0)
+	longS := bytes.IndexByte(signed, longSByte) >= 0
 	for i := range f.fields {
 		field := &f.fields[i]
-		if f.respells(f.name(field)) || !plain && holdsDecidingPair(f.value(field)) {
+		if f.respells(f.name(field), longS) || !plain && holdsDecidingPair(f.value(field)) {
 			return true
 		}
 	}
@@ -721,9 +724,10 @@ var ampersand = []byte{'&'}
 
 // respells reports whether name is, letter case aside, a deciding name that is present too: many a JSON reader takes
 // both for one field, and the last one wins.
-func (f *notifyFields) respells(name []byte) bool {
+// Without a long s only a name of the same length can be one.
+func (f *notifyFields) respells(name []byte, longS bool) bool {
 	for _, deciding := range decidingByFirst[name[0]] {
-		if len(name) < len(deciding) || lowerASCII(name[1]) != deciding[1] && name[1] < utf8.RuneSelf {
+		if len(name) != len(deciding) && !longS {
 			continue
 		}
 		if string(name) == deciding || !strings.EqualFold(string(name), deciding) {

@@ -181,4 +181,3 @@ func isProxyError(err error) bool {
 	handlerErr, ok := errors.AsType[caddyhttp.HandlerError](err)
 	return ok && handlerErr.StatusCode >= 502 && handlerErr.StatusCode <= 504
 }
-
