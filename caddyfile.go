@@ -170,6 +170,7 @@ func parseGuard(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 //	    max_size     <size>
 //	    max_response <size>
 //	    timeout      <duration>
+//	    validate     off|warn|reject
 //	}
 func (g *Guard) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // the directive's name
@@ -204,6 +205,8 @@ func (g *Guard) option(o *options) (known bool, err error) {
 		err = o.size(&g.MaxResponse)
 	case "timeout":
 		err = o.duration(&g.Timeout)
+	case "validate":
+		err = o.word(&g.Validate, "off", "warn", "reject")
 	default:
 		return false, nil
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 
+	"github.com/caddy-chinaums/caddy-chinaums/internal/fields"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/outbound"
 )
 
@@ -14,6 +15,7 @@ var platform = outbound.Platform{
 	DeniedPaths: []string{"/v1/token/*"},
 	ErrCode:     errCode,
 	Order:       orderOf,
+	Validate:    validate,
 }
 
 // envelope gives the gateway's own answer the platform's shape (checklist A-RSP-01, A-RSP-02).
@@ -22,7 +24,8 @@ func envelope(e *outbound.Error) []byte {
 		ErrCode string           `json:"errCode"`
 		ErrMsg  string           `json:"errMsg"`
 		Outcome outbound.Outcome `json:"outcome"`
-	}{e.Code, e.Message(), e.Outcome})
+		Fields  []fields.Error   `json:"fields,omitempty"`
+	}{e.Code, e.Message(), e.Outcome, e.Fields})
 	if err != nil {
 		panic(err) // strings always marshal
 	}

@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"sync/atomic"
 	"time"
+
+	"github.com/caddy-chinaums/caddy-chinaums/internal/fields"
 )
 
 // Account is the merchant or terminal whose keys sign a call. It is asked for its key at each attempt, because a key
@@ -35,6 +37,9 @@ type Platform struct {
 	ErrCode func(body []byte) string
 	// Order finds the merchant's order number in a call's body, for logs; "" where there is none.
 	Order func(body []byte) string
+	// Validate says what does not fit the documents' tables about a body that is called at a path. It is nil where there
+	// are no tables.
+	Validate func(path string, body []byte) []fields.Error
 }
 
 type callKey struct{}

@@ -47,6 +47,11 @@ type Guard struct {
 	// take to arrive. Default: 60s.
 	Timeout caddy.Duration `json:"timeout,omitempty"`
 
+	// Whether the body's fields are held against the tables of the platform's documents: `off`, `warn` (what does not
+	// fit is logged) or `reject` (and not sent). Interfaces without a table, and fields that are in none, pass.
+	// Default: off.
+	Validate string `json:"validate,omitempty"`
+
 	platform *Platform
 	metrics  *Metrics
 	flights  *Flights
@@ -80,6 +85,9 @@ func (g *Guard) Provision(ctx caddy.Context, platform *Platform, metrics *Metric
 	}
 	if g.MaxSize < 0 || g.MaxResponse < 0 || g.Timeout < 0 {
 		return fmt.Errorf("max_size, max_response and timeout must be positive")
+	}
+	if err := g.provisionValidate(); err != nil {
+		return err
 	}
 	tokens := make([]string, 0, len(g.Token))
 	for _, raw := range g.Token {
@@ -143,6 +151,9 @@ func (g *Guard) Admit(w http.ResponseWriter, r *http.Request, resolve func() Acc
 		return nil, call, refusal
 	}
 	call.Body = content
+	if refusal = g.validate(r, call); refusal != nil {
+		return nil, call, refusal
+	}
 
 	out := withCall(r, call)
 	out.Header = scrub(r.Header)
@@ -282,6 +293,9 @@ func (g *Guard) log(r *http.Request, call *Call, e *Error, writeErr error) {
 	}
 	if e.Cause != nil {
 		fields = append(fields, zap.Error(e.Cause))
+	}
+	if len(e.Fields) > 0 {
+		fields = append(fields, misfits(e.Fields))
 	}
 	if writeErr != nil {
 		fields = append(fields, zap.NamedError("write_error", writeErr))

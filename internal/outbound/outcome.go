@@ -11,6 +11,8 @@ import (
 	"net/http"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+
+	"github.com/caddy-chinaums/caddy-chinaums/internal/fields"
 )
 
 // Outcome says what the gateway knows of a call's fate; it is the value of the Gateway-Outcome header.
@@ -38,6 +40,8 @@ type Error struct {
 	Chinese string
 	English string
 	Cause   error // for the log only
+
+	Fields []fields.Error // what does not fit, where the guard validates
 }
 
 // The gateway's own answers, as the contract with users lists them.
@@ -45,6 +49,7 @@ var (
 	errForbidden   = Error{Status: http.StatusForbidden, Code: "GATEWAY_FORBIDDEN", Outcome: NotSent, Chinese: "网关拒绝此请求", English: "the gateway refuses this request"}
 	errNoMerchant  = Error{Status: http.StatusNotFound, Code: "GATEWAY_NO_MERCHANT", Outcome: NotSent, Reason: "no_merchant", Chinese: "网关没有此商户", English: "the gateway has no such merchant"}
 	errBadRequest  = Error{Status: http.StatusBadRequest, Code: "GATEWAY_BAD_REQUEST", Outcome: NotSent}
+	errInvalid     = Error{Status: http.StatusUnprocessableEntity, Code: "GATEWAY_INVALID", Outcome: NotSent, Reason: "invalid", Chinese: "请求字段不符合接口文档，请求未发出", English: "fields of the request do not fit the interface's documents; the call was not sent"}
 	errUnreachable = Error{Status: http.StatusBadGateway, Code: "GATEWAY_UNREACHABLE", Outcome: NotSent, Reason: "unreachable", Chinese: "无法连接支付平台，请求未发出，可以重试", English: "the platform cannot be reached; the call was not sent and may be repeated"}
 	errBadResponse = Error{Status: http.StatusBadGateway, Code: "GATEWAY_BAD_RESPONSE", Outcome: Unknown, Chinese: "支付平台的应答不完整或无效，结果未知，请先查询", English: "the platform's answer is incomplete or invalid; the outcome is unknown, query before repeating"}
 	errTimeout     = Error{Status: http.StatusGatewayTimeout, Code: "GATEWAY_TIMEOUT", Outcome: Unknown, Reason: "timeout", Chinese: "支付平台未按时应答，结果未知，请先查询", English: "the platform did not answer in time; the outcome is unknown, query before repeating"}

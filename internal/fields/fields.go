@@ -1,0 +1,540 @@
+// Package fields checks a call's body against the tables of the platform's documents, which are JSON Schema files, and
+// against rules across fields, which are Go. It knows neither Caddy nor a platform.
+//
+// What it says of a body never holds a value of it: names, rules and the tables' own limits only.
+package fields
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/big"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/santhosh-tekuri/jsonschema/v6"
+	"github.com/santhosh-tekuri/jsonschema/v6/kind"
+)
+
+// Error is one thing that does not fit.
+type Error struct {
+	Name    string `json:"name"`    // where: `mid`, `subOrders[0].mid`; empty for the body as a whole
+	Rule    string `json:"rule"`    // JSON Schema's keyword, or one of json, duplicate, sum, excludes
+	Message string `json:"message"` // Chinese / English
+
+	// Advice is for logs only: the documents disagree, and the call is let pass.
+	Advice bool `json:"-"`
+}
+
+const (
+	// maxErrors bounds an answer.
+	maxErrors = 32
+	// maxItems bounds what is made of a hostile array: each element can be an error of some hundred bytes.
+	maxItems = 1000
+)
+
+// Object is a JSON object as the tables see it: whole numbers are int64, all others float64.
+type Object = map[string]any
+
+// Rule looks across the fields of a body whose own fields have been judged already.
+type Rule func(body Object) []Error
+
+// Interface is one interface of a platform.
+type Interface struct {
+	Schema string // its table's file
+	Rules  []Rule
+}
+
+// Tables are a platform's interfaces, by the path that is called.
+type Tables struct {
+	interfaces map[string]table
+}
+
+type table struct {
+	schema *jsonschema.Schema
+	// textOf are the fields that may also hold the JSON text of their value.
+	textOf []string
+	rules  []Rule
+}
+
+// Compile reads the interfaces' schemas from files.
+func Compile(files fs.FS, interfaces map[string]Interface) (*Tables, error) {
+	compiler := jsonschema.NewCompiler()
+	compiler.DefaultDraft(jsonschema.Draft2020)
+	compiler.UseLoader(loader{files})
+	t := &Tables{interfaces: make(map[string]table, len(interfaces))}
+	for called, i := range interfaces {
+		schema, err := compiler.Compile(scheme + i.Schema)
+		if err != nil {
+			return nil, fmt.Errorf("compiling %s: %w", i.Schema, err)
+		}
+		entry := table{schema: schema, rules: i.Rules}
+		for name, property := range properties(schema) {
+			if property.Types != nil && accepts(property, "string") && (accepts(property, "array") || accepts(property, "object")) {
+				entry.textOf = append(entry.textOf, name)
+			}
+		}
+		slices.Sort(entry.textOf)
+		t.interfaces[called] = entry
+	}
+	return t, nil
+}
+
+const scheme = "schema:///"
+
+type loader struct{ files fs.FS }
+
+func (l loader) Load(url string) (any, error) {
+	content, err := fs.ReadFile(l.files, strings.TrimPrefix(url, scheme))
+	if err != nil {
+		return nil, err
+	}
+	return jsonschema.UnmarshalJSON(bytes.NewReader(content))
+}
+
+// Check says what does not fit about a body that is called at a path, sorted by name. A path without a table passes.
+func (t *Tables) Check(called string, body []byte) []Error {
+	i, ok := t.interfaces[path.Clean(called)]
+	if !ok {
+		return nil
+	}
+	found := i.check(body)
+	slices.SortStableFunc(found, func(a, b Error) int {
+		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Rule, b.Rule))
+	})
+	found = slices.CompactFunc(found, func(a, b Error) bool { return a.Name == b.Name && a.Rule == b.Rule })
+	return found[:min(len(found), maxErrors)]
+}
+
+func (t *table) check(body []byte) []Error {
+	if !utf8.Valid(body) {
+		return []Error{{Rule: "json", Message: "请求体不是 UTF-8 / the body is not UTF-8"}}
+	}
+	value, found, err := decode(body)
+	if err != nil {
+		return []Error{{Rule: "json", Message: "请求体不是合法的 JSON / the body is not valid JSON"}}
+	}
+	object, ok := value.(Object)
+	if !ok {
+		return []Error{{Rule: "type", Message: "请求体应为 JSON 对象 / the body must be a JSON object"}}
+	}
+	for _, name := range t.textOf {
+		if text, ok := object[name].(string); ok && text != "" {
+			found = append(found, t.unfold(object, name, text)...)
+		}
+	}
+	if err := t.schema.Validate(object); err != nil {
+		failed, ok := errors.AsType[*jsonschema.ValidationError](err)
+		if !ok {
+			panic(err) // the library has no other errors
+		}
+		found = t.leaves(failed, found)
+	}
+	for _, rule := range t.rules {
+		found = append(found, rule(object)...)
+	}
+	return found
+}
+
+// unfold puts the value of a JSON text in the text's place, so that the table's rows are held against it.
+func (t *table) unfold(object Object, name, text string) []Error {
+	property := properties(t.schema)[name]
+	value, found, err := decode([]byte(text))
+	if err != nil {
+		return []Error{{Name: name, Rule: "json", Message: name + " 的文本不是合法的 JSON / the text of " + name + " is not valid JSON"}}
+	}
+	for i := range found {
+		found[i].Name = strings.TrimSuffix(name+"."+found[i].Name, ".")
+	}
+	switch value.(type) {
+	case []any:
+		ok := accepts(property, "array")
+		if !ok {
+			return append(found, typeError(name, property))
+		}
+	case Object:
+		if !accepts(property, "object") {
+			return append(found, typeError(name, property))
+		}
+	default:
+		return append(found, typeError(name, property))
+	}
+	object[name] = value
+	return found
+}
+
+// leaves collects the causes at the bottom of the library's tree of errors.
+func (t *table) leaves(e *jsonschema.ValidationError, found []Error) []Error {
+	if len(found) > maxErrors {
+		return found
+	}
+	for _, cause := range e.Causes {
+		found = t.leaves(cause, found)
+	}
+	if len(e.Causes) > 0 {
+		return found
+	}
+	name := nameOf(e.InstanceLocation)
+	property := at(t.schema, e.InstanceLocation)
+	switch k := e.ErrorKind.(type) {
+	case *kind.Required:
+		for _, missing := range k.Missing {
+			if name != "" {
+				missing = name + "." + missing
+			}
+			found = append(found, Missing(missing))
+		}
+		return found
+	case *kind.Type:
+		return append(found, typeError(name, property))
+	case *kind.MinLength:
+		return append(found, lengthError(name, "minLength", property))
+	case *kind.MaxLength:
+		return append(found, lengthError(name, "maxLength", property))
+	case *kind.Minimum:
+		return append(found, rangeError(name, "minimum", property))
+	case *kind.Maximum:
+		return append(found, rangeError(name, "maximum", property))
+	case *kind.Pattern:
+		return append(found, patternError(name, k.Got, property))
+	case *kind.Enum:
+		words := listed(k.Want)
+		return append(found, Error{name, "enum", name + " 只能取 " + words + " / " + name + " must be one of " + words, false})
+	case *kind.MaxItems:
+		return append(found, tooMany(name, k.Want))
+	}
+	rule := "schema"
+	if keywords := e.ErrorKind.KeywordPath(); len(keywords) > 0 {
+		rule = keywords[0]
+	}
+	return append(found, Error{name, rule, name + " 不符合接口文档 / " + name + " does not fit the documents", false})
+}
+
+// Missing is the error of a field that has to be there.
+func Missing(name string) Error {
+	return Error{Name: name, Rule: "required", Message: "缺少 " + name + " / " + name + " is missing"}
+}
+
+func tooMany(name string, limit int) Error {
+	return Error{Name: name, Rule: "maxItems", Message: fmt.Sprintf("%s 最多 %d 项 / %s must have at most %d elements", name, limit, name, limit)}
+}
+
+func typeError(name string, property *jsonschema.Schema) Error {
+	if property == nil || property.Types == nil {
+		return Error{Name: name, Rule: "type", Message: name + " 类型错误 / " + name + " is of a wrong type"}
+	}
+	var chinese, english []string
+	for _, word := range property.Types.ToStrings() {
+		chinese = append(chinese, typeWords[word][0])
+		english = append(english, typeWords[word][1])
+	}
+	return Error{Name: name, Rule: "type", Message: fmt.Sprintf("%s 应为%s / %s must be %s", name, strings.Join(chinese, "或"), name, strings.Join(english, " or "))}
+}
+
+var typeWords = map[string][2]string{
+	"null":    {"空值", "null"},
+	"boolean": {"布尔值", "a boolean"},
+	"number":  {"数字", "a number"},
+	"integer": {"整数", "an integer"},
+	"string":  {"字符串", "a string"},
+	"array":   {"数组", "an array"},
+	"object":  {"对象", "an object"},
+}
+
+func lengthError(name, rule string, property *jsonschema.Schema) Error {
+	low, high := 0, ""
+	if property.MinLength != nil {
+		low = *property.MinLength
+	}
+	if property.MaxLength != nil {
+		high = strconv.Itoa(*property.MaxLength)
+	}
+	if high == "" {
+		return Error{Name: name, Rule: rule, Message: fmt.Sprintf("%s 至少 %d 个字符 / %s must have at least %d characters", name, low, name, low)}
+	}
+	return Error{Name: name, Rule: rule, Message: fmt.Sprintf("%s 长度应为 %d 到 %s 个字符 / %s must have %d to %s characters", name, low, high, name, low, high)}
+}
+
+func rangeError(name, rule string, property *jsonschema.Schema) Error {
+	low, high := limit(property.Minimum), limit(property.Maximum)
+	return Error{Name: name, Rule: rule, Message: fmt.Sprintf("%s 应为 %s 到 %s 的整数 / %s must be an integer from %s to %s", name, low, high, name, low, high)}
+}
+
+func limit(r *big.Rat) string {
+	if r == nil {
+		return "…"
+	}
+	return r.RatString()
+}
+
+// patternError tells of a text that should be a number what it would tell of the number.
+func patternError(name, text string, property *jsonschema.Schema) Error {
+	if property.Types != nil && accepts(property, "integer") && property.Minimum != nil && property.Maximum != nil {
+		value, ok := whole(text)
+		switch {
+		case !ok:
+			return Error{Name: name, Rule: "pattern", Message: rangeError(name, "", property).Message}
+		case big.NewRat(value, 1).Cmp(property.Minimum) < 0:
+			return rangeError(name, "minimum", property)
+		default:
+			return rangeError(name, "maximum", property)
+		}
+	}
+	if property.Title != "" {
+		return Error{Name: name, Rule: "pattern", Message: name + " 格式应为 " + property.Title + " / " + name + " must have the form " + property.Title}
+	}
+	return Error{Name: name, Rule: "pattern", Message: name + " 格式错误 / " + name + " has a wrong form"}
+}
+
+func listed(values []any) string {
+	words := make([]string, len(values))
+	for i, value := range values {
+		words[i] = fmt.Sprint(value)
+	}
+	slices.Sort(words)
+	return strings.Join(slices.Compact(words), ", ")
+}
+
+// nameOf writes a location as an app's developer would: subOrders[0].mid.
+func nameOf(location []string) string {
+	var b strings.Builder
+	for _, token := range location {
+		if _, err := strconv.Atoi(token); err == nil {
+			b.WriteString("[" + token + "]")
+			continue
+		}
+		if b.Len() > 0 {
+			b.WriteByte('.')
+		}
+		b.WriteString(token)
+	}
+	return b.String()
+}
+
+// at finds a field's schema.
+func at(schema *jsonschema.Schema, location []string) *jsonschema.Schema {
+	for _, token := range location {
+		if schema == nil {
+			break
+		}
+		if next, ok := properties(schema)[token]; ok {
+			schema = next
+			continue
+		}
+		schema = schema.Items2020
+	}
+	if schema == nil {
+		return new(jsonschema.Schema)
+	}
+	return schema
+}
+
+// properties are a schema's own and those of the one it refers to.
+func properties(schema *jsonschema.Schema) map[string]*jsonschema.Schema {
+	if len(schema.Properties) == 0 && schema.Ref != nil {
+		return properties(schema.Ref)
+	}
+	return schema.Properties
+}
+
+func accepts(schema *jsonschema.Schema, word string) bool {
+	return schema.Types != nil && slices.Contains(schema.Types.ToStrings(), word)
+}
+
+// Whole reads a whole number of either spelling, 1 or "1" (no sign, no leading zero).
+func Whole(value any) (int64, bool) {
+	switch v := value.(type) {
+	case int64:
+		return v, true
+	case string:
+		return whole(v)
+	}
+	return 0, false
+}
+
+func whole(text string) (int64, bool) {
+	if text == "" || len(text) > 18 || text[0] == '0' && len(text) > 1 {
+		return 0, false
+	}
+	for i := range len(text) {
+		if text[i] < '0' || text[i] > '9' {
+			return 0, false
+		}
+	}
+	value, err := strconv.ParseInt(text, 10, 64)
+	return value, err == nil
+}
+
+// Absent reports whether a field is not there or says nothing.
+func Absent(value any) bool {
+	switch v := value.(type) {
+	case nil:
+		return true
+	case string:
+		return v == ""
+	case []any:
+		return len(v) == 0
+	case Object:
+		return len(v) == 0
+	}
+	return false
+}
+
+// True reports whether a field says true, in either spelling.
+func True(value any) bool { return value == true || value == "true" }
+
+var errJSON = errors.New("not valid JSON")
+
+// decode reads JSON for the tables. It reports what JSON's grammar allows and two readers may read differently: a member
+// that stands twice.
+func decode(content []byte) (any, []Error, error) {
+	if !json.Valid(content) {
+		return nil, nil, errJSON
+	}
+	r := reader{content: content}
+	value := r.value()
+	return value, r.found, nil
+}
+
+// reader makes values of a text that is known to be valid JSON.
+type reader struct {
+	content []byte
+	next    int
+	where   []string
+	found   []Error
+}
+
+func (r *reader) space() byte {
+	for {
+		switch c := r.content[r.next]; c {
+		case ' ', '\t', '\r', '\n':
+			r.next++
+		default:
+			return c
+		}
+	}
+}
+
+func (r *reader) value() any {
+	switch r.space() {
+	case '{':
+		return r.object()
+	case '[':
+		return r.array()
+	case '"':
+		return r.text()
+	case 't':
+		r.next += len("true")
+		return true
+	case 'f':
+		r.next += len("false")
+		return false
+	case 'n':
+		r.next += len("null")
+		return nil
+	}
+	return r.number()
+}
+
+func (r *reader) object() Object {
+	object := make(Object, 16)
+	for r.next++; r.space() != '}'; {
+		if r.content[r.next] == ',' {
+			r.next++
+			r.space()
+		}
+		name := r.text()
+		r.space()
+		r.next++ // the colon
+		if _, twice := object[name]; twice && len(r.found) < maxErrors {
+			where := Quote(nameOf(append(slices.Clone(r.where), name)))
+			r.found = append(r.found, Error{Name: where, Rule: "duplicate", Message: where + " 重复出现 / " + where + " stands twice"})
+		}
+		r.where = append(r.where, name)
+		object[name] = r.value()
+		r.where = r.where[:len(r.where)-1]
+	}
+	r.next++
+	return object
+}
+
+func (r *reader) array() []any {
+	array := make([]any, 0, 4)
+	full := false
+	for r.next++; r.space() != ']'; {
+		if r.content[r.next] == ',' {
+			r.next++
+		}
+		r.where = append(r.where, strconv.Itoa(len(array)))
+		value := r.value()
+		r.where = r.where[:len(r.where)-1]
+		if len(array) < maxItems {
+			array = append(array, value)
+			continue
+		}
+		if !full && len(r.found) < maxErrors {
+			r.found = append(r.found, tooMany(Quote(nameOf(r.where)), maxItems))
+		}
+		full = true
+	}
+	r.next++
+	return array
+}
+
+func (r *reader) text() string {
+	start, plain := r.next, true
+	for r.next++; r.content[r.next] != '"'; r.next++ {
+		if r.content[r.next] == '\\' {
+			plain = false
+			r.next++
+		}
+	}
+	r.next++
+	if plain {
+		return string(r.content[start+1 : r.next-1])
+	}
+	var text string
+	if err := json.Unmarshal(r.content[start:r.next], &text); err != nil {
+		panic(err) // valid JSON
+	}
+	return text
+}
+
+// number makes an int64 of a plain integer; one that has no place there is the largest that has, beyond any limit of a
+// table. The literals 1.0 and 1e2 are no integers: JSON Schema would say so, but a platform that reads an amount with
+// an integer's parser does not. What is shown to a table is then a fraction. (And the library makes a big.Rat of any
+// other type of number, for 1e999999999 with a billion digits.)
+func (r *reader) number() any {
+	start, plain := r.next, true
+	for ; r.next < len(r.content); r.next++ {
+		switch c := r.content[r.next]; {
+		case c >= '0' && c <= '9', c == '-':
+			continue
+		case c == '.', c == 'e', c == 'E', c == '+':
+			plain = false
+			continue
+		}
+		break
+	}
+	if !plain {
+		return fraction
+	}
+	value, _ := strconv.ParseInt(string(r.content[start:r.next]), 10, 64) // the nearest where it does not fit
+	return value
+}
+
+const fraction = 0.5
+
+// Quote bounds a name that comes from a body.
+func Quote(name string) string {
+	if len(name) > 64 {
+		name = strings.ToValidUTF8(name[:64], "") + "…"
+	}
+	return name
+}
