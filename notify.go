@@ -140,41 +140,52 @@ type rejection struct {
 // ServeHTTP implements caddyhttp.MiddlewareHandler.
 func (n *Notify) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	if n.Observe {
-		return n.observe(w, r, next)
+		n.observe(r)
+		return next.ServeHTTP(w, r)
 	}
+	inbound.Recovering(w, wordFailed, n.logger, func(w http.ResponseWriter) { n.handle(w, r, next) })
+	return nil
+}
+
+func (n *Notify) handle(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) {
 	if r.Method != http.MethodPost {
 		w.Header().Set("Allow", http.MethodPost)
-		return n.reject(w, r, nil, nil, &rejection{http.StatusMethodNotAllowed, "method", nil})
+		n.reject(w, r, nil, nil, &rejection{http.StatusMethodNotAllowed, "method", nil})
+		return
 	}
 	m := n.merchant.resolve(replacer(r))
 	if m == nil {
-		return n.reject(w, r, nil, nil, &rejection{http.StatusNotFound, "no_merchant", nil})
+		n.reject(w, r, nil, nil, &rejection{http.StatusNotFound, "no_merchant", nil})
+		return
 	}
 	if rejected := checkNotifyHeader(r.Header); rejected != nil {
-		return n.reject(w, r, m, nil, rejected)
+		n.reject(w, r, m, nil, rejected)
+		return
 	}
 	content, err := body.ReadRequest(w, r, n.MaxSize, time.Duration(n.Timeout))
 	if err != nil {
-		return n.reject(w, r, m, nil, unreadable(err))
+		n.reject(w, r, m, nil, unreadable(err))
+		return
 	}
 	fields := acquireFields()
 	defer fields.release()
 	if rejected := m.verify(fields, content, r.Header); rejected != nil {
-		return n.reject(w, r, m, fields, rejected)
+		n.reject(w, r, m, fields, rejected)
+		return
 	}
 	n.app.notifies.Verified(m.name, time.Now())
-	return n.deliver(w, r, next, m, fields.event(n.jsonNames), content)
+	n.deliver(w, r, next, m, fields.event(n.jsonNames), content)
 }
 
 // deliver hands a true event to the app and tells the platform what became of it.
-func (n *Notify) deliver(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, m *merchant, event notifyEvent, content []byte) error {
+func (n *Notify) deliver(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, m *merchant, event notifyEvent, content []byte) {
 	attributes := inbound.Context{ID: event.ID, Source: "/chinaums/" + m.name, Type: event.Type, Subject: event.Subject, Time: event.Time}
 	contentType := "application/json; charset=utf-8"
 	switch n.Format {
 	case formatJSON:
 		content = event.Data
 	case formatCloudEvents:
-		contentType = "application/cloudevents+json; charset=utf-8"
+		contentType = "application/cloudevents+json"
 		content = structuredEvent(&attributes, event.Data)
 	case formatOriginal:
 		if contentType = r.Header.Get("Content-Type"); contentType == "" {
@@ -198,30 +209,33 @@ func (n *Notify) deliver(w http.ResponseWriter, r *http.Request, next caddyhttp.
 	case verdict.Taken:
 	case verdict.TimedOut:
 		status, word, result, reason = http.StatusGatewayTimeout, wordFailed, "failed", "app_timeout"
+	case errors.Is(verdict.Err, inbound.ErrNoHandler):
+		status, word, result, reason = http.StatusBadGateway, wordFailed, "failed", "no_handler"
+	case verdict.Err != nil:
+		status, word, result, reason = http.StatusBadGateway, wordFailed, "failed", "app_unreachable"
 	default:
 		status, word, result, reason = http.StatusBadGateway, wordFailed, "failed", "app_refused"
-		if verdict.Err != nil {
-			reason = "app_unreachable"
-		}
 	}
-	writeErr := inbound.Say(w, status, word)
+	hungUp := r.Context().Err() // before the answer: a small one is only buffered, and its loss goes unseen
+	if err := inbound.Say(w, status, word); err != nil {
+		hungUp = err
+	}
 	n.app.notifies.Notified(m.name, metricType(event.Type), result, reason)
 	n.noteAccess(r, m, &event, result, reason)
-	if !verdict.Taken || writeErr != nil {
-		n.logUndelivered(m, &event, verdict, status, reason, writeErr)
+	if !verdict.Taken || hungUp != nil {
+		n.logUndelivered(m, &event, verdict, status, reason, hungUp)
 	}
-	return nil
 }
 
-func (n *Notify) logUndelivered(m *merchant, event *notifyEvent, verdict inbound.Verdict, status int, reason string, writeErr error) {
+func (n *Notify) logUndelivered(m *merchant, event *notifyEvent, verdict inbound.Verdict, status int, reason string, hungUp error) {
 	fields := []zap.Field{
-		zap.String("merchant", m.name), zap.String("order", event.Subject), zap.String("event_id", event.ID), zap.String("event_type", event.Type),
+		zap.String("merchant", m.name), zap.String("order", event.Subject), zap.String("event", event.ID), zap.String("event_type", event.Type),
 		zap.Int("status", status), zap.String("reason", reason), zap.Int("app_status", verdict.Status),
 	}
 	switch {
 	case verdict.Taken:
 		// The app has it, but the platform may not know: it will send the event again.
-		n.logger.Warn("event taken, but the platform hung up before it was told", append(fields, zap.NamedError("write_error", writeErr))...)
+		n.logger.Warn("event taken, but the platform hung up before it was told", append(fields, zap.Error(hungUp))...)
 	case verdict.Status >= 200 && verdict.Status <= 299 && verdict.Err == nil && !verdict.TimedOut:
 		n.logger.Warn("app answered 2xx but did not take the event; answer with an empty body, SUCCESS or OK, or set ack 2xx",
 			append(fields, zap.String("answer", inbound.Quote(string(verdict.Answer), 80)))...)
@@ -231,35 +245,18 @@ func (n *Notify) logUndelivered(m *merchant, event *notifyEvent, verdict inbound
 }
 
 // observe verifies, logs and counts, and changes nothing: neither what the app gets nor what it answers.
-func (n *Notify) observe(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	var read bytes.Buffer
-	rejected := &rejection{http.StatusMethodNotAllowed, "method", nil}
+func (n *Notify) observe(r *http.Request) {
+	defer func() {
+		if v := recover(); v != nil {
+			inbound.LogPanic(n.logger, "panic in the observer of notifies", v)
+		}
+	}()
 	m := n.merchant.resolve(replacer(r))
 	fields := acquireFields()
 	defer fields.release()
-	switch {
-	case r.Method != http.MethodPost:
-	case m == nil:
-		rejected = &rejection{http.StatusNotFound, "no_merchant", nil}
-	default:
-		if rejected = checkNotifyHeader(r.Header); rejected != nil || r.Body == nil {
-			break
-		}
-		// What has been read is put back in front of the rest, error included.
-		content, err := body.Read(io.TeeReader(r.Body, &read), r.ContentLength, n.MaxSize)
-		r.Body = struct {
-			io.Reader
-			io.Closer
-		}{io.MultiReader(bytes.NewReader(read.Bytes()), failing{err}, r.Body), r.Body}
-		if err != nil {
-			rejected = unreadable(err)
-		} else {
-			rejected = m.verify(fields, content, r.Header)
-		}
-	}
-	if rejected != nil {
+	if rejected := n.inspect(r, m, fields); rejected != nil {
 		n.note(r, m, fields, rejected, "observed")
-		return next.ServeHTTP(w, r)
+		return
 	}
 	event := fields.event(n.jsonNames)
 	reason := ""
@@ -267,7 +264,33 @@ func (n *Notify) observe(w http.ResponseWriter, r *http.Request, next caddyhttp.
 	n.app.notifies.Verified(m.name, time.Now())
 	n.app.notifies.Notified(m.name, metricType(event.Type), "observed", "")
 	n.noteAccess(r, m, &event, "observed", "")
-	return next.ServeHTTP(w, r)
+}
+
+// inspect judges a request without changing it: what has been read is put back in front of the rest, error included.
+func (n *Notify) inspect(r *http.Request, m *merchant, fields *notifyFields) *rejection {
+	switch {
+	case r.Method != http.MethodPost:
+		return &rejection{http.StatusMethodNotAllowed, "method", nil}
+	case m == nil:
+		return &rejection{http.StatusNotFound, "no_merchant", nil}
+	}
+	if rejected := checkNotifyHeader(r.Header); rejected != nil {
+		return rejected
+	}
+	var content []byte
+	if r.Body != nil {
+		var read bytes.Buffer
+		var err error
+		content, err = body.Read(io.TeeReader(r.Body, &read), r.ContentLength, n.MaxSize)
+		r.Body = struct {
+			io.Reader
+			io.Closer
+		}{io.MultiReader(&read, failing{err}, r.Body), r.Body}
+		if err != nil {
+			return unreadable(err)
+		}
+	}
+	return m.verify(fields, content, r.Header)
 }
 
 // failing gives a reader the error at which reading stopped, unless that was the gateway's own limit.
@@ -282,7 +305,7 @@ func (f failing) Read([]byte) (int, error) {
 
 // verify parses content into fields and says why they are not a true notify of m, or nil.
 func (m *merchant) verify(fields *notifyFields, content []byte, header http.Header) *rejection {
-	if !isJSONObject(content) && sentAsJSON(header) && (bytes.IndexByte(content, '=') < 0 || bytes.ContainsAny(content[:1], `["`)) {
+	if sentAsJSON(header) && !isJSONObject(content) && !isForm(content) {
 		return &rejection{http.StatusBadRequest, "json", errors.New("the body is not a JSON object")}
 	}
 	if err := fields.parse(content); err != nil {
@@ -302,8 +325,14 @@ func (m *merchant) verify(fields *notifyFields, content []byte, header http.Head
 }
 
 func isJSONObject(content []byte) bool {
-	content = bytes.TrimLeft(content, " \t\r\n")
-	return len(content) > 0 && content[0] == '{'
+	start := skipJSONSpace(content, 0)
+	return start < len(content) && content[start] == '{'
+}
+
+// isForm reports whether what was sent as JSON may be a form all the same.
+func isForm(content []byte) bool {
+	start := skipJSONSpace(content, 0)
+	return bytes.IndexByte(content, '=') >= 0 && content[start] != '[' && content[start] != '"'
 }
 
 func sentAsJSON(header http.Header) bool {
@@ -352,12 +381,11 @@ func unreadable(err error) *rejection {
 }
 
 // reject answers FAILED: the sender never learns why.
-func (n *Notify) reject(w http.ResponseWriter, r *http.Request, m *merchant, fields *notifyFields, rejected *rejection) error {
+func (n *Notify) reject(w http.ResponseWriter, r *http.Request, m *merchant, fields *notifyFields, rejected *rejection) {
 	if err := inbound.Say(w, rejected.status, wordFailed); err != nil {
 		n.logger.Debug("rejected sender hung up", zap.Error(err))
 	}
 	n.note(r, m, fields, rejected, "rejected")
-	return nil
 }
 
 // note logs and counts a notify that is not believed.
@@ -373,7 +401,7 @@ func (n *Notify) note(r *http.Request, m *merchant, fields *notifyFields, reject
 	}
 	if extra, ok := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
 		extra.Add(zap.String("merchant", name))
-		extra.Add(zap.String("notify", result))
+		extra.Add(zap.String("outcome", result))
 		extra.Add(zap.String("reason", rejected.reason))
 	}
 	suppressed, ok := n.refusals.Allow(rejected.reason)
@@ -412,9 +440,9 @@ func (n *Notify) noteAccess(r *http.Request, m *merchant, event *notifyEvent, re
 	}
 	extra.Add(zap.String("merchant", m.name))
 	extra.Add(zap.String("order", event.Subject))
-	extra.Add(zap.String("event_id", event.ID))
+	extra.Add(zap.String("event", event.ID))
 	extra.Add(zap.String("event_type", event.Type))
-	extra.Add(zap.String("notify", result))
+	extra.Add(zap.String("outcome", result))
 	if reason != "" {
 		extra.Add(zap.String("reason", reason))
 	}

@@ -110,21 +110,30 @@ const (
 	Ack2xx = "2xx"
 )
 
+// ErrNoHandler says that nobody was there to take an event.
+var ErrNoHandler = errors.New("no handler answered: is there a reverse_proxy, php_fastcgi or other handler behind?")
+
 // Deliver runs the rest of the chain and judges its answer, of which nothing reaches the platform.
 func Deliver(r *http.Request, next caddyhttp.Handler, ack string, logger *zap.Logger) Verdict {
 	answer := answerWriter{header: make(http.Header)}
 	err := run(&answer, r, next, logger)
 	verdict := Verdict{Status: answer.status, Answer: answer.kept, Err: err}
 	switch {
-	case r.Context().Err() != nil:
+	case r.Context().Err() != nil, isTimeout(err):
 		verdict.TimedOut = true
 	case err != nil:
 	case answer.status == 0:
-		verdict.Err = errors.New("no handler answered: is there a reverse_proxy, php_fastcgi or other handler behind?")
+		verdict.Err = ErrNoHandler
 	default:
 		verdict.Taken = answer.taken(ack)
 	}
 	return verdict
+}
+
+// isTimeout reports whether a handler gave up waiting by a time limit of its own, such as php_fastcgi's read_timeout.
+func isTimeout(err error) bool {
+	failed, ok := errors.AsType[caddyhttp.HandlerError](err)
+	return ok && failed.StatusCode == http.StatusGatewayTimeout
 }
 
 func run(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, logger *zap.Logger) (err error) {
@@ -135,14 +144,46 @@ func run(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, logger 
 				err = http.ErrAbortHandler
 				return
 			}
-			// The value may hold anything; its type and the stack tell enough.
-			logger.Error("panic in a handler behind the notify",
-				zap.String("type", fmt.Sprintf("%T", v)), zap.ByteString("stack", debug.Stack()))
+			LogPanic(logger, "panic in a handler behind the notify", v)
 			err = fmt.Errorf("a handler panicked (%T)", v)
 		}
 	}()
 	return next.ServeHTTP(w, r)
 }
+
+// LogPanic must be called while the panic is being recovered from. The value may hold anything: its type and the stack
+// tell enough.
+func LogPanic(logger *zap.Logger, message string, v any) {
+	logger.Error(message, zap.String("type", fmt.Sprintf("%T", v)), zap.ByteString("stack", debug.Stack()))
+}
+
+// Recovering runs handle. Should it panic before it has answered, the platform gets 500 and word.
+func Recovering(w http.ResponseWriter, word string, logger *zap.Logger, handle func(http.ResponseWriter)) {
+	answer := &startedWriter{ResponseWriter: w}
+	defer func() {
+		if v := recover(); v != nil {
+			LogPanic(logger, "panic in the handler of notifies", v)
+			if !answer.started {
+				_ = Say(w, http.StatusInternalServerError, word)
+			}
+		}
+	}()
+	handle(answer)
+}
+
+// startedWriter knows whether an answer has been begun.
+type startedWriter struct {
+	http.ResponseWriter
+	started bool
+}
+
+func (w *startedWriter) WriteHeader(status int) {
+	w.started = w.started || status >= 200
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// Unwrap lets http.ResponseController reach the deadlines.
+func (w *startedWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // answerKept is how much of the app's answer is kept: more than any word, and enough for a log line.
 const answerKept = 512
@@ -152,8 +193,8 @@ const answerKept = 512
 type answerWriter struct {
 	header http.Header
 	status int
-	kept   []byte
-	more   bool // there was more than was kept, other than white space
+	kept   []byte // without white space in front
+	more   bool   // there was more than was kept, other than white space
 }
 
 func (w *answerWriter) Header() http.Header { return w.header }
@@ -166,10 +207,14 @@ func (w *answerWriter) WriteHeader(status int) {
 
 func (w *answerWriter) Write(p []byte) (int, error) {
 	w.WriteHeader(http.StatusOK)
-	n := min(len(p), answerKept-len(w.kept))
-	w.kept = append(w.kept, p[:n]...)
+	text := p
+	if len(w.kept) == 0 {
+		text = bytes.TrimLeft(text, " \t\r\n")
+	}
+	n := min(len(text), answerKept-len(w.kept))
+	w.kept = append(w.kept, text[:n]...)
 	if !w.more {
-		w.more = len(bytes.TrimFunc(p[n:], unicode.IsSpace)) > 0
+		w.more = len(bytes.TrimFunc(text[n:], unicode.IsSpace)) > 0
 	}
 	return len(p), nil
 }
