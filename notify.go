@@ -148,23 +148,10 @@ func (n *Notify) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhtt
 }
 
 func (n *Notify) handle(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) {
-	if r.Method != http.MethodPost {
-		w.Header().Set("Allow", http.MethodPost)
-		n.reject(w, r, nil, nil, &rejection{http.StatusMethodNotAllowed, "method", nil})
-		return
-	}
-	m := n.merchant.resolve(replacer(r))
-	if m == nil {
-		n.reject(w, r, nil, nil, &rejection{http.StatusNotFound, "no_merchant", nil})
-		return
-	}
-	if rejected := checkNotifyHeader(r.Header); rejected != nil {
+	m, content, rejected := n.read(w, r)
+	if rejected != nil {
+		body.AnswerEarly(w, time.Duration(n.Timeout))
 		n.reject(w, r, m, nil, rejected)
-		return
-	}
-	content, err := body.ReadRequest(w, r, n.MaxSize, time.Duration(n.Timeout))
-	if err != nil {
-		n.reject(w, r, m, nil, unreadable(err))
 		return
 	}
 	fields := acquireFields()
@@ -175,6 +162,25 @@ func (n *Notify) handle(w http.ResponseWriter, r *http.Request, next caddyhttp.H
 	}
 	n.app.notifies.Verified(m.name, time.Now())
 	n.deliver(w, r, next, m, fields.event(n.jsonNames), content)
+}
+
+// read finds the merchant and reads the body.
+func (n *Notify) read(w http.ResponseWriter, r *http.Request) (m *merchant, content []byte, rejected *rejection) {
+	if r.Method != http.MethodPost {
+		w.Header().Set("Allow", http.MethodPost)
+		return nil, nil, &rejection{http.StatusMethodNotAllowed, "method", nil}
+	}
+	if m = n.merchant.resolve(replacer(r)); m == nil {
+		return nil, nil, &rejection{http.StatusNotFound, "no_merchant", nil}
+	}
+	if rejected = checkNotifyHeader(r.Header); rejected != nil {
+		return m, nil, rejected
+	}
+	content, err := body.ReadRequest(w, r, n.MaxSize, time.Duration(n.Timeout))
+	if err != nil {
+		return m, nil, unreadable(err)
+	}
+	return m, content, nil
 }
 
 // deliver hands a true event to the app and tells the platform what became of it.
