@@ -1,0 +1,139 @@
+package sandbox
+
+import (
+	"bytes"
+	"net/http"
+	"time"
+)
+
+// FaultKind is what goes wrong with a call.
+type FaultKind int
+
+// The faults. Where it says "executed" the platform has done what it was asked for, and only its answer fails: the
+// outcome that the caller does not know.
+const (
+	Hang           FaultKind = iota // no answer, not executed
+	HangExecuted                    // no answer, executed
+	Slow                            // executed; the answer comes after Fault.For
+	Cut                             // the connection is cut once the request is read, not executed
+	CutExecuted                     // executed; cut before the answer's first byte
+	CutBody                         // executed; cut in the middle of the answer's body
+	TooLarge                        // executed; the answer has Fault.Size bytes
+	ServerError                     // 500 with a page of HTML, not executed
+	NotJSON                         // 200 with a page of HTML, not executed
+	Unauthorized                    // 401, not executed
+	FalseSignature                  // executed; the answer's signature is wrong
+	SkewedDate                      // executed; the header Date is off by Fault.For
+)
+
+// Fault makes calls fail.
+type Fault struct {
+	Kind  FaultKind
+	Path  string        // the interface; empty: any
+	Times int           // how many calls; 0: one, negative: until Heal
+	For   time.Duration // of Slow and SkewedDate
+	Size  int           // of TooLarge; default 8 MiB
+}
+
+// maxFaults bounds the faults waiting.
+const maxFaults = 1000
+
+// Break lets the next calls fail. Faults of one path are used up in the order given.
+func (c *ChinaUMS) Break(faults ...Fault) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, fault := range faults {
+		if fault.Times == 0 {
+			fault.Times = 1
+		}
+		if fault.Size == 0 {
+			fault.Size = 8 << 20
+		}
+		if len(c.faults) < maxFaults {
+			c.faults = append(c.faults, &fault)
+		}
+	}
+}
+
+// Heal takes back all faults.
+func (c *ChinaUMS) Heal() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.faults = nil
+}
+
+// fault takes the next fault of a path, nil if there is none. The caller holds c.mu.
+func (c *ChinaUMS) fault(path string) *Fault {
+	for i, fault := range c.faults {
+		if fault.Path != "" && fault.Path != path {
+			continue
+		}
+		taken := *fault
+		if fault.Times > 0 {
+			if fault.Times--; fault.Times == 0 {
+				c.faults = append(c.faults[:i:i], c.faults[i+1:]...)
+			}
+		}
+		return &taken
+	}
+	return nil
+}
+
+// before is what a fault does instead of executing the call; done says that this is the answer.
+func (f *Fault) before(c *ChinaUMS, r *http.Request) (instead reply, done bool) {
+	page := func(status int) reply {
+		return reply{
+			status: status, body: []byte("<html><body><h1>" + http.StatusText(status) + "</h1></body></html>\n"),
+			header: http.Header{"Content-Type": {"text/html; charset=utf-8"}},
+		}
+	}
+	switch f.Kind {
+	case Hang:
+		c.hang(r, nil)
+	case Cut:
+		panic(http.ErrAbortHandler)
+	case ServerError:
+		return page(http.StatusInternalServerError), true
+	case NotJSON:
+		return page(http.StatusOK), true
+	case Unauthorized:
+		return c.refuse(http.StatusUnauthorized, fail("INVALID_TOKEN", "accessToken无效或已过期"), nil), true
+	}
+	return reply{}, false
+}
+
+// after is what a fault does to the answer of a call that was executed.
+func (f *Fault) after(c *ChinaUMS, w http.ResponseWriter, r *http.Request, out *reply) {
+	switch f.Kind {
+	case HangExecuted:
+		c.hang(r, nil)
+	case Slow:
+		timer := time.NewTimer(f.For)
+		defer timer.Stop()
+		c.hang(r, timer.C)
+	case CutExecuted:
+		panic(http.ErrAbortHandler)
+	case CutBody:
+		c.write(w, reply{status: out.status, header: out.header, body: out.body}, len(out.body)/2)
+		panic(http.ErrAbortHandler)
+	case TooLarge:
+		if missing := f.Size - len(out.body); missing > 0 { // still JSON: only its length is wrong
+			out.body = append(out.body, bytes.Repeat([]byte{' '}, missing)...)
+		}
+	case FalseSignature:
+		c.sign(out.header, AnswersFalselySigned, out.body)
+	case SkewedDate:
+		out.header.Set("Date", c.options.Now().Add(f.For).UTC().Format(http.TimeFormat))
+	}
+}
+
+// hang keeps the client waiting; it returns only if the time has come before the client or the sandbox has gone.
+func (c *ChinaUMS) hang(r *http.Request, until <-chan time.Time) {
+	select {
+	case <-until:
+		return
+	case <-r.Context().Done():
+	case <-c.ctx.Done():
+	}
+	panic(http.ErrAbortHandler)
+}

@@ -1,0 +1,86 @@
+package sandbox
+
+import (
+	"bytes"
+	"net/http"
+	"slices"
+	"time"
+)
+
+// Call is a request to one of the platform's interfaces, as it came in.
+type Call struct {
+	Time   time.Time // on the platform's clock
+	Method string
+	Host   string
+	Path   string
+	Query  string // as sent, undecoded
+	Header http.Header
+	Body   []byte // at most Options.MaxBody of it
+
+	// Status and ErrCode are the answer; 0 and "" while there is none.
+	Status  int
+	ErrCode string
+}
+
+// maxRecorded bounds the bytes of all bodies kept, whatever their number.
+const maxRecorded = 32 << 20
+
+// ring keeps the newest of what is put into it.
+type ring[T any] struct {
+	items []T
+	most  int
+}
+
+func newRing[T any](most int) ring[T] { return ring[T]{most: most} }
+
+func (r *ring[T]) put(item T) {
+	if len(r.items) >= r.most {
+		r.drop()
+	}
+	r.items = append(r.items, item)
+}
+
+// drop forgets the oldest. The array moves on by itself when append runs out of room.
+func (r *ring[T]) drop() {
+	var zero T
+	r.items[0] = zero
+	r.items = r.items[1:]
+}
+
+// Calls returns what came in, the oldest first; see Options.MaxCalls.
+func (c *ChinaUMS) Calls() []Call {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	calls := make([]Call, len(c.calls.items))
+	for i, call := range c.calls.items {
+		calls[i] = *call
+		calls[i].Header = call.Header.Clone()
+		calls[i].Body = bytes.Clone(call.Body)
+	}
+	return calls
+}
+
+// record keeps a call. The caller holds c.mu.
+func (c *ChinaUMS) record(call *Call) {
+	c.calls.put(call)
+	size := 0
+	for i, kept := range slices.Backward(c.calls.items) {
+		if size += len(kept.Body); size > maxRecorded && i < len(c.calls.items)-1 {
+			for range i + 1 {
+				c.calls.drop()
+			}
+			break
+		}
+	}
+}
+
+// Deliveries returns the attempts to deliver notifies, the oldest first; see Options.MaxDeliveries.
+func (c *ChinaUMS) Deliveries() []Delivery {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	deliveries := slices.Clone(c.deliveries.items)
+	for i := range deliveries {
+		deliveries[i].Body = bytes.Clone(deliveries[i].Body)
+	}
+	return deliveries
+}
