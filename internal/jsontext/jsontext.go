@@ -1,0 +1,155 @@
+// Package jsontext reads JSON where it stands, without a tree and without copying what is plain. It imports the standard
+// library only, so that a signer may use it.
+package jsontext
+
+import "unicode/utf8"
+
+// SkipSpace returns the index of the first byte at or after i that is not JSON white space.
+func SkipSpace(text []byte, i int) int {
+	for i < len(text) && (text[i] == ' ' || text[i] == '\t' || text[i] == '\r' || text[i] == '\n') {
+		i++
+	}
+	return i
+}
+
+// SkipPlain returns the index of the first byte at or after i that ends a run of plain text in a string.
+func SkipPlain(text []byte, i int) int {
+	for i < len(text) && text[i] >= ' ' && text[i] != '"' && text[i] != '\\' {
+		i++
+	}
+	return i
+}
+
+// SkipLiteral returns the index behind the number, true, false or null at text[i], or -1.
+func SkipLiteral(text []byte, i int) int {
+	switch text[i] {
+	case 't':
+		return skipWord(text, i, "true")
+	case 'f':
+		return skipWord(text, i, "false")
+	case 'n':
+		return skipWord(text, i, "null")
+	case '-':
+		i++
+	}
+	next := SkipDigits(text, i)
+	if next == i || text[i] == '0' && next > i+1 {
+		return -1
+	}
+	if i = next; i < len(text) && text[i] == '.' {
+		if next = SkipDigits(text, i+1); next == i+1 {
+			return -1
+		}
+		i = next
+	}
+	if i < len(text) && (text[i] == 'e' || text[i] == 'E') {
+		i++
+		if i < len(text) && (text[i] == '+' || text[i] == '-') {
+			i++
+		}
+		if next = SkipDigits(text, i); next == i {
+			return -1
+		}
+		i = next
+	}
+	return i
+}
+
+func skipWord(text []byte, i int, word string) int {
+	if len(text)-i < len(word) || string(text[i:i+len(word)]) != word {
+		return -1
+	}
+	return i + len(word)
+}
+
+// SkipDigits returns the index of the first byte at or after i that is no decimal digit.
+func SkipDigits(text []byte, i int) int {
+	for i < len(text) && '0' <= text[i] && text[i] <= '9' {
+		i++
+	}
+	return i
+}
+
+// AppendText appends the decoded text of the string at text[i], where its opening quote is, and returns the index
+// behind the closing one, or -1 if the string is broken. Bytes that are not escaped stay as they are. With replace an
+// escaped lone surrogate becomes U+FFFD; without, it is an error.
+func AppendText(dst, text []byte, i int, replace bool) ([]byte, int) {
+	i++
+	for {
+		plain := i
+		i = SkipPlain(text, i)
+		dst = append(dst, text[plain:i]...)
+		if i == len(text) || text[i] < ' ' {
+			return dst, -1
+		}
+		if text[i] == '"' {
+			return dst, i + 1
+		}
+		if i+1 == len(text) {
+			return dst, -1
+		}
+		c := text[i+1]
+		i += 2
+		switch c {
+		case '"', '\\', '/':
+		case 'b':
+			c = '\b'
+		case 'f':
+			c = '\f'
+		case 'n':
+			c = '\n'
+		case 'r':
+			c = '\r'
+		case 't':
+			c = '\t'
+		case 'u':
+			unit := readUnit(text, i)
+			if unit < 0 {
+				return dst, -1
+			}
+			i += 4
+			if 0xD800 <= unit && unit < 0xE000 {
+				low := rune(-1)
+				if unit < 0xDC00 && i+1 < len(text) && text[i] == '\\' && text[i+1] == 'u' {
+					low = readUnit(text, i+2)
+				}
+				switch {
+				case 0xDC00 <= low && low < 0xE000:
+					unit = 0x10000 + (unit-0xD800)<<10 + (low - 0xDC00)
+					i += 6
+				case replace:
+					unit = utf8.RuneError
+				default:
+					return dst, -1
+				}
+			}
+			dst = utf8.AppendRune(dst, unit)
+			continue
+		default:
+			return dst, -1
+		}
+		dst = append(dst, c)
+	}
+}
+
+// readUnit returns the UTF-16 unit whose four hexadecimal digits begin at text[i], or -1.
+func readUnit(text []byte, i int) rune {
+	if i+4 > len(text) {
+		return -1
+	}
+	var unit rune
+	for _, c := range text[i : i+4] {
+		switch {
+		case '0' <= c && c <= '9':
+			c -= '0'
+		case 'a' <= c && c <= 'f':
+			c -= 'a' - 10
+		case 'A' <= c && c <= 'F':
+			c -= 'A' - 10
+		default:
+			return -1
+		}
+		unit = unit<<4 | rune(c)
+	}
+	return unit
+}

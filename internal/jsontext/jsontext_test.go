@@ -1,0 +1,80 @@
+package jsontext
+
+import (
+	"encoding/json"
+	"testing"
+	"unicode/utf8"
+)
+
+func TestAppendText(t *testing.T) {
+	for _, test := range []struct {
+		name, text, want string
+		replace          bool
+		next             int
+	}{
+		{"plain", `"abc",`, "abc", false, 5},
+		{"empty", `""`, "", false, 2},
+		{"escapes", `"\"\\\/\b\f\n\r\t"`, "\"\\/\b\f\n\r\t", false, 18},
+		{"units", `"\u0041\u00e9\u82f9"`, "Aé苹", false, 20},
+		{"a surrogate pair", `"\ud83d\ude00"`, "😀", false, 14},
+		{"a lone surrogate, replaced", `"\ud83d!"`, "\ufffd!", true, 9},
+		{"a lone surrogate", `"\ud83d!"`, "", false, -1},
+		{"two high surrogates", `"\ud83d\ud83d"`, "", false, -1},
+		{"bytes that are no UTF-8 stay", "\"\xc6\xbb\"", "\xc6\xbb", false, 4},
+		{"an unknown escape", `"\x"`, "", false, -1},
+		{"a short unit", `"\u12"`, "", false, -1},
+		{"no hexadecimal digit", `"\u12g4"`, "", false, -1},
+		{"no end", `"abc`, "", false, -1},
+		{"an escape at the end", `"abc\`, "", false, -1},
+		{"a control character", "\"a\nb\"", "", false, -1},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			got, next := AppendText([]byte("x"), []byte(test.text), 0, test.replace)
+			if next != test.next || next >= 0 && string(got) != "x"+test.want {
+				t.Errorf("AppendText = %q, %d; want %q, %d", got, next, "x"+test.want, test.next)
+			}
+		})
+	}
+}
+
+// FuzzAppendText compares with encoding/json.
+func FuzzAppendText(f *testing.F) {
+	f.Add([]byte(`"a\u0041\ud83d\ude00"`))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		if len(text) == 0 || text[0] != '"' || !utf8.Valid(text) {
+			return
+		}
+		var want string
+		err := json.Unmarshal(text, &want)
+		got, next := AppendText(nil, text, 0, true)
+		if next >= 0 {
+			next = SkipSpace(text, next)
+		}
+		if (err == nil) != (next == len(text)) || err == nil && string(got) != want {
+			t.Errorf("%q: AppendText = %q, %d; encoding/json: %q, %v", text, got, next, want, err)
+		}
+	})
+}
+
+// FuzzSkipLiteral compares with encoding/json.
+func FuzzSkipLiteral(f *testing.F) {
+	for _, seed := range []string{"1", "-0.5e+10", "01", "1.", "true", "fals", "null", "-", "1e"} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		if len(text) == 0 {
+			return
+		}
+		switch text[0] {
+		case '"', '{', '[', ' ', '\t', '\r', '\n':
+			return
+		}
+		next := SkipLiteral(text, 0)
+		if next >= 0 {
+			next = SkipSpace(text, next)
+		}
+		if json.Valid(text) != (next == len(text)) {
+			t.Errorf("%q: SkipLiteral = %d, encoding/json: %v", text, next, json.Valid(text))
+		}
+	})
+}

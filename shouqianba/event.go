@@ -1,0 +1,362 @@
+package shouqianba
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/caddy-chinaums/caddy-chinaums/internal/jsontext"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/normalize"
+)
+
+// notifyEvent is a verified notify as the merchant's app gets it.
+type notifyEvent struct {
+	// Data is the normalized JSON object. It belongs to the caller.
+	Data []byte
+
+	// ID, Type, Subject and Time are CloudEvents context attributes, not yet encoded for a header. Time is RFC 3339,
+	// or empty.
+	ID, Type, Subject, Time string
+
+	// ClientSN, SN, TotalAmount, OrderStatus and TerminalSN are the notify's own words, or empty.
+	ClientSN, SN, TotalAmount, OrderStatus, TerminalSN string
+}
+
+// Reasons of a parseError.
+const (
+	reasonRepeated = "repeated_parameter"
+	reasonJSON     = "json"
+	reasonTooMany  = "too_many"
+)
+
+// parseError says why a notify cannot be read. Its text names the field, never a value.
+type parseError struct {
+	Reason  string
+	message string
+}
+
+func (e *parseError) Error() string { return e.message }
+
+func newParseError(reason, format string, args ...any) *parseError {
+	return &parseError{Reason: reason, message: fmt.Sprintf(format, args...)}
+}
+
+// quoteName quotes a field's name for an error or a log, shortened.
+func quoteName(name []byte) string {
+	if len(name) <= 64 {
+		return strconv.Quote(string(name))
+	}
+	return strconv.Quote(string(name[:64])) + "…"
+}
+
+const (
+	// maxNotifyFields bounds the fields of one notify; the documents' has about 25. Each is compared with each.
+	maxNotifyFields = 1000
+	// maxPooledBuffer is the largest buffer that is kept for the next notify.
+	maxPooledBuffer = 256 << 10
+	// millisecondDigits is how long the platform's times are, from 2001 to 2286.
+	millisecondDigits = len("1449646835244")
+)
+
+// The fields that make an event's context. Those before eventIDFields make its id, in this order.
+const (
+	fieldSN = iota
+	fieldClientSN
+	fieldClientTSN
+	fieldTerminalSN
+	fieldRefundRequestNo
+	fieldOrderStatus
+	fieldStatus
+	fieldTotalAmount
+	fieldNetAmount
+	eventIDFields
+
+	fieldFinishTime = iota - 1
+	fieldChannelFinishTime
+	eventFields
+)
+
+var eventIDNames = [eventIDFields]string{
+	"sn", "client_sn", "client_tsn", "terminal_sn", "refund_request_no", "order_status", "status", "total_amount",
+	"net_amount",
+}
+
+// eventField returns the number of a field that makes the context, or -1.
+func eventField(name []byte) int {
+	switch string(name) {
+	case "finish_time":
+		return fieldFinishTime
+	case "channel_finish_time":
+		return fieldChannelFinishTime
+	}
+	for number, known := range eventIDNames {
+		if string(name) == known {
+			return number
+		}
+	}
+	return -1
+}
+
+// eventValues are the fields that make the context, in UTF-8; nil where absent.
+type eventValues [eventFields][]byte
+
+// newRules returns the platform's rules. json names the fields whose text is JSON; the documents have none.
+func newRules(json []string) *normalize.Rules {
+	return &normalize.Rules{
+		AppendTime: appendRFC3339,
+		Of: func(name []byte) normalize.Rule {
+			switch {
+			case bytes.HasSuffix(name, amountSuffix):
+				return normalize.Amount
+			case bytes.HasSuffix(name, finishTime) && (len(name) == len(finishTime) || string(name) == "channel_finish_time"):
+				return normalize.Time
+			case len(json) > 0 && slices.Contains(json, string(name)):
+				return normalize.JSON
+			}
+			return normalize.None
+		},
+	}
+}
+
+var (
+	amountSuffix = []byte("_amount")
+	finishTime   = []byte("finish_time")
+)
+
+// reader reads one notify at a time.
+type reader struct {
+	writer normalize.Writer
+	text   []byte // decoded names and values that are still needed
+	names  []span // of the fields, in text
+	values eventValues
+}
+
+// span is a piece of a text.
+type span struct{ start, end int }
+
+var readers = sync.Pool{New: func() any { return new(reader) }}
+
+// readEvent reads a verified notify: one JSON object, whose values may nest. Every error is a *parseError.
+func readEvent(body []byte, rules *normalize.Rules) (notifyEvent, error) {
+	r := readers.Get().(*reader)
+	defer func() {
+		r.writer.Release(maxPooledBuffer)
+		if cap(r.text) > maxPooledBuffer {
+			r.text = nil
+		}
+		clear(r.values[:])
+		readers.Put(r)
+	}()
+	r.writer.Reset(rules)
+	r.text, r.names = r.text[:0], r.names[:0]
+	if err := r.object(body, rules); err != nil {
+		return notifyEvent{}, err
+	}
+	return r.event(), nil
+}
+
+func (r *reader) object(body []byte, rules *normalize.Rules) error {
+	i := jsontext.SkipSpace(body, 0)
+	if i == len(body) || body[i] != '{' {
+		return newParseError(reasonJSON, "the body is not a JSON object")
+	}
+	w := &r.writer
+	w.Out = append(w.Out, '{')
+	i = jsontext.SkipSpace(body, i+1)
+	if i < len(body) && body[i] == '}' {
+		return r.end(body, i+1)
+	}
+	for {
+		if i == len(body) || body[i] != '"' {
+			return newParseError(reasonJSON, "broken JSON at byte %d: expected a name", i)
+		}
+		start := len(r.text)
+		var next int
+		if r.text, next = jsontext.AppendText(r.text, body, i, false); next < 0 {
+			return newParseError(reasonJSON, "broken JSON at byte %d: the name is not a valid string", i)
+		}
+		name := r.text[start:len(r.text):len(r.text)]
+		for _, known := range r.names {
+			if known.end-known.start == len(name) && bytes.Equal(r.text[known.start:known.end], name) {
+				return newParseError(reasonRepeated, "field %s is repeated", quoteName(name))
+			}
+		}
+		if len(r.names) == maxNotifyFields {
+			return newParseError(reasonTooMany, "more than %d fields", maxNotifyFields)
+		}
+		r.names = append(r.names, span{start, len(r.text)})
+
+		i = jsontext.SkipSpace(body, next)
+		if i == len(body) || body[i] != ':' {
+			return newParseError(reasonJSON, "field %s: expected a colon after the name", quoteName(name))
+		}
+		i = jsontext.SkipSpace(body, i+1)
+		if next = r.member(body, i, name, rules.Of(name)); next < 0 {
+			return newParseError(reasonJSON, "field %s: the value is not valid JSON, or nested too deep", quoteName(name))
+		}
+		i = jsontext.SkipSpace(body, next)
+		if i == len(body) {
+			return newParseError(reasonJSON, "field %s: the JSON object ends early", quoteName(name))
+		}
+		switch body[i] {
+		case ',':
+			i = jsontext.SkipSpace(body, i+1)
+		case '}':
+			return r.end(body, i+1)
+		default:
+			return newParseError(reasonJSON, "field %s: expected a comma or the object's end", quoteName(name))
+		}
+	}
+}
+
+func (r *reader) end(body []byte, end int) error {
+	if jsontext.SkipSpace(body, end) != len(body) {
+		return newParseError(reasonJSON, "there is data after the JSON object")
+	}
+	r.writer.Out = append(r.writer.Out, '}')
+	return nil
+}
+
+// member writes one member whose value is at body[i], unless it is empty or null, and returns the index behind the
+// value, or -1.
+func (r *reader) member(body []byte, i int, name []byte, rule normalize.Rule) int {
+	w := &r.writer
+	mark := len(w.Out)
+	if mark > 1 {
+		w.Out = append(w.Out, ',')
+	}
+	w.String(name)
+	w.Out = append(w.Out, ':')
+
+	number := eventField(name)
+	if i == len(body) || body[i] != '"' || number < 0 {
+		next := w.Value(body, i, rule, 1)
+		if next < 0 {
+			return -1
+		}
+		switch value := body[i:next]; {
+		case string(value) == `""`, string(value) == "null":
+			w.Out = w.Out[:mark]
+		case number >= 0 && value[0] != '{' && value[0] != '[':
+			r.values[number] = value
+		}
+		return next
+	}
+	// A text that makes the context is kept.
+	start := len(r.text)
+	var next int
+	if r.text, next = jsontext.AppendText(r.text, body, i, true); next < 0 {
+		return -1
+	}
+	if value := r.text[start:len(r.text):len(r.text)]; len(value) > 0 {
+		r.values[number] = w.Text(value, rule, 1)
+	} else {
+		w.Out = w.Out[:mark]
+	}
+	return next
+}
+
+func (r *reader) event() notifyEvent {
+	v := &r.values
+	event := notifyEvent{Data: bytes.Clone(r.writer.Out), Type: v.eventType()}
+
+	// All words are cut from one string.
+	start := len(r.text)
+	text := v.appendID(r.text)
+	idEnd := len(text)
+	text, ok := appendRFC3339(text, v[fieldFinishTime])
+	if !ok {
+		text, _ = appendRFC3339(text, v[fieldChannelFinishTime])
+	}
+	ends := [...]int{idEnd, len(text), 0, 0, 0, 0, 0}
+	for i, number := range [...]int{fieldClientSN, fieldSN, fieldTotalAmount, fieldOrderStatus, fieldTerminalSN} {
+		text = append(text, v[number]...)
+		ends[2+i] = len(text)
+	}
+	r.text = text
+	all := string(text[start:])
+	for i, word := range [...]*string{
+		&event.ID, &event.Time, &event.ClientSN, &event.SN, &event.TotalAmount, &event.OrderStatus, &event.TerminalSN,
+	} {
+		*word, all = all[:ends[i]-start], all[ends[i]-start:]
+		start = ends[i]
+	}
+	if event.Subject = event.ClientSN; event.Subject == "" {
+		event.Subject = event.SN
+	}
+	return event
+}
+
+// appendID appends what tells one state of one order from another, since the platform numbers no notify: the first 32
+// hexadecimal digits of SHA-256 over `name=value\n` of those present of eventIDNames, in that order.
+func (v *eventValues) appendID(dst []byte) []byte {
+	start := len(dst)
+	for number, name := range eventIDNames {
+		if value := v[number]; value != nil {
+			dst = append(append(dst, name...), '=')
+			dst = append(append(dst, value...), '\n')
+		}
+	}
+	sum := sha256.Sum256(dst[start:])
+	return hex.AppendEncode(dst[:start], sum[:16])
+}
+
+// isRefund reports whether the notify tells of a refund: its order has been refunded, or it carries a refund's number.
+func (v *eventValues) isRefund() bool {
+	switch string(v[fieldOrderStatus]) {
+	case "REFUNDED", "PARTIAL_REFUNDED", "REFUND_ERROR", "REFUND_INPROGRESS", "REFUND_IN_PROGRESS":
+		return true
+	}
+	return v[fieldRefundRequestNo] != nil
+}
+
+// eventType tells what happened: order_status is the order's state, status that of the operation that the notify tells
+// of. What neither says for certain is unknown: the app should query. The types are a bounded set, as a metric's label
+// must be.
+func (v *eventValues) eventType() string {
+	order, operation := string(v[fieldOrderStatus]), string(v[fieldStatus])
+	succeeded := operation == "SUCCESS" || operation == ""
+	if v.isRefund() {
+		switch {
+		case succeeded && (order == "REFUNDED" || order == "PARTIAL_REFUNDED"):
+			return "com.shouqianba.refund.succeeded"
+		case operation == "FAIL_CANCELED":
+			return "com.shouqianba.refund.failed"
+		case operation == "IN_PROG", order == "REFUND_INPROGRESS", order == "REFUND_IN_PROGRESS":
+			return "com.shouqianba.refund.processing"
+		}
+		return "com.shouqianba.refund.unknown"
+	}
+	switch {
+	case order == "PAID" && succeeded:
+		return "com.shouqianba.payment.succeeded"
+	case order == "CREATED" && operation == "IN_PROG":
+		return "com.shouqianba.payment.pending"
+	case order == "CREATED" && (operation == "CREATED" || operation == ""):
+		return "com.shouqianba.payment.created"
+	case order == "PAY_CANCELED", order == "CANCELED":
+		return "com.shouqianba.payment.closed"
+	}
+	return "com.shouqianba.payment.unknown"
+}
+
+// appendRFC3339 appends the platform's time, milliseconds since 1970 in 13 digits, as RFC 3339 in Beijing time.
+func appendRFC3339(dst, text []byte) ([]byte, bool) {
+	if len(text) != millisecondDigits || text[0] == '0' || jsontext.SkipDigits(text, 0) != len(text) {
+		return dst, false
+	}
+	milliseconds := int64(0)
+	for _, c := range text {
+		milliseconds = milliseconds*10 + int64(c-'0')
+	}
+	layout := "2006-01-02T15:04:05.000-07:00"
+	if milliseconds%1000 == 0 {
+		layout = "2006-01-02T15:04:05-07:00"
+	}
+	return time.UnixMilli(milliseconds).In(normalize.Beijing).AppendFormat(dst, layout), true
+}
