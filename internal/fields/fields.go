@@ -145,28 +145,30 @@ func (t *table) check(body []byte) []Error {
 // unfold puts the value of a JSON text in the text's place, so that the table's rows are held against it.
 func (t *table) unfold(object Object, name, text string) []Error {
 	property := properties(t.schema)[name]
+	if property.MaxLength != nil && utf8.RuneCountInString(text) > *property.MaxLength {
+		return []Error{lengthError(name, "maxLength", property)}
+	}
 	value, found, err := decode([]byte(text))
 	if err != nil {
 		return []Error{{Name: name, Rule: "json", Message: name + " 的文本不是合法的 JSON / the text of " + name + " is not valid JSON"}}
 	}
 	for i := range found {
-		found[i].Name = strings.TrimSuffix(name+"."+found[i].Name, ".")
+		found[i].Name = within(name, found[i].Name)
 	}
-	switch value.(type) {
-	case []any:
-		ok := accepts(property, "array")
-		if !ok {
-			return append(found, typeError(name, property))
-		}
-	case Object:
-		if !accepts(property, "object") {
-			return append(found, typeError(name, property))
-		}
-	default:
+	_, isArray := value.([]any)
+	_, isObject := value.(Object)
+	if !(isArray && accepts(property, "array") || isObject && accepts(property, "object")) {
 		return append(found, typeError(name, property))
 	}
 	object[name] = value
 	return found
+}
+
+func within(outer, inner string) string {
+	if inner == "" || inner[0] == '[' {
+		return outer + inner
+	}
+	return outer + "." + inner
 }
 
 // leaves collects the causes at the bottom of the library's tree of errors.
@@ -397,14 +399,14 @@ func decode(content []byte) (any, []Error, error) {
 	if !json.Valid(content) {
 		return nil, nil, errJSON
 	}
-	r := reader{content: content}
+	r := reader{content: string(content)}
 	value := r.value()
 	return value, r.found, nil
 }
 
-// reader makes values of a text that is known to be valid JSON.
+// reader makes values of a text that is known to be valid JSON. Names and plain texts are pieces of it.
 type reader struct {
-	content []byte
+	content string
 	next    int
 	where   []string
 	found   []Error
@@ -443,7 +445,11 @@ func (r *reader) value() any {
 }
 
 func (r *reader) object() Object {
-	object := make(Object, 16)
+	size := 0
+	if len(r.where) == 0 {
+		size = 16
+	}
+	object := make(Object, size)
 	for r.next++; r.space() != '}'; {
 		if r.content[r.next] == ',' {
 			r.next++
@@ -497,10 +503,10 @@ func (r *reader) text() string {
 	}
 	r.next++
 	if plain {
-		return string(r.content[start+1 : r.next-1])
+		return r.content[start+1 : r.next-1]
 	}
 	var text string
-	if err := json.Unmarshal(r.content[start:r.next], &text); err != nil {
+	if err := json.Unmarshal([]byte(r.content[start:r.next]), &text); err != nil {
 		panic(err) // valid JSON
 	}
 	return text
@@ -525,7 +531,7 @@ func (r *reader) number() any {
 	if !plain {
 		return fraction
 	}
-	value, _ := strconv.ParseInt(string(r.content[start:r.next]), 10, 64) // the nearest where it does not fit
+	value, _ := strconv.ParseInt(r.content[start:r.next], 10, 64) // the nearest where it does not fit
 	return value
 }
 
