@@ -2,9 +2,12 @@ package chinaums
 
 import (
 	"bufio"
+	"bytes"
 	"context"
+	"crypto/hmac"
 	"crypto/md5"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -24,8 +27,12 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 	"go.uber.org/zap"
+
+	"github.com/caddy-chinaums/caddy-chinaums/internal/inbound"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/outbound"
 )
 
 // A merchant app in this process
@@ -1503,3 +1510,79 @@ func TestNotifyConcurrently(t *testing.T) {
 }
 
 var _ caddyevents.Handler = testEvents{}
+
+// TestNotifyWebhookSignature: what the app checks is signed behind the handler, whatever the order in the Caddyfile.
+func TestNotifyWebhookSignature(t *testing.T) {
+	const secret = "between gateway and app"
+	t.Setenv("APP_SECRET", secret)
+	app := newMerchantApp(t, nil)
+	for _, format := range []string{"json", "cloudevents", "original"} {
+		t.Run(format, func(t *testing.T) {
+			url, _ := startNotify(t, "reverse_proxy "+app.URL+"\n\twebhook_signature {env.APP_SECRET}\n\tchinaums_notify {\n\t\tformat "+format+"\n\t}")
+			wantWord(t, postNotify(t, url, signedPayment(), "Webhook-Signature: v1,x", "Webhook-Id: x"), 200)
+			got := app.one(t)
+			id, at := got.header.Get("Webhook-Id"), got.header.Get("Webhook-Timestamp")
+			if id != "e82a0275-f767-4f77-90c2-614c91222275" {
+				t.Errorf("Webhook-Id: %s", id)
+			}
+			if seconds, err := strconv.ParseInt(at, 10, 64); err != nil || time.Since(time.Unix(seconds, 0)).Abs() > time.Minute {
+				t.Errorf("Webhook-Timestamp: %s", at)
+			}
+			mac := hmac.New(sha256.New, []byte(secret))
+			io.WriteString(mac, id+"."+at+"."+got.body)
+			if want := "v1," + base64.StdEncoding.EncodeToString(mac.Sum(nil)); !slices.Equal(got.header["Webhook-Signature"], []string{want}) {
+				t.Errorf("Webhook-Signature: %v, want %s", got.header["Webhook-Signature"], want)
+			}
+			wantWord(t, postNotify(t, url, signedPayment()+"&x=1"), 403)
+			if len(app.seen()) != 0 {
+				t.Error("the app saw a false notify")
+			}
+		})
+	}
+}
+
+// benchmarkHandler measures a chain without a network: a request made, the handlers run, the answer written.
+func benchmarkHandler(b *testing.B, handle func(http.ResponseWriter, *http.Request) error, body string) func() {
+	content := []byte(body)
+	return func() {
+		r := httptest.NewRequest("POST", "http://shop.example/notify", nil)
+		r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(content)), int64(len(content))
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		w := httptest.NewRecorder()
+		r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), w, nil)
+		if err := handle(w, r); err != nil || w.Code != 200 || w.Body.String() != "SUCCESS" {
+			b.Fatal(err, w.Code, w.Body)
+		}
+	}
+}
+
+// BenchmarkNotifyHandler is the whole handler, and in the same run the same chain without it: an app that reads the
+// body and says SUCCESS.
+func BenchmarkNotifyHandler(b *testing.B) {
+	setKeys(b)
+	b.Setenv("UMS_NOTIFY_KEY", testNotifyKey)
+	app := &App{Merchants: map[string]*Merchant{"shop": {NotifyKey: []string{"{env.UMS_NOTIFY_KEY}"}}}, logger: zap.NewNop(), flights: new(outbound.Flights)}
+	shop, err := app.resolve("shop", app.Merchants["shop"])
+	if err != nil {
+		b.Fatal(err)
+	}
+	registry := prometheus.NewRegistry()
+	if app.notifies, err = inbound.NewMetrics(registry, "chinaums"); err != nil {
+		b.Fatal(err)
+	}
+	next := caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+		if _, err := io.Copy(io.Discard, r.Body); err != nil {
+			return err
+		}
+		_, err := io.WriteString(w, "SUCCESS")
+		return err
+	})
+	n := &Notify{
+		app: app, merchant: merchantRef{app: app, fixed: shop}, logger: zap.NewNop(), Format: formatJSON, Ack: inbound.AckWord,
+		MaxSize: 64 << 10, Timeout: caddy.Duration(10 * time.Second), jsonNames: newJSONNames(nil),
+	}
+	form := signedPayment()
+	measureRatio(b,
+		benchmarkHandler(b, func(w http.ResponseWriter, r *http.Request) error { return n.ServeHTTP(w, r, next) }, form),
+		benchmarkHandler(b, next.ServeHTTP, form))
+}
