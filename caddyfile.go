@@ -435,7 +435,8 @@ func (o *options) one(target *string) error {
 		return err
 	}
 	if len(values) > 1 {
-		return o.d.Errf("%s: %s takes one value; surplus: %q", o.of, name, values[1])
+		// They are not shown: one may be a key.
+		return o.d.Errf("%s: %s takes one value, not %d", o.of, name, len(values))
 	}
 	*target = values[0]
 	return nil

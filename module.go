@@ -10,7 +10,9 @@
 package chinaums
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"net"
@@ -18,6 +20,7 @@ import (
 	"net/url"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -115,6 +118,31 @@ func (App) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
+// UnmarshalJSON reads the configuration. Caddy refuses an unknown field by itself, but could not say of which merchant.
+func (a *App) UnmarshalJSON(data []byte) error {
+	var document struct {
+		Merchants map[string]json.RawMessage `json:"merchants"`
+	}
+	if err := unmarshalStrict(data, &document); err != nil {
+		return err
+	}
+	a.Merchants = make(map[string]*Merchant, len(document.Merchants))
+	for _, name := range slices.Sorted(maps.Keys(document.Merchants)) {
+		merchant := new(Merchant)
+		if err := unmarshalStrict(document.Merchants[name], merchant); err != nil {
+			return fmt.Errorf("merchant %s: %w", name, err)
+		}
+		a.Merchants[name] = merchant
+	}
+	return nil
+}
+
+func unmarshalStrict(data []byte, target any) error {
+	decoder := json.NewDecoder(bytes.NewReader(data))
+	decoder.DisallowUnknownFields()
+	return decoder.Decode(target)
+}
+
 // Provision resolves every merchant's keys and refuses what could sign or verify wrongly.
 func (a *App) Provision(ctx caddy.Context) error {
 	a.ctx, a.logger, a.flights = ctx, ctx.Logger(), new(outbound.Flights)
@@ -189,7 +217,11 @@ func (a *App) resolve(name string, config *Merchant) (*merchant, error) {
 	m.accept = digestMD5 | digestSHA256
 	if len(config.SignTypes) > 0 {
 		m.accept = 0
-		for _, signType := range config.SignTypes {
+		for _, raw := range config.SignTypes {
+			signType, _, err := secret.Resolve(raw)
+			if err != nil {
+				return nil, fmt.Errorf("sign_types %w", err)
+			}
 			digest, ok := map[string]digestSet{"sha256": digestSHA256, "md5": digestMD5}[strings.ToLower(signType)]
 			if !ok {
 				return nil, fmt.Errorf("sign_types: %q is neither sha256 nor md5", signType)
@@ -279,6 +311,9 @@ func parseUpstream(upstream string) (endpoint outbound.Endpoint, loopback bool, 
 	if port == "" {
 		port = defaultPort
 	}
+	if number, err := strconv.ParseUint(port, 10, 16); err != nil || number == 0 {
+		return endpoint, false, fmt.Errorf("%q: the port must be a number from 1 to 65535", upstream)
+	}
 	host := strings.ToLower(u.Hostname())
 	endpoint = outbound.Endpoint{Scheme: u.Scheme, Dial: net.JoinHostPort(host, port), Host: net.JoinHostPort(host, port)}
 	if port == defaultPort {
@@ -291,33 +326,33 @@ func parseUpstream(upstream string) (endpoint outbound.Endpoint, loopback bool, 
 // checkSharedNotifyKeys refuses merchants that a notify could not be told apart by: one's notify would verify as the
 // other's.
 func (a *App) checkSharedNotifyKeys() error {
-	owners := make(map[string][]*merchant)
+	type sharers struct {
+		first *merchant
+		byMID map[string]*merchant
+	}
+	owners := make(map[string]*sharers)
 	for _, name := range slices.Sorted(maps.Keys(a.merchants)) {
 		m := a.merchants[name]
 		seen := make(map[string]bool, len(m.notifyKeys))
-		for _, key := range m.notifyKeys {
-			if seen[string(key)] {
+		for _, raw := range m.notifyKeys {
+			key := string(raw)
+			if seen[key] {
 				return fmt.Errorf("merchant %s: notify_key: the same key is named twice", name)
 			}
-			seen[string(key)] = true
-			for _, other := range owners[string(key)] {
-				if err := disjoint(m, other); err != nil {
-					return err
-				}
+			seen[key] = true
+			owner := owners[key]
+			if owner == nil {
+				owner = &sharers{first: m, byMID: make(map[string]*merchant, len(m.mids))}
+				owners[key] = owner
+			} else if len(m.mids) == 0 || len(owner.byMID) == 0 {
+				return fmt.Errorf("merchants %s and %s: both have the same notify_key, so both need a mid", owner.first.name, name)
 			}
-			owners[string(key)] = append(owners[string(key)], m)
-		}
-	}
-	return nil
-}
-
-func disjoint(m, other *merchant) error {
-	if len(m.mids) == 0 || len(other.mids) == 0 {
-		return fmt.Errorf("merchants %s and %s: both have the same notify_key, so both need a mid", other.name, m.name)
-	}
-	for mid := range m.mids {
-		if other.mids[mid] {
-			return fmt.Errorf("merchants %s and %s: both have the same notify_key and mid %s", other.name, m.name, mid)
+			for mid := range m.mids {
+				if other := owner.byMID[mid]; other != nil {
+					return fmt.Errorf("merchants %s and %s: both have the same notify_key and mid %s", other.name, name, mid)
+				}
+				owner.byMID[mid] = m
+			}
 		}
 	}
 	return nil
@@ -439,5 +474,6 @@ var (
 	_ caddy.App          = (*App)(nil)
 	_ caddy.Provisioner  = (*App)(nil)
 	_ caddy.CleanerUpper = (*App)(nil)
+	_ json.Unmarshaler   = (*App)(nil)
 	_ outbound.Account   = (*merchant)(nil)
 )

@@ -10,26 +10,56 @@ import (
 	"github.com/caddyserver/caddy/v2"
 )
 
-// errEmpty says that a value is empty.
-var errEmpty = errors.New("is empty")
+// Errors of values that are no keys. None of them holds a part of the value.
+var (
+	errEmpty   = errors.New("is empty")
+	errControl = errors.New("holds a line break or another control character; does the file hold more than the key?")
+)
 
-// Resolve replaces the placeholders in raw once. literal tells that there was none: the secret stands in the
-// configuration. Errors name the placeholder, never a value.
+// Resolve replaces the placeholders in raw, once: braces in what they stand for are left alone. literal tells that
+// nothing was replaced, so that the secret stands in the configuration itself. White space around the value, a file's
+// last line break most of all, is not part of it.
+//
+// Braces may also belong to a secret. What they enclose is taken for a placeholder where it has a dot or a $, or is the
+// whole value; such a one must be known and not empty. A brace of such a secret is written \{.
+//
+// Errors name a placeholder, never a value.
 func Resolve(raw string) (value string, literal bool, err error) {
-	if strings.TrimSpace(raw) == "" {
-		return "", false, errEmpty
+	literal = true
+	known := caddy.NewReplacer()
+	var unresolved error
+	repl := caddy.NewEmptyReplacer()
+	repl.Map(func(name string) (any, bool) {
+		replacement, ok := known.Get(name)
+		if ok {
+			literal = false
+			if caddy.ToString(replacement) == "" && unresolved == nil {
+				unresolved = fmt.Errorf("cannot be resolved: {%s} is empty; is the variable set, the file there?", name)
+			}
+			return replacement, true
+		}
+		whole := strings.TrimSpace(raw) == "{"+name+"}"
+		if !whole && !strings.ContainsAny(name, ".$") {
+			return "{" + name + "}", true
+		}
+		if unresolved == nil {
+			unresolved = errors.New("cannot be resolved: what is in braces is no placeholder that Caddy knows; write {env.NAME} or {file./path}, and a brace of the value itself as \\{")
+		}
+		return nil, false
+	})
+	value, err = repl.ReplaceOrErr(raw, true, true)
+	if unresolved != nil {
+		return "", false, unresolved
 	}
-	literal = !(strings.Contains(raw, "{") && strings.Contains(raw, "}"))
-	if literal {
-		return strings.TrimSpace(raw), true, nil
-	}
-	value, err = caddy.NewReplacer().ReplaceOrErr(raw, true, true)
 	if err != nil {
-		return "", false, fmt.Errorf("cannot be resolved (%w); is the variable set, the file there?", err)
+		return "", false, errors.New("cannot be resolved: it holds too many braces")
 	}
-	// A key file usually ends in a newline, which is not part of the key.
-	if value = strings.TrimSpace(value); value == "" {
+	value = strings.TrimSpace(strings.TrimPrefix(value, "\ufeff")) // a byte order mark, as some editors write
+	if value == "" {
 		return "", false, errEmpty
 	}
-	return value, false, nil
+	if strings.ContainsFunc(value, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+		return "", false, errControl
+	}
+	return value, literal, nil
 }
