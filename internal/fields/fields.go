@@ -173,9 +173,6 @@ func within(outer, inner string) string {
 
 // leaves collects the causes at the bottom of the library's tree of errors.
 func (t *table) leaves(e *jsonschema.ValidationError, found []Error) []Error {
-	if len(found) > maxErrors {
-		return found
-	}
 	for _, cause := range e.Causes {
 		found = t.leaves(cause, found)
 	}
