@@ -1,0 +1,126 @@
+package chinaums
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+
+	"github.com/caddy-chinaums/caddy-chinaums/internal/inbound"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/outbound"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/ratelog"
+)
+
+// FuzzNotify sends whatever it likes to the whole handler: as it came, and with a right signature. The answer must be
+// one of the contract's, the app must see what is answered SUCCESS and nothing else, and no notify that the second
+// implementation believes may be lost.
+func FuzzNotify(f *testing.F) {
+	fuzzSeeds(f)
+	app := &App{logger: zap.NewNop(), flights: new(outbound.Flights)}
+	shop := &merchant{name: "shop", notifyKeys: [][]byte{[]byte(testKey)}, accept: digestMD5 | digestSHA256}
+	n := &Notify{
+		app: app, merchant: merchantRef{app: app, fixed: shop}, logger: zap.NewNop(), Format: formatJSON, Ack: inbound.AckWord,
+		MaxSize: 64 << 10, Timeout: caddy.Duration(10 * time.Second), jsonNames: newJSONNames(nil), refusals: ratelog.New(0),
+	}
+	send := func(t *testing.T, contentType string, body []byte) (status int, event []byte) {
+		seen := 0
+		next := caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+			seen++
+			var err error
+			if event, err = io.ReadAll(r.Body); err != nil || r.ContentLength != int64(len(event)) {
+				t.Errorf("the app reads %d of %d bytes: %v", len(event), r.ContentLength, err)
+			}
+			for name, values := range r.Header {
+				if len(values) != 1 || strings.ContainsFunc(values[0], func(r rune) bool { return r < ' ' || r > '~' }) {
+					t.Errorf("header %s: %q", name, values)
+				}
+			}
+			w.WriteHeader(http.StatusNoContent)
+			return nil
+		})
+		r := httptest.NewRequest("POST", "/notify", bytes.NewReader(body))
+		r.Header.Set("Content-Type", contentType)
+		w := httptest.NewRecorder()
+		if err := n.ServeHTTP(w, caddyhttp.PrepareRequest(r, caddy.NewReplacer(), w, nil), next); err != nil {
+			t.Fatal(err)
+		}
+		word := "FAILED"
+		if w.Code == 200 {
+			word = "SUCCESS"
+		}
+		if w.Body.String() != word || (seen == 1) != (w.Code == 200) || seen > 1 {
+			t.Fatalf("answer %d %q, the app saw %d", w.Code, w.Body, seen)
+		}
+		switch w.Code {
+		case 200, 400, 403, 413:
+		default:
+			t.Fatalf("status %d", w.Code)
+		}
+		if w.Code == 200 && !json.Valid(event) {
+			t.Fatalf("the app got %q", event)
+		}
+		return w.Code, event
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		asForm, _ := send(t, "application/x-www-form-urlencoded", body)
+		asJSON, _ := send(t, "application/json", body)
+		if asForm == 200 && asJSON != 200 {
+			t.Errorf("the Content-Type decides: %d as a form, %d as JSON", asForm, asJSON)
+		}
+		values := readReference(string(body))
+		if values == nil || isJSONObject(body) {
+			return
+		}
+		// What the platform would send with these fields.
+		fields := url.Values{}
+		for name, list := range values {
+			if value := list[0]; value != "" && name != "sign" && name != "signType" {
+				fields.Set(name, value)
+			}
+		}
+		fields.Set("sign", referenceDigest(referenceString(fields), testKey, digestSHA256))
+		encoded := fields.Encode()
+		status, event := send(t, "application/x-www-form-urlencoded", []byte(encoded))
+		want := 200
+		switch {
+		case len(encoded) > 64<<10:
+			want = 413
+		case len(fields) > maxNotifyFields:
+			want = 400
+		case referenceAmbiguous(fields):
+			want = 403
+		}
+		if status != want {
+			t.Fatalf("answer %d to %q, want %d", status, encoded, want)
+		}
+		if status != 200 {
+			return
+		}
+		var object map[string]json.RawMessage
+		if err := json.Unmarshal(event, &object); err != nil {
+			t.Fatal(err)
+		}
+		if len(object) != len(fields)-1 {
+			for name := range fields { // names that are not UTF-8 may become one
+				if referenceUTF8(name) != name {
+					return
+				}
+			}
+			t.Fatalf("%d fields of %d", len(object), len(fields)-1)
+		}
+		for name := range fields {
+			if _, ok := object[referenceUTF8(name)]; !ok && name != "sign" {
+				t.Fatalf("field %q is lost in %s", name, event)
+			}
+		}
+	})
+}
