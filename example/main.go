@@ -38,7 +38,11 @@ const gatewayConfig = `{
 	persist_config off
 	auto_https off
 	log {
-		level WARN
+		level   WARN
+		exclude admin
+	}
+	servers {
+		protocols h1
 	}
 	chinaums {
 		merchant shop {
@@ -60,11 +64,14 @@ http://{$GATEWAY_OUT} {
 # the way in: the platform calls this
 http://{$GATEWAY_IN} {
 	bind 127.0.0.1
-	chinaums_notify   /notify
-	webhook_signature {env.APP_SECRET}
-	reverse_proxy     {$APP} {
-		request_buffers 64KiB
+	handle /notify {
+		chinaums_notify
+		webhook_signature {env.APP_SECRET}
+		reverse_proxy     {$APP} {
+			request_buffers 64KiB
+		}
 	}
+	respond 404
 }
 `
 
@@ -80,11 +87,11 @@ func main() {
 }
 
 func run(ctx context.Context, out io.Writer, serve bool) error {
-	d, err := start(out)
-	if err != nil {
+	d := &demo{out: out, secret: rand.Text()}
+	defer d.stop()
+	if err := d.start(); err != nil {
 		return err
 	}
-	defer d.stop()
 	if err := d.walk(ctx); err != nil {
 		return err
 	}
@@ -118,15 +125,14 @@ type received struct {
 	body   []byte
 }
 
-func start(out io.Writer) (*demo, error) {
-	d := &demo{out: out, secret: rand.Text()}
+func (d *demo) start() error {
 	var err error
 	if d.platform, err = sandbox.New(sandbox.Options{Schedule: []time.Duration{time.Second, time.Second, 2 * time.Second}}); err != nil {
-		return nil, err
+		return err
 	}
 	platformAddress, err := d.listen(d.platform)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	app := http.NewServeMux()
 	app.HandleFunc("POST /notify", d.takeEvent)
@@ -136,13 +142,13 @@ func start(out io.Writer) (*demo, error) {
 		}
 	})
 	if d.app, err = d.listen(app); err != nil {
-		return nil, err
+		return err
 	}
 	if d.gatewayOut, err = freeAddress(); err != nil {
-		return nil, err
+		return err
 	}
 	if d.gatewayIn, err = freeAddress(); err != nil {
-		return nil, err
+		return err
 	}
 
 	// The gateway takes its keys from the environment; here they are the sandbox's, made afresh at each start.
@@ -153,28 +159,32 @@ func start(out io.Writer) (*demo, error) {
 		"GATEWAY_OUT": d.gatewayOut, "GATEWAY_IN": d.gatewayIn, "APP": d.app,
 	} {
 		if err := os.Setenv(name, value); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	config, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(gatewayConfig), nil)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if err := caddy.Load(config, true); err != nil {
-		return nil, err
+		return err
 	}
 	d.order = keys.SourceCode + time.Now().Format("20060102150405") + "0000001"
 	d.refund = keys.SourceCode + time.Now().Format("20060102150405") + "0000002"
-	d.say("platform (sandbox) 平台沙箱  http://%s\ngateway, way out   网关出站  http://%s\ngateway, way in    网关入站  http://%s/notify\nmerchant's app     商户应用  http://%s\n",
+	d.say("platform (sandbox) 平台沙箱  http://%s\ngateway, way out   网关出站  http://%s\n"+
+		"gateway, way in    网关入站  http://%s/notify\nmerchant's app     商户应用  http://%s\n"+
+		"All keys and signatures below are made up, afresh at each start. 以下密钥与签名均为每次启动时随机生成。\n",
 		platformAddress, d.gatewayOut, d.gatewayIn, d.app)
-	return d, nil
+	return nil
 }
 
 func (d *demo) stop() {
 	if err := caddy.Stop(); err != nil {
 		fmt.Fprintln(d.out, "stopping the gateway:", err)
 	}
-	d.platform.Close()
+	if d.platform != nil {
+		d.platform.Close()
+	}
 	for _, server := range d.servers {
 		_ = server.Close()
 	}

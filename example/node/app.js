@@ -26,9 +26,9 @@ const call = (path, fields) => new Promise((resolve) => { // one call through th
   }).on('error', unknown).end(body) // not with fetch: its Sec-Fetch-Mode makes the gateway take it for a browser
 })
 
-function learn(book, number, said, event) { // takes in what the platform says; false if the record says otherwise
+function learn(book, number, said, event) { // takes in what the platform says: the status, or false if not as recorded
   const entry = book.get(number)
-  if (entry?.events.includes(event)) return true // handled already
+  if (entry?.events.includes(event)) return entry.status // handled already
   const [name, money, status] = entry?.order ? // refund-query does not repeat the amount
     ['refundOrderId', said.refundAmount ?? entry.amount, said.refundStatus ?? (said.refundPayTime && 'SUCCESS')]
     : ['merOrderId', said.totalAmount, said.status]
@@ -36,7 +36,7 @@ function learn(book, number, said, event) { // takes in what the platform says; 
     || String(money) !== String(entry.amount) || said.mid !== UMS_MID) return false
   if (RANK[status] > RANK[entry.status]) entry.status = status // only forward. Ship here: it is done once
   if (event) entry.events.push(event)
-  return true
+  return entry.status
 }
 
 function notify(headers, body) { // without the signature (Standard Webhooks) whoever comes here could say "paid"
@@ -53,14 +53,15 @@ async function trade(number, order, amount, path, query, fields) { // an order o
   const fresh = { order, amount, status: 'new', events: [] } // written down before the call: a crash cannot lose it
   const entry = withBook((book) => book.get(number) ?? book.set(number, fresh).get(number))
   if (entry.order !== order || entry.amount !== amount) return [409, { error: 'the number is taken' }]
-  let outcome, said
+  let code
   for (const to of entry === fresh ? [path, query] : [query, path]) { // no clear answer: ask, with the same number
-    [outcome, said] = await call(to, to === query ? { merOrderId: number } : fields)
-    const clear = outcome === 'answered' && said.errCode === 'SUCCESS' && withBook((book) => learn(book, number, said))
-    if (clear) return [200, { status: withBook((book) => book.get(number).status), qrCode: said.qrCode }]
-    if (outcome === 'not_sent' || (to === query && said.errCode !== 'NO_ORDER')) break
+    const [outcome, said] = await call(to, to === query ? { merOrderId: number } : fields)
+    code = outcome === 'answered' ? said.errCode : outcome
+    const status = code === 'SUCCESS' && withBook((book) => learn(book, number, said))
+    if (status) return [200, { status, qrCode: said.qrCode }]
+    if (code === 'not_sent' || (to === query && code !== 'NO_ORDER')) break
   }
-  return [202, { status: entry.status, outcome, errCode: said.errCode }] // ask again later, with the same number
+  return [202, { status: entry.status, code }] // ask again later, with the same number
 }
 
 http.createServer(async (request, response) => {

@@ -1,0 +1,59 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestDemo(t *testing.T) {
+	var out bytes.Buffer
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := run(ctx, &out, false); err != nil {
+		t.Fatalf("%v\n%s", err, out.String())
+	}
+	rest := out.String()
+	for _, step := range []string{
+		"made up", "POST /v1/netpay/trade/precreate", "Authorization: OPEN-BODY-SIG AppId=", "Gateway-Outcome: answered", "NEW_ORDER",
+		"Ce-Type: com.chinaums.payment.succeeded", "Webhook-Signature: v1,", `"totalAmount":1234,`, "200 SUCCESS",
+		"POST /v1/netpay/query", "Gateway-Outcome: answered", "TRADE_SUCCESS",
+		"POST /v1/netpay/refund", "Gateway-Outcome: answered", "Ce-Type: com.chinaums.refund.succeeded", `"refundAmount":234,`, "200 SUCCESS", "Done",
+	} {
+		_, after, found := strings.Cut(rest, step)
+		if !found {
+			t.Fatalf("the walk does not show %q at its place:\n%s", step, out.String())
+		}
+		rest = after
+	}
+}
+
+// With -serve it stays up until it is told to stop.
+func TestDemoServes(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	out := &stopper{until: "Up until", stop: cancel}
+	if err := run(ctx, out, true); err != nil {
+		t.Fatal(err)
+	}
+	if !out.seen {
+		t.Error("it did not say that it stays up")
+	}
+}
+
+// stopper calls stop once it has been written a text.
+type stopper struct {
+	until string
+	seen  bool
+	stop  func()
+}
+
+func (s *stopper) Write(p []byte) (int, error) {
+	if bytes.Contains(p, []byte(s.until)) {
+		s.seen = true
+		s.stop()
+	}
+	return len(p), nil
+}
