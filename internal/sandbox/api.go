@@ -104,6 +104,9 @@ type reply struct {
 // execute authenticates a call and runs it.
 func (c *ChinaUMS) execute(r *http.Request, body []byte) reply {
 	known, found := interfaces[r.URL.Path]
+	if _, link := links[r.URL.Path]; link && r.Method == http.MethodGet {
+		return c.follow(r.URL.Path, r.URL.RawQuery)
+	}
 	if r.Method != http.MethodPost {
 		refused := c.refuse(http.StatusMethodNotAllowed, fail("BAD_REQUEST", "请使用POST"), nil)
 		refused.header = http.Header{"Allow": {http.MethodPost}}

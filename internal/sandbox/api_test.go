@@ -494,9 +494,7 @@ func TestClose(t *testing.T) {
 	number := b.paid("notifyUrl", b.merchant("FAILED"))
 	waiting := make(chan error)
 	go func() { waiting <- b.WaitDelivered(context.Background(), number, KindPayment) }()
-	for len(b.Deliveries()) == 0 { // the goroutine now waits for its hour
-		time.Sleep(time.Millisecond)
-	}
+	eventually(t, "the first attempt", func() bool { return len(b.Deliveries()) == 1 }) // then its hour is waited for
 	b.Close()
 	if err := <-waiting; err == nil || !strings.Contains(err.Error(), "closed") {
 		t.Error(err)

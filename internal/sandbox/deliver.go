@@ -195,12 +195,16 @@ func (c *ChinaUMS) message(n *notice, variant Variant) *Message {
 	if variant == Duplicate && n.last != nil {
 		return n.last
 	}
-	o := c.options
-	message := compose(n.params, signing{o.NotifyKey, o.Digest, o.OmitSignType, o.CapitalSign}, n.kind, variant)
+	message := compose(n.params, c.signing(), n.kind, variant)
 	if variant.True() {
 		n.last = message
 	}
 	return message
+}
+
+// signing is how the options say that notifies are signed.
+func (c *ChinaUMS) signing() signing {
+	return signing{c.options.NotifyKey, c.options.Digest, c.options.OmitSignType, c.options.CapitalSign}
 }
 
 // post sends a message and reads the beginning of the answer.

@@ -325,7 +325,7 @@ func encodeJSON(params []param) []byte {
 	var out strings.Builder
 	for i, p := range params {
 		var value any = p.value
-		if _, ok := parseFen(p.value); ok && strings.HasSuffix(p.name, "Amount") {
+		if amount, ok := parseFen(p.value); ok && strings.HasSuffix(p.name, "Amount") && fmt.Sprint(int64(amount)) == p.value {
 			value = json.Number(p.value)
 		}
 		name, err := json.Marshal(p.name)
@@ -372,8 +372,16 @@ func recut(params []param, kind Kind) []param {
 		text = "attachedData"
 	}
 	paid := set(set(params, "totalAmount", "99900"), "buyerPayAmount", "")
-	if kind == KindRefund {
+	switch kind {
+	case KindRefund:
 		paid = set(paid, "refundAmount", "99900")
+	case KindBill:
+		paid = set(paid, "billStatus", billPaid)
+	default:
+		paid = set(paid, "status", statusPaid)
+		if get(paid, "payTime") == "" {
+			paid = set(paid, "payTime", get(paid, "createTime"))
+		}
 	}
 	closed := set(set(set(params, "status", statusClosed), "payTime", ""), text, "")
 	if kind == KindBill {
@@ -399,10 +407,16 @@ func recut(params []param, kind Kind) []param {
 	return append(sent, param{"z", "&" + stringToSign(tail)})
 }
 
+// times are the parameters that say when something happened. billDate is not one: it is part of a bill's name.
+var times = map[string]string{
+	"createTime": time.DateTime, "payTime": time.DateTime, "refundPayTime": time.DateTime, "settleDate": dayLayout,
+	"refundSettleDate": dayLayout,
+}
+
 // shift moves the times in a notify.
 func shift(params []param, by time.Duration) []param {
 	for i, p := range params {
-		for _, layout := range []string{time.DateTime, dayLayout} {
+		if layout, known := times[p.name]; known {
 			if at, err := time.ParseInLocation(layout, p.value, zone); err == nil {
 				params[i].value = at.Add(by).Format(layout)
 			}

@@ -138,6 +138,7 @@ func (c *ChinaUMS) keep(o *order) {
 		delete(c.orders, old.number)
 		delete(c.orders, old.billNo)
 		delete(c.byTarget, old.target)
+		delete(c.cashiers, old.cashier)
 		for _, r := range old.refunds {
 			delete(c.refunds, r.number)
 		}

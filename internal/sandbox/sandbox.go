@@ -210,6 +210,7 @@ func (o *Options) fill() error {
 type ChinaUMS struct {
 	options Options
 	client  *http.Client
+	ui      http.Handler
 	sending chan struct{} // bounds the notifies on the wire at one time
 
 	ctx    context.Context
@@ -221,6 +222,7 @@ type ChinaUMS struct {
 	orders     map[string]*order
 	byTarget   map[string]*order
 	refunds    map[string]*refund
+	cashiers   map[string]*order
 	ages       []*order // the oldest first
 	notices    int      // being delivered
 	nonces     nonces
@@ -244,9 +246,11 @@ func New(options Options) (*ChinaUMS, error) {
 		orders:     make(map[string]*order),
 		byTarget:   make(map[string]*order),
 		refunds:    make(map[string]*refund),
+		cashiers:   make(map[string]*order),
 		calls:      newRing[*Call](options.MaxCalls),
 		deliveries: newRing[Delivery](options.MaxDeliveries),
 	}
+	c.ui = c.UI()
 	c.ctx, c.stop = context.WithCancel(context.Background())
 	return c, nil
 }
@@ -272,6 +276,10 @@ func (c *ChinaUMS) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case strings.HasPrefix(r.URL.Path, "/v1/"):
 		c.serveAPI(w, r)
+	case strings.HasPrefix(r.URL.Path, cashierPath):
+		c.serveCashier(w, r)
+	case c.options.UI:
+		c.ui.ServeHTTP(w, r)
 	default:
 		http.NotFound(w, r)
 	}

@@ -226,6 +226,25 @@ func (b *bench) delivered(number string, kind Kind) {
 	}
 }
 
+// eventually waits for something that another goroutine brings about.
+func eventually(t *testing.T, what string, happened func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !happened(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: waited in vain", what)
+		}
+	}
+}
+
+func parseStamp(t *testing.T, stamp string) time.Time {
+	t.Helper()
+	at, err := time.ParseInLocation(stampLayout, stamp, zone)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return at
+}
+
 // python runs a program with the arguments, and returns what it prints.
 func python(t *testing.T, program string, stdin string) string {
 	t.Helper()

@@ -1,0 +1,129 @@
+package sandbox
+
+import (
+	"html/template"
+	"net"
+	"net/http"
+	"slices"
+	"time"
+)
+
+// What the page shows at most.
+const (
+	shownOrders     = 200
+	shownDeliveries = 50
+)
+
+var uiPage = template.Must(template.New("ui").Funcs(template.FuncMap{
+	"yuan": func(amount int64) string { return fen(amount).yuan() },
+	"clock": func(at time.Time) string {
+		if at.IsZero() {
+			return ""
+		}
+		return clockText(at)
+	},
+}).Parse(`<!DOCTYPE html>
+<html lang="zh-CN">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>银联商务沙箱 ChinaUMS sandbox</title>
+<style>
+body { font: .9rem/1.5 system-ui, sans-serif; margin: 1.5rem }
+table { border-collapse: collapse; margin: .5rem 0 2rem; width: 100% }
+th, td { text-align: left; vertical-align: top; padding: .3rem .7rem .3rem 0; border-bottom: 1px solid #ddd }
+td.number { font-variant-numeric: tabular-nums; white-space: nowrap }
+form { margin: 0 }
+button { font: inherit }
+.bad { color: #b00 }
+</style>
+</head>
+<body>
+<h1>银联商务沙箱 ChinaUMS sandbox</h1>
+<p>商户号 mid <code>{{.MID}}</code> · 来源编号 source code <code>{{.SourceCode}}</code> · {{.Now}}</p>
+
+<h2>订单 Orders</h2>
+<table id="orders">
+<thead><tr><th>订单号 Number<th>金额 Amount<th>状态 Status<th>时间 Time<th>退款 Refunds<th></thead>
+<tbody>
+{{range .Orders}}<tr>
+<td><code>{{.MerOrderID}}</code>{{with .BillNo}}<br>账单 bill <code>{{.}}</code>{{end}}
+<td class="number">{{yuan .TotalAmount}}
+<td>{{.Status}}{{with .BillStatus}}<br>{{.}}{{end}}{{with .SecureStatus}}<br>{{.}}{{end}}
+<td class="number">{{clock .Created}}{{if not .Paid.IsZero}}<br>付款 paid {{clock .Paid}}{{end}}
+<td>{{range .Refunds}}<code>{{.RefundOrderID}}</code> {{yuan .Amount}} {{.Status}}<br>{{end}}
+<td>{{if .Payable}}<form method="post" action="pay"><input type="hidden" name="order" value="{{.MerOrderID}}"><button>付款 Pay</button></form>{{end}}
+</tr>
+{{else}}<tr><td colspan="6">还没有订单 none yet
+{{end}}</tbody>
+</table>
+
+<h2>通知 Notifies</h2>
+<table id="deliveries">
+<thead><tr><th>时间 Time<th>通知 Notify<th>订单号 Number<th>地址 Address<th>应答 Answer</thead>
+<tbody>
+{{range .Deliveries}}<tr>
+<td class="number">{{clock .Time}}
+<td>{{.Kind}}, {{.Variant}}, #{{.Attempt}}
+<td><code>{{.Order}}</code>{{with .Refund}}<br>退款 refund <code>{{.}}</code>{{end}}
+<td>{{.URL}}
+<td{{if not .Delivered}} class="bad"{{end}}>{{if .Err}}{{.Err}}{{else}}{{.Status}} {{printf "%.80q" .Answer}}{{end}}
+</tr>
+{{else}}<tr><td colspan="5">还没有通知 none yet
+{{end}}</tbody>
+</table>
+<p><small>按 F5 刷新。Reload to see what has changed.</small></p>
+</body>
+</html>
+`))
+
+// UI is a page of the orders with their refunds and the latest notifies, and a button that pays: GET / and POST /pay
+// below wherever it is mounted. Options.UI mounts it in ServeHTTP. Only a browser on this machine may use it.
+func (c *ChinaUMS) UI() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /{$}", c.serveUI)
+	mux.HandleFunc("POST /pay", c.serveUIPay)
+	protected := http.NewCrossOriginProtection().Handler(mux)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		pageHeader(w)
+		host, _, err := net.SplitHostPort(r.Host)
+		if err != nil {
+			host = r.Host
+		}
+		// A name of somebody else's that resolves to this machine would make his page ours.
+		if !c.options.AllowRemote && !local(host) {
+			http.Error(w, "请用localhost访问 use localhost", http.StatusForbidden)
+			return
+		}
+		protected.ServeHTTP(w, r)
+	})
+}
+
+// row is an order as the page shows it.
+type row struct {
+	Order
+	Payable bool
+}
+
+func (c *ChinaUMS) serveUI(w http.ResponseWriter, _ *http.Request) {
+	orders, deliveries := c.Orders(), c.Deliveries()
+	slices.Reverse(orders)
+	slices.Reverse(deliveries)
+	rows := make([]row, min(len(orders), shownOrders))
+	for i := range rows {
+		rows[i] = row{orders[i], orders[i].Status == statusNew || orders[i].Status == statusWaiting}
+	}
+	show(w, uiPage, map[string]any{
+		"MID": c.options.MID, "SourceCode": c.options.SourceCode, "Now": clockText(c.options.Now()),
+		"Orders": rows, "Deliveries": deliveries[:min(len(deliveries), shownDeliveries)],
+	})
+}
+
+func (c *ChinaUMS) serveUIPay(w http.ResponseWriter, r *http.Request) {
+	r.Body = http.MaxBytesReader(w, r.Body, 4<<10)
+	if err := c.Pay(r.PostFormValue("order")); err != nil {
+		http.Error(w, err.Error(), http.StatusConflict)
+		return
+	}
+	http.Redirect(w, r, ".", http.StatusSeeOther)
+}
