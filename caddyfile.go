@@ -17,12 +17,14 @@ func init() {
 	httpcaddyfile.RegisterGlobalOption("chinaums", parseGlobalOption)
 
 	httpcaddyfile.RegisterHandlerDirective("chinaums_notify", parseNotify)
+	httpcaddyfile.RegisterHandlerDirective("chinaums_return", parseReturn)
 	httpcaddyfile.RegisterHandlerDirective("chinaums_guard", parseGuard)
 	httpcaddyfile.RegisterDirective("chinaums_proxy", parseProxy)
 
 	// A notify must be judged before any handler that answers. The guard comes before whatever reads a body on the way
 	// to reverse_proxy (webhook_signature, which is ordered there by its own package).
 	httpcaddyfile.RegisterDirectiveOrder("chinaums_notify", httpcaddyfile.After, "encode")
+	httpcaddyfile.RegisterDirectiveOrder("chinaums_return", httpcaddyfile.After, "encode")
 	httpcaddyfile.RegisterDirectiveOrder("chinaums_guard", httpcaddyfile.Before, "metrics")
 	httpcaddyfile.RegisterDirectiveOrder("chinaums_proxy", httpcaddyfile.Before, "metrics")
 }
@@ -146,6 +148,37 @@ func (n *Notify) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			err = o.duration(&n.Timeout)
 		case "observe":
 			err = o.flag(&n.Observe)
+		default:
+			err = o.unknown()
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func parseReturn(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+	p := new(Return)
+	return p, p.UnmarshalCaddyfile(h.Dispenser)
+}
+
+// UnmarshalCaddyfile sets up the handler from Caddyfile tokens. Syntax:
+//
+//	chinaums_return [<matcher>] [<merchant>] {
+//	    ignore <name…>
+//	}
+func (p *Return) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // the directive's name
+	if err := merchantArgument(d, &p.Merchant); err != nil {
+		return err
+	}
+	o := options{d: d, of: "chinaums_return"}
+	for d.NextBlock(0) {
+		var err error
+		switch d.Val() {
+		case "ignore":
+			err = o.list(&p.Ignore)
 		default:
 			err = o.unknown()
 		}
@@ -501,6 +534,7 @@ func (o *options) unknown() error {
 // Interface guards
 var (
 	_ caddyfile.Unmarshaler = (*Notify)(nil)
+	_ caddyfile.Unmarshaler = (*Return)(nil)
 	_ caddyfile.Unmarshaler = (*Guard)(nil)
 	_ caddyfile.Unmarshaler = (*Transport)(nil)
 	_ caddyfile.Unmarshaler = (*Upstreams)(nil)

@@ -315,11 +315,7 @@ func (m *merchant) verify(fields *notifyFields, content []byte, header http.Head
 		return &rejection{http.StatusBadRequest, "json", errors.New("the body is not a JSON object")}
 	}
 	if err := fields.parse(content); err != nil {
-		reason := "malformed"
-		if parse, ok := errors.AsType[*parseError](err); ok {
-			reason = parse.Reason
-		}
-		return &rejection{http.StatusBadRequest, reason, err}
+		return &rejection{http.StatusBadRequest, parseReason(err), err}
 	}
 	if reason := fields.verify(m.notifyKeys, m.accept); reason != "" {
 		return &rejection{http.StatusForbidden, reason, nil}
@@ -328,6 +324,13 @@ func (m *merchant) verify(fields *notifyFields, content []byte, header http.Head
 		return &rejection{http.StatusForbidden, "foreign_mid", nil}
 	}
 	return nil
+}
+
+func parseReason(err error) string {
+	if broken, ok := errors.AsType[*parseError](err); ok {
+		return broken.Reason
+	}
+	return "malformed"
 }
 
 func isJSONObject(content []byte) bool {

@@ -1,0 +1,198 @@
+package chinaums
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+
+	"github.com/caddy-chinaums/caddy-chinaums/internal/inbound"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/ratelog"
+)
+
+func init() {
+	caddy.RegisterModule(Return{})
+}
+
+// maxReturnQuery bounds the query of a return page, as max_size does a notify.
+const maxReturnQuery = 64 << 10
+
+// Return is the middleware in front of the page that the platform sends the buyer's browser back to (returnUrl). It
+// verifies the signed query by the rules of a notify, over the bytes as they came, those about strings that can be cut
+// in two ways included. A true one goes on to the rest of the chain, query and all, with the placeholders of a notify set
+// and the page told to send no referrer, which would hand the query on. A false one is a 403 error, which
+// `handle_errors` may dress.
+//
+// The query is shown by the buyer's own browser, as often as he likes: a return page never marks an order paid.
+type Return struct {
+	// The merchant whose notify keys verify: a name of the chinaums app, or a placeholder that reaches merchants with
+	// `mid`. May be empty where there is exactly one merchant.
+	Merchant string `json:"merchant,omitempty"`
+
+	// Parameters of the merchant's own, which stand in the returnUrl and are not signed. They cannot be those that
+	// decide about money.
+	Ignore []string `json:"ignore,omitempty"`
+
+	merchant merchantRef
+	app      *App
+	logger   *zap.Logger
+	ignore   map[string]bool
+	refusals *ratelog.Limiter
+}
+
+// CaddyModule returns the Caddy module information.
+func (Return) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.handlers.chinaums_return",
+		New: func() caddy.Module { return new(Return) },
+	}
+}
+
+// Provision finds the merchant and checks the names.
+func (p *Return) Provision(ctx caddy.Context) error {
+	p.logger, p.refusals = ctx.Logger(), ratelog.New(10)
+	var err error
+	if p.app, err = loadApp(ctx); err != nil {
+		return err
+	}
+	if p.merchant, err = p.app.ref(p.Merchant, needsNotifyKey); err != nil {
+		return fmt.Errorf("chinaums_return: %w", err)
+	}
+	p.ignore = make(map[string]bool, len(p.Ignore))
+	for _, name := range p.Ignore {
+		if name == "" {
+			return errors.New("chinaums_return: ignore: a name is empty")
+		}
+		for _, deciding := range decidingNames {
+			if strings.EqualFold(name, deciding) {
+				return fmt.Errorf("chinaums_return: ignore: %s decides about money; without its signature anybody could write it", name)
+			}
+		}
+		p.ignore[name] = true
+	}
+	return nil
+}
+
+// ServeHTTP implements caddyhttp.MiddlewareHandler.
+func (p *Return) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	w = &noReferrerWriter{ResponseWriterWrapper: caddyhttp.ResponseWriterWrapper{ResponseWriter: w}}
+	w.Header().Set("Referrer-Policy", "no-referrer")
+
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		w.Header().Set("Allow", "GET, HEAD")
+		return p.reject(r, nil, &rejection{http.StatusMethodNotAllowed, "method", nil})
+	}
+	m := p.merchant.resolve(replacer(r))
+	if m == nil {
+		return p.reject(r, nil, &rejection{http.StatusNotFound, "no_merchant", nil})
+	}
+	fields := acquireFields()
+	defer fields.release()
+	if rejected := p.verify(m, fields, r.URL.RawQuery); rejected != nil {
+		return p.reject(r, m, rejected)
+	}
+	event := fields.event(nil)
+	setNotifyPlaceholders(replacer(r), m, &event, new(string))
+	if extra, ok := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
+		extra.Add(zap.String("merchant", m.name))
+		extra.Add(zap.String("order", event.Subject))
+	}
+	return next.ServeHTTP(w, r)
+}
+
+// verify says why a query is not a true one of m, or nil. A false query is forbidden, whatever is wrong with it.
+func (p *Return) verify(m *merchant, fields *notifyFields, query string) *rejection {
+	if len(query) > maxReturnQuery {
+		return &rejection{http.StatusForbidden, "too_large", nil}
+	}
+	if err := fields.parseForm(p.signed(query)); err != nil {
+		return &rejection{http.StatusForbidden, parseReason(err), err}
+	}
+	if reason := fields.verify(m.notifyKeys, m.accept); reason != "" {
+		return &rejection{http.StatusForbidden, reason, nil}
+	}
+	if mid, _ := fields.get("mid"); !m.hasMID(mid) {
+		return &rejection{http.StatusForbidden, "foreign_mid", nil}
+	}
+	return nil
+}
+
+// signed returns the query without the parameters that are not the platform's. What remains stays as it came.
+func (p *Return) signed(query string) []byte {
+	signed := make([]byte, 0, len(query))
+	for pair := range strings.SplitSeq(query, "&") {
+		name, _, _ := strings.Cut(pair, "=")
+		if decoded, err := url.QueryUnescape(name); err == nil && p.ignore[decoded] {
+			continue
+		}
+		if len(signed) > 0 {
+			signed = append(signed, '&')
+		}
+		signed = append(signed, pair...)
+	}
+	return signed
+}
+
+// reject logs a query that is not believed, without a byte of it, and makes the error.
+func (p *Return) reject(r *http.Request, m *merchant, rejected *rejection) error {
+	name := ""
+	if m != nil {
+		name = m.name
+	}
+	if repl := replacer(r); repl != nil {
+		repl.Set("http.chinaums.merchant", name)
+		repl.Set("http.chinaums.reason", rejected.reason)
+	}
+	if extra, ok := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
+		extra.Add(zap.String("merchant", name))
+		extra.Add(zap.String("reason", rejected.reason))
+	}
+	if suppressed, ok := p.refusals.Allow(rejected.reason); ok {
+		p.logger.Warn("return page refused",
+			zap.String("merchant", name), zap.String("reason", rejected.reason), zap.Int("status", rejected.status),
+			zap.String("path", inbound.Quote(r.URL.Path, 64)), zap.String("remote", r.RemoteAddr), zap.Int("suppressed", suppressed))
+	}
+	return caddyhttp.Error(rejected.status, fmt.Errorf("chinaums_return: %s", rejected.reason))
+}
+
+// noReferrerWriter keeps the policy whatever the page says: its own would hand the signed query to other sites.
+type noReferrerWriter struct {
+	caddyhttp.ResponseWriterWrapper
+	wrote bool
+}
+
+func (w *noReferrerWriter) WriteHeader(status int) {
+	if !w.wrote {
+		w.wrote = status >= 200
+		w.Header().Set("Referrer-Policy", "no-referrer")
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *noReferrerWriter) Write(p []byte) (int, error) {
+	if !w.wrote {
+		w.WriteHeader(http.StatusOK)
+	}
+	return w.ResponseWriter.Write(p)
+}
+
+func (w *noReferrerWriter) ReadFrom(r io.Reader) (int64, error) {
+	if !w.wrote {
+		w.WriteHeader(http.StatusOK)
+	}
+	return w.ResponseWriterWrapper.ReadFrom(r)
+}
+
+// Interface guards
+var (
+	_ caddy.Provisioner           = (*Return)(nil)
+	_ caddyhttp.MiddlewareHandler = (*Return)(nil)
+	_ http.ResponseWriter         = (*noReferrerWriter)(nil)
+	_ io.ReaderFrom               = (*noReferrerWriter)(nil)
+)
