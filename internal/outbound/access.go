@@ -60,6 +60,9 @@ func newAccess(allow, tokens []string) (access, error) {
 func parsePrefix(s string) (netip.Prefix, error) {
 	if strings.Contains(s, "/") {
 		prefix, err := netip.ParsePrefix(s)
+		if bits := prefix.Bits() - 96; err == nil && prefix.Addr().Is4In6() && bits >= 0 {
+			prefix = netip.PrefixFrom(prefix.Addr().Unmap(), bits) // peers are compared unmapped
+		}
 		return prefix.Masked(), err
 	}
 	addr, err := netip.ParseAddr(s)
@@ -229,21 +232,29 @@ type paths struct {
 	deny  []string // in effect where allow is empty
 }
 
-func newPaths(allow, deny []string) (paths, error) {
-	for _, p := range allow {
+func newPaths(patterns, deny []string) (paths, error) {
+	allow := make([]string, 0, len(patterns))
+	for _, p := range patterns {
 		if !strings.HasPrefix(p, "/") {
 			return paths{}, fmt.Errorf("paths: %q must begin with /", p)
 		}
 		if i := strings.IndexByte(p, '*'); i >= 0 && i != len(p)-1 {
 			return paths{}, fmt.Errorf("paths: %q: an asterisk may only stand at the end", p)
 		}
+		if !plainPath(strings.TrimSuffix(p, "*")) {
+			return paths{}, fmt.Errorf("paths: %q could never match: paths are compared decoded, and neither '..', '//' nor any of %% ; \\ ? # passes", p)
+		}
+		if !strings.HasSuffix(p, "*") {
+			p = path.Clean(p)
+		}
+		allow = append(allow, p)
 	}
 	return paths{allow: allow, deny: deny}, nil
 }
 
-// allowed judges a decoded path. What a server behind might read differently than we do (dots, double slashes,
-// semicolons, a second layer of encoding) is refused.
-func (p *paths) allowed(urlPath string) bool {
+// plainPath reports whether a decoded path means the same to whatever server reads it: dots, double slashes,
+// semicolons or a second layer of encoding may not.
+func plainPath(urlPath string) bool {
 	if !strings.HasPrefix(urlPath, "/") || strings.Contains(urlPath, "//") {
 		return false
 	}
@@ -257,6 +268,14 @@ func (p *paths) allowed(urlPath string) bool {
 		if segment == ".." {
 			return false
 		}
+	}
+	return true
+}
+
+// allowed judges a decoded path.
+func (p *paths) allowed(urlPath string) bool {
+	if !plainPath(urlPath) {
+		return false
 	}
 	clean := path.Clean(urlPath)
 	if len(p.allow) == 0 {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"mime"
 	"net/http"
 	"runtime/debug"
@@ -140,7 +141,8 @@ func (g *Guard) Admit(w http.ResponseWriter, r *http.Request, resolve func() Acc
 		w.Header().Set("Allow", http.MethodPost)
 		return nil, call, errBadRequest.status(http.StatusMethodNotAllowed).saying("只接受 POST", "only POST is accepted").because("method", nil)
 	}
-	if (r.TLS != nil && !r.TLS.HandshakeComplete) || r.Header.Get("Early-Data") == "1" {
+	// Several or invalid Early-Data fields count as a 1 (RFC 8470, 5.1), and no honest one says anything else.
+	if _, early := r.Header["Early-Data"]; early || r.TLS != nil && !r.TLS.HandshakeComplete {
 		return nil, call, errBadRequest.status(http.StatusTooEarly).saying("不接受 TLS 早期数据", "TLS early data is not accepted").because("early_data", nil)
 	}
 	if !isJSON(r.Header["Content-Type"]) {
@@ -190,8 +192,15 @@ func (g *Guard) Serve(w http.ResponseWriter, r *http.Request, resolve func() Acc
 	}
 	defer g.flights.Begin()()
 
+	start = time.Now()
+	before := maps.Clone(w.Header())
 	out := &outcomeWriter{ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w}, call: call}
 	failure := g.run(out, admitted, call, next)
+	if !out.wrote {
+		// What a handler behind the guard set before it failed belongs to an answer that does not come.
+		clear(w.Header())
+		maps.Copy(w.Header(), before)
+	}
 	switch {
 	case failure == nil && out.wrote:
 		g.finish(r, call, call.outcome(), call.errCode, start)
@@ -199,6 +208,7 @@ func (g *Guard) Serve(w http.ResponseWriter, r *http.Request, resolve func() Acc
 		g.Answer(w, r, call, g.internal(call, "no_handler", fmt.Errorf("no handler answered behind the guard")), start)
 	case out.wrote:
 		// The head of an answer is out already; cutting the connection is the only honest end.
+		g.log(r, call, failure, nil)
 		g.finish(r, call, call.outcome(), failure.Code, start)
 		panic(http.ErrAbortHandler)
 	default:
@@ -252,14 +262,8 @@ func (g *Guard) internal(call *Call, reason string, cause error) *Error {
 func (g *Guard) Answer(w http.ResponseWriter, r *http.Request, call *Call, e *Error, start time.Time) {
 	answer := g.platform.Envelope(e)
 	header := w.Header()
-	// What a handler set before it failed belongs to an answer that does not come.
-	for name := range header {
-		switch name {
-		case "Server", "Alt-Svc", "Allow":
-		default:
-			delete(header, name)
-		}
-	}
+	header.Del("Content-Length")
+	header.Del("Content-Encoding")
 	header.Set("Content-Type", "application/json; charset=utf-8")
 	header.Set("Cache-Control", "no-store")
 	header.Set(OutcomeHeader, string(e.Outcome))
@@ -400,7 +404,10 @@ type outcomeWriter struct {
 }
 
 func (w *outcomeWriter) WriteHeader(status int) {
-	if status >= 200 && !w.wrote {
+	if status < 200 {
+		return // an interim answer tells the app nothing, and nobody has verified it
+	}
+	if !w.wrote {
 		w.wrote = true
 		w.Header()[OutcomeHeader] = []string{string(w.call.outcome())}
 	}
@@ -412,6 +419,14 @@ func (w *outcomeWriter) Write(p []byte) (int, error) {
 		w.WriteHeader(http.StatusOK)
 	}
 	return w.ResponseWriterWrapper.Write(p)
+}
+
+// FlushError keeps http.ResponseController from flushing the head past this writer.
+func (w *outcomeWriter) FlushError() error {
+	if !w.wrote {
+		w.WriteHeader(http.StatusOK)
+	}
+	return http.NewResponseController(w.ResponseWriterWrapper.ResponseWriter).Flush()
 }
 
 func (w *outcomeWriter) ReadFrom(r io.Reader) (int64, error) {

@@ -9,11 +9,15 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"strconv"
+	"strings"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+	"go.uber.org/zap"
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/body"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/ratelog"
 )
 
 // Signer gives an attempt its authorization. It is asked once for each attempt, so that each has its own time and
@@ -29,15 +33,18 @@ type Signer interface {
 
 // RoundTrip makes one attempt of the call that a guard has let pass: it signs the call's body, sends it through next and
 // reads the answer whole. A request that no guard has passed, or that goes elsewhere than to its account's platform, is
-// answered 403 and never signed. account is the transport's own (nil: it has none).
+// never signed but answered 403: by the guard or, where there is none, right here. account is the transport's own (nil: it has none).
 func RoundTrip(req *http.Request, platform *Platform, account Account, signer Signer, next http.RoundTripper) (*http.Response, error) {
 	if req.Body != nil {
 		// What goes out is the guard's copy; closing is the RoundTripper's duty.
 		defer req.Body.Close()
 	}
 	call := callFrom(req.Context())
-	if reason := refusal(req, call, account, platform); reason != "" {
-		return refuse(req, platform, errForbidden.because(reason, nil)), nil
+	if call == nil || call.platform != platform {
+		return refuse(req, platform, errForbidden.because("no_guard", nil)), nil
+	}
+	if reason := refusal(req, call, account); reason != "" {
+		return nil, errForbidden.because(reason, nil)
 	}
 	if call.sent.Load() {
 		// Nothing may repeat a payment by itself, whatever asked for another attempt.
@@ -58,6 +65,11 @@ func RoundTrip(req *http.Request, platform *Platform, account Account, signer Si
 		GetConn: func(string) { call.sent.Store(false) },
 		GotConn: func(httptrace.GotConnInfo) { call.sent.Store(true) },
 	}), req, call, authorization)
+	if onlyHTTP1(next) {
+		// So a stale connection does no harm: net/http takes another one if nothing was written on it. HTTP/2 would
+		// repeat also what was written, wherever it believes that the platform has not looked at it.
+		out.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(call.Body)), nil }
+	}
 
 	res, err := next.RoundTrip(out)
 	if err != nil {
@@ -67,10 +79,8 @@ func RoundTrip(req *http.Request, platform *Platform, account Account, signer Si
 }
 
 // refusal says why a request may not be signed, or "".
-func refusal(req *http.Request, call *Call, account Account, platform *Platform) string {
+func refusal(req *http.Request, call *Call, account Account) string {
 	switch {
-	case call == nil || call.platform != platform:
-		return "no_guard"
 	case account == nil || call.Account != account:
 		return "other_merchant"
 	case req.Method != http.MethodPost:
@@ -85,7 +95,15 @@ func refusal(req *http.Request, call *Call, account Account, platform *Platform)
 	return ""
 }
 
+// unguarded bounds the log lines about proxies without a guard, which everybody who reaches them can cause.
+var unguarded = ratelog.New(10)
+
+// refuse is the answer where there is no guard to give it.
 func refuse(req *http.Request, platform *Platform, e *Error) *http.Response {
+	if suppressed, ok := unguarded.Allow(platform.Name); ok {
+		caddy.Log().Named("http.reverse_proxy.transport."+platform.Name).Warn("call refused: no guard is in front of this transport",
+			zap.String("errcode", e.Code), zap.String("reason", e.Reason), zap.Int("suppressed", suppressed))
+	}
 	answer := platform.Envelope(e)
 	return &http.Response{
 		Status: strconv.Itoa(e.Status) + " " + http.StatusText(e.Status), StatusCode: e.Status,
@@ -122,8 +140,13 @@ func outgoing(ctx context.Context, req *http.Request, call *Call, authorization 
 	out.Header["Authorization"] = []string{authorization}
 	out.Close = false
 	body.Set(out, call.Body)
-	out.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(call.Body)), nil }
+	out.GetBody = nil
 	return out
+}
+
+func onlyHTTP1(next http.RoundTripper) bool {
+	transport, ok := next.(*reverseproxy.HTTPTransport)
+	return ok && len(transport.Versions) == 1 && transport.Versions[0] == "1.1"
 }
 
 // failed says what became of an attempt without an answer.
@@ -134,7 +157,15 @@ func failed(call *Call, err error) *Error {
 	if netErr, ok := errors.AsType[net.Error](err); errors.Is(err, context.DeadlineExceeded) || ok && netErr.Timeout() {
 		return errTimeout.because("timeout", err)
 	}
-	return errBadResponse.because("cut", err)
+	return errBadResponse.because("cut", withoutQuotes(err))
+}
+
+// withoutQuotes keeps what the platform sent out of the logs: net/http's errors quote a malformed answer.
+func withoutQuotes(err error) error {
+	if text, _, quoted := strings.Cut(err.Error(), `"`); quoted {
+		return errors.New(text + "…")
+	}
+	return err
 }
 
 func readAnswer(res *http.Response, call *Call, signer Signer) (*http.Response, error) {
@@ -170,7 +201,9 @@ func readAnswer(res *http.Response, call *Call, signer Signer) (*http.Response, 
 	res.TransferEncoding, res.Trailer = nil, nil
 	res.Header.Del("Trailer")
 	res.Header.Del(OutcomeHeader)
-	res.Header["Content-Length"] = []string{strconv.Itoa(len(answer))}
+	if res.StatusCode != http.StatusNoContent {
+		res.Header["Content-Length"] = []string{strconv.Itoa(len(answer))}
+	}
 	return res, nil
 }
 
