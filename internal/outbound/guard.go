@@ -194,7 +194,7 @@ func (g *Guard) Serve(w http.ResponseWriter, r *http.Request, resolve func() Acc
 
 	start = time.Now()
 	before := maps.Clone(w.Header())
-	out := &outcomeWriter{ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w}, call: call}
+	out := newOutcomeWriter(w, call)
 	failure := g.run(out, admitted, call, next)
 	if !out.wrote {
 		// What a handler behind the guard set before it failed belongs to an answer that does not come.
@@ -401,6 +401,10 @@ type outcomeWriter struct {
 	*caddyhttp.ResponseWriterWrapper
 	call  *Call
 	wrote bool
+}
+
+func newOutcomeWriter(w http.ResponseWriter, call *Call) *outcomeWriter {
+	return &outcomeWriter{ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w}, call: call}
 }
 
 func (w *outcomeWriter) WriteHeader(status int) {
