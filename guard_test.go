@@ -187,7 +187,7 @@ func TestOutcomes(t *testing.T) {
 			return false
 		case "/v1/just-right":
 			c.write("HTTP/1.1 200 OK\r\nContent-Length: 2000\r\n\r\n" + strings.Repeat("x", 2000))
-			return false
+			return true
 		case "/v1/two-lengths":
 			c.write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{} ")
 			return false
@@ -196,10 +196,10 @@ func TestOutcomes(t *testing.T) {
 			return false
 		case "/v1/falsely-signed":
 			c.write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nAuthorization: " + testAuthorization("20260101000000", strings.Repeat("0", 32), "{ }") + "\r\n\r\n{}")
-			return false
+			return true
 		case "/v1/signed-by-another":
 			c.write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nAuthorization: OPEN-BODY-SIG AppId=\"x\", Timestamp=\"20260101000000\", Nonce=\"1\", Signature=\"eA==\"\r\n\r\n{}")
-			return false
+			return true
 		case "/v1/silent", "/v1/silent-body":
 			if c.path() == "/v1/silent-body" {
 				c.write("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{\"errCode\":")
