@@ -213,16 +213,6 @@ func readAll(r io.Reader) (string, error) {
 	return string(b), err
 }
 
-// eventually waits until ok says so, and fails where it does not within a generous time.
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited in vain for %s", what)
-		}
-	}
-}
-
 // TestWhatGoesOut compares the bytes on the wire.
 func TestWhatGoesOut(t *testing.T) {
 	platform := newRawPlatform(t, func(x *exchange) bool { x.write(answered("{}")); return true })
