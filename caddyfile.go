@@ -21,8 +21,9 @@ func init() {
 	httpcaddyfile.RegisterHandlerDirective("chinaums_guard", parseGuard)
 	httpcaddyfile.RegisterDirective("chinaums_proxy", parseProxy)
 
-	// A notify must be judged before any handler that answers. The guard comes before whatever reads a body on the way
-	// to reverse_proxy (webhook_signature, which is ordered there by its own package).
+	// A notify must be judged before any handler that reads or answers it (webhook_signature goes before invoke). A call
+	// is guarded and proxied where reverse_proxy would be, so that handle, route and respond come first as they do
+	// there; before metrics, because what others order before reverse_proxy must not get between guard and proxy.
 	httpcaddyfile.RegisterDirectiveOrder("chinaums_notify", httpcaddyfile.After, "encode")
 	httpcaddyfile.RegisterDirectiveOrder("chinaums_return", httpcaddyfile.After, "encode")
 	httpcaddyfile.RegisterDirectiveOrder("chinaums_guard", httpcaddyfile.Before, "metrics")
@@ -403,11 +404,17 @@ func init() {
 
 // block makes a dispenser of a block with the given lines, as if it stood where first does.
 func block(first caddyfile.Token, lines []caddyfile.Token) *caddyfile.Dispenser {
+	if first.Quoted() {
+		// Its copies would be no braces.
+		first = caddyfile.Token{File: first.File, Line: first.Line, Text: first.Text}
+	}
 	tokens := []caddyfile.Token{first}
 	if len(lines) > 0 {
-		open, end := first, lines[len(lines)-1]
+		last := lines[len(lines)-1]
+		open, end := first, first
 		open.Text, end.Text = "{", "}"
-		end.Line++
+		// A quoted token may go over several lines.
+		end.File, end.Line = last.File, last.Line+last.NumLineBreaks()+1
 		tokens = append(append(append(tokens, open), lines...), end)
 	}
 	return caddyfile.NewDispenser(tokens)

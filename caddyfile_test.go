@@ -1,0 +1,435 @@
+package chinaums
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+)
+
+var updateAdapted = flag.Bool("update-adapt", false, "write what adapting gives into testdata/adapt instead of comparing it")
+
+// separator stands between the Caddyfile and what becomes of it, as in Caddy's own tests.
+const separator = "----------\n"
+
+// adaptFiles returns the golden files.
+func adaptFiles(t testing.TB) []string {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join("testdata", "adapt", "*.caddyfiletest"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no golden files: %v", err)
+	}
+	return files
+}
+
+func golden(t testing.TB, file string) (config, want string) {
+	t.Helper()
+	content, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config, want, ok := strings.Cut(string(content), separator)
+	if !ok {
+		t.Fatalf("%s has no line %q", file, separator)
+	}
+	return config, want
+}
+
+// compareGolden compares got with what the file says, or writes it there.
+func compareGolden(t *testing.T, file, config, want, got string) {
+	t.Helper()
+	if got == want {
+		return
+	}
+	if *updateAdapted {
+		if err := os.WriteFile(file, []byte(config+separator+got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	t.Errorf("%s:\n%s\nwant:\n%s", file, got, want)
+}
+
+// TestAdapt: every form adapts to what its golden file says, and that loads.
+func TestAdapt(t *testing.T) {
+	setKeys(t)
+	for _, file := range adaptFiles(t) {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".caddyfiletest"), func(t *testing.T) {
+			config, want := golden(t, file)
+			adapted, warnings, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(config), map[string]any{"filename": "Caddyfile"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, warning := range warnings {
+				// The files align their values, as the documentation does.
+				if !strings.Contains(warning.Message, "not formatted") {
+					t.Errorf("warning: %s", warning)
+				}
+			}
+			var got bytes.Buffer
+			if err := json.Indent(&got, adapted, "", "\t"); err != nil {
+				t.Fatal(err)
+			}
+			got.WriteByte('\n')
+			compareGolden(t, file, config, want, got.String())
+			if err := caddy.Validate(mustConfig(t, adapted)); err != nil {
+				t.Errorf("it does not load: %v", err)
+			}
+		})
+	}
+}
+
+// refusal is one case of a file in testdata/adapt/errors: a name, what stands in the site (or, in merchant.txt, in the
+// chinaums global option), and the message.
+type refusal struct{ name, body, want string }
+
+func (r refusal) String() string { return "=== " + r.name + "\n" + r.body + "--- " + r.want + "\n\n" }
+
+// config is the whole Caddyfile.
+func (r refusal) config(file string) string {
+	if filepath.Base(file) == "merchant.txt" {
+		return chinaumsBlock(strings.TrimSuffix(r.body, "\n"))
+	}
+	return site(strings.TrimSuffix(r.body, "\n"))
+}
+
+func refusals(t testing.TB) (files []string, cases map[string][]refusal) {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join("testdata", "adapt", "errors", "*.txt"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no golden errors: %v", err)
+	}
+	cases = make(map[string][]refusal)
+	for _, file := range files {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, text := range strings.Split(string(content), "=== ")[1:] {
+			name, rest, _ := strings.Cut(text, "\n")
+			body, want, ok := strings.Cut(rest, "--- ")
+			if !ok {
+				t.Fatalf("%s: %s has no message", file, name)
+			}
+			cases[file] = append(cases[file], refusal{name, body, strings.TrimSpace(want)})
+		}
+	}
+	return files, cases
+}
+
+// TestAdaptErrors: what is refused, and the message. What is in load.txt adapts, and is refused when it loads.
+func TestAdaptErrors(t *testing.T) {
+	setKeys(t)
+	files, cases := refusals(t)
+	for _, file := range files {
+		room := strings.TrimSuffix(filepath.Base(file), ".txt")
+		var updated strings.Builder
+		for _, test := range cases[file] {
+			t.Run(room+"/"+test.name, func(t *testing.T) {
+				adapted, err := adaptOrError(test.config(file))
+				if room == "load" {
+					if err != nil {
+						t.Fatalf("it does not adapt: %v", err)
+					}
+					err = caddy.Validate(mustConfig(t, adapted))
+				}
+				if err == nil {
+					t.Fatal("it is accepted")
+				}
+				got := err.Error()
+				// Where it stands is Caddy's to say.
+				if i := strings.LastIndex(got, "provision "); i >= 0 {
+					_, got, _ = strings.Cut(got[i:], ": ")
+				}
+				if rest, ok := strings.CutPrefix(got, "parsing caddyfile tokens for "); ok {
+					_, got, _ = strings.Cut(rest, ": ")
+				}
+				got, _, _ = strings.Cut(got, ", at Caddyfile:")
+				if got != test.want && !*updateAdapted {
+					t.Errorf("%s\nwant\n%s", got, test.want)
+				}
+				test.want = got
+			})
+			updated.WriteString(test.String())
+		}
+		if *updateAdapted {
+			if err := os.WriteFile(file, []byte(updated.String()), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// site is a Caddyfile with the example merchant.
+func site(body string) string {
+	return strings.Replace(merchantOptions(productionUpstream), "{\n", "{\n\tadmin off\n", 1) +
+		"(upstream) {\nheader_up X-A b\n}\n(calls) {\nchinaums_proxy {args[0]} {\ndial_timeout {args[1]}\nimport upstream\n}\n}\nhttp://127.0.0.1:9080 {\n" + body + "\n}\n"
+}
+
+// TestShortcutIsLongForm: chinaums_proxy adapts to the very JSON of what it says it is short for.
+func TestShortcutIsLongForm(t *testing.T) {
+	for _, test := range []struct{ name, shortcut, long string }{
+		{"bare", "chinaums_proxy", `
+			chinaums_guard
+			reverse_proxy {
+				dynamic   chinaums
+				transport chinaums
+			}`},
+		{"a name in quotes, a last line in quotes", "\"chinaums_proxy\" {\nheader_up X-A \"b\"\n}", `
+			chinaums_guard
+			reverse_proxy {
+				dynamic   chinaums
+				transport chinaums
+				header_up X-A b
+			}`},
+		{"a snippet", "import calls shop 5s", `
+			chinaums_guard shop
+			reverse_proxy {
+				dynamic   chinaums shop
+				transport chinaums shop {
+					dial_timeout 5s
+				}
+				header_up X-A b
+			}`},
+		{"a merchant", "chinaums_proxy shop", `
+			chinaums_guard shop
+			reverse_proxy {
+				dynamic   chinaums shop
+				transport chinaums shop
+			}`},
+		{"a placeholder and a path", "chinaums_proxy /v1/* {vars.merchant}", `
+			chinaums_guard /v1/* {vars.merchant}
+			reverse_proxy /v1/* {
+				dynamic   chinaums {vars.merchant}
+				transport chinaums {vars.merchant}
+			}`},
+		{"a named matcher", "@app remote_ip 127.0.0.1\nchinaums_proxy @app", `
+			@app remote_ip 127.0.0.1
+			chinaums_guard @app
+			reverse_proxy @app {
+				dynamic   chinaums
+				transport chinaums
+			}`},
+		{"options of all three", `
+			chinaums_proxy shop {
+				verbose_logs
+				token            {env.A} {env.B}
+				dial_timeout     5s
+				auth             body_sig
+				allow            private_ranges
+				lb_try_duration  3s
+				tls_trust_pool file {
+					pem_file /etc/ssl/ums.pem
+				}
+				paths            /v1/netpay/*
+				max_size         2MiB
+				compression      off
+				header_up        X-A "b
+c"
+				max_response     8MiB
+				@busy status 503
+				handle_response @busy {
+					header X-Busy 1
+					copy_response
+				}
+				timeout          30s
+			}`, `
+			chinaums_guard shop {
+				allow        private_ranges
+				token        {env.A} {env.B}
+				paths        /v1/netpay/*
+				max_size     2MiB
+				max_response 8MiB
+				timeout      30s
+			}
+			reverse_proxy {
+				dynamic   chinaums shop
+				transport chinaums shop {
+					auth         body_sig
+					dial_timeout 5s
+					compression  off
+					tls_trust_pool file {
+						pem_file /etc/ssl/ums.pem
+					}
+				}
+				lb_try_duration 3s
+				verbose_logs
+				header_up X-A "b
+c"
+				@busy status 503
+				handle_response @busy {
+					header X-Busy 1
+					copy_response
+				}
+			}`},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			shortcut, long := decoded(t, adapt(t, site(test.shortcut))), decoded(t, adapt(t, site(test.long)))
+			if !reflect.DeepEqual(shortcut, long) {
+				t.Errorf("%s\nwant\n%s", caddyconfig.JSON(shortcut, nil), caddyconfig.JSON(long, nil))
+			}
+		})
+	}
+}
+
+func decoded(t testing.TB, document []byte) (value any) {
+	t.Helper()
+	if err := json.Unmarshal(document, &value); err != nil {
+		t.Fatal(err)
+	}
+	return value
+}
+
+// TestEveryTransportOptionIsKnown: the shortcut hands each option of `transport http` to the transport. If Caddy learns
+// a new one, it is taken for one of reverse_proxy's, which refuses it, so that nobody is misled; this test then says so.
+func TestEveryTransportOptionIsKnown(t *testing.T) {
+	example := map[string]string{
+		"proxy_protocol": "v2", "forward_proxy_url": "http://127.0.0.1:1", "network_proxy": "none", "dial_timeout": "1s",
+		"versions": "1.1", "tls": "", "tls_insecure_skip_verify": "", "tls_curves": "x25519", "tls_trust_pool": "system",
+		"tls_client_auth": "cert.pem key.pem", "tls_renegotiation": "never", "tls_trusted_ca_certs": "ca.pem",
+		"tls_except_ports": "80", "tls_server_name": "a", "resolvers": "127.0.0.1", "local_address": "127.0.0.1",
+		"keepalive_idle_conns": "1", "keepalive_idle_conns_per_host": "1", "max_conns_per_host": "1",
+		"read_buffer": "1KiB", "write_buffer": "1KiB", "max_response_header": "1KiB",
+	}
+	for option := range transportOptions {
+		t.Run(option, func(t *testing.T) {
+			value, ok := example[option]
+			if !ok {
+				value = "1s"
+			}
+			adapted := decoded(t, adapt(t, site("chinaums_proxy {\n"+option+" "+value+"\n}")))
+			plain := decoded(t, adapt(t, site("chinaums_proxy")))
+			if reflect.DeepEqual(adapted, plain) {
+				t.Error("the option changes nothing")
+			}
+			long := decoded(t, adapt(t, site("chinaums_guard\nreverse_proxy {\ndynamic chinaums\ntransport chinaums {\n"+option+" "+value+"\n}\n}")))
+			if !reflect.DeepEqual(adapted, long) {
+				t.Errorf("%s\nwant\n%s", caddyconfig.JSON(adapted, nil), caddyconfig.JSON(long, nil))
+			}
+		})
+	}
+}
+
+// TestOrder: in whatever order a site's directives are written, they run in the order that their golden file shows.
+func TestOrder(t *testing.T) {
+	for _, name := range []string{"order", "order-long-form", "php"} {
+		config, want := golden(t, filepath.Join("testdata", "adapt", name+".caddyfiletest"))
+		head, body, _ := strings.Cut(config, "http://127.0.0.1:9080 {\n")
+		directives := topLevel(strings.TrimSuffix(body, "}\n"))
+		if len(directives) < 5 {
+			t.Fatalf("%s: directives %q", name, directives)
+		}
+		random := rand.New(rand.NewPCG(1, 2))
+		for range 20 {
+			random.Shuffle(len(directives), func(i, j int) { directives[i], directives[j] = directives[j], directives[i] })
+			shuffled := strings.Join(directives, "")
+			if got := decoded(t, adapt(t, head+"http://127.0.0.1:9080 {\n"+shuffled+"}\n")); !reflect.DeepEqual(got, decoded(t, []byte(want))) {
+				t.Fatalf("%s:\n%s\ngives\n%s", name, shuffled, caddyconfig.JSON(got, nil))
+			}
+		}
+	}
+}
+
+// topLevel splits the lines of a site block, each indented once, into directives with their blocks.
+func topLevel(body string) (directives []string) {
+	for line := range strings.Lines(body) {
+		if strings.HasPrefix(line, "\t\t") || strings.HasPrefix(line, "\t}") {
+			directives[len(directives)-1] += line
+			continue
+		}
+		directives = append(directives, line)
+	}
+	return directives
+}
+
+// TestHandlersOrder names what the golden files show: who runs before whom.
+func TestHandlersOrder(t *testing.T) {
+	for _, test := range []struct {
+		name, config string
+		want         []string
+	}{
+		{"a notify is judged before the body is signed or the app is called",
+			"reverse_proxy 127.0.0.1:1\nwebhook_signature {env.A}\nchinaums_notify\nencode",
+			[]string{"encode", "chinaums_notify", "webhook_signature", "reverse_proxy"}},
+		{"a notify is judged before handlers that answer",
+			"respond ok\nchinaums_notify", []string{"chinaums_notify", "static_response"}},
+		{"a call is guarded before it is proxied, and after what is handled elsewhere",
+			"chinaums_proxy\nchinaums_guard\nrespond /health ok", []string{"static_response", "chinaums_guard", "chinaums_guard", "reverse_proxy"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var got []string
+			handlersOf(decoded(t, adapt(t, site(test.config))), &got)
+			if strings.Join(got, " ") != strings.Join(test.want, " ") {
+				t.Errorf("%q, want %q", got, test.want)
+			}
+		})
+	}
+}
+
+// handlersOf collects the handlers of adapted JSON, subroutes aside, in order.
+func handlersOf(value any, names *[]string) {
+	switch value := value.(type) {
+	case []any:
+		for _, member := range value {
+			handlersOf(member, names)
+		}
+	case map[string]any:
+		if name, ok := value["handler"].(string); ok && name != "subroute" {
+			*names = append(*names, name)
+			return
+		}
+		for _, key := range []string{"apps", "http", "servers", "srv0", "routes", "handle"} {
+			handlersOf(value[key], names)
+		}
+	}
+}
+
+// FuzzCaddyfile: adapting never panics, and what adapts is JSON that reads back as itself.
+func FuzzCaddyfile(f *testing.F) {
+	for _, file := range adaptFiles(f) {
+		config, _ := golden(f, file)
+		f.Add(config)
+	}
+	files, cases := refusals(f)
+	for _, file := range files {
+		for _, test := range cases[file] {
+			f.Add(test.config(file))
+		}
+	}
+	adapter := caddyconfig.GetAdapter("caddyfile")
+	f.Fuzz(func(t *testing.T, config string) {
+		if len(config) > 4<<10 || strings.Contains(config, "import") || strings.Contains(config, "{$") {
+			return // what it imports is not ours
+		}
+		adapted, _, err := adapter.Adapt([]byte(config), map[string]any{"filename": "Caddyfile"})
+		if err != nil {
+			if adapted != nil {
+				t.Errorf("adapted to %q, and failed: %v", adapted, err)
+			}
+			return
+		}
+		var document caddy.Config
+		if err := json.Unmarshal(adapted, &document); err != nil {
+			t.Fatalf("%v: %s", err, adapted)
+		}
+		raw, ok := document.AppsRaw["chinaums"]
+		if !ok {
+			return
+		}
+		var app App
+		if err := json.Unmarshal(raw, &app); err != nil {
+			t.Fatalf("%v: %s", err, raw)
+		}
+		if again := caddyconfig.JSON(app, nil); !reflect.DeepEqual(decoded(t, again), decoded(t, raw)) {
+			t.Errorf("%s reads back as %s", raw, again)
+		}
+	})
+}
