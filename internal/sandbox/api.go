@@ -73,6 +73,9 @@ func (c *ChinaUMS) serveAPI(w http.ResponseWriter, r *http.Request) {
 	} else {
 		out = c.execute(r, body)
 	}
+	if fault != nil {
+		fault.rewrite(&out)
+	}
 	c.answered(recorded, &out)
 	if out.status == http.StatusOK {
 		c.sign(out.header, c.options.Answers, out.body)

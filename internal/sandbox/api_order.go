@@ -59,8 +59,9 @@ func (c *ChinaUMS) order(in call, system string) (*order, *failure) {
 	}
 	o := newOrder(in.now, number, total, system)
 	o.mid, o.tid, o.inst = in.text("mid"), in.text("tid"), in.text("instMid")
-	o.goodsTradeNo = in.text("goodsTradeNo")
-	for name, into := range map[string]*string{"orderDesc": &o.description, "attachedData": &o.attached} {
+	for name, into := range map[string]*string{
+		"orderDesc": &o.description, "attachedData": &o.attached, "goodsTradeNo": &o.goodsTradeNo,
+	} {
 		if *into, failed = in.limited(name, 255); failed != nil {
 			return nil, failed
 		}
@@ -162,8 +163,8 @@ func readShares(parts []fields, mid, amount string) (map[string]fen, fen, *failu
 		if failed != nil {
 			return nil, 0, failed
 		}
-		if part.text(mid) == "" {
-			return nil, 0, fail("BAD_REQUEST", "分账信息缺少%s", mid)
+		if length := len(part.text(mid)); length < 8 || length > 32 { // the widest of the documents
+			return nil, 0, fail("BAD_REQUEST", "分账信息中%s长度应为8至32位", mid)
 		}
 		shares[part.text(mid)] += share
 		sum += share

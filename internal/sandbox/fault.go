@@ -2,6 +2,8 @@ package sandbox
 
 import (
 	"bytes"
+	"encoding/json"
+	"maps"
 	"net/http"
 	"time"
 )
@@ -24,6 +26,8 @@ const (
 	Unauthorized                    // 401, not executed
 	FalseSignature                  // executed; the answer's signature is wrong
 	SkewedDate                      // executed; the header Date is off by Fault.For
+	Refuse                          // a business error, Fault.Code, not executed
+	Lie                             // executed; Fault.Fields replace those of the answer
 )
 
 // Fault makes calls fail.
@@ -33,6 +37,10 @@ type Fault struct {
 	Times int           // how many calls; 0: one, negative: until Heal
 	For   time.Duration // of Slow and SkewedDate
 	Size  int           // of TooLarge; default 8 MiB
+	Code  string        // of Refuse; default INTERNAL_ERROR
+
+	// Fields of Lie; nil takes one out of the answer.
+	Fields map[string]any
 }
 
 // maxFaults bounds the faults waiting.
@@ -49,6 +57,10 @@ func (c *ChinaUMS) Break(faults ...Fault) {
 		if fault.Size == 0 {
 			fault.Size = 8 << 20
 		}
+		if fault.Code == "" {
+			fault.Code = "INTERNAL_ERROR"
+		}
+		fault.Fields = maps.Clone(fault.Fields)
 		if len(c.faults) < maxFaults {
 			c.faults = append(c.faults, &fault)
 		}
@@ -96,10 +108,33 @@ func (f *Fault) before(c *ChinaUMS, r *http.Request) (instead reply, done bool) 
 		return page(http.StatusInternalServerError), true
 	case NotJSON:
 		return page(http.StatusOK), true
+	case Refuse:
+		return c.refuse(http.StatusOK, fail(f.Code, "沙箱按要求拒绝"), nil), true
 	case Unauthorized:
 		return c.refuse(http.StatusUnauthorized, fail("INVALID_TOKEN", "accessToken无效或已过期"), nil), true
 	}
 	return reply{}, false
+}
+
+// rewrite is what a fault does to the answer before it is signed.
+func (f *Fault) rewrite(out *reply) {
+	if f.Kind != Lie {
+		return
+	}
+	object, err := parseFields(out.body)
+	if err != nil { // a link's answer is no JSON
+		return
+	}
+	for name, value := range f.Fields {
+		if value == nil {
+			delete(object, name)
+			continue
+		}
+		object[name] = value
+	}
+	if body, err := json.Marshal(object); err == nil {
+		out.body = body
+	}
 }
 
 // after is what a fault does to the answer of a call that was executed.

@@ -71,6 +71,14 @@ func TestFaults(t *testing.T) {
 				t.Error(date, err)
 			}
 		}},
+		{"refused", Fault{Kind: Refuse, Code: "DENIED_IP"}, false, func(t *testing.T, res *http.Response, content []byte, _ error) {
+			if res.StatusCode != 200 || decode(t, content)["errCode"] != "DENIED_IP" {
+				t.Error(res, string(content))
+			}
+		}},
+		{"a lie", Fault{Kind: Lie, Fields: map[string]any{"totalAmount": 2, "merOrderId": "x", "status": nil}}, true, func(t *testing.T, _ *http.Response, content []byte, _ error) {
+			want(t, decode(t, content), "errCode", "SUCCESS", "totalAmount", 2, "merOrderId", "x", "status", nil)
+		}},
 		{"slow", Fault{Kind: Slow, For: time.Millisecond}, true, func(t *testing.T, res *http.Response, content []byte, err error) {
 			if err != nil || decode(t, content)["errCode"] != "SUCCESS" {
 				t.Error(res, err)

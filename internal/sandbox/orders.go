@@ -33,7 +33,7 @@ const (
 const secureLifetime = 30 * 24 * time.Hour
 
 // maxRefunds bounds the refunds of one order.
-const maxRefunds = 1000
+const maxRefunds = 100
 
 // order is an order, a bill's payment or a deduction.
 type order struct {

@@ -22,7 +22,7 @@ type Call struct {
 	ErrCode string
 }
 
-// maxRecorded bounds the bytes of all bodies kept, whatever their number.
+// maxRecorded bounds the bytes of all calls kept, whatever their number.
 const maxRecorded = 32 << 20
 
 // ring keeps the newest of what is put into it.
@@ -65,13 +65,24 @@ func (c *ChinaUMS) record(call *Call) {
 	c.calls.put(call)
 	size := 0
 	for i, kept := range slices.Backward(c.calls.items) {
-		if size += len(kept.Body); size > maxRecorded && i < len(c.calls.items)-1 {
+		if size += kept.size(); size > maxRecorded && i < len(c.calls.items)-1 {
 			for range i + 1 {
 				c.calls.drop()
 			}
 			break
 		}
 	}
+}
+
+// size is about what a call takes in memory.
+func (c *Call) size() int {
+	size := len(c.Body) + len(c.Query) + len(c.Path) + len(c.Host)
+	for name, values := range c.Header {
+		for _, value := range values {
+			size += len(name) + len(value)
+		}
+	}
+	return size
 }
 
 // Deliveries returns the attempts to deliver notifies, the oldest first; see Options.MaxDeliveries.

@@ -125,5 +125,6 @@ func (c *ChinaUMS) serveUIPay(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusConflict)
 		return
 	}
-	http.Redirect(w, r, ".", http.StatusSeeOther)
+	w.Header().Set("Location", ".") // http.Redirect would make it absolute, without what http.StripPrefix took off
+	w.WriteHeader(http.StatusSeeOther)
 }
