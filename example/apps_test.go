@@ -207,6 +207,11 @@ func adapt(t *testing.T, source []byte) []byte {
 	return config
 }
 
+func adaptUnformatted(source string) ([]byte, error) {
+	config, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(source), map[string]any{"filename": "Caddyfile"})
+	return config, err
+}
+
 // quiet turns the admin endpoint, the autosaved copy of the configuration and the log off.
 func quiet(t *testing.T, config []byte) []byte {
 	t.Helper()

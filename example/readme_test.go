@@ -1,0 +1,417 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-chinaums/caddy-chinaums/internal/sandbox"
+	"github.com/caddy-chinaums/caddy-chinaums/webhook"
+)
+
+// What the READMEs show has to work, and both have to show the same.
+
+var readmes = []string{"README.md", "README.zh-CN.md"}
+
+// block is a fenced block.
+type block struct{ language, text string }
+
+var fence = regexp.MustCompile("(?ms)^```(\\w*)\n(.*?)^```$")
+
+func readme(t *testing.T, name string) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("..", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// blocks returns the fenced blocks of a language, or all for "".
+func blocks(t *testing.T, name, language string) []block {
+	t.Helper()
+	var found []block
+	for _, match := range fence.FindAllStringSubmatch(readme(t, name), -1) {
+		if language == "" || match[1] == language {
+			found = append(found, block{match[1], match[2]})
+		}
+	}
+	if len(found) == 0 {
+		t.Fatalf("%s has no block in %q", name, language)
+	}
+	return found
+}
+
+func TestReadmesSayTheSame(t *testing.T) {
+	english, chinese := readmes[0], readmes[1]
+	one, other := blocks(t, english, ""), blocks(t, chinese, "")
+	if len(one) != len(other) {
+		t.Fatalf("%d and %d blocks", len(one), len(other))
+	}
+	for i := range one {
+		if one[i] != other[i] {
+			t.Errorf("block %d differs:\n%s\n%s", i+1, one[i].text, other[i].text)
+		}
+	}
+
+	// The same headings, tables, list items and words in code, in the same order.
+	code := regexp.MustCompile("`[^`]+`")
+	shape := func(name string) (shape []string, words map[string]int) {
+		words = make(map[string]int)
+		for line := range strings.Lines(fence.ReplaceAllString(readme(t, name), "")) {
+			mark, _, _ := strings.Cut(strings.TrimSpace(line), " ")
+			switch {
+			case strings.HasPrefix(mark, "#"), mark == "-", strings.HasSuffix(mark, ".") && len(mark) == 2:
+				shape = append(shape, mark)
+			case mark == "|":
+				shape = append(shape, fmt.Sprint("row of ", strings.Count(line, " |")))
+			}
+			for _, word := range code.FindAllString(line, -1) {
+				words[word]++
+			}
+		}
+		return shape, words
+	}
+	oneShape, oneWords := shape(english)
+	otherShape, otherWords := shape(chinese)
+	if !reflect.DeepEqual(oneShape, otherShape) {
+		t.Errorf("headings, rows and items differ:\n%v\n%v", oneShape, otherShape)
+	}
+	for word := range oneWords {
+		if otherWords[word] == 0 {
+			t.Errorf("only %s has %s", english, word)
+		}
+	}
+	for word := range otherWords {
+		if oneWords[word] == 0 {
+			t.Errorf("only %s has %s", chinese, word)
+		}
+	}
+}
+
+func TestReadmeLinks(t *testing.T) {
+	link := regexp.MustCompile(`\]\(([^)]+)\)`)
+	for _, name := range append(readmes, "CONTRIBUTING.md", "SECURITY.md") {
+		for _, match := range link.FindAllStringSubmatch(readme(t, name), -1) {
+			target, _, _ := strings.Cut(match[1], "#")
+			if target == "" || strings.Contains(target, "://") {
+				continue
+			}
+			if _, err := os.Stat(filepath.Join("..", filepath.FromSlash(target))); err != nil {
+				t.Errorf("%s links to %s: %v", name, target, err)
+			}
+		}
+	}
+}
+
+// setReadmeEnvironment sets what the READMEs' Caddyfiles take from the environment.
+func setReadmeEnvironment(t *testing.T) {
+	t.Helper()
+	for _, name := range []string{"UMS_APP_ID", "UMS_APP_KEY", "UMS_NOTIFY_KEY", "UMS_MID", "APP_SECRET"} {
+		t.Setenv(name, "made-up-"+strings.ToLower(name))
+	}
+}
+
+// Every Caddyfile shown is formatted, and loads.
+func TestReadmeCaddyfiles(t *testing.T) {
+	setReadmeEnvironment(t)
+	for _, name := range readmes {
+		for i, shown := range blocks(t, name, "caddyfile") {
+			t.Run(fmt.Sprint(name, "/", i+1), func(t *testing.T) {
+				config := new(caddy.Config)
+				if err := json.Unmarshal(quiet(t, adapt(t, []byte(shown.text))), config); err != nil {
+					t.Fatal(err)
+				}
+				if err := caddy.Validate(config); err != nil {
+					t.Errorf("%v\n%s", err, shown.text)
+				}
+			})
+		}
+	}
+}
+
+// The shortcut, its long form and the JSON shown are the same.
+func TestReadmeLongForm(t *testing.T) {
+	var forms [][]any
+	for _, shown := range blocks(t, readmes[0], "caddyfile") {
+		if !strings.Contains(shown.text, "dial_timeout 5s") {
+			continue
+		}
+		var document struct {
+			Apps struct {
+				HTTP struct {
+					Servers map[string]struct {
+						Routes []struct{ Handle []map[string]any }
+					}
+				}
+			}
+		}
+		if err := json.Unmarshal(adapt(t, []byte(shown.text)), &document); err != nil {
+			t.Fatal(err)
+		}
+		var handlers []any
+		for _, server := range document.Apps.HTTP.Servers {
+			for _, route := range server.Routes {
+				for _, handler := range route.Handle {
+					handlers = append(handlers, handler)
+				}
+			}
+		}
+		forms = append(forms, handlers)
+	}
+	for _, shown := range blocks(t, readmes[0], "json") {
+		var handlers []any
+		if json.Unmarshal([]byte(shown.text), &handlers) == nil {
+			forms = append(forms, handlers)
+		}
+	}
+	if len(forms) != 3 {
+		t.Fatalf("the README shows %d forms, not 3", len(forms))
+	}
+	for i, form := range forms {
+		if len(form) != 2 || !reflect.DeepEqual(form, forms[0]) {
+			t.Errorf("form %d is %v, the first %v", i+1, form, forms[0])
+		}
+	}
+}
+
+func TestReadmeJSON(t *testing.T) {
+	for _, name := range readmes {
+		for _, shown := range blocks(t, name, "json") {
+			if !json.Valid([]byte(shown.text)) {
+				t.Errorf("%s: not JSON: %s", name, shown.text)
+			}
+		}
+	}
+}
+
+// php runs a script with the README's functions in front of it.
+func php(t *testing.T, functions, script string) string {
+	t.Helper()
+	path, err := exec.LookPath("php")
+	if err != nil {
+		missing(t, "php")
+	}
+	modules, err := exec.Command(path, "-m").Output()
+	if err != nil || !strings.Contains(string(modules), "\ncurl\n") {
+		missing(t, "PHP's curl extension")
+	}
+	file := filepath.Join(t.TempDir(), "shown.php")
+	source := "<?php\ndeclare(strict_types=1);\nerror_reporting(E_ALL);\n" + functions + script
+	if err := os.WriteFile(file, []byte(source), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	output, err := exec.Command(path, "-d", "display_errors=stderr", file).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, output)
+	}
+	return string(output)
+}
+
+// shownPHP returns the README's block that begins with a text.
+func shownPHP(t *testing.T, beginning string) string {
+	t.Helper()
+	for _, shown := range blocks(t, readmes[0], "php") {
+		if strings.HasPrefix(shown.text, beginning) {
+			return shown.text
+		}
+	}
+	t.Fatalf("the README has no PHP that begins with %q", beginning)
+	return ""
+}
+
+// The function and the call that the README shows, run against the sandbox through a gateway.
+func TestReadmePHPCall(t *testing.T) {
+	function, use := shownPHP(t, "function gateway("), shownPHP(t, "[$outcome, $answer] = gateway(")
+	if lines := strings.Count(function, "\n"); lines > 12 {
+		t.Errorf("the function has %d lines, not at most 12", lines)
+	}
+	platform, err := sandbox.New(sandbox.Options{Schedule: []time.Duration{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer platform.Close()
+	server := httptest.NewServer(platform)
+	defer server.Close()
+	keys := platform.Options()
+	gateway := free(t)
+	_, port, _ := net.SplitHostPort(gateway)
+	setReadmeEnvironment(t)
+	for name, value := range map[string]string{
+		"UMS_APP_ID": keys.AppID, "UMS_APP_KEY": keys.AppKey, "UMS_MID": keys.MID, "UMS_TID": keys.TID, "UMS_UPSTREAM": server.URL,
+	} {
+		t.Setenv(name, value)
+	}
+	load(t, []byte("{\n\tchinaums {\n\t\tmerchant shop {\n\t\t\tapp_id {env.UMS_APP_ID}\n\t\t\tapp_key {env.UMS_APP_KEY}\n"+
+		"\t\t\tupstream {env.UMS_UPSTREAM}\n\t\t}\n\t}\n}\n\nhttp://:"+port+" {\n\tbind 127.0.0.1\n\tchinaums_proxy\n}\n"))
+
+	number := keys.SourceCode + "20261124000000001"
+	use = fmt.Sprintf("$number = '%s';\n%s", number, use)
+	show := "echo json_encode([$outcome, $answer['errCode'] ?? '', $answer['status'] ?? '', $answer['totalAmount'] ?? 0]);\n"
+	at := func(address string) string {
+		shown := strings.Replace(function, "127.0.0.1:8088", address, 1)
+		if shown == function {
+			t.Fatal("the function has another address; change the test too")
+		}
+		return shown
+	}
+	if got := php(t, at(gateway), use+show); got != `["answered","SUCCESS","NEW_ORDER",4990]` {
+		t.Errorf("an order: %s", got)
+	}
+	if order, ok := platform.Order(number); !ok || order.TotalAmount != 4990 {
+		t.Errorf("the platform has %+v", order)
+	}
+	platform.Break(sandbox.Fault{Kind: sandbox.CutExecuted})
+	if got := php(t, at(gateway), use+show); got != `["unknown","GATEWAY_BAD_RESPONSE","",0]` {
+		t.Errorf("cut: %s", got)
+	}
+	platform.Break(sandbox.Fault{Kind: sandbox.ServerError})
+	if got := php(t, at(gateway), use+show); got != `["unknown","","",0]` {
+		t.Errorf("a page of HTML: %s", got)
+	}
+	server.Close()
+	if got := php(t, at(gateway), use+show); got != `["not_sent","GATEWAY_UNREACHABLE","",0]` {
+		t.Errorf("nobody there: %s", got)
+	}
+	if got := php(t, at(free(t)), use+show); got != `["unknown","","",0]` {
+		t.Errorf("no gateway: %s", got)
+	}
+	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprint(w, `{"errCode":"SUCCESS"}`)
+	}))
+	defer other.Close()
+	if got := php(t, at(strings.TrimPrefix(other.URL, "http://")), use+show); got != `["unknown","","",0]` {
+		t.Errorf("no header: %s", got)
+	}
+}
+
+// The check of the webhook signature that the README shows.
+func TestReadmePHPCheck(t *testing.T) {
+	function := shownPHP(t, "function from_gateway(")
+	now, body := time.Now(), `{"merOrderId":"1"}`
+	var script strings.Builder
+	ask := func(id string, at time.Time, signatures, body, secret string) {
+		fmt.Fprintf(&script, "$_SERVER['HTTP_WEBHOOK_ID'] = '%s';\n$_SERVER['HTTP_WEBHOOK_TIMESTAMP'] = '%s';\n"+
+			"$_SERVER['HTTP_WEBHOOK_SIGNATURE'] = '%s';\necho from_gateway('%s', '%s') ? 'y' : 'n';\n",
+			id, strconv.FormatInt(at.Unix(), 10), signatures, body, secret)
+	}
+	sign := func(secret string, at time.Time) string {
+		signature, err := webhook.Sign(secret, "evt", at, []byte(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return signature
+	}
+	secret := "whsec_bm90IGEgcmVhbCBzZWNyZXQ="
+	ask("evt", now, sign(secret, now), body, secret)
+	ask("evt", now, sign("plain", now), body, "plain")
+	ask("evt", now, "v1,AAAA "+sign(secret, now), body, secret)
+	ask("evt", now, sign("other", now), body, secret)
+	ask("evt", now, sign(secret, now), body+" ", secret)
+	ask("evt2", now, sign(secret, now), body, secret)
+	ask("evt", now.Add(-time.Hour), sign(secret, now.Add(-time.Hour)), body, secret)
+	ask("evt", now.Add(time.Hour), sign(secret, now.Add(time.Hour)), body, secret)
+	ask("evt", now, "", body, secret)
+	ask("evt", now, sign("x", now), body, "")
+	if got := php(t, function, script.String()); got != "yyynnnnnnn" {
+		t.Errorf("it says %s", got)
+	}
+}
+
+// Every option that the tables name is one.
+func TestReadmeOptions(t *testing.T) {
+	setReadmeEnvironment(t)
+	section := readme(t, readmes[0])
+	_, section, _ = strings.Cut(section, "### Options\n")
+	section, _, _ = strings.Cut(section, "\n### ")
+	values := strings.NewReplacer(
+		"<id>", "1", "<key>", "{env.APP_SECRET}", " [<previous>…]", "", "<mid…>", "898000000000000", "<scheme://host[:port]>", "http://127.0.0.1:1",
+		"<cidr…>", "10.0.0.0/8", "<path…>", "/v1/netpay/query", "<size>", "32KiB", "<duration>", "5s", "<name…>", "goods")
+	code := regexp.MustCompile("`([^`]+)`")
+	owner, tested := "merchant", 0
+	for line := range strings.Lines(section) {
+		if strings.HasPrefix(line, "`") {
+			owner, _, _ = strings.Cut(strings.Trim(line, "`"), " ")
+		}
+		cell, _, found := strings.Cut(strings.TrimPrefix(strings.ReplaceAll(line, `\|`, "/"), "| "), " |")
+		if !found || !strings.HasPrefix(line, "| `") || strings.HasPrefix(cell, "`reverse_proxy`") {
+			continue
+		}
+		option := ""
+		for i, match := range code.FindAllStringSubmatch(cell, -1) {
+			word := values.Replace(match[1])
+			switch {
+			case strings.Contains(cell, "` / `") && i > 0: // another value of the same option
+				name, _, _ := strings.Cut(option, " ")
+				option = name + " " + word
+			case i > 0: // an option that belongs to it
+				option += "\n" + word
+			default:
+				option = word
+			}
+			if strings.Contains(cell, "app_key") && i == 0 {
+				continue
+			}
+			if config := withOption(owner, option); config != "" {
+				tested++
+				if err := caddy.Validate(validatable(t, config)); err != nil {
+					t.Errorf("%s: %q: %v", owner, option, err)
+				}
+			} else {
+				t.Errorf("the test does not know %s", owner)
+			}
+		}
+	}
+	if tested < 25 {
+		t.Errorf("only %d options were found", tested)
+	}
+}
+
+func withOption(owner, option string) string {
+	merchant := "app_id 1\napp_key {env.UMS_APP_KEY}\nnotify_key {env.UMS_NOTIFY_KEY}\n"
+	site := ""
+	switch owner {
+	case "merchant":
+		name, _, _ := strings.Cut(option, " ")
+		kept := ""
+		for line := range strings.Lines(merchant) {
+			if !strings.HasPrefix(line, name+" ") && !strings.Contains(option, "\n") {
+				kept += line
+			}
+		}
+		merchant = kept + option + "\n"
+	case "chinaums_proxy", "chinaums_notify":
+		site = owner + " {\n" + option + "\n}\n"
+	case "webhook_signature":
+		site = owner + " {env.APP_SECRET} {\n" + option + "\n}\n"
+	default:
+		return ""
+	}
+	return "{\nchinaums {\nmerchant shop {\n" + merchant + "}\n}\n}\nhttp://:1 {\n" + site + "}\n"
+}
+
+func validatable(t *testing.T, source string) *caddy.Config {
+	t.Helper()
+	adapted, err := adaptUnformatted(source)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, source)
+	}
+	config := new(caddy.Config)
+	if err := json.Unmarshal(quiet(t, adapted), config); err != nil {
+		t.Fatal(err)
+	}
+	return config
+}
