@@ -15,7 +15,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 )
 
-var updateAdapted = flag.Bool("update-adapt", false, "write what adapting gives into testdata/adapt instead of comparing it")
+var updateGolden = flag.Bool("update", false, "write golden files (testdata/adapt, docs/error-codes.md) instead of comparing them")
 
 // separator stands between the Caddyfile and what becomes of it, as in Caddy's own tests.
 const separator = "----------\n"
@@ -49,7 +49,7 @@ func compareGolden(t *testing.T, file, config, want, got string) {
 	if got == want {
 		return
 	}
-	if *updateAdapted {
+	if *updateGolden {
 		if err := os.WriteFile(file, []byte(config+separator+got), 0o644); err != nil {
 			t.Fatal(err)
 		}
@@ -153,14 +153,14 @@ func TestAdaptErrors(t *testing.T) {
 					_, got, _ = strings.Cut(rest, ": ")
 				}
 				got, _, _ = strings.Cut(got, ", at Caddyfile:")
-				if got != test.want && !*updateAdapted {
+				if got != test.want && !*updateGolden {
 					t.Errorf("%s\nwant\n%s", got, test.want)
 				}
 				test.want = got
 			})
 			updated.WriteString(test.String())
 		}
-		if *updateAdapted {
+		if *updateGolden {
 			if err := os.WriteFile(file, []byte(updated.String()), 0o644); err != nil {
 				t.Fatal(err)
 			}

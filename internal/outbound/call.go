@@ -35,6 +35,8 @@ type Platform struct {
 	DeniedPaths []string
 	// ErrCode finds the platform's error code in an answer, for metrics and logs: a word from a bounded set, or "other".
 	ErrCode func(body []byte) string
+	// Advice says what an operator may do about such a code, and whether somebody has to look at it. It may be nil.
+	Advice func(errCode string) (text string, alarm bool)
 	// Order finds the merchant's order number in a call's body, for logs; "" where there is none.
 	Order func(body []byte) string
 	// Validate says what does not fit the documents' tables about a body that is called at a path. It is nil where there

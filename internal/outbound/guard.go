@@ -345,6 +345,7 @@ func (g *Guard) finish(r *http.Request, call *Call, outcome Outcome, errCode str
 			}
 		}
 	}
+	g.advise(r, call, outcome, errCode)
 	if outcome == Unknown && call != nil {
 		g.events.Emit(g.ctx, g.platform.Name+".call_unknown", map[string]any{
 			"merchant": merchant, "order": g.platform.Order(call.Body), "errcode": errCode, "path": quote(r.URL.Path),
