@@ -9,6 +9,7 @@ import (
 	"mime"
 	"net/http"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -114,6 +115,11 @@ func (g *Guard) Provision(ctx caddy.Context, platform *Platform, metrics *Metric
 	}
 	g.events = events.(*caddyevents.App)
 	return nil
+}
+
+// Names reports whether the user has named paths that reach one of the platform's, in whatever letter case.
+func (g *Guard) Names(path string) bool {
+	return slices.ContainsFunc(g.Paths, func(pattern string) bool { return matchPath(strings.ToLower(pattern), path) })
 }
 
 // Admit lets r pass or says why not. resolve names the account (nil: there is none). The returned request carries the

@@ -31,6 +31,12 @@ type Signer interface {
 	VerifyAnswer(account Account, authorization string, body []byte) (signed bool, err error)
 }
 
+// Listener is a Signer that wants to hear what became of its signature: the status and the platform's own error code of
+// the answer.
+type Listener interface {
+	Answered(status int, errCode string)
+}
+
 // RoundTrip makes one attempt of the call that a guard has let pass: it signs the call's body, sends it through next and
 // reads the answer whole. A request that no guard has passed, or that goes elsewhere than to its account's platform, is
 // never signed but answered 403: by the guard or, where there is none, right here. account is the transport's own (nil: it has none).
@@ -195,6 +201,9 @@ func readAnswer(res *http.Response, call *Call, signer Signer) (*http.Response, 
 	}
 	call.errCode = call.platform.ErrCode(answer)
 	call.answered.Store(true)
+	if listener, ok := signer.(Listener); ok {
+		listener.Answered(res.StatusCode, call.errCode)
+	}
 
 	res.Body = io.NopCloser(bytes.NewReader(answer))
 	res.ContentLength = int64(len(answer))

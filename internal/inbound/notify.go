@@ -1,0 +1,449 @@
+package inbound
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyevents"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+
+	"github.com/caddy-chinaums/caddy-chinaums/internal/body"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/ratelog"
+)
+
+// Formats of what the app gets.
+const (
+	FormatJSON        = "json"
+	FormatCloudEvents = "cloudevents"
+	FormatOriginal    = "original"
+)
+
+// Notify holds what every platform's notify handler takes from its configuration, and does what they all do.
+type Notify struct {
+	// What the app gets: `json`, the normalized fields; `cloudevents`, the same as data of a structured CloudEvent; or
+	// `original`, the verified bytes as they came. Default: json.
+	Format string `json:"format,omitempty"`
+
+	// When the app has taken an event: `word`, a 2xx whose body is empty or says SUCCESS or OK; or `2xx`, any 2xx whose
+	// body does not say FAILED or FAIL. Default: word.
+	Ack string `json:"ack,omitempty"`
+
+	// Further fields whose text is JSON and becomes that, besides those that the platform's documents name.
+	JSON []string `json:"json,omitempty"`
+
+	// The largest notify, in bytes. Default: 64 KiB.
+	MaxSize int64 `json:"max_size,omitempty"`
+
+	// How long the body may take to arrive, and again the app to answer. Default: 10s.
+	Timeout caddy.Duration `json:"timeout,omitempty"`
+
+	// Verify, log and count, but change nothing: for moving over from code in the app. Default: false.
+	Observe bool `json:"observe,omitempty"`
+
+	platform *Platform
+	metrics  *Metrics
+	flights  Flights
+	ctx      caddy.Context
+	logger   *zap.Logger
+	events   *caddyevents.App
+	refusals *ratelog.Limiter
+}
+
+// Platform is what differs between the platforms on the way in. It is fixed per platform.
+type Platform struct {
+	// Name is the Caddy app's name, and the prefix of placeholders and events.
+	Name string
+	// Success and Failed are the platform's words.
+	Success, Failed string
+	// ContentTypes are those that a notify may have.
+	ContentTypes []string
+	// ContentType tells the type of a notify that came without one.
+	ContentType func(content []byte) string
+}
+
+// Flights counts what is under way, so that a configuration is not torn down under it.
+type Flights interface{ Begin() (end func()) }
+
+// Account is the merchant or terminal that a notify is for.
+type Account interface{ Name() string }
+
+// Event is a notify that has been verified.
+type Event struct {
+	Context
+	// Data is the normalized JSON.
+	Data []byte
+	// Label is the event's type as a metric's label: from a bounded set.
+	Label string
+	// Word returns the event's own placeholders, by name.
+	Word func(name string) (string, bool)
+}
+
+// Rejection is why a notify is not believed, and the answer's status.
+type Rejection struct {
+	Status int
+	Reason string // a word from a bounded set
+	Detail error  // for the log
+	// Unverified are words of the notify's own that help to find it in a log.
+	Unverified []zap.Field
+}
+
+// Judge verifies a notify: the event, or why it is not believed. Neither may keep the content.
+type Judge func(content []byte, header http.Header) (*Event, *Rejection)
+
+// Provision sets defaults and checks the options.
+func (n *Notify) Provision(ctx caddy.Context, platform *Platform, metrics *Metrics, flights Flights) error {
+	n.platform, n.metrics, n.flights = platform, metrics, flights
+	n.ctx, n.logger, n.refusals = ctx, ctx.Logger(), ratelog.New(10)
+	if n.Format == "" {
+		n.Format = FormatJSON
+	}
+	if n.Ack == "" {
+		n.Ack = AckWord
+	}
+	if n.MaxSize == 0 {
+		n.MaxSize = 64 << 10
+	}
+	if n.Timeout == 0 {
+		n.Timeout = caddy.Duration(10 * time.Second)
+	}
+	switch {
+	case n.Format != FormatJSON && n.Format != FormatCloudEvents && n.Format != FormatOriginal:
+		return fmt.Errorf("format: %q is none of json, cloudevents, original", n.Format)
+	case n.Ack != AckWord && n.Ack != Ack2xx:
+		return fmt.Errorf("ack: %q is neither word nor 2xx", n.Ack)
+	case n.MaxSize < 0 || n.Timeout < 0:
+		return fmt.Errorf("max_size and timeout must be positive")
+	}
+	events, err := ctx.App("events")
+	if err != nil {
+		return fmt.Errorf("getting events app: %w", err)
+	}
+	n.events = events.(*caddyevents.App)
+	return nil
+}
+
+// Serve takes a notify. account is whom it is for (nil: nobody); judge verifies it as that one's.
+func (n *Notify) Serve(w http.ResponseWriter, r *http.Request, account Account, judge Judge, next caddyhttp.Handler) error {
+	if n.Observe {
+		n.observe(r, account, judge)
+		return next.ServeHTTP(w, r)
+	}
+	Recovering(w, n.platform.Failed, n.logger, func(w http.ResponseWriter) { n.handle(w, r, account, judge, next) })
+	return nil
+}
+
+func (n *Notify) handle(w http.ResponseWriter, r *http.Request, account Account, judge Judge, next caddyhttp.Handler) {
+	content, rejected := n.read(w, r, account)
+	if rejected != nil {
+		body.AnswerEarly(w, time.Duration(n.Timeout))
+		n.reject(w, r, account, rejected)
+		return
+	}
+	event, rejected := judge(content, r.Header)
+	if rejected != nil {
+		n.reject(w, r, account, rejected)
+		return
+	}
+	n.metrics.Verified(account.Name(), time.Now())
+	n.deliver(w, r, next, account, event, content)
+}
+
+// read looks at the request and reads the body.
+func (n *Notify) read(w http.ResponseWriter, r *http.Request, account Account) ([]byte, *Rejection) {
+	if r.Method != http.MethodPost {
+		w.Header().Set("Allow", http.MethodPost)
+	}
+	if rejected := n.checkRequest(r, account); rejected != nil {
+		return nil, rejected
+	}
+	content, err := body.ReadRequest(w, r, n.MaxSize, time.Duration(n.Timeout))
+	if err != nil {
+		return nil, unreadable(err)
+	}
+	return content, nil
+}
+
+func (n *Notify) checkRequest(r *http.Request, account Account) *Rejection {
+	switch {
+	case r.Method != http.MethodPost:
+		return &Rejection{Status: http.StatusMethodNotAllowed, Reason: "method"}
+	case account == nil:
+		return &Rejection{Status: http.StatusNotFound, Reason: "no_merchant"}
+	}
+	for _, contentType := range r.Header["Content-Type"] {
+		if !n.platform.takes(contentType) {
+			return &Rejection{Status: http.StatusUnsupportedMediaType, Reason: "content_type"}
+		}
+	}
+	for _, encoding := range r.Header["Content-Encoding"] {
+		if encoding != "" && !strings.EqualFold(encoding, "identity") {
+			return &Rejection{Status: http.StatusUnsupportedMediaType, Reason: "content_encoding"}
+		}
+	}
+	return nil
+}
+
+func (p *Platform) takes(contentType string) bool {
+	if contentType == "" || slices.Contains(p.ContentTypes, contentType) {
+		return true
+	}
+	parsed := MediaType(contentType)
+	return parsed == "" || slices.Contains(p.ContentTypes, parsed)
+}
+
+// MediaType is a Content-Type without its parameters. A broken parameter does not make it another type.
+func MediaType(contentType string) string {
+	if parsed, _, err := mime.ParseMediaType(contentType); err == nil {
+		return parsed
+	}
+	bare, _, _ := strings.Cut(contentType, ";")
+	return strings.ToLower(strings.TrimSpace(bare))
+}
+
+func unreadable(err error) *Rejection {
+	switch {
+	case errors.Is(err, body.ErrTooLarge):
+		return &Rejection{Status: http.StatusRequestEntityTooLarge, Reason: "too_large"}
+	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
+		return &Rejection{Status: http.StatusRequestTimeout, Reason: "body_late"}
+	default:
+		return &Rejection{Status: http.StatusBadRequest, Reason: "broken_body", Detail: err}
+	}
+}
+
+// deliver hands a true event to the app and tells the platform what became of it.
+func (n *Notify) deliver(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, account Account, event *Event, content []byte) {
+	contentType := "application/json; charset=utf-8"
+	switch n.Format {
+	case FormatJSON:
+		content = event.Data
+	case FormatCloudEvents:
+		contentType = "application/cloudevents+json"
+		content = event.structured()
+	case FormatOriginal:
+		if contentType = r.Header.Get("Content-Type"); contentType == "" {
+			contentType = n.platform.ContentType(content)
+		}
+	}
+	reason := ""
+	event.Placeholders(r, n.platform.Name, account, &reason)
+
+	out, cancel := Prepare(r, content, contentType, &event.Context, time.Duration(n.Timeout))
+	defer cancel()
+	end := n.flights.Begin()
+	verdict := Deliver(out, next, n.Ack, n.logger)
+	end()
+
+	status, word, result := http.StatusOK, n.platform.Success, "taken"
+	if !verdict.Taken {
+		status, word, result = http.StatusBadGateway, n.platform.Failed, "failed"
+		switch {
+		case verdict.TimedOut:
+			status, reason = http.StatusGatewayTimeout, "app_timeout"
+		case errors.Is(verdict.Err, ErrNoHandler):
+			reason = "no_handler"
+		case verdict.Err != nil:
+			reason = "app_unreachable"
+		default:
+			reason = "app_refused"
+		}
+	}
+	hungUp := r.Context().Err() // before the answer: a small one is only buffered, and its loss goes unseen
+	if err := Say(w, status, word); err != nil {
+		hungUp = err
+	}
+	n.metrics.Notified(account.Name(), event.Label, result, reason)
+	event.logAccess(r, account, result, reason)
+	if !verdict.Taken || hungUp != nil {
+		n.logUndelivered(account, event, verdict, status, reason, hungUp)
+	}
+}
+
+func (n *Notify) logUndelivered(account Account, event *Event, verdict Verdict, status int, reason string, hungUp error) {
+	fields := []zap.Field{
+		zap.String("merchant", account.Name()), zap.String("order", event.Subject), zap.String("event", event.ID), zap.String("event_type", event.Type),
+		zap.Int("status", status), zap.String("reason", reason), zap.Int("app_status", verdict.Status),
+	}
+	switch {
+	case verdict.Taken:
+		// The app has it, but the platform may not know: it will send the event again.
+		n.logger.Warn("event taken, but the platform hung up before it was told", append(fields, zap.Error(hungUp))...)
+	case verdict.Status >= 200 && verdict.Status <= 299 && verdict.Err == nil && !verdict.TimedOut:
+		n.logger.Warn("app answered 2xx but did not take the event; answer with an empty body, SUCCESS or OK, or set ack 2xx",
+			append(fields, zap.String("answer", Quote(string(verdict.Answer), 80)))...)
+	default:
+		n.logger.Error("event not delivered", append(fields, zap.Error(verdict.Err))...)
+	}
+}
+
+// observe verifies, logs and counts, and changes nothing: neither what the app gets nor what it answers.
+func (n *Notify) observe(r *http.Request, account Account, judge Judge) {
+	defer func() {
+		if v := recover(); v != nil {
+			LogPanic(n.logger, "panic in the observer of notifies", v)
+		}
+	}()
+	event, rejected := n.inspect(r, account, judge)
+	if rejected != nil {
+		n.note(r, account, rejected, "observed")
+		return
+	}
+	event.Placeholders(r, n.platform.Name, account, new(string))
+	n.metrics.Verified(account.Name(), time.Now())
+	n.metrics.Notified(account.Name(), event.Label, "observed", "")
+	event.logAccess(r, account, "observed", "")
+}
+
+// inspect judges a request without changing it: what has been read is put back in front of the rest, error included.
+func (n *Notify) inspect(r *http.Request, account Account, judge Judge) (*Event, *Rejection) {
+	if rejected := n.checkRequest(r, account); rejected != nil {
+		return nil, rejected
+	}
+	var content []byte
+	if r.Body != nil {
+		var read bytes.Buffer
+		var err error
+		content, err = body.Read(io.TeeReader(r.Body, &read), r.ContentLength, n.MaxSize)
+		r.Body = struct {
+			io.Reader
+			io.Closer
+		}{io.MultiReader(&read, failing{err}, r.Body), r.Body}
+		if err != nil {
+			return nil, unreadable(err)
+		}
+	}
+	return judge(content, r.Header)
+}
+
+// failing gives a reader the error at which reading stopped, unless that was the gateway's own limit.
+type failing struct{ err error }
+
+func (f failing) Read([]byte) (int, error) {
+	if f.err == nil || errors.Is(f.err, body.ErrTooLarge) {
+		return 0, io.EOF
+	}
+	return 0, f.err
+}
+
+// reject answers the platform's word for no: the sender never learns why.
+func (n *Notify) reject(w http.ResponseWriter, r *http.Request, account Account, rejected *Rejection) {
+	if err := Say(w, rejected.Status, n.platform.Failed); err != nil {
+		n.logger.Debug("rejected sender hung up", zap.Error(err))
+	}
+	n.note(r, account, rejected, "rejected")
+}
+
+// note logs and counts a notify that is not believed.
+func (n *Notify) note(r *http.Request, account Account, rejected *Rejection, result string) {
+	name := ""
+	if account != nil {
+		name = account.Name()
+	}
+	n.metrics.Notified(name, "", result, rejected.Reason)
+	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
+		repl.Set("http."+n.platform.Name+".merchant", name)
+		repl.Set("http."+n.platform.Name+".reason", rejected.Reason)
+	}
+	if extra, ok := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
+		extra.Add(zap.String("merchant", name))
+		extra.Add(zap.String("outcome", result))
+		extra.Add(zap.String("reason", rejected.Reason))
+	}
+	suppressed, ok := n.refusals.Allow(rejected.Reason)
+	if !ok {
+		return
+	}
+	fields := append([]zap.Field{
+		zap.String("merchant", name), zap.String("reason", rejected.Reason), zap.Int("status", rejected.Status),
+		zap.String("remote", r.RemoteAddr), zap.Int("suppressed", suppressed),
+	}, rejected.Unverified...)
+	if rejected.Detail != nil {
+		fields = append(fields, zap.Error(rejected.Detail))
+	}
+	message := "notify rejected"
+	if result == "observed" {
+		message = "notify would be rejected"
+	}
+	n.logger.Warn(message, fields...)
+	n.events.Emit(n.ctx, n.platform.Name+".notify_rejected", map[string]any{
+		"merchant": name, "reason": rejected.Reason, "remote": r.RemoteAddr, "observed": result == "observed", "suppressed": suppressed,
+	})
+}
+
+// logAccess adds a true event to the access log.
+func (e *Event) logAccess(r *http.Request, account Account, result, reason string) {
+	extra, ok := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields)
+	if !ok {
+		return
+	}
+	extra.Add(zap.String("merchant", account.Name()))
+	extra.Add(zap.String("order", e.Subject))
+	extra.Add(zap.String("event", e.ID))
+	extra.Add(zap.String("event_type", e.Type))
+	extra.Add(zap.String("outcome", result))
+	if reason != "" {
+		extra.Add(zap.String("reason", reason))
+	}
+}
+
+// Placeholders offers the event; nothing is computed unless one is used.
+func (e *Event) Placeholders(r *http.Request, platform string, account Account, reason *string) {
+	repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	if !ok {
+		return
+	}
+	prefix := "http." + platform + "."
+	repl.Map(func(key string) (any, bool) {
+		name, ok := strings.CutPrefix(key, prefix)
+		if !ok {
+			return nil, false
+		}
+		switch name {
+		case "merchant":
+			return account.Name(), true
+		case "event_id":
+			return e.ID, true
+		case "event_type":
+			return e.Type, true
+		case "reason":
+			return *reason, true
+		}
+		word, ok := e.Word(name)
+		if !ok {
+			return nil, false
+		}
+		return word, true
+	})
+}
+
+// structured is the event in the structured mode of CloudEvents 1.0 (JSON event format).
+func (e *Event) structured() []byte {
+	event, err := json.Marshal(struct {
+		SpecVersion     string          `json:"specversion"`
+		ID              string          `json:"id"`
+		Source          string          `json:"source"`
+		Type            string          `json:"type"`
+		Subject         string          `json:"subject,omitempty"`
+		Time            string          `json:"time,omitempty"`
+		DataContentType string          `json:"datacontenttype"`
+		Data            json.RawMessage `json:"data"`
+	}{"1.0", e.ID, e.Source, e.Type, e.Subject, e.Time, "application/json", json.RawMessage("null")})
+	if err != nil {
+		panic(err) // strings always marshal
+	}
+	// The data goes in as it is, so that both formats have the same bytes and no number is read and written again.
+	event = append(event[:len(event)-len("null}")], e.Data...)
+	return append(event, '}')
+}

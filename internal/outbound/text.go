@@ -1,0 +1,37 @@
+package outbound
+
+import "bytes"
+
+// TextMember returns the plain text (no escapes) of the first member of this name in a JSON text, or nil. It is for
+// logs and metrics, where a wrong guess about a nested member costs nothing and a full parse costs every call.
+func TextMember(body []byte, name string) []byte {
+	for {
+		i := bytes.Index(body, []byte(name))
+		if i < 0 {
+			return nil
+		}
+		before, after := body[:i], body[i+len(name):]
+		body = after
+		if !bytes.HasSuffix(before, []byte{'"'}) || !bytes.HasPrefix(after, []byte{'"'}) {
+			continue
+		}
+		after, ok := bytes.CutPrefix(bytes.TrimLeft(after[1:], " \t\r\n"), []byte{':'})
+		if !ok {
+			continue
+		}
+		value, ok := bytes.CutPrefix(bytes.TrimLeft(after, " \t\r\n"), []byte{'"'})
+		if !ok {
+			return nil
+		}
+		end := bytes.IndexByte(value, '"')
+		if end < 0 {
+			return nil
+		}
+		for _, c := range value[:end] {
+			if c < ' ' || c >= 0x7f || c == '\\' {
+				return nil
+			}
+		}
+		return value[:end]
+	}
+}
