@@ -1,0 +1,518 @@
+package sandbox
+
+import (
+	"bytes"
+	"context"
+	"crypto/md5"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/subtle"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// ShouqianbaOptions are those of a played Shouqianba. The zero value is a platform with fresh keys.
+type ShouqianbaOptions struct {
+	// VendorSN and VendorKey sign activations; AppID and ActivationCode are what they must name. Fresh if empty.
+	VendorSN, VendorKey, AppID, ActivationCode string
+
+	// Activations is how many terminals the code may activate. Default: 1, so that a second activation shows.
+	Activations int
+
+	// TerminalSN and TerminalKey are a terminal that is active already, for a merchant who looks after the key himself.
+	// Fresh if empty.
+	TerminalSN, TerminalKey string
+
+	// PreviousKeySigns lets calls be signed with the key before the last check-in too. Without it that key is good for
+	// one thing only: to check in again, when the answer to the last check-in was lost.
+	PreviousKeySigns bool
+
+	// PrivateKey signs notifies. A fresh one of 2048 bits if nil.
+	PrivateKey *rsa.PrivateKey
+
+	// SerialInHeader puts the terminal's number in front of a notify's signature, as some deployments do.
+	SerialInHeader bool
+
+	// Schedule is how long to wait before each repetition of a notify that was not answered success; the first attempt
+	// is made at once. Default: 1s, 5s, 30s, 600s. Empty, but not nil: none.
+	Schedule []time.Duration
+
+	// NotifyTimeout is how long a notify waits for its answer. Default: 10 seconds.
+	NotifyTimeout time.Duration
+
+	// OrderLifetime is when a pre-created order is canceled that nobody pays. Default: 4 minutes.
+	OrderLifetime time.Duration
+
+	// Now is the platform's clock. Default: time.Now. The schedule runs on real time all the same.
+	Now func() time.Time
+
+	// RootCAs are trusted for a notify_url of https. Default: the system's.
+	RootCAs *x509.CertPool
+
+	// AllowRemote lets notifies go anywhere. Without it only to this machine.
+	AllowRemote bool
+
+	// MaxBody bounds a request's body, in bytes; MaxOrders, MaxCalls and MaxDeliveries how many of each are kept, the
+	// oldest go first. Defaults: 1 MiB, 10000, 1000, 1000.
+	MaxBody                            int64
+	MaxOrders, MaxCalls, MaxDeliveries int
+}
+
+func (o *ShouqianbaOptions) fill() error {
+	for _, value := range []struct {
+		target *string
+		fresh  func() string
+	}{
+		{&o.VendorSN, func() string { return "9" + randomDigits(7) }},
+		{&o.VendorKey, func() string { return randomHex(16) }},
+		{&o.AppID, func() string { return "2026" + randomDigits(12) }},
+		{&o.ActivationCode, func() string { return randomDigits(8) }},
+		{&o.TerminalSN, func() string { return "1" + randomDigits(17) }},
+		{&o.TerminalKey, func() string { return randomHex(16) }},
+	} {
+		if *value.target == "" {
+			*value.target = value.fresh()
+		}
+	}
+	if o.Activations == 0 {
+		o.Activations = 1
+	}
+	if o.PrivateKey == nil {
+		var err error
+		if o.PrivateKey, err = rsa.GenerateKey(rand.Reader, 2048); err != nil {
+			return fmt.Errorf("sandbox: making a key: %w", err)
+		}
+	}
+	if o.Schedule == nil {
+		o.Schedule = []time.Duration{time.Second, 5 * time.Second, 30 * time.Second, 600 * time.Second}
+	}
+	o.Schedule = slices.Clone(o.Schedule)
+	if slices.ContainsFunc(o.Schedule, func(d time.Duration) bool { return d < 0 }) {
+		return errors.New("sandbox: Schedule has a negative delay")
+	}
+	if o.NotifyTimeout == 0 {
+		o.NotifyTimeout = 10 * time.Second
+	}
+	if o.OrderLifetime == 0 {
+		o.OrderLifetime = 4 * time.Minute
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.MaxBody == 0 {
+		o.MaxBody = 1 << 20
+	}
+	for target, fallback := range map[*int]int{&o.MaxOrders: 10000, &o.MaxCalls: 1000, &o.MaxDeliveries: 1000} {
+		if *target == 0 {
+			*target = fallback
+		}
+	}
+	if o.MaxBody < 0 || o.MaxOrders < 0 || o.MaxCalls < 0 || o.MaxDeliveries < 0 || o.NotifyTimeout < 0 || o.OrderLifetime < 0 || o.Activations < 0 {
+		return errors.New("sandbox: a limit is negative")
+	}
+	return nil
+}
+
+// Shouqianba is the platform 收钱吧, played. Its methods may be called from any goroutine.
+type Shouqianba struct {
+	options ShouqianbaOptions
+	client  *http.Client
+	sending chan struct{} // bounds the notifies on the wire at one time
+
+	ctx    context.Context
+	stop   context.CancelFunc
+	closed sync.WaitGroup
+
+	mu          sync.Mutex
+	changed     chan struct{} // closed and replaced whenever a delivery ends
+	terminals   map[string]*sqbTerminal
+	activations int
+	checkins    int
+	orders      map[string]*sqbOrder // by sn and by client_sn
+	ages        []*sqbOrder          // the oldest first
+	nextSN      uint64
+	calls       ring[*Call]
+	deliveries  ring[Delivery]
+	faults      []*Fault
+}
+
+// sqbTerminal is an activated terminal. Its previous key is empty before the first check-in.
+type sqbTerminal struct{ sn, device, key, previous string }
+
+// NewShouqianba starts a platform. Close ends it.
+func NewShouqianba(options ShouqianbaOptions) (*Shouqianba, error) {
+	if err := options.fill(); err != nil {
+		return nil, err
+	}
+	s := &Shouqianba{
+		options: options,
+		client: newClient(Options{
+			NotifyTimeout: options.NotifyTimeout, RootCAs: options.RootCAs, AllowRemote: options.AllowRemote,
+		}),
+		sending:    make(chan struct{}, 32),
+		changed:    make(chan struct{}),
+		terminals:  map[string]*sqbTerminal{options.TerminalSN: {sn: options.TerminalSN, key: options.TerminalKey}},
+		orders:     make(map[string]*sqbOrder),
+		nextSN:     7_890_000_000_000_000 + uint64(options.Now().UnixNano())%1_000_000_000*1_000,
+		calls:      newRing[*Call](options.MaxCalls),
+		deliveries: newRing[Delivery](options.MaxDeliveries),
+	}
+	s.ctx, s.stop = context.WithCancel(context.Background())
+	return s, nil
+}
+
+// Options returns the options, filled in: the keys to configure a terminal with.
+func (s *Shouqianba) Options() ShouqianbaOptions {
+	options := s.options
+	options.Schedule = slices.Clone(options.Schedule)
+	return options
+}
+
+// PublicKey is the key to verify notifies with, as PEM.
+func (s *Shouqianba) PublicKey() string {
+	der, err := x509.MarshalPKIXPublicKey(&s.options.PrivateKey.PublicKey)
+	if err != nil {
+		panic(err) // an RSA key always marshals
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
+}
+
+// Close stops all notifies and hanging answers, and returns when their goroutines have ended.
+func (s *Shouqianba) Close() {
+	s.mu.Lock() // whoever starts a goroutine holds it, so none starts after this
+	s.stop()
+	s.mu.Unlock()
+	s.closed.Wait()
+	s.client.CloseIdleConnections()
+}
+
+// Activations and Checkins count what has been executed, whether the answer was seen or not.
+func (s *Shouqianba) Activations() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.activations
+}
+
+// Checkins counts the check-ins that have been executed.
+func (s *Shouqianba) Checkins() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.checkins
+}
+
+// Keys returns a terminal's current key and the one before, which may be empty; a terminal of an activation by its
+// device_id too.
+func (s *Shouqianba) Keys(terminal string) (current, previous string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, t := range s.terminals {
+		if t.sn == terminal || t.device == terminal && terminal != "" {
+			return t.key, t.previous
+		}
+	}
+	return "", ""
+}
+
+// Terminal returns the number of the terminal that was activated for a device_id, or "".
+func (s *Shouqianba) Terminal(device string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, t := range s.terminals {
+		if t.device == device {
+			return t.sn
+		}
+	}
+	return ""
+}
+
+// Break lets the next calls fail; see [ChinaUMS.Break]. Of a check-in, CutExecuted is the answer that is lost: the key is
+// another, and nobody has seen it.
+func (s *Shouqianba) Break(faults ...Fault) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, fault := range faults {
+		if fault.Times == 0 {
+			fault.Times = 1
+		}
+		if fault.Size == 0 {
+			fault.Size = 8 << 20
+		}
+		if len(s.faults) < maxFaults {
+			s.faults = append(s.faults, &fault)
+		}
+	}
+}
+
+// Heal takes back all faults.
+func (s *Shouqianba) Heal() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.faults = nil
+}
+
+// Calls returns what came in, the oldest first; see ShouqianbaOptions.MaxCalls.
+func (s *Shouqianba) Calls() []Call {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	calls := make([]Call, len(s.calls.items))
+	for i, call := range s.calls.items {
+		calls[i] = *call
+		calls[i].Header = call.Header.Clone()
+		calls[i].Body = bytes.Clone(call.Body)
+	}
+	return calls
+}
+
+// sqbRefusal is an answer that is no success: of the envelope (result_code 400 or 500) or of the business (200, FAIL).
+type sqbRefusal struct{ result, code, message string }
+
+func badCall(code, message string) *sqbRefusal { return &sqbRefusal{"400", code, message} }
+
+func noBusiness(code, message string) *sqbRefusal { return &sqbRefusal{"200", code, message} }
+
+// ServeHTTP answers the platform's interfaces: always with HTTP status 200, as the platform does.
+func (s *Shouqianba) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(io.LimitReader(r.Body, s.options.MaxBody+1))
+	recorded := &Call{
+		Time: s.options.Now(), Method: r.Method, Host: r.Host, Path: r.URL.Path, Query: r.URL.RawQuery,
+		Header: r.Header.Clone(), Body: body[:min(int64(len(body)), s.options.MaxBody)],
+	}
+	s.mu.Lock()
+	s.calls.put(recorded)
+	fault := takeFault(&s.faults, r.URL.Path)
+	s.mu.Unlock()
+	if err != nil { // the client has gone
+		panic(http.ErrAbortHandler)
+	}
+	if fault != nil && s.before(w, r, fault) {
+		return
+	}
+	var result map[string]any
+	var refused *sqbRefusal
+	if int64(len(body)) > s.options.MaxBody {
+		refused = badCall("INVALID_PARAMS", "报文过大")
+	} else {
+		result, refused = s.execute(r, body)
+	}
+	answer, code := sqbAnswer(result, refused)
+	s.mu.Lock()
+	recorded.Status, recorded.ErrCode = http.StatusOK, code
+	s.mu.Unlock()
+	if fault != nil {
+		answer = s.after(w, r, fault, answer)
+	}
+	writeJSON(w, answer, len(answer))
+}
+
+// sqbAnswer is the envelope, and the code that it says.
+func sqbAnswer(result map[string]any, refused *sqbRefusal) (answer []byte, code string) {
+	envelope := map[string]any{"result_code": "200", "biz_response": result}
+	switch {
+	case refused == nil:
+		code, _ = result["result_code"].(string)
+	case refused.result == "200":
+		code = refused.code
+		envelope["biz_response"] = map[string]any{"result_code": "FAIL", "error_code": refused.code, "error_message": refused.message}
+	default:
+		code = refused.code
+		envelope = map[string]any{"result_code": refused.result, "error_code": refused.code, "error_message": refused.message}
+	}
+	answer, err := json.Marshal(envelope)
+	if err != nil {
+		panic(err) // strings always marshal
+	}
+	return answer, code
+}
+
+func writeJSON(w http.ResponseWriter, answer []byte, bytes int) {
+	w.Header().Set("Content-Type", "application/json;charset=UTF-8")
+	w.Header().Set("Content-Length", strconv.Itoa(len(answer)))
+	_, _ = w.Write(answer[:bytes])
+}
+
+// takeFault takes the next fault of a path, nil if there is none.
+func takeFault(faults *[]*Fault, path string) *Fault {
+	for i, fault := range *faults {
+		if fault.Path != "" && fault.Path != path {
+			continue
+		}
+		taken := *fault
+		if fault.Times > 0 {
+			if fault.Times--; fault.Times == 0 {
+				*faults = slices.Delete(*faults, i, i+1)
+			}
+		}
+		return &taken
+	}
+	return nil
+}
+
+// before is what a fault does instead of executing the call; it reports whether that was all.
+func (s *Shouqianba) before(w http.ResponseWriter, r *http.Request, fault *Fault) bool {
+	page := func(status int) bool {
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		w.WriteHeader(status)
+		_, _ = io.WriteString(w, "<html><body><h1>"+http.StatusText(status)+"</h1></body></html>\n")
+		return true
+	}
+	switch fault.Kind {
+	case Hang:
+		s.hang(r, nil)
+	case Cut:
+		panic(http.ErrAbortHandler)
+	case ServerError:
+		return page(http.StatusInternalServerError)
+	case NotJSON:
+		return page(http.StatusOK)
+	case Unauthorized:
+		return page(http.StatusUnauthorized)
+	}
+	return false
+}
+
+// after is what a fault does to the answer of a call that was executed.
+func (s *Shouqianba) after(w http.ResponseWriter, r *http.Request, fault *Fault, answer []byte) []byte {
+	switch fault.Kind {
+	case HangExecuted:
+		s.hang(r, nil)
+	case Slow:
+		timer := time.NewTimer(fault.For)
+		defer timer.Stop()
+		s.hang(r, timer.C)
+	case CutExecuted:
+		panic(http.ErrAbortHandler)
+	case CutBody:
+		writeJSON(w, answer, len(answer)/2)
+		panic(http.ErrAbortHandler)
+	case TooLarge:
+		if missing := fault.Size - len(answer); missing > 0 { // still JSON: only its length is wrong
+			answer = append(answer, bytes.Repeat([]byte{' '}, missing)...)
+		}
+	}
+	return answer
+}
+
+// hang keeps the client waiting; it returns only if the time has come before the client or the sandbox has gone.
+func (s *Shouqianba) hang(r *http.Request, until <-chan time.Time) {
+	select {
+	case <-until:
+		return
+	case <-r.Context().Done():
+	case <-s.ctx.Done():
+	}
+	panic(http.ErrAbortHandler)
+}
+
+// execute authenticates a call and runs it.
+func (s *Shouqianba) execute(r *http.Request, body []byte) (map[string]any, *sqbRefusal) {
+	if r.Method != http.MethodPost {
+		return nil, badCall("INVALID_PARAMS", "请使用POST")
+	}
+	if media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || media != "application/json" {
+		return nil, badCall("INVALID_PARAMS", "Content-Type应为application/json")
+	}
+	sn, sign, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r.URL.Path == "/terminal/activate" {
+		if sn != s.options.VendorSN || !sqbSigned(sign, body, s.options.VendorKey) {
+			return nil, badCall("ILLEGAL_SIGN", "签名错误")
+		}
+		return s.activate(body)
+	}
+	t := s.terminals[sn]
+	if t == nil {
+		return nil, badCall("INVALID_TERMINAL", "终端错误")
+	}
+	withPrevious := t.previous != "" && sqbSigned(sign, body, t.previous) && (s.options.PreviousKeySigns || r.URL.Path == "/terminal/checkin")
+	if !withPrevious && !sqbSigned(sign, body, t.key) {
+		return nil, badCall("ILLEGAL_SIGN", "签名错误")
+	}
+	if r.URL.Path == "/terminal/checkin" {
+		return s.checkin(t, body)
+	}
+	serve := map[string]func(*Shouqianba, sqbCall) (map[string]any, *sqbRefusal){
+		"/upay/v2/pay":       (*Shouqianba).servePay,
+		"/upay/v2/precreate": (*Shouqianba).servePrecreate,
+		"/upay/v2/query":     (*Shouqianba).serveQuery,
+		"/upay/v2/refund":    (*Shouqianba).serveRefund,
+		"/upay/v2/cancel":    (*Shouqianba).serveCancel,
+		"/upay/v2/revoke":    (*Shouqianba).serveRevoke,
+	}[r.URL.Path]
+	if serve == nil {
+		return nil, badCall("INVALID_PARAMS", "没有这个接口")
+	}
+	in, refused := readCall(t, body, s.options.Now())
+	if refused != nil {
+		return nil, refused
+	}
+	return serve(s, in)
+}
+
+// sqbSigned checks sign = MD5(body + key), hexadecimal in small letters.
+func sqbSigned(sign string, body []byte, key string) bool {
+	digest := md5.New()
+	_, _ = digest.Write(body)
+	_, _ = io.WriteString(digest, key)
+	return subtle.ConstantTimeCompare([]byte(sign), []byte(hex.EncodeToString(digest.Sum(nil)))) == 1
+}
+
+func (s *Shouqianba) activate(body []byte) (map[string]any, *sqbRefusal) {
+	var in struct {
+		AppID    string `json:"app_id"`
+		Code     string `json:"code"`
+		DeviceID string `json:"device_id"`
+	}
+	if err := json.Unmarshal(body, &in); err != nil || in.AppID == "" || in.Code == "" || in.DeviceID == "" {
+		return nil, badCall("INVALID_PARAMS", "参数错误")
+	}
+	if in.AppID != s.options.AppID || in.Code != s.options.ActivationCode {
+		return nil, badCall("INVALID_PARAMS", "激活码不存在")
+	}
+	if s.activations >= s.options.Activations {
+		return nil, badCall("INVALID_PARAMS", "激活码已经被使用")
+	}
+	s.activations++
+	t := &sqbTerminal{sn: "1" + randomDigits(17), device: in.DeviceID, key: randomHex(16)}
+	s.terminals[t.sn] = t
+	return map[string]any{"terminal_sn": t.sn, "terminal_key": t.key}, nil
+}
+
+// checkin changes the terminal's key; the one before is good for one more check-in.
+func (s *Shouqianba) checkin(t *sqbTerminal, body []byte) (map[string]any, *sqbRefusal) {
+	var in struct {
+		SN       string `json:"terminal_sn"`
+		DeviceID string `json:"device_id"`
+	}
+	if err := json.Unmarshal(body, &in); err != nil || in.SN != t.sn || in.DeviceID == "" {
+		return nil, badCall("INVALID_PARAMS", "参数错误")
+	}
+	if t.device != "" && in.DeviceID != t.device {
+		return nil, badCall("INVALID_TERMINAL", "设备已更换")
+	}
+	s.checkins++
+	t.previous, t.key = t.key, randomHex(16)
+	return map[string]any{"terminal_sn": t.sn, "terminal_key": t.key}, nil
+}
+
+// wake tells everybody who waits that a delivery has ended. The caller holds s.mu.
+func (s *Shouqianba) wake() {
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+// Interface guards
+var _ http.Handler = (*Shouqianba)(nil)

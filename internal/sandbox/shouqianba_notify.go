@@ -1,0 +1,220 @@
+package sandbox
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"time"
+)
+
+// sqbNotice is a notify on its way: repeated until it is answered success or given up.
+type sqbNotice struct {
+	order    *sqbOrder
+	kind     Kind
+	refund   string // refund_request_no
+	body     []byte
+	attempts int
+	done     bool
+	failed   string // why it was given up
+}
+
+// announce starts the notify of what has happened to an order. The caller holds s.mu.
+func (s *Shouqianba) announce(o *sqbOrder, kind Kind, data map[string]any) {
+	body, err := json.Marshal(data)
+	if err != nil {
+		panic(err) // strings always marshal
+	}
+	n := &sqbNotice{order: o, kind: kind, body: body}
+	n.refund, _ = data["refund_request_no"].(string)
+	o.notices = append(o.notices, n)
+	if o.notifyURL == "" {
+		n.failed = "the order has no notify_url"
+		return
+	}
+	if s.ctx.Err() == nil {
+		s.closed.Go(func() { s.deliver(n) })
+	}
+}
+
+// deliver repeats a notify on the schedule until the answer is success.
+func (s *Shouqianba) deliver(n *sqbNotice) {
+	var last Delivery
+	for _, delay := range append([]time.Duration{0}, s.options.Schedule...) {
+		timer := time.NewTimer(delay)
+		select {
+		case <-s.ctx.Done():
+			timer.Stop()
+			return
+		case <-timer.C:
+		}
+		if last = s.attempt(s.ctx, n, Genuine); last.Delivered || s.ctx.Err() != nil {
+			return
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n.failed = fmt.Sprintf("given up after %d attempts; the last answer was %d %q %s", last.Attempt, last.Status, last.Answer, last.Err)
+	s.wake()
+}
+
+// attempt sends a notify once and records what came of it.
+func (s *Shouqianba) attempt(ctx context.Context, n *sqbNotice, variant Variant) Delivery {
+	body, authorization := s.sign(n, variant)
+	delivery := Delivery{
+		Kind: n.kind, Variant: variant, Order: n.order.clientSN, Refund: n.refund, URL: n.order.notifyURL,
+		ContentType: "application/json", Body: body,
+	}
+	var err error
+	select {
+	case s.sending <- struct{}{}:
+		delivery.Time = s.options.Now()
+		delivery.Status, delivery.Answer, err = s.post(ctx, n.order.notifyURL, body, authorization)
+		<-s.sending
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	if err != nil {
+		delivery.Err = err.Error()
+	}
+	delivery.Delivered = delivery.Status == http.StatusOK && delivery.Answer == "success"
+
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n.attempts++
+	delivery.Attempt = n.attempts
+	n.done = n.done || delivery.Delivered && variant.True()
+	s.deliveries.put(delivery)
+	s.wake()
+	return delivery
+}
+
+// sign makes a notify's body and its Authorization: base64 of SHA256withRSA (PKCS #1 v1.5) over the body.
+func (s *Shouqianba) sign(n *sqbNotice, variant Variant) (body []byte, authorization string) {
+	body, key := slices.Clone(n.body), s.options.PrivateKey
+	switch variant {
+	case OtherKey:
+		var err error
+		if key, err = rsa.GenerateKey(rand.Reader, 2048); err != nil {
+			panic(err) // the random source never fails
+		}
+	case ForeignMID:
+		body = bytes.ReplaceAll(body, []byte(n.order.terminal), []byte("9"+randomDigits(17)))
+	}
+	digest := sha256.Sum256(body)
+	signature, err := rsa.SignPKCS1v15(rand.Reader, key, crypto.SHA256, digest[:])
+	if err != nil {
+		panic(err) // a key of 2048 bits has room for the digest
+	}
+	authorization = base64.StdEncoding.EncodeToString(signature)
+	if s.options.SerialInHeader {
+		authorization = n.order.terminal + " " + authorization
+	}
+	switch variant {
+	case Unsigned:
+		authorization = ""
+	case Tampered:
+		body = bytes.Replace(body, []byte(`"total_amount":"`), []byte(`"total_amount":"9`), 1)
+	}
+	return body, authorization
+}
+
+// post sends a notify and reads the beginning of the answer.
+func (s *Shouqianba) post(ctx context.Context, address string, body []byte, authorization string) (int, string, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, address, bytes.NewReader(body))
+	if err != nil {
+		return 0, "", err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("User-Agent", "shouqianba-sandbox")
+	if authorization != "" {
+		req.Header.Set("Authorization", authorization)
+	}
+	res, err := s.client.Do(req)
+	if err != nil {
+		return 0, "", err
+	}
+	defer res.Body.Close()
+	content, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
+	return res.StatusCode, string(content), err
+}
+
+// Notify sends the order's latest notify of that kind now, whatever the schedule says, and waits for the answer. The
+// number is sn or client_sn. Of the variants there are Genuine, Duplicate, Tampered, Unsigned, OtherKey and ForeignMID,
+// which is another merchant's terminal here.
+func (s *Shouqianba) Notify(ctx context.Context, number string, kind Kind, variant Variant) (Delivery, error) {
+	switch variant {
+	case Genuine, Duplicate, Tampered, Unsigned, OtherKey, ForeignMID:
+	default:
+		return Delivery{}, fmt.Errorf("sandbox: this platform sends no %s notify", variant)
+	}
+	s.mu.Lock()
+	var latest *sqbNotice
+	if o := s.named(number); o != nil && o.notifyURL != "" {
+		for _, n := range o.notices {
+			if n.kind == kind {
+				latest = n
+			}
+		}
+	}
+	s.mu.Unlock()
+	if latest == nil {
+		return Delivery{}, fmt.Errorf("sandbox: order %q has no %s notify, or no notify_url", number, kind)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(s.ctx, cancel)()
+	return s.attempt(ctx, latest, variant), nil
+}
+
+// WaitDelivered waits until the order's notifies of that kind, at least one, have all been answered success. It is an
+// error if one was given up.
+func (s *Shouqianba) WaitDelivered(ctx context.Context, number string, kind Kind) error {
+	for {
+		s.mu.Lock()
+		changed, found, all := s.changed, false, true
+		if o := s.named(number); o != nil {
+			for _, n := range o.notices {
+				if n.kind != kind {
+					continue
+				}
+				if !n.done && n.failed != "" {
+					defer s.mu.Unlock()
+					return fmt.Errorf("sandbox: the %s notify of order %q: %s", kind, number, n.failed)
+				}
+				found, all = true, all && n.done
+			}
+		}
+		s.mu.Unlock()
+		if found && all {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("sandbox: the %s notify of order %q was not delivered: %w", kind, number, ctx.Err())
+		case <-s.ctx.Done():
+			return errors.New("sandbox: closed")
+		case <-changed:
+		}
+	}
+}
+
+// Deliveries returns the attempts to deliver notifies, the oldest first; see ShouqianbaOptions.MaxDeliveries.
+func (s *Shouqianba) Deliveries() []Delivery {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	deliveries := slices.Clone(s.deliveries.items)
+	for i := range deliveries {
+		deliveries[i].Body = bytes.Clone(deliveries[i].Body)
+	}
+	return deliveries
+}

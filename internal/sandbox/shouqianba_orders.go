@@ -1,0 +1,299 @@
+package sandbox
+
+import (
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"time"
+)
+
+// The words of the platform's tables.
+const (
+	sqbCreated         = "CREATED"
+	sqbPaid            = "PAID"
+	sqbPayCanceled     = "PAY_CANCELED"
+	sqbRefunded        = "REFUNDED"
+	sqbPartialRefunded = "PARTIAL_REFUNDED"
+	sqbCanceled        = "CANCELED"
+)
+
+// sqbRefundable is how long after its payment an order can be refunded (D-RULE-03: three months).
+const sqbRefundable = 90 * 24 * time.Hour
+
+// sqbOrder is an order.
+type sqbOrder struct {
+	terminal                                     string
+	sn, clientSN, tradeNo                        string
+	status                                       string // order_status
+	total, net                                   int64
+	payway, subPayway                            string
+	subject, operator, reflect, notifyURL, qrURL string
+	created, expires, paid, finished             time.Time
+	refunds                                      map[string]*sqbRefund // by refund_request_no
+	notices                                      []*sqbNotice
+}
+
+type sqbRefund struct {
+	number string
+	amount int64
+	result map[string]any // what was answered
+}
+
+// sqbCall is a verified call.
+type sqbCall struct {
+	terminal *sqbTerminal
+	fields   map[string]string // as text, whether they came as a text or as a number
+	now      time.Time
+}
+
+func readCall(t *sqbTerminal, body []byte, now time.Time) (sqbCall, *sqbRefusal) {
+	var raw map[string]json.RawMessage
+	if err := json.Unmarshal(body, &raw); err != nil || raw == nil {
+		return sqbCall{}, badCall("INVALID_PARAMS", "请求报文不是JSON对象")
+	}
+	in := sqbCall{terminal: t, fields: make(map[string]string, len(raw)), now: now}
+	for name, value := range raw {
+		var text string
+		if json.Unmarshal(value, &text) != nil {
+			text = string(value)
+		}
+		in.fields[name] = text
+	}
+	if in.fields["terminal_sn"] != t.sn {
+		return sqbCall{}, badCall("INVALID_TERMINAL", "终端错误")
+	}
+	return in, nil
+}
+
+// need asks for fields and their greatest length in bytes.
+func (in *sqbCall) need(lengths map[string]int) *sqbRefusal {
+	for name, length := range lengths {
+		if value := in.fields[name]; value == "" || len(value) > length {
+			return badCall("INVALID_PARAMS", fmt.Sprintf("%s不可以为空，长度不超过%d", name, length))
+		}
+	}
+	return nil
+}
+
+// amount reads an amount in fen.
+func (in *sqbCall) amount(name string) (int64, *sqbRefusal) {
+	text := in.fields[name]
+	amount, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || amount <= 0 || len(text) > 10 {
+		return 0, badCall("INVALID_PARAMS", name+"金额为整数，长度不超过10位，以分为单位")
+	}
+	return amount, nil
+}
+
+// find finds the order that a call names: by sn first, then by client_sn. The caller holds s.mu.
+func (s *Shouqianba) find(in sqbCall) (*sqbOrder, *sqbRefusal) {
+	if in.fields["sn"] == "" && in.fields["client_sn"] == "" {
+		return nil, badCall("INVALID_PARAMS", "sn与client_sn不能同时为空")
+	}
+	for _, number := range []string{in.fields["sn"], in.fields["client_sn"]} {
+		if o := s.named(number); number != "" && o != nil {
+			return o, nil
+		}
+	}
+	return nil, noBusiness("UPAY_ORDER_NOT_EXISTS", "订单不存在")
+}
+
+// named finds an order by any of its numbers, as old as it is by now. The caller holds s.mu.
+func (s *Shouqianba) named(number string) *sqbOrder {
+	o := s.orders[number]
+	if o != nil && o.status == sqbCreated && !s.options.Now().Before(o.expires) {
+		o.status, o.finished = sqbPayCanceled, o.expires
+	}
+	return o
+}
+
+// open makes an order. The caller holds s.mu.
+func (s *Shouqianba) open(in sqbCall) (*sqbOrder, *sqbRefusal) {
+	if refused := in.need(map[string]int{"client_sn": 32, "subject": 64, "operator": 32}); refused != nil {
+		return nil, refused
+	}
+	total, refused := in.amount("total_amount")
+	if refused != nil {
+		return nil, refused
+	}
+	if s.named(in.fields["client_sn"]) != nil {
+		return nil, noBusiness("CLIENT_SN_CONFLICT", "client_sn在系统中已存在")
+	}
+	if len(s.ages) >= s.options.MaxOrders {
+		delete(s.orders, s.ages[0].sn)
+		delete(s.orders, s.ages[0].clientSN)
+		s.ages = s.ages[1:]
+	}
+	s.nextSN++
+	o := &sqbOrder{
+		terminal: in.terminal.sn, sn: strconv.FormatUint(s.nextSN, 10), clientSN: in.fields["client_sn"],
+		status: sqbCreated, total: total, net: total, payway: in.fields["payway"], subPayway: in.fields["sub_payway"],
+		subject: in.fields["subject"], operator: in.fields["operator"], reflect: in.fields["reflect"],
+		notifyURL: in.fields["notify_url"], created: in.now, expires: in.now.Add(s.options.OrderLifetime),
+		refunds: make(map[string]*sqbRefund),
+	}
+	if o.payway == "" {
+		o.payway = "3"
+	}
+	s.orders[o.sn], s.orders[o.clientSN] = o, o
+	s.ages = append(s.ages, o)
+	return o, nil
+}
+
+// pay is what the buyer does. The caller holds s.mu.
+func (s *Shouqianba) pay(o *sqbOrder, now time.Time) {
+	o.status, o.paid, o.finished = sqbPaid, now, now
+	o.tradeNo = "4200" + randomDigits(24)
+	s.announce(o, KindPayment, o.data("SUCCESS", nil))
+}
+
+// Pay pays a pre-created order, as the buyer would; the notify goes out. The number is sn or client_sn.
+func (s *Shouqianba) Pay(number string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	o := s.named(number)
+	if o == nil {
+		return fmt.Errorf("sandbox: there is no order %q", number)
+	}
+	if o.status != sqbCreated {
+		return fmt.Errorf("sandbox: order %q is %s", number, o.status)
+	}
+	s.pay(o, s.options.Now())
+	return nil
+}
+
+// data are the fields of an order, with those of the operation that they are told for.
+func (o *sqbOrder) data(status string, more map[string]string) map[string]any {
+	milliseconds := func(at time.Time) string {
+		if at.IsZero() {
+			return ""
+		}
+		return strconv.FormatInt(at.UnixMilli(), 10)
+	}
+	data := make(map[string]any)
+	for name, value := range map[string]string{
+		"terminal_sn": o.terminal, "sn": o.sn, "client_sn": o.clientSN, "trade_no": o.tradeNo, "status": status,
+		"order_status": o.status, "payway": o.payway, "sub_payway": o.subPayway, "subject": o.subject, "operator": o.operator,
+		"reflect": o.reflect, "total_amount": strconv.FormatInt(o.total, 10), "net_amount": strconv.FormatInt(o.net, 10),
+		"ctime": milliseconds(o.created), "finish_time": milliseconds(o.finished), "channel_finish_time": milliseconds(o.finished),
+	} {
+		if value != "" {
+			data[name] = value
+		}
+	}
+	for name, value := range more {
+		data[name] = value
+	}
+	return data
+}
+
+func (s *Shouqianba) servePay(in sqbCall) (map[string]any, *sqbRefusal) {
+	if refused := in.need(map[string]int{"dynamic_id": 32}); refused != nil {
+		return nil, refused
+	}
+	o, refused := s.open(in)
+	if refused != nil {
+		return nil, refused
+	}
+	s.pay(o, in.now)
+	return map[string]any{"result_code": "PAY_SUCCESS", "data": o.data("SUCCESS", nil)}, nil
+}
+
+func (s *Shouqianba) servePrecreate(in sqbCall) (map[string]any, *sqbRefusal) {
+	if refused := in.need(map[string]int{"payway": 2}); refused != nil {
+		return nil, refused
+	}
+	o, refused := s.open(in)
+	if refused != nil {
+		return nil, refused
+	}
+	o.qrURL = "https://qr.shouqianba.example/" + o.sn
+	return map[string]any{"result_code": "PRECREATE_SUCCESS", "data": o.data("IN_PROG", map[string]string{"qr_code": o.qrURL})}, nil
+}
+
+func (s *Shouqianba) serveQuery(in sqbCall) (map[string]any, *sqbRefusal) {
+	o, refused := s.find(in)
+	if refused != nil {
+		return nil, refused
+	}
+	status := map[string]string{sqbCreated: "IN_PROG", sqbPayCanceled: "FAIL_CANCELED"}[o.status]
+	if status == "" {
+		status = "SUCCESS"
+	}
+	return map[string]any{"result_code": "SUCCESS", "data": o.data(status, nil)}, nil
+}
+
+// serveRefund refunds (D-REQ, D-RULE-01, 03, 04): the same refund_request_no again is the same refund, and pays nothing.
+func (s *Shouqianba) serveRefund(in sqbCall) (map[string]any, *sqbRefusal) {
+	if refused := in.need(map[string]int{"refund_request_no": 20, "operator": 64}); refused != nil {
+		return nil, refused
+	}
+	amount, refused := in.amount("refund_amount")
+	if refused != nil {
+		return nil, refused
+	}
+	o, refused := s.find(in)
+	if refused != nil {
+		return nil, refused
+	}
+	number := in.fields["refund_request_no"]
+	if known := o.refunds[number]; known != nil {
+		if known.amount != amount {
+			return nil, noBusiness("UPAY_REFUND_ORDER_NOOP", "退款序列号已用于另一笔退款")
+		}
+		return known.result, nil
+	}
+	switch {
+	case o.status == sqbRefunded:
+		return nil, noBusiness("UPAY_REFUND_INVALID_ORDER_STATE", "订单已全额退款,可退金额不足")
+	case o.status != sqbPaid && o.status != sqbPartialRefunded, in.now.Sub(o.paid) > sqbRefundable:
+		return nil, noBusiness("UPAY_REFUND_INVALID_ORDER_STATE", "当前订单状态不可退款")
+	case amount > o.net:
+		return nil, noBusiness("REFUNDABLE_AMOUNT_NOT_ENOUGH", "订单可退金额不足")
+	}
+	o.net -= amount
+	o.finished = in.now
+	if o.status = sqbPartialRefunded; o.net == 0 {
+		o.status = sqbRefunded
+	}
+	more := map[string]string{"refund_request_no": number, "settlement_amount": strconv.FormatInt(amount, 10), "operator": in.fields["operator"]}
+	result := map[string]any{"result_code": "REFUND_SUCCESS", "data": o.data("SUCCESS", more)}
+	o.refunds[number] = &sqbRefund{number: number, amount: amount, result: result}
+	s.announce(o, KindRefund, o.data("SUCCESS", more))
+	return result, nil
+}
+
+// serveCancel takes an order back whose fate the app does not know: unpaid, or paid today.
+func (s *Shouqianba) serveCancel(in sqbCall) (map[string]any, *sqbRefusal) {
+	o, refused := s.find(in)
+	if refused != nil {
+		return nil, refused
+	}
+	return s.cancel(o, in)
+}
+
+// serveRevoke pays a whole order back on the day of its payment.
+func (s *Shouqianba) serveRevoke(in sqbCall) (map[string]any, *sqbRefusal) {
+	o, refused := s.find(in)
+	if refused != nil {
+		return nil, refused
+	}
+	if o.status == sqbCreated {
+		return nil, noBusiness("UPAY_CANCEL_INVALID_ORDER_STATE", "当前订单状态不可撤销")
+	}
+	return s.cancel(o, in)
+}
+
+func (s *Shouqianba) cancel(o *sqbOrder, in sqbCall) (map[string]any, *sqbRefusal) {
+	china := time.FixedZone("UTC+8", 8*60*60)
+	switch {
+	case o.status == sqbCanceled || o.status == sqbPayCanceled:
+		return nil, noBusiness("UPAY_CANCEL_ORDER_NOOP", "无效操作，订单已经是撤单状态了")
+	case o.status != sqbCreated && o.status != sqbPaid,
+		o.status == sqbPaid && o.paid.In(china).Format(time.DateOnly) != in.now.In(china).Format(time.DateOnly):
+		return nil, noBusiness("UPAY_CANCEL_INVALID_ORDER_STATE", "当前订单状态不可撤销")
+	}
+	o.status, o.net, o.finished = sqbCanceled, 0, in.now
+	data := o.data("SUCCESS", nil)
+	return map[string]any{"result_code": "CANCEL_SUCCESS", "data": data}, nil
+}
