@@ -1,0 +1,87 @@
+package shouqianba
+
+import (
+	"bytes"
+	"encoding/json"
+
+	"github.com/caddy-chinaums/caddy-chinaums/internal/fields"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/outbound"
+)
+
+// platform is what Shouqianba does differently from the other platforms on the way out.
+var platform = outbound.Platform{
+	Name:        "shouqianba",
+	Envelope:    envelope,
+	DeniedPaths: []string{activatePath, checkinPath},
+	ErrCode:     errCode,
+	Order:       orderOf,
+}
+
+// envelope gives the gateway's own answer the platform's shape.
+func envelope(e *outbound.Error) []byte {
+	body, err := json.Marshal(struct {
+		ResultCode   string           `json:"result_code"`
+		ErrorCode    string           `json:"error_code"`
+		ErrorMessage string           `json:"error_message"`
+		Outcome      outbound.Outcome `json:"outcome"`
+		Fields       []fields.Error   `json:"fields,omitempty"`
+	}{"400", e.Code, e.Message(), e.Outcome, e.Fields})
+	if err != nil {
+		panic(err) // strings always marshal
+	}
+	return body
+}
+
+// illegalSign is the platform's word for a signature that it does not accept.
+const illegalSign = "ILLEGAL_SIGN"
+
+// platformCodes are the platform's own codes: of its envelope, of its business answers, and the results of those. Only
+// these become metric labels: an answer must not be able to make new ones.
+var platformCodes = map[string]string{}
+
+func init() {
+	for _, code := range []string{
+		"INVALID_PARAMS", "INVALID_PARAMETER", "INVALID_TERMINAL", "TERMINAL_NOT_EXISTS", illegalSign, "UNKNOWN_SYSTEM_ERROR",
+		"MAINTENANCE_INPROGRESS",
+
+		"INVALID_BARCODE", "INSUFFICIENT_FUND", "EXPIRED_BARCODE", "BUYER_OVER_DAILY_LIMIT", "BUYER_OVER_TRANSACTION_LIMIT",
+		"SELLER_OVER_DAILY_LIMIT", "TRADE_NOT_EXIST", "TRADE_HAS_SUCCESS", "SELLER_BALANCE_NOT_ENOUGH",
+		"REFUND_AMT_NOT_EQUAL_TOTAL", "TRADE_FAILED", "UNEXPECTED_PROVIDER_ERROR", "TRADE_TIMEOUT",
+		"ACCOUNT_BALANCE_NOT_ENOUGH", "CLIENT_SN_CONFLICT", "UPAY_ORDER_NOT_EXISTS", "REFUNDABLE_AMOUNT_NOT_ENOUGH",
+		"UPAY_TERMINAL_NOT_EXISTS", "UPAY_TERMINAL_STATUS_ABNORMAL", "UPAY_CANCEL_ORDER_NOOP",
+		"UPAY_CANCEL_INVALID_ORDER_STATE", "UPAY_REFUND_ORDER_NOOP", "UPAY_REFUND_INVALID_ORDER_STATE",
+		"UPAY_STORE_OVER_DAILY_LIMIT", "UPAY_TCP_ORDER_NOT_REFUNDABLE",
+
+		"SUCCESS", "FAIL", "PAY_SUCCESS", "PAY_FAIL", "PAY_IN_PROGRESS", "PAY_FAIL_ERROR", "PAY_FAIL_IN_PROGRESS",
+		"CANCEL_SUCCESS", "CANCEL_ERROR", "CANCEL_ABORT_ERROR", "CANCEL_ABORT_SUCCESS", "CANCEL_IN_PROGRESS",
+		"CANCEL_ABORT_IN_PROGRESS", "REFUND_SUCCESS", "REFUND_ERROR", "REFUND_IN_PROGRESS", "PRECREATE_SUCCESS",
+		"PRECREATE_FAIL", "PRECREATE_FAIL_ERROR", "PRECREATE_FAIL_IN_PROGRESS",
+	} {
+		platformCodes[code] = code
+	}
+}
+
+// errCode finds the platform's code in an answer: the error's, or the business result's (checklist D-ENV-01…04).
+func errCode(body []byte) string {
+	word := outbound.TextMember(body, "error_code")
+	if word == nil {
+		_, business, _ := bytes.Cut(body, []byte(`"biz_response"`))
+		word = outbound.TextMember(business, "result_code")
+	}
+	if code, ok := platformCodes[string(word)]; ok {
+		return code
+	}
+	return "other"
+}
+
+// orderOf finds the merchant's order number in a call, or the platform's, for logs.
+func orderOf(body []byte) string {
+	order := outbound.TextMember(body, "client_sn")
+	if order == nil {
+		order = outbound.TextMember(body, "sn")
+	}
+	if len(order) > 64 {
+		order = order[:64]
+	}
+	return string(order)
+}

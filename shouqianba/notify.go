@@ -1,0 +1,148 @@
+package shouqianba
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+
+	"github.com/caddy-chinaums/caddy-chinaums/internal/inbound"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/normalize"
+)
+
+func init() {
+	caddy.RegisterModule(Notify{})
+}
+
+// inward is what Shouqianba does differently from the other platforms on the way in.
+var inward = inbound.Platform{
+	Name:         "shouqianba",
+	Success:      "success",
+	Failed:       "fail",
+	ContentTypes: []string{"application/json"},
+	ContentType:  func([]byte) string { return "application/json" },
+}
+
+// Notify is the middleware that takes the platform's notifies: it verifies the signature over the raw body, normalizes
+// the JSON, sets the event's context in CloudEvents headers, runs the rest of the chain, and answers `success` if the app
+// has taken the event, else `fail`, upon which the platform sends it again. The chain's own answer goes no further.
+//
+// A notify that carries a terminal_sn must carry the terminal's: the platform signs all merchants' notifies with one key.
+//
+// It sets the placeholders `{http.shouqianba.merchant}` (the terminal's name), `{http.shouqianba.event_id}`,
+// `{http.shouqianba.event_type}`, `{http.shouqianba.client_sn}`, `{http.shouqianba.sn}`,
+// `{http.shouqianba.total_amount}`, `{http.shouqianba.status}` (order_status) and, where the answer is fail,
+// `{http.shouqianba.reason}`.
+type Notify struct {
+	// The terminal whose public keys verify: a name of the shouqianba app, or a placeholder that reaches terminals that
+	// have a key. May be empty where there is exactly one terminal.
+	Terminal string `json:"terminal,omitempty"`
+
+	inbound.Notify
+
+	terminal terminalRef
+	rules    *normalize.Rules
+}
+
+// CaddyModule returns the Caddy module information.
+func (Notify) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.handlers.shouqianba_notify",
+		New: func() caddy.Module { return new(Notify) },
+	}
+}
+
+// Provision finds the terminal and checks the options.
+func (n *Notify) Provision(ctx caddy.Context) error {
+	app, err := loadApp(ctx)
+	if err != nil {
+		return err
+	}
+	if n.terminal, err = app.terminals.Ref(n.Terminal, needsPublicKey); err != nil {
+		return fmt.Errorf("shouqianba_notify: %w", err)
+	}
+	if err = n.Notify.Provision(ctx, &inward, app.notifies, app.flights); err != nil {
+		return fmt.Errorf("shouqianba_notify: %w", err)
+	}
+	n.rules = newRules(n.JSON)
+	app.patience = max(app.patience, time.Duration(n.Timeout))
+	return nil
+}
+
+// ServeHTTP implements caddyhttp.MiddlewareHandler.
+func (n *Notify) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	t := n.terminal.Resolve(replacer(r))
+	if t == nil {
+		return n.Serve(w, r, nil, nil, next)
+	}
+	return n.Serve(w, r, t, func(content []byte, header http.Header) (*inbound.Event, *inbound.Rejection) {
+		return t.judge(content, header, n.rules)
+	}, next)
+}
+
+// judge verifies a notify as one of t's.
+func (t *terminal) judge(content []byte, header http.Header, rules *normalize.Rules) (*inbound.Event, *inbound.Rejection) {
+	signature := ""
+	if lines := header["Authorization"]; len(lines) == 1 {
+		signature = lines[0]
+	} else if len(lines) > 1 {
+		return nil, &inbound.Rejection{Status: http.StatusForbidden, Reason: reasonSignature, Detail: errors.New("there is more than one Authorization header")}
+	}
+	event, err := readEvent(content, rules)
+	if err != nil {
+		rejected := &inbound.Rejection{Status: http.StatusBadRequest, Reason: reasonJSON, Detail: err}
+		if parse, ok := errors.AsType[*parseError](err); ok {
+			rejected.Reason = parse.Reason
+		}
+		return nil, rejected
+	}
+	reason := verify(t.publicKeys, signature, content)
+	if reason == "" && event.TerminalSN != "" && t.Told() && event.TerminalSN != t.serial() {
+		reason = "foreign_terminal"
+	}
+	if reason != "" {
+		rejected := &inbound.Rejection{Status: http.StatusForbidden, Reason: reason}
+		for _, word := range []struct{ name, value string }{
+			{"unverified_order", event.Subject}, {"unverified_terminal_sn", event.TerminalSN},
+		} {
+			if word.value != "" {
+				rejected.Unverified = append(rejected.Unverified, zap.String(word.name, inbound.Quote(word.value, 64)))
+			}
+		}
+		return nil, rejected
+	}
+	return &inbound.Event{
+		Context: inbound.Context{
+			ID: event.ID, Source: "/shouqianba/" + t.name, Type: event.Type, Subject: event.Subject, Time: event.Time,
+		},
+		Data: event.Data, Label: event.Type,
+		Word: event.word,
+	}, nil
+}
+
+// word returns the event's own placeholders.
+func (e *notifyEvent) word(name string) (string, bool) {
+	switch name {
+	case "client_sn":
+		return e.ClientSN, true
+	case "sn":
+		return e.SN, true
+	case "terminal_sn":
+		return e.TerminalSN, true
+	case "total_amount":
+		return e.TotalAmount, true
+	case "status":
+		return e.OrderStatus, true
+	}
+	return "", false
+}
+
+// Interface guards
+var (
+	_ caddy.Provisioner           = (*Notify)(nil)
+	_ caddyhttp.MiddlewareHandler = (*Notify)(nil)
+)
