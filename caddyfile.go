@@ -126,6 +126,7 @@ func parseNotify(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 //	    json     <name…>
 //	    max_size <size>
 //	    timeout  <duration>
+//	    confirm
 //	    observe
 //	}
 func (n *Notify) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
@@ -147,6 +148,8 @@ func (n *Notify) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			err = o.size(&n.MaxSize)
 		case "timeout":
 			err = o.duration(&n.Timeout)
+		case "confirm":
+			err = o.flag(&n.Confirm)
 		case "observe":
 			err = o.flag(&n.Observe)
 		default:

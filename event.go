@@ -23,6 +23,9 @@ type notifyEvent struct {
 
 	// MerOrderID, TotalAmount and Status are the notify's own words, or empty.
 	MerOrderID, TotalAmount, Status string
+
+	// Confirmed is "true" or "superseded" if the platform was asked, else empty.
+	Confirmed string
 }
 
 // jsonNameSet holds the names of fields whose text is JSON. It does not change once made.

@@ -70,7 +70,15 @@ type Notify struct {
 	// How long the body may take to arrive, and again the app to answer. Default: 10s.
 	Timeout caddy.Duration `json:"timeout,omitempty"`
 
-	// Verify, log and count, but change nothing: for moving over from code in the app. Default: false.
+	// Ask the platform (query) with the merchant's app_id and app_key before believing a notify, and compare order,
+	// status and amount. What the platform contradicts is answered FAILED with 409, what it does not answer with 503;
+	// the app gets `Ce-Confirmed: true`, or `superseded` where the platform is at a later state of the same order. One
+	// event is asked about at most once a minute. A notify that could be cut in two ways is not refused then, but each
+	// of its words that decides must be the platform's. The query has `timeout` too. Default: false.
+	Confirm bool `json:"confirm,omitempty"`
+
+	// Verify, log and count, but change nothing: for moving over from code in the app. Nobody is asked
+	// then, confirm or not. Default: false.
 	Observe bool `json:"observe,omitempty"`
 
 	merchant  merchantRef
@@ -80,6 +88,7 @@ type Notify struct {
 	logger    *zap.Logger
 	events    *caddyevents.App
 	refusals  *ratelog.Limiter
+	confirmer *confirmer // nil if the platform is not asked
 }
 
 // CaddyModule returns the Caddy module information.
@@ -97,7 +106,11 @@ func (n *Notify) Provision(ctx caddy.Context) error {
 	if n.app, err = loadApp(ctx); err != nil {
 		return err
 	}
-	if n.merchant, err = n.app.ref(n.Merchant, needsNotifyKey); err != nil {
+	usable := needsNotifyKey
+	if n.Confirm {
+		usable = needsBothKeys
+	}
+	if n.merchant, err = n.app.ref(n.Merchant, usable); err != nil {
 		return fmt.Errorf("chinaums_notify: %w", err)
 	}
 	if n.Format == "" {
@@ -121,12 +134,43 @@ func (n *Notify) Provision(ctx caddy.Context) error {
 		return fmt.Errorf("chinaums_notify: max_size and timeout must be positive")
 	}
 	n.jsonNames = newJSONNames(n.JSON)
-	n.app.patience = max(n.app.patience, time.Duration(n.Timeout))
+	patience := time.Duration(n.Timeout)
+	if n.Confirm {
+		patience *= 2
+	}
+	n.app.patience = max(n.app.patience, patience)
 	events, err := ctx.App("events")
 	if err != nil {
 		return fmt.Errorf("getting events app: %w", err)
 	}
 	n.events = events.(*caddyevents.App)
+	switch {
+	case n.Confirm && n.Observe:
+		n.logger.Warn("confirm has no effect under observe: nobody is asked", zap.String("option", "confirm"))
+	case n.Confirm:
+		if n.confirmer, err = acquireConfirmer(); err != nil {
+			return fmt.Errorf("chinaums_notify: confirm: %w", err)
+		}
+	}
+	return nil
+}
+
+// Cleanup implements caddy.CleanerUpper. It also runs after a Provision that has failed.
+func (n *Notify) Cleanup() error {
+	if n.confirmer == nil {
+		return nil
+	}
+	return releaseConfirmer()
+}
+
+// needsBothKeys is what confirm needs.
+func needsBothKeys(m *merchant) error {
+	if err := needsNotifyKey(m); err != nil {
+		return err
+	}
+	if m.signer == nil {
+		return errors.New("app_id and app_key are missing; confirm asks the platform with them")
+	}
 	return nil
 }
 
@@ -156,12 +200,25 @@ func (n *Notify) handle(w http.ResponseWriter, r *http.Request, next caddyhttp.H
 	}
 	fields := acquireFields()
 	defer fields.release()
-	if rejected := m.verify(fields, content, r.Header); rejected != nil {
+	rejected = m.verify(fields, content, r.Header)
+	// The signature of an ambiguous one is right; what it says, the platform can tell.
+	ambiguous := rejected != nil && rejected.reason == reasonAmbiguous && n.confirmer != nil
+	if ambiguous {
+		rejected = m.verifyMID(fields)
+	}
+	if rejected != nil {
 		n.reject(w, r, m, fields, rejected)
 		return
 	}
 	n.app.notifies.Verified(m.name, time.Now())
-	n.deliver(w, r, next, m, fields.event(n.jsonNames), content)
+	event := fields.event(n.jsonNames)
+	if n.confirmer != nil {
+		if rejected = n.confirm(m, fields, &event, ambiguous); rejected != nil {
+			n.reject(w, r, m, fields, rejected)
+			return
+		}
+	}
+	n.deliver(w, r, next, m, event, content)
 }
 
 // read finds the merchant and reads the body.
@@ -185,7 +242,9 @@ func (n *Notify) read(w http.ResponseWriter, r *http.Request) (m *merchant, cont
 
 // deliver hands a true event to the app and tells the platform what became of it.
 func (n *Notify) deliver(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, m *merchant, event notifyEvent, content []byte) {
-	attributes := inbound.Context{ID: event.ID, Source: "/chinaums/" + m.name, Type: event.Type, Subject: event.Subject, Time: event.Time}
+	attributes := inbound.Context{
+		ID: event.ID, Source: "/chinaums/" + m.name, Type: event.Type, Subject: event.Subject, Time: event.Time, Confirmed: event.Confirmed,
+	}
 	contentType := "application/json; charset=utf-8"
 	switch n.Format {
 	case formatJSON:
@@ -320,6 +379,11 @@ func (m *merchant) verify(fields *notifyFields, content []byte, header http.Head
 	if reason := fields.verify(m.notifyKeys, m.accept); reason != "" {
 		return &rejection{http.StatusForbidden, reason, nil}
 	}
+	return m.verifyMID(fields)
+}
+
+// verifyMID says whether a notify is another merchant's.
+func (m *merchant) verifyMID(fields *notifyFields) *rejection {
 	if mid, _ := fields.get("mid"); !m.hasMID(mid) {
 		return &rejection{http.StatusForbidden, "foreign_mid", nil}
 	}
@@ -496,9 +560,10 @@ func structuredEvent(attributes *inbound.Context, data []byte) []byte {
 		Type            string          `json:"type"`
 		Subject         string          `json:"subject,omitempty"`
 		Time            string          `json:"time,omitempty"`
+		Confirmed       string          `json:"confirmed,omitempty"`
 		DataContentType string          `json:"datacontenttype"`
 		Data            json.RawMessage `json:"data"`
-	}{"1.0", attributes.ID, attributes.Source, attributes.Type, attributes.Subject, attributes.Time, "application/json", json.RawMessage("null")})
+	}{"1.0", attributes.ID, attributes.Source, attributes.Type, attributes.Subject, attributes.Time, attributes.Confirmed, "application/json", json.RawMessage("null")})
 	if err != nil {
 		panic(err) // strings always marshal
 	}
@@ -536,5 +601,6 @@ func metricType(eventType string) string {
 // Interface guards
 var (
 	_ caddy.Provisioner           = (*Notify)(nil)
+	_ caddy.CleanerUpper          = (*Notify)(nil)
 	_ caddyhttp.MiddlewareHandler = (*Notify)(nil)
 )

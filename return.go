@@ -117,10 +117,7 @@ func (p *Return) verify(m *merchant, fields *notifyFields, query string) *reject
 	if reason := fields.verify(m.notifyKeys, m.accept); reason != "" {
 		return &rejection{http.StatusForbidden, reason, nil}
 	}
-	if mid, _ := fields.get("mid"); !m.hasMID(mid) {
-		return &rejection{http.StatusForbidden, "foreign_mid", nil}
-	}
-	return nil
+	return m.verifyMID(fields)
 }
 
 // signed returns the query without the parameters that are not the platform's. What remains stays as it came.

@@ -22,12 +22,15 @@ import (
 // Context holds the CloudEvents 1.0 context attributes of one event, un-encoded. Empty ones are absent.
 type Context struct {
 	ID, Source, Type, Subject, Time string
+
+	// Confirmed is an extension: what the platform said when it was asked about the event.
+	Confirmed string
 }
 
 // Headers appends the attributes as HTTP headers to header, values percent-encoded as the CloudEvents HTTP binding says
 // (3.1.3.2).
 func (c *Context) Headers(header http.Header) {
-	values := make([]string, 0, 6) // one array for all of them
+	values := make([]string, 0, 7) // one array for all of them
 	set := func(name, value string) {
 		if value != "" {
 			values = append(values, value)
@@ -40,6 +43,7 @@ func (c *Context) Headers(header http.Header) {
 	set("Ce-Type", percentEncode(c.Type))
 	set("Ce-Subject", percentEncode(c.Subject))
 	set("Ce-Time", c.Time)
+	set("Ce-Confirmed", c.Confirmed)
 }
 
 func percentEncode(s string) string {

@@ -1,0 +1,783 @@
+package chinaums
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
+
+	"github.com/caddy-chinaums/caddy-chinaums/internal/body"
+)
+
+// The interfaces that say what has become of an order, a bill or a refund (checklist SYS-11, SYS-13; GAP-06).
+const (
+	pathQuery       = "/v1/netpay/query"
+	pathBillQuery   = "/v1/netpay/bills/query"
+	pathRefundQuery = "/v1/netpay/refund-query"
+)
+
+const (
+	// maxConfirmAnswer bounds the platform's answer to a query.
+	maxConfirmAnswer = 64 << 10
+	// maxConfirmations bounds the answers that are remembered.
+	maxConfirmations = 10_000
+	// confirmInterval is how long the same event is not asked about again: a replay must not burn the merchant's quota.
+	confirmInterval = time.Minute
+)
+
+// What becomes of an event that the platform was asked about.
+const (
+	confirmedTrue       = "true"
+	confirmedSuperseded = "superseded" // the platform is at a later state of the same order
+)
+
+// Reasons why an event is not confirmed.
+const (
+	reasonContradicted  = "contradicted"
+	reasonNotAnswered   = "not_answered"
+	reasonNotComparable = "not_comparable"
+)
+
+// platformAnswer is what the platform says about an order: the scalars of its JSON object as text, empty ones left
+// out, and those of billPayment.
+type platformAnswer struct {
+	fields  map[string]string
+	payment map[string]string
+}
+
+// confirmer asks the platform about events. One of them serves every handler and outlives a reload, so that what it has
+// asked is not asked again.
+type confirmer struct {
+	client *http.Client
+	now    func() time.Time
+
+	mu      sync.Mutex
+	answers map[confirmKey]*confirmEntry
+	order   []confirmKey // the oldest first
+	byOrder map[string]bool
+}
+
+// confirmKey tells one state of one order from another.
+type confirmKey [sha256.Size]byte
+
+// confirmEntry is one question and, when done is closed, its answer.
+type confirmEntry struct {
+	at     time.Time
+	done   chan struct{}
+	answer *platformAnswer
+	err    error
+}
+
+// confirmers holds the one confirmer of this process while any handler uses it.
+var confirmers = caddy.NewUsagePool()
+
+const confirmersKey = "chinaums"
+
+func newConfirmer() *confirmer {
+	return &confirmer{
+		client: &http.Client{
+			Transport: &http.Transport{
+				Proxy: http.ProxyFromEnvironment, DisableCompression: true, MaxIdleConnsPerHost: 8, IdleConnTimeout: time.Minute,
+				MaxResponseHeaderBytes: 16 << 10, TLSHandshakeTimeout: 10 * time.Second,
+			},
+			// Whoever the platform sends us to is not the platform.
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		},
+		now:     time.Now,
+		answers: make(map[confirmKey]*confirmEntry),
+		byOrder: make(map[string]bool),
+	}
+}
+
+// acquireConfirmer returns the process's confirmer. The caller must release it.
+func acquireConfirmer() (*confirmer, error) {
+	value, _, err := confirmers.LoadOrNew(confirmersKey, func() (caddy.Destructor, error) { return newConfirmer(), nil })
+	if err != nil {
+		return nil, err
+	}
+	return value.(*confirmer), nil
+}
+
+func releaseConfirmer() error {
+	_, err := confirmers.Delete(confirmersKey)
+	return err
+}
+
+// Destruct implements caddy.Destructor.
+func (c *confirmer) Destruct() error {
+	c.client.CloseIdleConnections()
+	return nil
+}
+
+// claim is what a notify says, as text.
+type claim map[string]string
+
+func (f *notifyFields) claim() claim {
+	all := make(claim, len(f.fields))
+	for i := range f.fields {
+		field := &f.fields[i]
+		all[string(toUTF8(f.name(field)))] = string(toUTF8(f.value(field)))
+	}
+	return all
+}
+
+// confirm asks the platform about a notify whose signature is right, and says what it is: confirmed or, with the
+// answer's status, why not. A notify that can be cut in two ways is held against every word that decides.
+func (c *confirmer) confirm(m *merchant, said claim, eventType string, ambiguous bool, patience time.Duration) (confirmed string, rejected *rejection) {
+	question, ok := newQuestion(said, eventType)
+	if !ok {
+		return "", &rejection{http.StatusServiceUnavailable, reasonNotComparable, errors.New("the notify has no number to ask the platform for")}
+	}
+	answer, err := c.ask(m, question, said, patience)
+	if err != nil {
+		if errors.Is(err, errNoSuchOrder) {
+			return "", &rejection{http.StatusConflict, reasonContradicted, err}
+		}
+		return "", &rejection{http.StatusServiceUnavailable, reasonNotAnswered, err}
+	}
+	confirmed, err = question.compare(said, answer, ambiguous)
+	switch {
+	case err == nil:
+		return confirmed, nil
+	case errors.Is(err, errNotComparable):
+		return "", &rejection{http.StatusServiceUnavailable, reasonNotComparable, err}
+	default:
+		return "", &rejection{http.StatusConflict, reasonContradicted, err}
+	}
+}
+
+// question is one query about one event.
+type question struct {
+	path    string
+	number  string // what is asked for: of the order, the bill or the refund
+	instead string // a refund's order, for a platform that wants this number (X-31)
+}
+
+func newQuestion(said claim, eventType string) (question, bool) {
+	family, _, _ := strings.Cut(strings.TrimPrefix(eventType, "com.chinaums."), ".")
+	switch family {
+	case "bill":
+		return question{path: pathBillQuery, number: said["billNo"]}, said["billNo"] != ""
+	case "refund":
+		q := question{path: pathRefundQuery, number: said["refundOrderId"], instead: said["merOrderId"]}
+		if q.number == "" {
+			q.number = said["refundExtOrderId"]
+		}
+		if q.number == "" {
+			q.number, q.instead = q.instead, ""
+		}
+		return q, q.number != ""
+	}
+	return question{path: pathQuery, number: said["merOrderId"]}, said["merOrderId"] != ""
+}
+
+// key tells one state of one order from another. notifyId is not part of it: the same state with another id is no new
+// question.
+func (q *question) key(m *merchant, said claim) confirmKey {
+	hash := sha256.New()
+	fmt.Fprintf(hash, "%q %q %q %q %q\n", m.name, m.endpoint.Scheme, m.endpoint.Host, m.signer.appID, q.path)
+	for _, name := range eventIDNames {
+		if value, ok := said[name]; ok {
+			fmt.Fprintf(hash, "%s=%q\n", name, value)
+		}
+	}
+	return confirmKey(hash.Sum(nil))
+}
+
+// ask returns the platform's answer, asking it at most once a minute for one event, and once for all who ask at a time.
+func (c *confirmer) ask(m *merchant, q question, said claim, patience time.Duration) (*platformAnswer, error) {
+	key := q.key(m, said)
+	c.mu.Lock()
+	now := c.now()
+	entry := c.answers[key]
+	if entry != nil && now.Sub(entry.at) < confirmInterval && !now.Before(entry.at) {
+		c.mu.Unlock()
+		select {
+		case <-entry.done:
+			return entry.answer, entry.err
+		case <-time.After(patience):
+			return nil, errors.New("the query that another notify of this event has started takes too long")
+		}
+	}
+	c.forget(now)
+	entry = &confirmEntry{at: now, done: make(chan struct{})}
+	c.answers[key] = entry
+	c.order = append(c.order, key)
+	c.mu.Unlock()
+
+	// Not with the sender's context: others wait for this answer too.
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	defer close(entry.done)
+	entry.err = errors.New("the query broke off") // what the others get if this panics
+	entry.answer, entry.err = c.query(ctx, m, q, said)
+	return entry.answer, entry.err
+}
+
+// forget makes room: what is too old to count goes, and of too many the oldest. The lock is held.
+func (c *confirmer) forget(now time.Time) {
+	for len(c.order) > 0 {
+		key := c.order[0]
+		entry := c.answers[key]
+		if len(c.order) < maxConfirmations && entry != nil && now.Sub(entry.at) < confirmInterval && !now.Before(entry.at) {
+			return
+		}
+		c.order = c.order[1:]
+		delete(c.answers, key)
+	}
+	c.order = nil // and the array that it was cut from
+}
+
+// query asks. A refund is asked for by its own number, as the document's table has it, or by its order's, as the
+// document's example has it, whichever this merchant's platform has answered (X-31).
+func (c *confirmer) query(ctx context.Context, m *merchant, q question, said claim) (*platformAnswer, error) {
+	numbers := []string{q.number}
+	if q.instead != "" && q.instead != q.number {
+		numbers = append(numbers, q.instead)
+		if c.orderFirst(m) {
+			numbers[0], numbers[1] = numbers[1], numbers[0]
+		}
+	}
+	var answer *platformAnswer
+	var err error
+	for _, number := range numbers {
+		answer, err = c.call(ctx, m, q.path, number, said)
+		if err != nil && !errors.Is(err, errNoSuchOrder) {
+			return nil, err
+		}
+		if err == nil && (q.path != pathRefundQuery || sameRefund(said, answer) == nil) {
+			if len(numbers) > 1 {
+				c.learn(m, number == q.instead)
+			}
+			break
+		}
+	}
+	return answer, err
+}
+
+// orderFirst says whether a merchant's refunds are asked for by their order's number first.
+func (c *confirmer) orderFirst(m *merchant) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.byOrder[m.name]
+}
+
+func (c *confirmer) learn(m *merchant, byOrder bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if byOrder {
+		c.byOrder[m.name] = true
+	} else {
+		delete(c.byOrder, m.name)
+	}
+}
+
+var errNoSuchOrder = errors.New("the platform knows no such order")
+
+// call sends one signed query.
+func (c *confirmer) call(ctx context.Context, m *merchant, path, number string, said claim) (*platformAnswer, error) {
+	nonce, err := newNonce()
+	if err != nil {
+		return nil, fmt.Errorf("making a nonce: %w", err)
+	}
+	now := c.now()
+	request := map[string]string{"msgId": nonce, "requestTimestamp": now.In(beijing).Format(time.DateTime)}
+	for _, name := range []string{"mid", "tid", "instMid"} {
+		if value := said[name]; value != "" {
+			request[name] = value
+		}
+	}
+	if request["mid"] == "" && len(m.mids) == 1 {
+		for mid := range m.mids {
+			request["mid"] = mid
+		}
+	}
+	if path == pathBillQuery {
+		request["billNo"] = number
+		if date := said["billDate"]; date != "" {
+			request["billDate"] = date
+		}
+	} else {
+		request["merOrderId"] = number
+	}
+	content, err := json.Marshal(request)
+	if err != nil {
+		return nil, err // strings always marshal
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, m.endpoint.Scheme+"://"+m.endpoint.Host+path, bytes.NewReader(content))
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Accept", "application/json")
+	req.Header.Set("Authorization", m.signer.authorization(now, nonce, content))
+	res, err := c.client.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer res.Body.Close()
+	answer, err := body.Read(res.Body, res.ContentLength, maxConfirmAnswer)
+	if err != nil {
+		return nil, fmt.Errorf("reading the answer: %w", err)
+	}
+	for _, authorization := range res.Header["Authorization"] {
+		if scheme, _, _ := strings.Cut(strings.TrimSpace(authorization), " "); strings.EqualFold(scheme, bodySigScheme) {
+			if err := m.signer.verify(authorization, answer); err != nil {
+				return nil, fmt.Errorf("the answer is falsely signed: %w", err)
+			}
+		}
+	}
+	if res.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("the platform answered with status %d", res.StatusCode)
+	}
+	parsed, err := parseAnswer(answer)
+	if err != nil {
+		return nil, err
+	}
+	switch code := parsed.fields["errCode"]; code {
+	case "SUCCESS":
+		return parsed, nil
+	case "NO_ORDER":
+		return nil, errNoSuchOrder
+	default:
+		return nil, fmt.Errorf("the platform answered %s", quoteText(code))
+	}
+}
+
+// parseAnswer reads an answer. billPayment is an object or, as in notifies, its text.
+func parseAnswer(content []byte) (*platformAnswer, error) {
+	fields, nested, err := readScalars(content, "billPayment")
+	if err != nil {
+		return nil, errors.New("the answer is not a JSON object")
+	}
+	answer := &platformAnswer{fields: fields}
+	if nested == nil && fields["billPayment"] != "" {
+		nested = []byte(fields["billPayment"])
+	}
+	if nested != nil {
+		if answer.payment, _, err = readScalars(nested, ""); err != nil {
+			answer.payment = nil // no object: nothing to compare with
+		}
+	}
+	return answer, nil
+}
+
+// readScalars returns the scalars of a JSON object as text, numbers as they are written, and the member that is named,
+// if it is an object. Of two members of one name that differ neither is there: the document's own example has two.
+func readScalars(content []byte, object string) (fields map[string]string, nested json.RawMessage, err error) {
+	decoder := json.NewDecoder(bytes.NewReader(content))
+	decoder.UseNumber()
+	if start, err := decoder.Token(); err != nil || start != json.Delim('{') {
+		return nil, nil, errors.New("no object")
+	}
+	fields = make(map[string]string)
+	doubtful := make(map[string]bool)
+	for decoder.More() {
+		token, err := decoder.Token()
+		if err != nil {
+			return nil, nil, err
+		}
+		name := token.(string)
+		var raw json.RawMessage
+		if err := decoder.Decode(&raw); err != nil {
+			return nil, nil, err
+		}
+		if raw[0] == '{' && name == object {
+			nested = raw
+			continue
+		}
+		text, ok := scalar(raw)
+		if !ok || text == "" {
+			continue
+		}
+		if earlier, repeated := fields[name]; repeated && earlier != text {
+			doubtful[name] = true
+		}
+		fields[name] = text
+	}
+	if _, err := decoder.Token(); err != nil {
+		return nil, nil, err
+	}
+	if _, err := decoder.Token(); err != io.EOF {
+		return nil, nil, errors.New("data after the object")
+	}
+	for name := range doubtful {
+		delete(fields, name)
+	}
+	return fields, nested, nil
+}
+
+// scalar returns a JSON string's text, or a number's or boolean's literal; null is empty.
+func scalar(raw json.RawMessage) (string, bool) {
+	switch raw[0] {
+	case '"':
+		var text string
+		err := json.Unmarshal(raw, &text)
+		return text, err == nil
+	case '{', '[':
+		return "", false
+	case 'n':
+		return "", true
+	}
+	return string(raw), true
+}
+
+var errNotComparable = errors.New("not comparable")
+
+// differ is an error that names the field, and no value: it is logged.
+func differ(name string) error { return fmt.Errorf("%s is not what the platform says", name) }
+
+func missing(name string) error {
+	return fmt.Errorf("%w: %s is missing", errNotComparable, name)
+}
+
+// compare holds a notify against the platform's answer: order, status and amount. Where a notify could have been cut in
+// another way, its signature says nothing about the words that decide, so each of them must be in the answer too.
+func (q *question) compare(said claim, answer *platformAnswer, ambiguous bool) (confirmed string, err error) {
+	if answer == nil {
+		return "", errNotComparable
+	}
+	if err := sameText(said, answer, "mid", false); err != nil {
+		return "", err
+	}
+	switch q.path {
+	case pathBillQuery:
+		confirmed, err = q.compareBill(said, answer)
+	case pathRefundQuery:
+		confirmed, err = q.compareRefund(said, answer)
+	default:
+		confirmed, err = q.compareOrder(said, answer)
+	}
+	if err == nil && ambiguous {
+		err = q.compareDeciding(said, answer, confirmed)
+	}
+	if err != nil {
+		return "", err
+	}
+	return confirmed, nil
+}
+
+func (q *question) compareOrder(said claim, answer *platformAnswer) (string, error) {
+	if err := sameText(said, answer, "merOrderId", true); err != nil {
+		return "", err
+	}
+	if err := sameAmount(said, answer, "totalAmount"); err != nil {
+		return "", err
+	}
+	confirmed, err := later(orderStates, orderWord(said["status"]), orderWord(answer.fields["status"]), answer)
+	if err != nil || said["secureStatus"] == "" || answer.fields["secureStatus"] == "" {
+		return confirmed, err // no document says that the answer has a secureStatus
+	}
+	secured, err := later(secureStates, said["secureStatus"], answer.fields["secureStatus"], answer)
+	if secured == confirmedSuperseded {
+		confirmed = secured
+	}
+	return confirmed, err
+}
+
+func (q *question) compareBill(said claim, answer *platformAnswer) (string, error) {
+	if err := sameText(said, answer, "billNo", true); err != nil {
+		return "", err
+	}
+	if err := sameText(said, answer, "billDate", false); err != nil {
+		return "", err
+	}
+	if err := sameAmount(said, answer, "totalAmount"); err != nil {
+		return "", err
+	}
+	return later(billStates, said["billStatus"], answer.fields["billStatus"], answer)
+}
+
+func (q *question) compareRefund(said claim, answer *platformAnswer) (string, error) {
+	if err := sameRefund(said, answer); err != nil {
+		return "", err
+	}
+	// Some answer the number that was asked for, which may be the refund's.
+	if order := answer.fields["merOrderId"]; said["merOrderId"] != "" && order != "" && order != said["merOrderId"] && order != q.number {
+		return "", differ("merOrderId")
+	}
+	if said["totalAmount"] != "" && answer.fields["totalAmount"] != "" {
+		if err := sameAmount(said, answer, "totalAmount"); err != nil {
+			return "", err
+		}
+	}
+	if err := sameRefundAmount(said, answer); err != nil {
+		return "", err
+	}
+	return later(refundStates, refundWord(said), answer.fields["refundStatus"], answer)
+}
+
+// sameRefund says whether the answer is about the refund of the notify: the numbers that both have must be the same,
+// and there must be one that both have.
+func sameRefund(said claim, answer *platformAnswer) error {
+	found := false
+	for _, pair := range [][2]string{{"refundOrderId", "refundOrderId"}, {"refundExtOrderId", "refundOrderId"}, {"refundTargetOrderId", "refundTargetOrderId"}} {
+		mine, theirs := said[pair[0]], answer.fields[pair[1]]
+		if mine == "" || theirs == "" || pair[0] == "refundExtOrderId" && said["refundOrderId"] != "" {
+			continue
+		}
+		if mine != theirs {
+			return differ(pair[0])
+		}
+		found = true
+	}
+	if !found {
+		return missing("refundOrderId")
+	}
+	return nil
+}
+
+// sameRefundAmount compares what was paid back. The document's table of the answer has no refundAmount, but what the
+// merchant paid back and the part of it that the buyer had paid; the others send it.
+func sameRefundAmount(said claim, answer *platformAnswer) error {
+	if said["refundAmount"] == "" {
+		return sameAmount(said, answer, "totalAmount")
+	}
+	if answer.fields["refundAmount"] != "" {
+		return sameAmount(said, answer, "refundAmount")
+	}
+	for _, name := range []string{"sendBackAmount", "refundInvoiceAmount"} {
+		mine, mineOK := wholeAmount(said["refundAmount"])
+		theirs, theirsOK := wholeAmount(answer.fields[name])
+		if mineOK && theirsOK && mine == theirs {
+			return nil
+		}
+	}
+	return missing("refundAmount")
+}
+
+// compareDeciding holds every word of an ambiguous notify that decides against the answer. notifyId, sign, signType and
+// instMid are in no answer as facts; the event's id is then not the notifyId.
+func (q *question) compareDeciding(said claim, answer *platformAnswer, confirmed string) error {
+	for name, value := range said {
+		deciding := decidingName(name)
+		switch deciding {
+		case "", "notifyId", "sign", "signType", "instMid":
+			continue
+		case "status":
+			// Compared as a state already; but under a refund or a bill it is another thing than what was compared.
+			if q.path == pathQuery && name == deciding && confirmed != "" {
+				continue
+			}
+			if orderWord(value) == orderWord(answer.fields[deciding]) && answer.fields[deciding] != "" {
+				continue
+			}
+			if q.path == pathRefundQuery && orderWord(value) == "TRADE_REFUND" {
+				continue // it says no more than that there is a refund, which is confirmed
+			}
+		case "secureStatus":
+			if q.path == pathQuery && name == deciding && answer.fields[deciding] != "" {
+				continue
+			}
+		case "billStatus":
+			if q.path == pathBillQuery && name == deciding {
+				continue
+			}
+		case "refundStatus":
+			if q.path == pathRefundQuery && name == deciding {
+				continue
+			}
+		case "billPayment":
+			if name == deciding && samePayment(value, answer) {
+				continue
+			}
+		case "totalAmount", "buyerPayAmount", "refundAmount":
+			mine, mineOK := wholeAmount(value)
+			theirs, theirsOK := wholeAmount(answer.fields[deciding])
+			if mineOK && theirsOK && mine == theirs {
+				continue
+			}
+			if deciding == "refundAmount" && name == deciding && q.path == pathRefundQuery && answer.fields[deciding] == "" {
+				continue // compared already, with what the answer has instead
+			}
+		default:
+			if answer.fields[deciding] == value {
+				continue
+			}
+			if q.path == pathRefundQuery && (deciding == "seqId" || deciding == "targetOrderId") {
+				return missing(deciding) // the answer's may be the refund's own
+			}
+		}
+		if answer.fields[deciding] == "" {
+			return missing(deciding)
+		}
+		return differ(deciding)
+	}
+	return nil
+}
+
+// decidingName returns the deciding name that a name is, letter case aside, or "".
+func decidingName(name string) string {
+	for _, deciding := range decidingNames {
+		if strings.EqualFold(name, deciding) {
+			return deciding
+		}
+	}
+	return ""
+}
+
+// samePayment reports whether each member of a bill's payment is what the platform says.
+func samePayment(text string, answer *platformAnswer) bool {
+	mine, nested, err := readScalars([]byte(text), "")
+	if err != nil || nested != nil || len(answer.payment) == 0 {
+		return false
+	}
+	for name, value := range mine {
+		if answer.payment[name] != value {
+			return false
+		}
+	}
+	return true
+}
+
+// sameText compares a word that both must have, or one that must not differ where both have it.
+func sameText(said claim, answer *platformAnswer, name string, required bool) error {
+	mine, theirs := said[name], answer.fields[name]
+	switch {
+	case mine != "" && theirs != "" && mine != theirs:
+		return differ(name)
+	case required && (mine == "" || theirs == ""):
+		return missing(name)
+	}
+	return nil
+}
+
+// sameAmount compares an amount in fen, which both must have.
+func sameAmount(said claim, answer *platformAnswer, name string) error {
+	mine, mineOK := wholeAmount(said[name])
+	theirs, theirsOK := wholeAmount(answer.fields[name])
+	switch {
+	case !mineOK || !theirsOK:
+		return missing(name)
+	case mine != theirs:
+		return differ(name)
+	}
+	return nil
+}
+
+// wholeAmount returns a plain integer; nothing is parsed as a float.
+func wholeAmount(text string) (string, bool) { return text, isAmount([]byte(text)) }
+
+// orderWord reads the spellings of a status (protocol.md; X-14).
+func orderWord(status string) string {
+	switch status {
+	case "SUCCESS", "success":
+		return "TRADE_SUCCESS"
+	case "REFUND":
+		return "TRADE_REFUND"
+	}
+	return status
+}
+
+// refundWord is a notify's refundStatus; without one, the time of the refund says that it has succeeded.
+func refundWord(said claim) string {
+	switch {
+	case said["refundStatus"] != "":
+		return said["refundStatus"]
+	case said["refundPayTime"] != "":
+		return "SUCCESS"
+	}
+	return "UNKNOWN"
+}
+
+// states says for each state which ones can come later. A state that is not here is comparable with itself only.
+type states map[string][]string
+
+var (
+	// TRADE_CLOSED is what a payment ends in that was never made, and a payment that was paid back in full (X-14): after
+	// TRADE_SUCCESS it is told apart by what was paid back.
+	orderStates = states{
+		"NEW_ORDER":      {"WAIT_BUYER_PAY", "TRADE_SUCCESS", "TRADE_REFUND", "TRADE_CLOSED"},
+		"UNKNOWN":        {"NEW_ORDER", "WAIT_BUYER_PAY", "TRADE_SUCCESS", "TRADE_REFUND", "TRADE_CLOSED"},
+		"WAIT_BUYER_PAY": {"TRADE_SUCCESS", "TRADE_REFUND", "TRADE_CLOSED"},
+		"TRADE_SUCCESS":  {"TRADE_REFUND"},
+		"TRADE_REFUND":   {},
+		"TRADE_CLOSED":   {},
+	}
+	billStates = states{
+		"UNPAID":  {"PAID", "REFUND", "CLOSED"},
+		"UNKNOWN": {"UNPAID", "PAID", "REFUND", "CLOSED"},
+		"PAID":    {"REFUND"},
+		"REFUND":  {},
+		"CLOSED":  {},
+	}
+	refundStates = states{
+		"UNKNOWN":    {"PROCESSING", "SUCCESS", "FAIL"},
+		"PROCESSING": {"SUCCESS", "FAIL"},
+		"SUCCESS":    {},
+		"FAIL":       {},
+	}
+	secureStates = states{
+		"UNCOMPLETED":      {"PARTLY_COMPLETED", "ALL_COMPLETED", "CANCELED"},
+		"PARTLY_COMPLETED": {"ALL_COMPLETED"},
+		"ALL_COMPLETED":    {},
+		"CANCELED":         {},
+	}
+)
+
+// later compares two states of one thing.
+func later(known states, mine, theirs string, answer *platformAnswer) (string, error) {
+	if mine == "" || theirs == "" {
+		return "", missing("status")
+	}
+	if mine == theirs {
+		return confirmedTrue, nil
+	}
+	successors, ok := known[mine]
+	if _, theirsOK := known[theirs]; !ok || !theirsOK || theirs == "UNKNOWN" {
+		return "", fmt.Errorf("%w: status", errNotComparable)
+	}
+	for _, successor := range successors {
+		if successor == theirs {
+			return confirmedSuperseded, nil
+		}
+	}
+	if paid, closed := mine == "TRADE_SUCCESS" || mine == "PAID" || mine == "TRADE_REFUND" || mine == "REFUND", theirs == "TRADE_CLOSED" || theirs == "CLOSED"; paid && closed {
+		if back, ok := wholeAmount(answer.fields["refundAmount"]); ok && back != "0" {
+			return confirmedSuperseded, nil
+		}
+	}
+	return "", differ("status")
+}
+
+// confirm asks the platform, within the calls that a reload waits for.
+func (n *Notify) confirm(m *merchant, fields *notifyFields, event *notifyEvent, ambiguous bool) *rejection {
+	end := n.app.flights.Begin()
+	defer end()
+	said := fields.claim()
+	confirmed, rejected := n.confirmer.confirm(m, said, event.Type, ambiguous, time.Duration(n.Timeout))
+	if rejected != nil {
+		return rejected
+	}
+	event.Confirmed = confirmed
+	if ambiguous {
+		// The notifyId may be of the sender's choosing, and with it what the app takes for a repetition.
+		event.ID = said.stateID()
+	}
+	n.logger.Debug("event confirmed", zap.String("merchant", m.name), zap.String("event", event.ID), zap.String("confirmed", confirmed))
+	return nil
+}
+
+// stateID is the event's id as it is made where there is no notifyId.
+func (said claim) stateID() string {
+	var values eventValues
+	for number, name := range eventIDNames {
+		if value, ok := said[name]; ok {
+			values[number] = []byte(value)
+		}
+	}
+	return string(values.appendID(nil))
+}
+
+// Interface guards
+var _ caddy.Destructor = (*confirmer)(nil)
