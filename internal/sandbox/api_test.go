@@ -350,7 +350,13 @@ func TestRefunds(t *testing.T) {
 		want(t, split(62, 11, share("898310148160568", 51)), "errCode", "OPERATION_NOT_ALLOWED")
 		want(t, split(30, 0, share("898310148160568", 30)), "errCode", "SUCCESS")
 		want(t, split(21, 0, share("898310148160568", 21)), "errCode", "OPERATION_NOT_ALLOWED") // with the 30 before
-		want(t, split(70, 10, share("898310148160568", 20), share("898310148160569", 40)), "status", "TRADE_CLOSED")
+		want(t, split(6, 6), "errCode", "SUCCESS")
+		want(t, split(5, 5), "errCode", "OPERATION_NOT_ALLOWED") // with the 6 before
+		if err := b.RefundStatus("FAIL"); err != nil {
+			t.Fatal(err)
+		}
+		want(t, split(24, 4, share("898310148160568", 20)), "refundStatus", "FAIL") // gives its shares back
+		want(t, split(64, 4, share("898310148160568", 20), share("898310148160569", 40)), "status", "TRADE_CLOSED")
 	})
 }
 

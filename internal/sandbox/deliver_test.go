@@ -121,7 +121,13 @@ func TestNotDelivered(t *testing.T) {
 			w.WriteHeader(http.StatusBadGateway)
 			_, _ = w.Write([]byte("SUCCESS"))
 		},
-		"a redirect":         func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/other", http.StatusFound) },
+		"a redirect": func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/other" {
+				_, _ = w.Write([]byte("SUCCESS"))
+				return
+			}
+			http.Redirect(w, r, "/other", http.StatusFound)
+		},
 		"a cut connection":   func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
 		"a very long answer": func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(make([]byte, 1<<20)) },
 	} {

@@ -231,6 +231,26 @@ func TestNotifyOnDemand(t *testing.T) {
 	}
 }
 
+// TestFalseOnesDeliverNothing: a merchant that takes a false notify has not taken the true one.
+func TestFalseOnesDeliverNothing(t *testing.T) {
+	b := newBench(t, Options{Manual: true})
+	number := b.paid("notifyUrl", b.merchant("SUCCESS"))
+	waited, cancel := context.WithCancel(context.Background())
+	cancel()
+	for variant := Tampered; int(variant) < len(variantNames); variant++ {
+		if delivery, err := b.Notify(context.Background(), number, KindPayment, variant); err != nil || !delivery.Delivered {
+			t.Fatalf("%+v, %v", delivery, err)
+		}
+		if err := b.WaitDelivered(waited, number, KindPayment); err == nil {
+			t.Errorf("%s has ended the repetitions", variant)
+		}
+	}
+	if _, err := b.Notify(context.Background(), number, KindPayment, Genuine); err != nil {
+		t.Fatal(err)
+	}
+	b.delivered(number, KindPayment)
+}
+
 func TestBuild(t *testing.T) {
 	const key = "fcAmtnx7MwismjWNhNKdHC44mNXtnEQeJkRrhKJwyrW2ysRR"
 	for _, name := range kindNames {
