@@ -26,21 +26,24 @@ type iface struct {
 	serve    func(c *ChinaUMS, in call) (answer, *failure)
 }
 
+// orderFields are what most interfaces ask for.
+var orderFields = []string{"merOrderId", "instMid"}
+
 // interfaces are the documents' rows SYS-01, 03 and 05 to 16, and the two of bills without which no bill could be made
 // or looked at.
 var interfaces = map[string]iface{
-	"/v1/netpay/wx/app-pre-order":     {[]string{"merOrderId", "instMid", "tradeType"}, (*ChinaUMS).serveOrder},
-	"/v1/netpay/trade/precreate":      {[]string{"merOrderId", "instMid"}, (*ChinaUMS).serveOrder},
-	"/v1/netpay/qmf/order":            {[]string{"merOrderId", "instMid", "merchantUserId", "mobile"}, (*ChinaUMS).serveOrder},
-	"/v1/netpay/uac/app-order":        {[]string{"merOrderId", "instMid"}, (*ChinaUMS).serveOrder},
-	"/v1/netpay/applepay/order":       {[]string{"merOrderId", "instMid"}, (*ChinaUMS).serveOrder},
-	"/v1/netpay/trade/app-pre-order":  {[]string{"merOrderId", "instMid"}, (*ChinaUMS).serveOrder},
+	"/v1/netpay/wx/app-pre-order":     {append(orderFields, "tradeType"), (*ChinaUMS).serveOrder},
+	"/v1/netpay/trade/precreate":      {orderFields, (*ChinaUMS).serveOrder},
+	"/v1/netpay/qmf/order":            {append(orderFields, "merchantUserId", "mobile"), (*ChinaUMS).serveOrder},
+	"/v1/netpay/uac/app-order":        {orderFields, (*ChinaUMS).serveOrder},
+	"/v1/netpay/applepay/order":       {orderFields, (*ChinaUMS).serveOrder},
+	"/v1/netpay/trade/app-pre-order":  {orderFields, (*ChinaUMS).serveOrder},
 	"/v1/netpay/query":                {nil, (*ChinaUMS).serveQuery},
-	"/v1/netpay/refund":               {[]string{"merOrderId", "instMid", "refundAmount"}, (*ChinaUMS).serveRefund},
+	"/v1/netpay/refund":               {append(orderFields, "refundAmount"), (*ChinaUMS).serveRefund},
 	"/v1/netpay/refund-query":         {[]string{"merOrderId"}, (*ChinaUMS).serveRefundQuery},
-	"/v1/netpay/secure-cancel":        {[]string{"merOrderId", "instMid"}, (*ChinaUMS).serveSecureCancel},
-	"/v1/netpay/secure-complete":      {[]string{"merOrderId", "instMid", "completedAmount"}, (*ChinaUMS).serveSecureComplete},
-	"/v1/netpay/close":                {[]string{"merOrderId", "instMid"}, (*ChinaUMS).serveClose},
+	"/v1/netpay/secure-cancel":        {orderFields, (*ChinaUMS).serveSecureCancel},
+	"/v1/netpay/secure-complete":      {append(orderFields, "completedAmount"), (*ChinaUMS).serveSecureComplete},
+	"/v1/netpay/close":                {orderFields, (*ChinaUMS).serveClose},
 	"/v1/netpay/bills/get-qrcode":     {[]string{"instMid", "billNo", "billDate"}, (*ChinaUMS).serveBill},
 	"/v1/netpay/bills/query":          {[]string{"billNo", "billDate"}, (*ChinaUMS).serveBillQuery},
 	"/v1/netpay/bills/preauth-cancel": {[]string{"instMid"}, (*ChinaUMS).servePreauthCancel},
@@ -157,7 +160,8 @@ func (c *ChinaUMS) authenticate(header http.Header, body []byte) (int, *failure)
 	}
 	switch parsed.scheme {
 	case schemeBody:
-		signed := signedCall{parsed.values["AppId"], parsed.values["Timestamp"], parsed.values["Nonce"], parsed.values["Signature"]}
+		values := parsed.values
+		signed := signedCall{values["AppId"], values["Timestamp"], values["Nonce"], values["Signature"]}
 		return http.StatusOK, c.check(signed, func() string {
 			return bodySignature(c.options.AppID, c.options.AppKey, signed.timestamp, signed.nonce, body)
 		})
@@ -197,7 +201,7 @@ func (c *ChinaUMS) common(in call, required []string) *failure {
 	return nil
 }
 
-// refuse answers an error. The platform's second envelope, with errInfo, is that of its gateway; having both is harmless.
+// refuse answers an error. The platform's second envelope, with errInfo, is that of its gateway; both do no harm.
 func (c *ChinaUMS) refuse(status int, failed *failure, request fields) reply {
 	return c.reply(status, failed.code, failed.message, answer{"errInfo": failed.message}, request)
 }

@@ -44,7 +44,7 @@ func (c *ChinaUMS) follow(path, query string) reply {
 	if in.fields, err = parseFields([]byte(values["content"])); err != nil {
 		return c.refuse(http.StatusOK, fail("BAD_REQUEST", "content不是JSON对象"), nil)
 	}
-	if failed := c.common(in, []string{"merOrderId", "instMid"}); failed != nil {
+	if failed := c.common(in, orderFields); failed != nil {
 		return c.refuse(http.StatusOK, failed, in.fields)
 	}
 	o, failed := c.order(in, links[path])
@@ -55,7 +55,9 @@ func (c *ChinaUMS) follow(path, query string) reply {
 	c.cashiers[o.cashier] = o
 	return reply{
 		status: http.StatusFound, code: "SUCCESS",
-		header: http.Header{"Location": {cashierPath + o.cashier}, "Cache-Control": {"no-store"}, "Content-Type": {"text/plain"}},
+		header: http.Header{
+			"Location": {cashierPath + o.cashier}, "Cache-Control": {"no-store"}, "Content-Type": {"text/plain"},
+		},
 	}
 }
 
@@ -95,7 +97,7 @@ button { font: inherit; padding: .6rem 1.4rem; margin-right: .6rem }
 <body>
 <h1>{{.Merchant}}</h1>
 <p>{{.Description}}</p>
-<p class="amount" id="amount">￥{{.Amount}}</p>
+<p class="amount" id="amount">{{.Amount}}</p>
 <p>订单号 Order <code id="order">{{.Number}}</code></p>
 <p>状态 Status <code id="status">{{.Status}}</code></p>
 <form method="post">
@@ -162,8 +164,8 @@ func (c *ChinaUMS) cashier(secret string, pay bool) (page map[string]any, back s
 		back = ""
 	}
 	return map[string]any{
-		"Merchant": merchantName, "Description": o.description, "Amount": o.total.yuan(), "Number": o.number, "Status": o.status,
-		"Payable": o.payable(), "Return": back != "",
+		"Merchant": merchantName, "Description": o.description, "Amount": o.total.yuan(), "Number": o.number,
+		"Status": o.status, "Payable": o.payable(), "Return": back != "",
 	}, back, nil
 }
 
@@ -215,7 +217,8 @@ func local(host string) bool {
 func pageHeader(w http.ResponseWriter) {
 	header := w.Header()
 	header.Set("Cache-Control", "no-store")
-	header.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'")
+	header.Set("Content-Security-Policy",
+		"default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'")
 	header.Set("Referrer-Policy", "same-origin")
 	header.Set("X-Content-Type-Options", "nosniff")
 }

@@ -147,7 +147,8 @@ func (c *ChinaUMS) deliver(n *notice) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	n.failed = fmt.Sprintf("given up after %d attempts; the last answer was %d %q %s", last.Attempt, last.Status, last.Answer, last.Err)
+	n.failed = fmt.Sprintf("given up after %d attempts; the last answer was %d %q %s",
+		last.Attempt, last.Status, last.Answer, last.Err)
 	c.wake()
 }
 
@@ -224,8 +225,8 @@ func (c *ChinaUMS) post(ctx context.Context, address string, message *Message) (
 	return res.StatusCode, string(content), err
 }
 
-// Notify sends one notify now, whatever the schedule says, to the order's address, and waits for the answer. The order's
-// own latest event of that kind is reported; where there is none, its state. The number may be a refund's.
+// Notify sends one notify now, whatever the schedule says, to the order's address, and waits for the answer. The
+// order's own latest event of that kind is reported; where there is none, its state. The number may be a refund's.
 //
 // An answer SUCCESS to a variant that is true ends the repetitions.
 func (c *ChinaUMS) Notify(ctx context.Context, number string, kind Kind, variant Variant) (Delivery, error) {
@@ -295,21 +296,23 @@ func (c *ChinaUMS) named(number string) (*order, *refund) {
 func (c *ChinaUMS) WaitDelivered(ctx context.Context, number string, kind Kind) error {
 	for {
 		c.mu.Lock()
-		changed, found, all := c.changed, false, true
+		changed, found, all, failed := c.changed, false, true, ""
 		if o, r := c.named(number); o != nil {
 			for _, n := range o.notices {
 				if n.kind != kind || r != nil && n.refund != r {
 					continue
 				}
 				if !n.done && n.failed != "" {
-					defer c.mu.Unlock()
-					return fmt.Errorf("sandbox: the %s notify of order %q: %s", kind, number, n.failed)
+					failed = n.failed
 				}
 				found, all = true, all && n.done
 			}
 		}
 		c.mu.Unlock()
-		if found && all {
+		switch {
+		case failed != "":
+			return fmt.Errorf("sandbox: the %s notify of order %q: %s", kind, number, failed)
+		case found && all:
 			return nil
 		}
 		select {

@@ -10,7 +10,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
 	"unicode/utf8"
 )
 
@@ -182,7 +181,7 @@ func (c *ChinaUMS) number(f fields, name string) (string, *failure) {
 		return "", fail("BAD_REQUEST", "缺少%s", name)
 	case len(text) < 6 || len(text) > 64:
 		return "", fail("BAD_REQUEST", "%s长度应为6至64位", name)
-	case strings.ContainsFunc(text, func(r rune) bool { return r > unicode.MaxASCII || unicode.IsControl(r) || r == ' ' }):
+	case strings.ContainsFunc(text, func(r rune) bool { return r <= ' ' || r > '~' }):
 		return "", fail("BAD_REQUEST", "%s含有非法字符", name)
 	case !strings.HasPrefix(text, c.options.SourceCode):
 		return "", fail("BAD_REQUEST", "%s应以来源编号%s开头", name, c.options.SourceCode)

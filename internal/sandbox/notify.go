@@ -49,14 +49,15 @@ const (
 	JSON                      // the same fields as a JSON object, amounts as numbers
 	GBK                       // Chinese text in GBK, signed as those bytes
 	Tampered                  // an amount changed after signing
-	Recut                     // a closed order's signed string, cut elsewhere: see protocol.md, "a weakness of the scheme"
+	Recut                     // a closed order's signed string, cut elsewhere into another one's payment
 	Unsigned                  // without sign
 	OtherKey                  // signed with another key
 	ForeignMID                // another merchant's, rightly signed
 )
 
 var variantNames = []string{
-	"genuine", "duplicate", "late", "reordered", "json", "gbk", "tampered", "recut", "unsigned", "other-key", "foreign-mid",
+	"genuine", "duplicate", "late", "reordered", "json", "gbk", "tampered", "recut", "unsigned", "other-key",
+	"foreign-mid",
 }
 
 func (v Variant) String() string { return nameOf(int(v), variantNames) }
@@ -196,25 +197,25 @@ func notifyParams(kind Kind, o *order, r *refund) []param {
 		}
 		all = []param{
 			{"mid", o.mid}, {"tid", o.tid}, {"instMid", o.inst}, {"merName", merchantName}, {"billNo", o.billNo},
-			{"billDate", o.billDate}, {"billStatus", o.billStatus()}, {"billQRCode", o.billURL}, {"billDesc", o.description},
-			{"billPayment", string(payment)}, {"totalAmount", amount}, {"attachedData", o.attached}, {"cardAttr", o.cardAttr},
-			{"createTime", clockText(o.created)}, {"mchntUuid", merchantUUID}, {"seqId", o.seq}, {"subInst", branch},
+			{"billDate", o.billDate}, {"billStatus", o.billStatus()}, {"billQRCode", o.billURL},
+			{"billDesc", o.description}, {"billPayment", string(payment)}, {"totalAmount", amount},
+			{"attachedData", o.attached}, {"cardAttr", o.cardAttr}, {"createTime", clockText(o.created)}, {"mchntUuid", merchantUUID}, {"seqId", o.seq}, {"subInst", branch},
 		}
 	case KindDeduction:
 		all = []param{
 			{"connectSys", o.connect}, {"tid", o.tid}, {"billFunds", o.funds}, {"billFundsDesc", "现金支付" + o.total.yuan()},
 			{"totalAmount", amount}, {"couponAmount", "0"}, {"buyerPayAmount", amount}, {"invoiceAmount", amount},
 			{"merOrderId", o.number}, {"payTime", clockText(o.paid)}, {"seqId", o.seq}, {"settleDate", dayText(o.paid)},
-			{"status", o.status}, {"targetOrderId", o.target}, {"targetSys", o.system}, {"cardAttr", o.cardAttr}, {"mid", o.mid},
-			{"contractId", o.contract}, {"contractSignedTime", clockText(o.contractSigned)},
+			{"status", o.status}, {"targetOrderId", o.target}, {"targetSys", o.system}, {"cardAttr", o.cardAttr},
+			{"mid", o.mid}, {"contractId", o.contract}, {"contractSignedTime", clockText(o.contractSigned)},
 			{"contractExpiredTime", clockText(o.contractExpires)}, {"attachedData", o.attached}, {"buyerId", o.buyerID},
 			{"buyerUsername", o.buyerName}, {"refId", o.seq},
 		}
 	default:
 		all = []param{
 			{"mid", o.mid}, {"tid", o.tid}, {"instMid", o.inst}, {"merName", merchantName}, {"merOrderId", o.number},
-			{"totalAmount", amount}, {"status", o.status}, {"seqId", o.seq}, {"targetSys", o.system}, {"connectSys", o.connect},
-			{"attachedData", o.attached}, {"orderDesc", o.description}, {"goodsTradeNo", o.goodsTradeNo},
+			{"totalAmount", amount}, {"status", o.status}, {"seqId", o.seq}, {"targetSys", o.system},
+			{"connectSys", o.connect}, {"attachedData", o.attached}, {"orderDesc", o.description}, {"goodsTradeNo", o.goodsTradeNo},
 			{"createTime", clockText(o.created)}, {"mchntUuid", merchantUUID}, {"subInst", branch},
 		}
 		if !o.paid.IsZero() {
@@ -295,7 +296,9 @@ func compose(params []param, s signing, kind Kind, variant Variant) *Message {
 	case Reordered:
 		slices.Reverse(params)
 	}
-	message := &Message{ContentType: "application/x-www-form-urlencoded; charset=UTF-8", Form: make(url.Values), Signed: text}
+	message := &Message{
+		ContentType: "application/x-www-form-urlencoded; charset=UTF-8", Form: make(url.Values), Signed: text,
+	}
 	for _, p := range params {
 		message.Form.Add(p.name, p.value)
 	}
@@ -322,10 +325,11 @@ func encodeForm(params []param) []byte {
 
 // encodeJSON writes a flat object with amounts as numbers.
 func encodeJSON(params []param) []byte {
-	var out strings.Builder
+	pairs := make([]string, len(params))
 	for i, p := range params {
 		var value any = p.value
-		if amount, ok := parseFen(p.value); ok && strings.HasSuffix(p.name, "Amount") && fmt.Sprint(int64(amount)) == p.value {
+		amount, ok := parseFen(p.value)
+		if ok && strings.HasSuffix(p.name, "Amount") && fmt.Sprint(int64(amount)) == p.value {
 			value = json.Number(p.value)
 		}
 		name, err := json.Marshal(p.name)
@@ -336,12 +340,9 @@ func encodeJSON(params []param) []byte {
 		if err != nil {
 			panic(err)
 		}
-		out.WriteString(map[bool]string{true: "{", false: ","}[i == 0])
-		out.Write(name)
-		out.WriteByte(':')
-		out.Write(text)
+		pairs[i] = string(name) + ":" + string(text)
 	}
-	return []byte(out.String() + "}")
+	return []byte("{" + strings.Join(pairs, ",") + "}")
 }
 
 // randomParam is the parameter that makes each repetition's signature another (E1.8-NTF-26). No parameter of the
@@ -360,7 +361,8 @@ func randomParam() param {
 //
 //	signed   …&orderDesc=tea&status=TRADE_SUCCESS&totalAmount=99900&z=&…&status=TRADE_CLOSED&totalAmount=1234
 //	text     orderDesc = "tea&status=TRADE_SUCCESS&totalAmount=99900&z="
-//	sent     orderDesc = "tea", status = "TRADE_SUCCESS", totalAmount = "99900", z = "&…&status=TRADE_CLOSED&totalAmount=1234"
+//	sent     orderDesc = "tea", status = "TRADE_SUCCESS", totalAmount = "99900",
+//	         z = "&…&status=TRADE_CLOSED&totalAmount=1234"
 //
 // The string is the same, and so is its signature.
 func recut(params []param, kind Kind) []param {

@@ -145,7 +145,7 @@ func (o *Options) fill() error {
 		return errors.New("sandbox: SourceCode must have 4 characters")
 	}
 	for name, value := range map[string]string{"AppID": o.AppID, "MID": o.MID, "TID": o.TID, "SourceCode": o.SourceCode} {
-		if strings.ContainsFunc(value, func(r rune) bool { return r <= ' ' || r >= 0x7f || strings.ContainsRune(`",\&=`, r) }) {
+		if strings.ContainsFunc(value, func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune(`",\&=`, r) }) {
 			return fmt.Errorf("sandbox: %s holds a character that no such number has", name)
 		}
 	}

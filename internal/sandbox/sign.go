@@ -1,7 +1,6 @@
 package sandbox
 
 import (
-	"bytes"
 	"crypto/hmac"
 	"crypto/md5"
 	"crypto/sha256"
@@ -44,7 +43,7 @@ const (
 func bodySignature(appID, appKey, timestamp, nonce string, content []byte) string {
 	digest := sha256.Sum256(content)
 	mac := hmac.New(sha256.New, []byte(appKey))
-	fmt.Fprintf(mac, "%s%s%s%x", appID, timestamp, nonce, digest)
+	mac.Write([]byte(appID + timestamp + nonce + hex.EncodeToString(digest[:])))
 	return base64.StdEncoding.EncodeToString(mac.Sum(nil))
 }
 
@@ -64,7 +63,7 @@ func stringToSign(params []param) string {
 			signed = append(signed, p)
 		}
 	}
-	sort.SliceStable(signed, func(i, j int) bool { return bytes.Compare([]byte(signed[i].name), []byte(signed[j].name)) < 0 })
+	sort.SliceStable(signed, func(i, j int) bool { return signed[i].name < signed[j].name }) // Go compares bytes
 	pairs := make([]string, len(signed))
 	for i, p := range signed {
 		pairs[i] = p.name + "=" + p.value
@@ -123,7 +122,8 @@ func parseAuthorization(header string) (authorization, error) {
 
 // formatAuthorization writes the OPEN-BODY-SIG header.
 func formatAuthorization(appID, timestamp, nonce, signature string) string {
-	return fmt.Sprintf(`%s AppId="%s", Timestamp="%s", Nonce="%s", Signature="%s"`, schemeBody, appID, timestamp, nonce, signature)
+	return fmt.Sprintf(`%s AppId="%s", Timestamp="%s", Nonce="%s", Signature="%s"`,
+		schemeBody, appID, timestamp, nonce, signature)
 }
 
 func equal(a, b string) bool { return subtle.ConstantTimeCompare([]byte(a), []byte(b)) == 1 }
