@@ -19,6 +19,7 @@ func init() {
 	httpcaddyfile.RegisterHandlerDirective("chinaums_notify", parseNotify)
 	httpcaddyfile.RegisterHandlerDirective("chinaums_return", parseReturn)
 	httpcaddyfile.RegisterHandlerDirective("chinaums_guard", parseGuard)
+	httpcaddyfile.RegisterHandlerDirective("chinaums_h5", parseH5)
 	httpcaddyfile.RegisterDirective("chinaums_proxy", parseProxy)
 
 	// A notify must be judged before any handler that reads or answers it (webhook_signature goes before invoke). A call
@@ -27,6 +28,7 @@ func init() {
 	httpcaddyfile.RegisterDirectiveOrder("chinaums_notify", httpcaddyfile.After, "encode")
 	httpcaddyfile.RegisterDirectiveOrder("chinaums_return", httpcaddyfile.After, "encode")
 	httpcaddyfile.RegisterDirectiveOrder("chinaums_guard", httpcaddyfile.Before, "metrics")
+	httpcaddyfile.RegisterDirectiveOrder("chinaums_h5", httpcaddyfile.Before, "metrics")
 	httpcaddyfile.RegisterDirectiveOrder("chinaums_proxy", httpcaddyfile.Before, "metrics")
 }
 
@@ -250,10 +252,50 @@ func (g *Guard) option(o *options) (known bool, err error) {
 	return true, err
 }
 
+func parseH5(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+	p := new(H5)
+	return p, p.UnmarshalCaddyfile(h.Dispenser)
+}
+
+// UnmarshalCaddyfile sets up the handler from Caddyfile tokens. Syntax:
+//
+//	chinaums_h5 [<matcher>] [<merchant>] {
+//	    allow    <cidr…>|private_ranges|all
+//	    token    <key> [<previous>…]
+//	    paths    <path…>
+//	    max_size <size>
+//	}
+func (p *H5) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // the directive's name
+	if err := merchantArgument(d, &p.Merchant); err != nil {
+		return err
+	}
+	o := options{d: d, of: "chinaums_h5"}
+	for d.NextBlock(0) {
+		var err error
+		switch d.Val() {
+		case "allow":
+			err = o.list(&p.Allow)
+		case "token":
+			err = o.list(&p.Token)
+		case "paths":
+			err = o.list(&p.Paths)
+		case "max_size":
+			err = o.size(&p.MaxSize)
+		default:
+			err = o.unknown()
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // UnmarshalCaddyfile sets up the transport from Caddyfile tokens. Syntax:
 //
 //	transport chinaums [<merchant>] {
-//	    auth body_sig
+//	    auth body_sig|access_token
 //	    <options of transport http>
 //	}
 func (t *Transport) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
@@ -280,7 +322,7 @@ func (t *Transport) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 func (t *Transport) option(o *options) (known bool, err error) {
 	switch o.d.Val() {
 	case "auth":
-		return true, o.word(&t.Auth, "body_sig")
+		return true, o.word(&t.Auth, authBodySig, authAccessToken)
 	case "compression":
 		// The HTTP transport's parser takes any word here for "on".
 		var word string
@@ -546,6 +588,7 @@ var (
 	_ caddyfile.Unmarshaler = (*Notify)(nil)
 	_ caddyfile.Unmarshaler = (*Return)(nil)
 	_ caddyfile.Unmarshaler = (*Guard)(nil)
+	_ caddyfile.Unmarshaler = (*H5)(nil)
 	_ caddyfile.Unmarshaler = (*Transport)(nil)
 	_ caddyfile.Unmarshaler = (*Upstreams)(nil)
 )

@@ -53,6 +53,7 @@ type App struct {
 	sole      *merchant // where there is exactly one
 	calls     *outbound.Metrics
 	notifies  *inbound.Metrics
+	clock     *clockGuard
 	flights   *outbound.Flights
 	patience  time.Duration // how long Cleanup waits for calls under way
 	ctx       caddy.Context
@@ -166,6 +167,9 @@ func (a *App) Provision(ctx caddy.Context) error {
 		return fmt.Errorf("registering metrics: %w", err)
 	}
 	if a.notifies, err = inbound.NewMetrics(ctx.GetMetricsRegistry(), "chinaums"); err != nil {
+		return fmt.Errorf("registering metrics: %w", err)
+	}
+	if a.clock, err = newClockGuard(ctx.GetMetricsRegistry(), a.logger); err != nil {
 		return fmt.Errorf("registering metrics: %w", err)
 	}
 	return nil

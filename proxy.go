@@ -3,6 +3,7 @@ package chinaums
 import (
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -33,12 +34,20 @@ type Transport struct {
 	// empty where there is exactly one merchant. It must be the guard's.
 	Merchant string `json:"merchant,omitempty"`
 
-	// How a call is authorized: `body_sig` (OPEN-BODY-SIG). Default: body_sig.
+	// How a call is authorized: `body_sig` (OPEN-BODY-SIG), or `access_token` (OPEN-ACCESS-TOKEN: one token for many calls,
+	// fetched when it is needed, renewed ahead of its end, and shared by a fleet in Caddy's storage). Default: body_sig.
 	Auth string `json:"auth,omitempty"`
 
 	merchant merchantRef
+	tokens   map[*merchant]*tokens // with access_token
+	clock    *clockGuard
 	now      func() time.Time
 }
+
+const (
+	authBodySig     = "body_sig"
+	authAccessToken = "access_token"
+)
 
 // CaddyModule returns the Caddy module information.
 func (Transport) CaddyModule() caddy.ModuleInfo {
@@ -57,8 +66,8 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 	if t.merchant, err = app.ref(t.Merchant, needsAppKey); err != nil {
 		return fmt.Errorf("transport chinaums: %w", err)
 	}
-	if t.Auth != "" && t.Auth != "body_sig" {
-		return fmt.Errorf("transport chinaums: auth: %q is not body_sig", t.Auth)
+	if t.Auth != "" && t.Auth != authBodySig && t.Auth != authAccessToken {
+		return fmt.Errorf("transport chinaums: auth: %q is neither %s nor %s", t.Auth, authBodySig, authAccessToken)
 	}
 	if err = t.refuseOptions(); err != nil {
 		return fmt.Errorf("transport chinaums: %w", err)
@@ -70,7 +79,7 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 			}
 		}
 	}
-	t.now = time.Now
+	t.now, t.clock = time.Now, app.clock
 	if len(t.Versions) == 0 {
 		t.Versions = []string{"1.1"}
 	}
@@ -80,7 +89,30 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 	if t.TLS == nil {
 		t.TLS = new(reverseproxy.TLSConfig)
 	}
-	return t.HTTPTransport.Provision(ctx)
+	if err = t.HTTPTransport.Provision(ctx); err != nil || t.Auth != authAccessToken {
+		return err
+	}
+	t.tokens = make(map[*merchant]*tokens)
+	for _, m := range t.merchant.reachable() {
+		if needsAppKey(m) != nil {
+			continue
+		}
+		if t.tokens[m], err = newTokens(m, &t.HTTPTransport, ctx.Storage(), ctx.Logger(), t.now); err != nil {
+			delete(t.tokens, m)
+			return fmt.Errorf("transport chinaums: merchant %s: auth: %w", m.name, err)
+		}
+	}
+	return nil
+}
+
+// Cleanup implements caddy.CleanerUpper.
+func (t *Transport) Cleanup() error {
+	var released []error
+	for _, tokens := range t.tokens {
+		released = append(released, tokens.release())
+	}
+	t.tokens = nil
+	return errors.Join(append(released, t.HTTPTransport.Cleanup())...)
 }
 
 func (t *Transport) refuseOptions() error {
@@ -133,7 +165,12 @@ func (t *Transport) RequestHeaderOps() *headers.HeaderOps { return nil }
 
 // RoundTrip implements http.RoundTripper: one signed attempt.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
-	return outbound.RoundTrip(req, &platform, account(t.merchant.resolve(replacer(req))), t, &t.HTTPTransport)
+	m := t.merchant.resolve(replacer(req))
+	var signer outbound.Signer = t
+	if t.Auth == authAccessToken {
+		signer = &tokenSigner{Transport: t, tokens: t.tokens[m]}
+	}
+	return outbound.RoundTrip(req, &platform, account(m), signer, &t.HTTPTransport)
 }
 
 // Authorize implements outbound.Signer.
@@ -151,6 +188,11 @@ func (t *Transport) VerifyAnswer(account outbound.Account, authorization string,
 		return false, nil
 	}
 	return true, account.(*merchant).signer.verify(authorization, body)
+}
+
+// Answered implements outbound.Listener.
+func (t *Transport) Answered(account outbound.Account, answer *http.Response, errCode string, received time.Time) {
+	t.clock.answered(account.Name(), answer.Header.Get("Date"), errCode, received)
 }
 
 // newNonce makes 32 lowercase hex digits, as is the custom.
@@ -205,7 +247,9 @@ var (
 	_ http.RoundTripper                      = (*Transport)(nil)
 	_ reverseproxy.TLSTransport              = (*Transport)(nil)
 	_ reverseproxy.RequestHeaderOpsTransport = (*Transport)(nil)
+	_ caddy.CleanerUpper                     = (*Transport)(nil)
 	_ outbound.Signer                        = (*Transport)(nil)
+	_ outbound.Listener                      = (*Transport)(nil)
 	_ caddy.Provisioner                      = (*Upstreams)(nil)
 	_ reverseproxy.UpstreamSource            = (*Upstreams)(nil)
 )

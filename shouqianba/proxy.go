@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
@@ -90,7 +91,7 @@ func (a *attempt) VerifyAnswer(outbound.Account, string, []byte) (signed bool, e
 }
 
 // Answered implements outbound.Listener.
-func (a *attempt) Answered(_ int, errCode string) {
+func (a *attempt) Answered(_ outbound.Account, _ *http.Response, errCode string, _ time.Time) {
 	if errCode == illegalSign && a.terminal.keeper != nil {
 		a.terminal.keeper.refused(a.signed)
 	}

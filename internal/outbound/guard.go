@@ -283,6 +283,17 @@ func (g *Guard) Answer(w http.ResponseWriter, r *http.Request, call *Call, e *Er
 	g.finish(r, call, e.Outcome, e.Code, start)
 }
 
+// Reply answers an admitted request with content of the gateway's own, for which nobody was called.
+func (g *Guard) Reply(w http.ResponseWriter, r *http.Request, call *Call, content []byte) {
+	header := w.Header()
+	header.Set("Content-Type", "application/json; charset=utf-8")
+	header.Set("Cache-Control", "no-store")
+	header.Set(OutcomeHeader, string(NotSent))
+	w.WriteHeader(http.StatusOK)
+	_, _ = w.Write(content)
+	g.note(r, call, NotSent, "")
+}
+
 func (g *Guard) log(r *http.Request, call *Call, e *Error, writeErr error) {
 	level, message := zapcore.WarnLevel, "call refused"
 	switch {
@@ -325,7 +336,7 @@ func (g *Guard) log(r *http.Request, call *Call, e *Error, writeErr error) {
 }
 
 func (g *Guard) finish(r *http.Request, call *Call, outcome Outcome, errCode string, start time.Time) {
-	merchant, order, sent := "", "", false
+	merchant, sent := "", false
 	if call != nil {
 		merchant, sent = call.Account.Name(), call.sent.Load()
 	}
@@ -333,7 +344,21 @@ func (g *Guard) finish(r *http.Request, call *Call, outcome Outcome, errCode str
 		errCode = "other"
 	}
 	g.metrics.called(merchant, errCode, outcome, sent, time.Since(start))
+	g.note(r, call, outcome, errCode)
+	g.advise(r, call, outcome, errCode)
+	if outcome == Unknown && call != nil {
+		g.events.Emit(g.ctx, g.platform.Name+".call_unknown", map[string]any{
+			"merchant": merchant, "order": g.platform.Order(call.Body), "errcode": errCode, "path": quote(r.URL.Path),
+		})
+	}
+}
 
+// note tells placeholders and the access log what became of a call.
+func (g *Guard) note(r *http.Request, call *Call, outcome Outcome, errCode string) {
+	merchant := ""
+	if call != nil {
+		merchant = call.Account.Name()
+	}
 	ctx := r.Context()
 	if repl, ok := ctx.Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
 		prefix := "http." + g.platform.Name
@@ -346,16 +371,10 @@ func (g *Guard) finish(r *http.Request, call *Call, outcome Outcome, errCode str
 		extra.Add(zap.String("outcome", string(outcome)))
 		extra.Add(zap.String("errcode", errCode))
 		if call != nil {
-			if order = g.platform.Order(call.Body); order != "" {
+			if order := g.platform.Order(call.Body); order != "" {
 				extra.Add(zap.String("order", order))
 			}
 		}
-	}
-	g.advise(r, call, outcome, errCode)
-	if outcome == Unknown && call != nil {
-		g.events.Emit(g.ctx, g.platform.Name+".call_unknown", map[string]any{
-			"merchant": merchant, "order": g.platform.Order(call.Body), "errcode": errCode, "path": quote(r.URL.Path),
-		})
 	}
 }
 

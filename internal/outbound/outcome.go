@@ -62,6 +62,13 @@ func (e Error) because(reason string, cause error) *Error {
 	return &e
 }
 
+// Invalid is the refusal of a body for what is in it.
+func Invalid(reason string, misfits ...fields.Error) *Error {
+	e := errInvalid.because(reason, nil)
+	e.Fields = misfits
+	return e
+}
+
 func (e Error) saying(chinese, english string) *Error {
 	e.Chinese, e.English = chinese, english
 	return &e

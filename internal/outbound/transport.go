@@ -10,6 +10,7 @@ import (
 	"net/http/httptrace"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -31,10 +32,10 @@ type Signer interface {
 	VerifyAnswer(account Account, authorization string, body []byte) (signed bool, err error)
 }
 
-// Listener is a Signer that wants to hear what became of its signature: the status and the platform's own error code of
-// the answer.
+// Listener is a Signer that wants to hear what became of its call: the answer, whose body has been read already and found
+// good, the platform's own error code in it, and when its head came.
 type Listener interface {
-	Answered(status int, errCode string)
+	Answered(account Account, answer *http.Response, errCode string, received time.Time)
 }
 
 // RoundTrip makes one attempt of the call that a guard has let pass: it signs the call's body, sends it through next and
@@ -81,7 +82,14 @@ func RoundTrip(req *http.Request, platform *Platform, account Account, signer Si
 	if err != nil {
 		return nil, failed(call, err)
 	}
-	return readAnswer(res, call, signer)
+	received := time.Now()
+	if res, err = readAnswer(res, call, signer); err != nil {
+		return nil, err
+	}
+	if listener, ok := signer.(Listener); ok {
+		listener.Answered(account, res, call.errCode, received)
+	}
+	return res, nil
 }
 
 // refusal says why a request may not be signed, or "".
@@ -163,11 +171,11 @@ func failed(call *Call, err error) *Error {
 	if netErr, ok := errors.AsType[net.Error](err); errors.Is(err, context.DeadlineExceeded) || ok && netErr.Timeout() {
 		return errTimeout.because("timeout", err)
 	}
-	return errBadResponse.because("cut", withoutQuotes(err))
+	return errBadResponse.because("cut", WithoutQuotes(err))
 }
 
-// withoutQuotes keeps what the platform sent out of the logs: net/http's errors quote a malformed answer.
-func withoutQuotes(err error) error {
+// WithoutQuotes keeps what the platform sent out of the logs: net/http's errors quote a malformed answer.
+func WithoutQuotes(err error) error {
 	if text, _, quoted := strings.Cut(err.Error(), `"`); quoted {
 		return errors.New(text + "…")
 	}
@@ -201,9 +209,6 @@ func readAnswer(res *http.Response, call *Call, signer Signer) (*http.Response, 
 	}
 	call.errCode = call.platform.ErrCode(answer)
 	call.answered.Store(true)
-	if listener, ok := signer.(Listener); ok {
-		listener.Answered(res.StatusCode, call.errCode)
-	}
 
 	res.Body = io.NopCloser(bytes.NewReader(answer))
 	res.ContentLength = int64(len(answer))
