@@ -11,6 +11,8 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"github.com/dustin/go-humanize"
+
+	"github.com/caddy-chinaums/caddy-chinaums/internal/inbound"
 )
 
 func init() {
@@ -141,7 +143,7 @@ func (n *Notify) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		var err error
 		switch d.Val() {
 		case "format":
-			err = o.word(&n.Format, formatJSON, formatCloudEvents, formatOriginal)
+			err = o.word(&n.Format, inbound.FormatJSON, inbound.FormatCloudEvents, inbound.FormatOriginal)
 		case "ack":
 			err = o.word(&n.Ack, "word", "2xx")
 		case "json":

@@ -3,21 +3,15 @@ package chinaums
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"strings"
 	"testing"
-	"time"
 
-	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"go.uber.org/zap"
-
-	"github.com/caddy-chinaums/caddy-chinaums/internal/inbound"
-	"github.com/caddy-chinaums/caddy-chinaums/internal/outbound"
-	"github.com/caddy-chinaums/caddy-chinaums/internal/ratelog"
 )
 
 // FuzzNotify sends whatever it likes to the whole handler: as it came, and with a right signature. The answer must be
@@ -25,34 +19,29 @@ import (
 // implementation believes may be lost.
 func FuzzNotify(f *testing.F) {
 	fuzzSeeds(f)
-	app := &App{logger: zap.NewNop(), flights: new(outbound.Flights)}
-	shop := &merchant{name: "shop", notifyKeys: [][]byte{[]byte(testKey)}, accept: digestMD5 | digestSHA256}
-	n := &Notify{
-		app: app, merchant: merchantRef{app: app, fixed: shop}, logger: zap.NewNop(), Format: formatJSON, Ack: inbound.AckWord,
-		MaxSize: 64 << 10, Timeout: caddy.Duration(10 * time.Second), jsonNames: newJSONNames(nil), refusals: ratelog.New(0),
-	}
-	send := func(t *testing.T, contentType string, body []byte) (status int, event []byte) {
-		seen := 0
-		next := caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
-			seen++
-			var err error
-			if event, err = io.ReadAll(r.Body); err != nil || r.ContentLength != int64(len(event)) {
-				t.Errorf("the app reads %d of %d bytes: %v", len(event), r.ContentLength, err)
+	f.Setenv("UMS_NOTIFY_KEY", testKey)
+	seen, event := 0, []byte(nil)
+	app := handleBy(f, func(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
+		seen++
+		var err error
+		if event, err = io.ReadAll(r.Body); err != nil || r.ContentLength != int64(len(event)) {
+			return fmt.Errorf("read %d of %d bytes: %w", len(event), r.ContentLength, err)
+		}
+		for name, values := range r.Header {
+			if len(values) != 1 || strings.ContainsFunc(values[0], func(r rune) bool { return r < ' ' || r > '~' }) {
+				return fmt.Errorf("header %s: %q", name, values)
 			}
-			for name, values := range r.Header {
-				if len(values) != 1 || strings.ContainsFunc(values[0], func(r rune) bool { return r < ' ' || r > '~' }) {
-					t.Errorf("header %s: %q", name, values)
-				}
-			}
-			w.WriteHeader(http.StatusNoContent)
-			return nil
-		})
+		}
+		w.WriteHeader(http.StatusNoContent)
+		return nil
+	})
+	server := serveDirectly(f, "{\n\tchinaums {\n\t\tmerchant shop {\n\t\t\tnotify_key {env.UMS_NOTIFY_KEY}\n\t\t}\n\t}\n}\nhttp:// {\n\tbind 127.0.0.1\n\tchinaums_notify\n\t"+app+"\n}\n")
+	send := func(t *testing.T, contentType string, body []byte) (status int, taken []byte) {
+		seen = 0
 		r := httptest.NewRequest("POST", "/notify", bytes.NewReader(body))
 		r.Header.Set("Content-Type", contentType)
 		w := httptest.NewRecorder()
-		if err := n.ServeHTTP(w, caddyhttp.PrepareRequest(r, caddy.NewReplacer(), w, nil), next); err != nil {
-			t.Fatal(err)
-		}
+		server.ServeHTTP(w, r)
 		word := "FAILED"
 		if w.Code == 200 {
 			word = "SUCCESS"

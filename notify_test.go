@@ -27,12 +27,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
-	"go.uber.org/zap"
-
-	"github.com/caddy-chinaums/caddy-chinaums/internal/inbound"
-	"github.com/caddy-chinaums/caddy-chinaums/internal/outbound"
 )
 
 // A merchant app in this process
@@ -605,46 +600,6 @@ func TestNotifyHandlers(t *testing.T) {
 	})
 }
 
-// TestNotifyPanicsOfOurOwn: a bug in the handler itself must not leave the platform without its word.
-func TestNotifyPanicsOfOurOwn(t *testing.T) {
-	request := func() *http.Request {
-		r := httptest.NewRequest("POST", "/", strings.NewReader("sign=x"))
-		return caddyhttp.PrepareRequest(r, caddy.NewReplacer(), httptest.NewRecorder(), nil)
-	}
-	for name, test := range map[string]struct {
-		broken Notify
-		status int
-	}{
-		"before the answer": {Notify{merchant: merchantRef{placeholder: "shop"}}, 500},  // the reference has no app
-		"after the answer":  {Notify{merchant: merchantRef{fixed: new(merchant)}}, 403}, // the handler has no app to count with
-	} {
-		t.Run(name, func(t *testing.T) {
-			n := &test.broken
-			n.logger, n.MaxSize, n.Timeout = zap.NewNop(), 1000, caddy.Duration(time.Second)
-			w := httptest.NewRecorder()
-			if err := n.ServeHTTP(w, request(), nil); err != nil {
-				t.Fatal(err)
-			}
-			if w.Code != test.status || w.Body.String() != "FAILED" || w.Header().Get("Content-Type") != "text/plain; charset=utf-8" {
-				t.Errorf("answer: %d %q %v", w.Code, w.Body, w.Header())
-			}
-
-			// Under observe the app must not notice.
-			n.Observe = true
-			w = httptest.NewRecorder()
-			err := n.ServeHTTP(w, request(), caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
-				content, err := io.ReadAll(r.Body)
-				w.WriteHeader(201)
-				w.Write(content)
-				return err
-			}))
-			if err != nil || w.Code != 201 || w.Body.String() != "sign=x" {
-				t.Errorf("observe: %v, %d %q", err, w.Code, w.Body)
-			}
-		})
-	}
-}
-
 // TestNotifyHangUp: a platform that goes away does not cut the app's work, and the log tells that it will come again.
 func TestNotifyHangUp(t *testing.T) {
 	working, finish, finished := make(chan struct{}), make(chan struct{}), make(chan error, 1)
@@ -771,9 +726,6 @@ func TestNotifyRefuses(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			labels := map[string]string{"merchant": "shop", "type": "", "result": "rejected", "reason": test.reason}
-			if test.status == 405 {
-				labels["merchant"] = ""
-			}
 			before := max(metricValue(t, "caddy_chinaums_notifies_total", labels), 0)
 			headers := test.headers
 			if !slices.ContainsFunc(headers, func(h string) bool { return strings.HasPrefix(h, "Content-Type:") }) {
@@ -1541,48 +1493,39 @@ func TestNotifyWebhookSignature(t *testing.T) {
 	}
 }
 
-// benchmarkHandler measures a chain without a network: a request made, the handlers run, the answer written.
-func benchmarkHandler(b *testing.B, handle func(http.ResponseWriter, *http.Request) error, body string) func() {
-	content := []byte(body)
-	return func() {
-		r := httptest.NewRequest("POST", "http://shop.example/notify", nil)
-		r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(content)), int64(len(content))
-		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-		w := httptest.NewRecorder()
-		r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), w, nil)
-		if err := handle(w, r); err != nil || w.Code != 200 || w.Body.String() != "SUCCESS" {
-			b.Fatal(err, w.Code, w.Body)
-		}
+// serveDirectly runs Caddy with a Caddyfile and returns its HTTP server, to be called without a network.
+func serveDirectly(t testing.TB, config string) http.Handler {
+	startCaddy(t, config)
+	app, err := caddy.ActiveContext().App("http")
+	if err != nil {
+		t.Fatal(err)
 	}
+	return app.(*caddyhttp.App).Servers["srv0"]
 }
 
-// BenchmarkNotifyHandler is the whole handler, and in the same run the same chain without it: an app that reads the
-// body and says SUCCESS.
+// BenchmarkNotifyHandler is a site with the whole handler and a small app behind, called without a network; the floor is
+// the same site without the handler.
 func BenchmarkNotifyHandler(b *testing.B) {
 	setKeys(b)
-	b.Setenv("UMS_NOTIFY_KEY", testNotifyKey)
-	app := &App{Merchants: map[string]*Merchant{"shop": {NotifyKey: []string{"{env.UMS_NOTIFY_KEY}"}}}, logger: zap.NewNop(), flights: new(outbound.Flights)}
-	shop, err := app.resolve("shop", app.Merchants["shop"])
-	if err != nil {
-		b.Fatal(err)
-	}
-	registry := prometheus.NewRegistry()
-	if app.notifies, err = inbound.NewMetrics(registry, "chinaums"); err != nil {
-		b.Fatal(err)
-	}
-	next := caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+	app := handleBy(b, func(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
 		if _, err := io.Copy(io.Discard, r.Body); err != nil {
 			return err
 		}
 		_, err := io.WriteString(w, "SUCCESS")
 		return err
 	})
-	n := &Notify{
-		app: app, merchant: merchantRef{app: app, fixed: shop}, logger: zap.NewNop(), Format: formatJSON, Ack: inbound.AckWord,
-		MaxSize: 64 << 10, Timeout: caddy.Duration(10 * time.Second), jsonNames: newJSONNames(nil),
+	server := serveDirectly(b, merchantOptions(noPlatform)+"http:// {\n\tbind 127.0.0.1\n\tchinaums_notify /notify\n\t"+app+"\n}\n")
+	form := []byte(signedPayment())
+	serve := func(path string) func() {
+		return func() {
+			r := httptest.NewRequest("POST", path, nil)
+			r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(form)), int64(len(form))
+			r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+			w := httptest.NewRecorder()
+			if server.ServeHTTP(w, r); w.Code != 200 || w.Body.String() != "SUCCESS" {
+				b.Fatal(w.Code, w.Body)
+			}
+		}
 	}
-	form := signedPayment()
-	measureRatio(b,
-		benchmarkHandler(b, func(w http.ResponseWriter, r *http.Request) error { return n.ServeHTTP(w, r, next) }, form),
-		benchmarkHandler(b, next.ServeHTTP, form))
+	measureRatio(b, serve("/notify"), serve("/plain"))
 }

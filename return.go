@@ -98,7 +98,8 @@ func (p *Return) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhtt
 		return p.reject(r, m, rejected)
 	}
 	event := fields.event(nil)
-	setNotifyPlaceholders(replacer(r), m, &event, new(string))
+	told := inbound.Event{Context: inbound.Context{ID: event.ID, Type: event.Type, Subject: event.Subject}, Word: event.word}
+	told.Placeholders(r, "chinaums", m, new(string))
 	if extra, ok := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
 		extra.Add(zap.String("merchant", m.name))
 		extra.Add(zap.String("order", event.Subject))

@@ -437,9 +437,10 @@ func (e *Event) structured() []byte {
 		Type            string          `json:"type"`
 		Subject         string          `json:"subject,omitempty"`
 		Time            string          `json:"time,omitempty"`
+		Confirmed       string          `json:"confirmed,omitempty"`
 		DataContentType string          `json:"datacontenttype"`
 		Data            json.RawMessage `json:"data"`
-	}{"1.0", e.ID, e.Source, e.Type, e.Subject, e.Time, "application/json", json.RawMessage("null")})
+	}{"1.0", e.ID, e.Source, e.Type, e.Subject, e.Time, e.Confirmed, "application/json", json.RawMessage("null")})
 	if err != nil {
 		panic(err) // strings always marshal
 	}

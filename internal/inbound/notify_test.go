@@ -1,0 +1,64 @@
+package inbound
+
+import (
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+
+	"github.com/caddy-chinaums/caddy-chinaums/internal/ratelog"
+)
+
+type testAccount struct{}
+
+func (testAccount) Name() string { return "shop" }
+
+type testFlights struct{}
+
+func (testFlights) Begin() func() { return func() {} }
+
+var testPlatform = Platform{Name: "test", Success: "YES", Failed: "NO", ContentTypes: []string{"application/json"}}
+
+// TestPanicsOfOurOwn: a bug in the handler itself must not leave the platform without its word; under observe the app
+// must not notice it.
+func TestPanicsOfOurOwn(t *testing.T) {
+	for name, test := range map[string]struct {
+		judge  Judge
+		status int
+	}{
+		"before the answer": {func([]byte, http.Header) (*Event, *Rejection) { panic("secret") }, 500},
+		"after the answer":  {func([]byte, http.Header) (*Event, *Rejection) { return nil, &Rejection{Status: 403, Reason: "x"} }, 403}, // there is no events app to tell
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := &Notify{
+				Format: FormatJSON, Ack: AckWord, MaxSize: 1000, Timeout: caddy.Duration(time.Second), platform: &testPlatform,
+				flights: testFlights{}, logger: zap.NewNop(), refusals: ratelog.New(10),
+			}
+			app := caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+				content, err := io.ReadAll(r.Body)
+				w.WriteHeader(201)
+				w.Write(content)
+				return err
+			})
+			request := func() *http.Request { return httptest.NewRequest("POST", "/", strings.NewReader("{}")) }
+			w := httptest.NewRecorder()
+			if err := n.Serve(w, request(), testAccount{}, test.judge, app); err != nil {
+				t.Fatal(err)
+			}
+			if w.Code != test.status || w.Body.String() != "NO" || w.Header().Get("Content-Type") != "text/plain; charset=utf-8" {
+				t.Errorf("answer: %d %q %v", w.Code, w.Body, w.Header())
+			}
+			n.Observe = true
+			w = httptest.NewRecorder()
+			if err := n.Serve(w, request(), testAccount{}, test.judge, app); err != nil || w.Code != 201 || w.Body.String() != "{}" {
+				t.Errorf("observe: %v, %d %q", err, w.Code, w.Body)
+			}
+		})
+	}
+}
