@@ -1,7 +1,6 @@
 package chinaums
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -20,15 +19,16 @@ import (
 func init() {
 	caddycmd.RegisterCommand(caddycmd.Command{
 		Name:  "chinaums",
-		Short: "Signs and verifies as ChinaUMS does",
+		Short: "Signs, verifies, notifies and plays ChinaUMS (银联商务)",
 		Long: `
-Signs a call's body, or says whether a saved notify verifies and, if not, why.
+Signs a call's body; says whether a saved notify verifies and, if not, which known
+mistake explains it; sends a test notify; plays the platform on this machine.
 
 Keys never come from an argument. They come from a Caddy configuration
 (--config, with --merchant where there are several), or else from the
-environment: UMS_APP_ID and UMS_APP_KEY to sign, UMS_NOTIFY_KEY to verify.`,
+environment: UMS_APP_ID and UMS_APP_KEY for calls, UMS_NOTIFY_KEY for notifies.`,
 		CobraFunc: func(cmd *cobra.Command) {
-			cmd.AddCommand(signCommand(), verifyCommand())
+			cmd.AddCommand(signCommand(), verifyCommand(), notifyCommand(), sandboxCommand())
 		},
 	})
 }
@@ -83,95 +83,6 @@ merchant's platform; it needs a file then.`,
 	return cmd
 }
 
-func verifyCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "verify [--config <path> [--adapter <name>] [--merchant <name>]] [--show] [<file>]",
-		Short: "Says whether a saved notify verifies",
-		Long: `
-Reads the body of a notify, a form or JSON, from the file or from standard input,
-and says whether it verifies with the merchant's notify keys, what exactly was
-signed, and if it does not verify, why. It exits with 1 if it does not.
-
-Values are masked unless --show is given: they may be a buyer's.`,
-		Args:    cobra.MaximumNArgs(1),
-		Example: "  caddy chinaums verify --config Caddyfile --merchant shop notify.txt",
-	}
-	keys := addKeyFlags(cmd)
-	show := cmd.Flags().Bool("show", false, "Show values")
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		m, err := keys.merchant(func(env func(string) string) *Merchant {
-			merchant := new(Merchant)
-			if key := env("UMS_NOTIFY_KEY"); key != "" {
-				merchant.NotifyKey = []string{key}
-			}
-			return merchant
-		})
-		if err == nil {
-			err = needsNotifyKey(m)
-		}
-		if err != nil {
-			return err
-		}
-		content, err := readInput(cmd, args)
-		if err != nil {
-			return err
-		}
-		return explain(cmd.OutOrStdout(), m, content, *show)
-	}
-	return cmd
-}
-
-// explain writes whether content is a true notify of m, and why.
-func explain(w io.Writer, m *merchant, content []byte, show bool) error {
-	// An editor or a shell ends a file with a newline; the platform sends none.
-	content = bytes.TrimRight(content, "\r\n")
-	fields := acquireFields()
-	defer fields.release()
-	rejected := m.verify(fields, content, nil)
-	if rejected != nil && rejected.detail != nil {
-		return fmt.Errorf("not a notify 不是通知报文: %w", rejected.detail)
-	}
-
-	signed := string(fields.appendStringToSign(nil))
-	if !show {
-		signed = mask(fields)
-	}
-	fmt.Fprintf(w, "string to sign 待签名串 (+ notify_key 通讯密钥):\n%s\n", signed)
-	if rejected == nil {
-		event := fields.event(newJSONNames(nil))
-		_, err := fmt.Fprintf(w, "verifies 验签通过\ntype:    %s\nid:      %s\nsubject: %s\n", event.Type, event.ID, event.Subject)
-		return err
-	}
-	advice := adviceByReason[rejected.reason]
-	return fmt.Errorf("does not verify 验签失败 (%s): %s", rejected.reason, advice)
-}
-
-var adviceByReason = map[string]string{
-	reasonMissingSignature: "there is no sign parameter 没有 sign 参数",
-	reasonSignType:         "the signType is neither MD5 nor SHA256 signType 既不是 MD5 也不是 SHA256",
-	reasonDigest:           "the merchant's sign_types do not accept this digest 商户的 sign_types 不接受此算法",
-	reasonSignature:        "the digest is of other values or another key: is notify_key the communication key, not app_key? is the body as it arrived, not decoded or edited? 摘要不符：notify_key 是否为通讯密钥而非 appKey？报文是否原样保存？",
-	reasonAmbiguous:        "the signature is right, but the same signed text can be read as another payment 签名正确，但同一待签名串可被拆成另一笔支付",
-	"foreign_mid":          "the signature is right, but the mid is not one of the merchant's 签名正确，但 mid 不属于此商户",
-}
-
-// mask shows the names of what is signed, and how long each value is.
-func mask(fields *notifyFields) string {
-	var b strings.Builder
-	for _, key := range fields.sorted {
-		field := fields.at(key)
-		name := string(fields.name(field))
-		if name == "sign" {
-			continue
-		}
-		if b.Len() > 0 {
-			b.WriteByte('&')
-		}
-		fmt.Fprintf(&b, "%s=<%d>", name, len(fields.value(field)))
-	}
-	return b.String()
-}
-
 // keyFlags are the flags that say where the keys are.
 type keyFlags struct{ config, adapter, name *string }
 
@@ -185,20 +96,39 @@ func addKeyFlags(cmd *cobra.Command) keyFlags {
 
 // merchant finds the merchant in the configuration, or makes one of environment variables.
 func (f keyFlags) merchant(fromEnv func(func(string) string) *Merchant) (*merchant, error) {
-	app := &App{logger: zap.NewNop()}
+	name, merchants, err := f.load(fromEnv)
+	if err != nil {
+		return nil, err
+	}
+	return f.resolve(name, merchants[name])
+}
+
+func (f keyFlags) resolve(name string, config *Merchant) (*merchant, error) {
+	m, err := (&App{logger: zap.NewNop()}).resolve(name, config)
+	switch {
+	case err == nil:
+		return m, nil
+	case *f.config == "":
+		return nil, fmt.Errorf("give --config, or set UMS_APP_ID and UMS_APP_KEY (for calls) or UMS_NOTIFY_KEY (for notifies): %w", err)
+	default:
+		return nil, fmt.Errorf("merchant %s: %w", name, err)
+	}
+}
+
+// fromEnvironment is the name of the merchant that environment variables make.
+const fromEnvironment = "environment"
+
+// load returns the configured merchants, and the name of the one that is meant.
+func (f keyFlags) load(fromEnv func(func(string) string) *Merchant) (name string, merchants map[string]*Merchant, err error) {
 	if *f.config == "" {
 		if *f.name != "" {
-			return nil, errors.New("--merchant needs --config")
+			return "", nil, errors.New("--merchant needs --config")
 		}
-		m, err := app.resolve("environment", fromEnv(os.Getenv))
-		if err != nil {
-			return nil, fmt.Errorf("give --config, or set UMS_APP_ID and UMS_APP_KEY (to sign) or UMS_NOTIFY_KEY (to verify): %w", err)
-		}
-		return m, nil
+		return fromEnvironment, map[string]*Merchant{fromEnvironment: fromEnv(os.Getenv)}, nil
 	}
 	config, _, _, err := caddycmd.LoadConfig(*f.config, *f.adapter)
 	if err != nil {
-		return nil, err
+		return "", nil, err
 	}
 	var document struct {
 		Apps struct {
@@ -206,28 +136,23 @@ func (f keyFlags) merchant(fromEnv func(func(string) string) *Merchant) (*mercha
 		} `json:"apps"`
 	}
 	if err = json.Unmarshal(config, &document); err != nil {
-		return nil, fmt.Errorf("reading %s: %w", *f.config, err)
+		return "", nil, fmt.Errorf("reading %s: %w", *f.config, err)
 	}
 	if document.Apps.ChinaUMS == nil || len(document.Apps.ChinaUMS.Merchants) == 0 {
-		return nil, fmt.Errorf("%s has no chinaums merchant", *f.config)
+		return "", nil, fmt.Errorf("%s has no chinaums merchant", *f.config)
 	}
-	merchants := document.Apps.ChinaUMS.Merchants
-	name := *f.name
-	if name == "" {
+	merchants = document.Apps.ChinaUMS.Merchants
+	if name = *f.name; name == "" {
 		if len(merchants) > 1 {
-			return nil, fmt.Errorf("%s has several merchants; give --merchant: %s", *f.config, strings.Join(slices.Sorted(maps.Keys(merchants)), ", "))
+			return "", nil, fmt.Errorf("%s has several merchants; give --merchant: %s", *f.config, strings.Join(slices.Sorted(maps.Keys(merchants)), ", "))
 		}
 		for name = range merchants {
 		}
 	}
 	if merchants[name] == nil {
-		return nil, fmt.Errorf("%s has no merchant %s; it has: %s", *f.config, name, strings.Join(slices.Sorted(maps.Keys(merchants)), ", "))
+		return "", nil, fmt.Errorf("%s has no merchant %s; it has: %s", *f.config, name, strings.Join(slices.Sorted(maps.Keys(merchants)), ", "))
 	}
-	m, err := app.resolve(name, merchants[name])
-	if err != nil {
-		return nil, fmt.Errorf("merchant %s: %w", name, err)
-	}
-	return m, nil
+	return name, merchants, nil
 }
 
 // inputLimit bounds what the commands read, in bytes.
@@ -244,6 +169,9 @@ func readInput(cmd *cobra.Command, args []string) ([]byte, error) {
 		input = file
 	}
 	content, err := io.ReadAll(io.LimitReader(input, inputLimit+1))
+	if err == nil && len(args) == 0 && len(content) == 0 {
+		err = errors.New("the input is empty; give a file, or send the text to standard input")
+	}
 	if err == nil && len(content) > inputLimit {
 		err = fmt.Errorf("the input is larger than %d bytes", inputLimit)
 	}

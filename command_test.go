@@ -2,12 +2,16 @@ package chinaums
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/spf13/cobra"
 )
@@ -15,7 +19,7 @@ import (
 // runCommand runs a command as the shell would and returns what it printed and its error.
 func runCommand(cmd *cobra.Command, stdin string, args ...string) (string, error) {
 	var out bytes.Buffer
-	cmd.SetArgs(args)
+	cmd.SetArgs(append([]string{}, args...)) // nil would mean the arguments of the test binary
 	cmd.SetIn(strings.NewReader(stdin))
 	cmd.SetOut(&out)
 	cmd.SetErr(&out)
@@ -120,15 +124,18 @@ func TestVerifyCommand(t *testing.T) {
 			continue
 		}
 		t.Run(vector.Name, func(t *testing.T) {
-			out, err := runCommand(verifyCommand(), vector.Form+"\n", "--show")
-			if (err == nil) != vector.Valid {
-				t.Fatalf("error %v, valid %v", err, vector.Valid)
-			}
-			if !strings.Contains(out, "\n"+vector.StringToSign+"\n") {
-				t.Errorf("the string to sign is not in %q", out)
-			}
-			if vector.Valid != strings.Contains(out, "verifies 验签通过") {
-				t.Errorf("printed %q", out)
+			for locale, want := range map[string]string{"en_US.UTF-8": "verifies", "zh_CN.UTF-8": "验签通过"} {
+				t.Setenv("LC_ALL", locale)
+				out, err := runCommand(verifyCommand(), vector.Form+"\n", "--show")
+				if (err == nil) != vector.Valid {
+					t.Fatalf("error %v, valid %v", err, vector.Valid)
+				}
+				if !strings.Contains(out, "\n"+vector.StringToSign+"\n") {
+					t.Errorf("the string to sign is not in %q", out)
+				}
+				if vector.Valid != strings.Contains(out, want+"\n") {
+					t.Errorf("printed %q", out)
+				}
 			}
 			masked, _ := runCommand(verifyCommand(), vector.Form)
 			if strings.Contains(masked, "898201612345678") || strings.Contains(masked, testNotifyKey) {
@@ -137,17 +144,28 @@ func TestVerifyCommand(t *testing.T) {
 		})
 	}
 
+	t.Setenv("LC_ALL", "C")
 	config := writeFile(t, "Caddyfile", commandConfig)
 	for _, test := range []struct {
 		name, stdin string
 		args        []string
 		want        string
 	}{
-		{"another merchant's key", vectors[2].Form, []string{"--config", config, "--merchant", "other"}, "does not verify 验签失败 (signature)"},
-		{"another merchant's mid", vectors[3].Form, []string{"--config", config, "--merchant", "shop"}, "(foreign_mid)"},
-		{"not a notify", `{"a":{}}`, nil, "not a notify"},
-		{"no sign", `a=b`, nil, "(missing_signature)"},
+		{"another merchant's key", vectors[2].Form, []string{"--config", config, "--merchant", "other"}, "does not verify (signature)"},
+		{"another merchant's mid", vectors[3].Form, []string{"--config", config, "--merchant", "shop"}, "does not verify (foreign_mid)"},
+		{"nested JSON", `{"a":{}}`, nil, "does not verify (json)"},
+		{"broken JSON", `{"a"`, nil, "not a notify"},
+		{"no sign", `a=b`, nil, "does not verify (missing_signature)"},
+		{"a repeated parameter", `a=b&a=c`, nil, "does not verify (repeated_parameter)"},
+		{"broken percent-encoding", `a=%2`, nil, "does not verify (encoding)"},
+		{"an unknown signType", `a=b&signType=SM3&sign=00`, nil, "does not verify (sign_type)"},
 		{"no configuration", "a=b", []string{"--config", config + "x"}, "Caddyfilex"},
+		{"no input", "", nil, "the input is empty"},
+		{"several merchants and no name", "a=b", []string{"--config", config}, "give --merchant"},
+		{"too much input", strings.Repeat("a", inputLimit+1), nil, "the input is larger than"},
+		{"a configuration without merchants", "a=b", []string{"--config", writeFile(t, "Caddyfile", ":8080 {\nrespond ok\n}\n")}, "has no chinaums merchant"},
+		{"a key that cannot be resolved", "a=b", []string{"--config", writeFile(t, "Caddyfile", "{\nchinaums {\nmerchant shop {\nnotify_key {env.CHINAUMS_TEST_NONE}\n}\n}\n}\n")}, "merchant shop: notify_key cannot be resolved"},
+		{"an HTTP request that is none", "POST / HTTP/1.1\nnonsense\n\na=b", nil, "its head cannot be read"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			if _, err := runCommand(verifyCommand(), test.stdin, test.args...); err == nil || !strings.Contains(err.Error(), test.want) {
@@ -156,7 +174,266 @@ func TestVerifyCommand(t *testing.T) {
 		})
 	}
 	t.Setenv("UMS_NOTIFY_KEY", "")
+	t.Setenv("UMS_APP_KEY", "")
+	t.Setenv("UMS_APP_ID", "")
 	if _, err := runCommand(verifyCommand(), "a=b"); err == nil || !strings.Contains(err.Error(), "UMS_NOTIFY_KEY") {
 		t.Fatalf("without a key: %v", err)
+	}
+}
+
+// TestNotifyCommand sends what the sandbox makes to a real gateway, which takes what is true and nothing else.
+func TestNotifyCommand(t *testing.T) {
+	setKeys(t)
+	t.Setenv("LC_ALL", "C")
+	address := freeAddress(t)
+	startCaddy(t, `{
+	chinaums {
+		merchant shop {
+			notify_key {env.UMS_NOTIFY_KEY}
+			mid 898340149000005
+		}
+	}
+}
+http://`+address+` {
+	bind 127.0.0.1
+	chinaums_notify /notify
+	respond /notify 200
+	redir /moved /notify
+	respond /busy FAILED 502
+	respond /anything SUCCESS
+}`)
+	config := writeFile(t, "Caddyfile", commandConfig)
+	from := []string{"--config", config, "--merchant", "shop"}
+	gateway := "http://" + address
+	for _, kind := range []string{"payment", "refund", "bill", "deduction", "guarantee"} {
+		for variant, want := range map[string]string{
+			"genuine": "200 OK", "late": "200 OK", "reordered": "200 OK", "json": "200 OK", "gbk": "200 OK",
+			"tampered": "403 Forbidden", "recut": "403 Forbidden", "unsigned": "403 Forbidden", "other-key": "403 Forbidden",
+			"foreign-mid": "403 Forbidden",
+		} {
+			out, err := runCommand(notifyCommand(), "", append(from, "--kind", kind, "--variant", variant, gateway+"/notify")...)
+			if err != nil || !strings.Contains(out, want) {
+				t.Errorf("%s, %s: %v\n%s", kind, variant, err, out)
+			}
+			if strings.Contains(out, testNotifyKey) {
+				t.Errorf("the key was printed: %s", out)
+			}
+		}
+	}
+	for _, test := range []struct {
+		name string
+		args []string
+		want string
+	}{
+		{"MD5", append(from, "--sign-type", "md5", gateway+"/notify"), "SUCCESS"},
+		{"an order number of one's own", append(from, "--set", "merOrderId=327M1", gateway+"/notify"), "327M1"},
+		{"the key from the environment", []string{"--set", "mid=898340149000005", gateway + "/notify"}, "SUCCESS"},
+		{"another merchant's, by its mid", append(from, "--set", "mid=1", gateway+"/notify"), "error: not taken"},
+		{"an address that redirects", append(from, gateway+"/moved"), "error: redirected"},
+		{"an app that is busy", append(from, gateway+"/busy"), "error: not taken"},
+		{"somebody who takes anything", append(from, "--variant", "tampered", gateway+"/anything"), "error: a false notify was taken"},
+		{"nobody there", append(from, "http://"+freeAddress(t)+"/notify"), "error: no answer"},
+		{"an unknown kind", append(from, "--kind", "gift", gateway), "error: no kind of notify"},
+		{"an unknown variant", append(from, "--variant", "odd", gateway), "error: no variant"},
+		{"a duplicate of nothing", append(from, "--variant", "duplicate", gateway), "error: duplicate"},
+		{"an unknown digest", append(from, "--sign-type", "sm3", gateway), "error: --sign-type"},
+		{"a broken assignment", append(from, "--set", "mid", gateway), "error: --set"},
+		{"an assignment of the signature", append(from, "--set", "sign=00", gateway), "error: sign"},
+		{"no address", from, "error: give either an address or --print"},
+		{"an address and --print", append(from, "--print", gateway), "error: give either an address or --print"},
+		{"an address without scheme", append(from, address+"/notify"), "error: is not an address"},
+		{"a merchant without a key", append([]string{"--config", writeFile(t, "Caddyfile", "{\nchinaums {\nmerchant shop {\napp_id 1\napp_key x\n}\n}\n}\n")}, gateway), "error: notify_key is missing"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			out, err := runCommand(notifyCommand(), "", test.args...)
+			if want, ok := strings.CutPrefix(test.want, "error: "); ok {
+				if err == nil || !strings.Contains(err.Error(), want) {
+					t.Errorf("error %v, want %q\n%s", err, want, out)
+				}
+				return
+			}
+			if err != nil || !strings.Contains(out, test.want) {
+				t.Errorf("%v\n%s", err, out)
+			}
+		})
+	}
+
+	printed, err := runCommand(notifyCommand(), "", append(from, "--print")...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err := runCommand(verifyCommand(), printed, from...); err != nil || !strings.Contains(out, "com.chinaums.payment.succeeded") {
+		t.Errorf("what notify prints, verify says of: %v\n%s", err, out)
+	}
+	// A merchant that accepts MD5 only gets no SHA-256.
+	onlyMD5 := writeFile(t, "Caddyfile", "{\nchinaums {\nmerchant shop {\nnotify_key {env.UMS_NOTIFY_KEY}\nsign_types md5\n}\n}\n}\n")
+	if printed, err = runCommand(notifyCommand(), "", "--config", onlyMD5, "--print"); err != nil || !strings.Contains(printed, "signType=MD5") {
+		t.Errorf("%v: %s", err, printed)
+	}
+}
+
+// lineWriter hands over what is written once, when it ends with the last line of what the sandbox prints.
+type lineWriter struct {
+	b       strings.Builder
+	printed chan string
+}
+
+func (w *lineWriter) Write(p []byte) (int, error) {
+	w.b.Write(p)
+	if strings.HasSuffix(w.b.String(), "\n}\n") {
+		w.printed <- w.b.String()
+	}
+	return len(p), nil
+}
+
+// TestSandboxCommand runs the sandbox, and a gateway with what it prints: an order is made, paid in the page and told.
+func TestSandboxCommand(t *testing.T) {
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	out := &lineWriter{printed: make(chan string, 1)}
+	cmd := sandboxCommand()
+	cmd.SetArgs([]string{"--listen", "127.0.0.1:0", "-ui", "--fast"})
+	cmd.SetOut(out)
+	cmd.SilenceUsage, cmd.SilenceErrors = true, true
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.ExecuteContext(ctx) }()
+	var printed string
+	select {
+	case printed = <-out.printed:
+	case err := <-ended:
+		t.Fatalf("it ended: %v", err)
+	}
+
+	env := map[string]string{}
+	for line := range strings.Lines(printed) {
+		if assignment, ok := strings.CutPrefix(line, "export "); ok {
+			name, value, _ := strings.Cut(strings.TrimSpace(assignment), "=")
+			env[name] = value
+			t.Setenv(name, value)
+		}
+	}
+	for _, name := range []string{"UMS_APP_ID", "UMS_APP_KEY", "UMS_NOTIFY_KEY", "UMS_MID", "UMS_TID", "UMS_SOURCE"} {
+		if env[name] == "" {
+			t.Errorf("no %s is printed", name)
+		}
+	}
+	_, config, found := strings.Cut(printed, "\n\n{\n")
+	if !found {
+		t.Fatalf("no Caddyfile in %s", printed)
+	}
+	address := freeAddress(t)
+	startCaddy(t, "{\n"+strings.Replace(config, "127.0.0.1:8080", address, 1))
+
+	order := env["UMS_SOURCE"] + "202601010000001"
+	body := `{"requestTimestamp":"` + time.Now().In(time.FixedZone("", 8*3600)).Format("2006-01-02 15:04:05") + `","merOrderId":"` + order + `","mid":"` + env["UMS_MID"] +
+		`","tid":"` + env["UMS_TID"] + `","instMid":"APPDEFAULT","totalAmount":100,"notifyUrl":"http://` + address + `/notify"}`
+	a := do(t, newRequest(t, "POST", "http://"+address+"/v1/netpay/trade/precreate", body, "Content-Type: application/json"))
+	if a.status != 200 || a.header.Get("Gateway-Outcome") != "answered" || !strings.Contains(a.body, `"errCode":"SUCCESS"`) {
+		t.Fatalf("order: %+v", a)
+	}
+	_, rest, _ := strings.Cut(printed, "sandbox at ")
+	platform, _, _ := strings.Cut(rest, ",")
+	page := do(t, newRequest(t, "GET", platform+"/", ""))
+	if page.status != 200 || !strings.Contains(page.body, order) {
+		t.Fatalf("page: %d, without the order", page.status)
+	}
+	if a := do(t, newRequest(t, "POST", platform+"/pay", "order="+order, "Content-Type: application/x-www-form-urlencoded")); a.status != 303 {
+		t.Fatalf("pay: %+v", a)
+	}
+	eventually(t, "the notify", func() bool {
+		return strings.Contains(do(t, newRequest(t, "GET", platform+"/", "")).body, "SUCCESS&#34;")
+	})
+	stop()
+	if err := <-ended; err != nil {
+		t.Errorf("when interrupted: %v", err)
+	}
+
+	for _, test := range []struct {
+		name string
+		args []string
+		want string
+	}{
+		{"everybody", []string{"--listen", "0.0.0.0:0"}, "is not on loopback"},
+		{"everybody, by no name", []string{"--listen", ":0"}, "is not on loopback"},
+		{"a name", []string{"--listen", "example.com:0"}, "is not on loopback"},
+		{"no port", []string{"--listen", "127.0.0.1"}, "host:port"},
+		{"an unknown digest", []string{"--listen", "127.0.0.1:0", "--sign-type", "SM3"}, "Digest"},
+		{"a port that is taken", []string{"--listen", address}, "address already in use"},
+		{"an argument", []string{"start"}, "unknown command"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if _, err := runCommand(sandboxCommand(), "", test.args...); err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("error %v, want %q", err, test.want)
+			}
+		})
+	}
+}
+
+// TestBinary builds cmd/caddy and uses it as a person would: validate without keys in sight, sign, verify, notify, and
+// exit codes.
+func TestBinary(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds cmd/caddy")
+	}
+	setKeys(t)
+	t.Setenv("LC_ALL", "zh_CN.UTF-8")
+	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
+	t.Setenv("XDG_DATA_HOME", t.TempDir())
+	binary := filepath.Join(t.TempDir(), "caddy")
+	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", binary, "./cmd/caddy").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	config := writeFile(t, "Caddyfile", strings.Replace(commandConfig, "{\n", "{\n\tadmin off\n", 1))
+	body := writeFile(t, "body.json", `{"merOrderId":"327M1"}`)
+	notify := writeFile(t, "notify.txt", "")
+	run := func(stdin string, args ...string) (string, int) {
+		cmd := exec.CommandContext(t.Context(), binary, args...)
+		cmd.Stdin = strings.NewReader(stdin)
+		var out, log bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &out, &log
+		err := cmd.Run()
+		if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+			return out.String() + log.String(), exit.ExitCode()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(log.String(), testAppKey) || strings.Contains(log.String(), testNotifyKey) {
+			t.Errorf("a key is logged:\n%s", log.String())
+		}
+		return out.String(), 0
+	}
+	shop := []string{"--config", config, "--merchant", "shop"}
+	printed, code := run("", append([]string{"chinaums", "notify", "--print"}, shop...)...)
+	if code != 0 {
+		t.Fatalf("notify --print: %d %s", code, printed)
+	}
+	if err := os.WriteFile(notify, []byte(printed), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		name, stdin string
+		args        []string
+		code        int
+		want        string
+	}{
+		{"the modules are there", "", []string{"list-modules"}, 0, "http.handlers.chinaums_notify"},
+		{"the configuration is valid", "", []string{"validate", "--config", config}, 0, "Valid configuration"},
+		{"help", "", []string{"chinaums", "--help"}, 0, "sandbox"},
+		{"sign", "", append([]string{"chinaums", "sign", body}, shop...), 0, "Authorization: OPEN-BODY-SIG AppId="},
+		{"sign, standard input and environment", "{}", []string{"chinaums", "sign"}, 0, "Authorization: OPEN-BODY-SIG AppId="},
+		{"verify", "", append([]string{"chinaums", "verify", notify}, shop...), 0, "验签通过"},
+		{"verify what is false", "", append([]string{"chinaums", "verify", "--config", config, "--merchant", "other"}, notify), 1, "another_key [notify_key of shop]: 用的是配置中另一个密钥"},
+		{"an unknown flag", "", []string{"chinaums", "sign", "--key", "x"}, 1, "unknown flag: --key"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			out, code := run(test.stdin, test.args...)
+			if code != test.code || !strings.Contains(out, test.want) {
+				t.Errorf("exit code %d\n%s", code, out)
+			}
+			if strings.Contains(out, testAppKey) || strings.Contains(out, testNotifyKey) {
+				t.Errorf("a key is shown:\n%s", out)
+			}
+		})
 	}
 }
