@@ -217,6 +217,11 @@ func TestOutcomes(t *testing.T) {
 		return true
 	})
 	notTLS := newPlatformWithoutTLS(t)
+	silent, err := net.Listen("tcp", "127.0.0.1:0") // takes connections and never says a word
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
 	dead := freeAddress(t)
 	sub := func(name, options string) string {
 		return "handle_path /" + name + "/* {\n chinaums_proxy " + options + "\n}\n"
@@ -227,7 +232,7 @@ func TestOutcomes(t *testing.T) {
 	}
 	site := "handle_errors {\n respond \"handle_errors ran\" 299\n}\n" +
 		sub("shop", "shop {\n timeout 300ms\n max_size 1KiB\n max_response 2000B\n}") +
-		sub("dead", "dead") + sub("tls", "tls") + sub("hidden", "{vars.merchant}") +
+		sub("dead", "dead") + sub("tls", "tls") + sub("hang", "hang {\n timeout 300ms\n}") + sub("hidden", "{vars.merchant}") +
 		sub("far", "shop {\n dial_timeout 1ns\n}") +
 		sub("foreign", "shop {\n allow 203.0.113.0/24\n}") +
 		sub("token", "shop {\n token {env.GATEWAY_TOKEN} {env.GATEWAY_TOKEN_BEFORE}\n}") +
@@ -246,7 +251,7 @@ func TestOutcomes(t *testing.T) {
 	}
 	t.Setenv("GATEWAY_TOKEN", "current-token")
 	t.Setenv("GATEWAY_TOKEN_BEFORE", "previous-token")
-	g := startGateway(t, []string{"shop " + platform.url, "second " + platform.url + " 898", "dead http://" + dead, "tls https://" + notTLS}, "", site, replace)
+	g := startGateway(t, []string{"shop " + platform.url, "second " + platform.url + " 898", "dead http://" + dead, "tls https://" + notTLS, "hang https://" + silent.Addr().String()}, "", site, replace)
 
 	cases := []struct {
 		name, method, path, body string
@@ -284,6 +289,7 @@ func TestOutcomes(t *testing.T) {
 		{"refused", "POST", "/dead/v1/x", "{}", nil, 502, "GATEWAY_UNREACHABLE", "not_sent", "unreachable"},
 		{"dial timeout", "POST", "/far/v1/x", "{}", nil, 502, "GATEWAY_UNREACHABLE", "not_sent", "unreachable"},
 		{"TLS failed", "POST", "/tls/v1/x", "{}", nil, 502, "GATEWAY_UNREACHABLE", "not_sent", "unreachable"},
+		{"TLS never ends", "POST", "/hang/v1/x", "{}", nil, 502, "GATEWAY_UNREACHABLE", "not_sent", "unreachable"},
 		{"cut after sending", "POST", "/shop/v1/cut", "{}", nil, 502, "GATEWAY_BAD_RESPONSE", "unknown", "cut"},
 		{"cut in the answer's head", "POST", "/shop/v1/half-head", "{}", nil, 502, "GATEWAY_BAD_RESPONSE", "unknown", "cut"},
 		{"cut in the answer's body", "POST", "/shop/v1/half-body", "{}", nil, 502, "GATEWAY_BAD_RESPONSE", "unknown", "cut"},
@@ -480,11 +486,21 @@ func TestRefusalsAreRateLimited(t *testing.T) {
 	}
 }
 
-// TestCallUnknownEvent: an unknown outcome is an event that a handler may be subscribed to.
+// TestCallUnknownEvent: an unknown outcome is an event that a handler may be subscribed to; calls are counted by the
+// platform's own codes, and an answer cannot make a new label.
 func TestCallUnknownEvent(t *testing.T) {
-	platform := newRawPlatform(t, func(c *exchange) bool { return false })
+	platform := newRawPlatform(t, func(c *exchange) bool {
+		code, ok := strings.CutPrefix(c.path(), "/v1/answer/")
+		if ok {
+			c.write(answered(`{"errCode":"` + code + `"}`))
+		}
+		return ok
+	})
 	g := startGateway(t, []string{"shop " + platform.url}, "", "handle /metrics {\n metrics\n}\nhandle {\n chinaums_proxy\n}", nil)
 	g.post(t, "/v1/netpay/refund", `{"merOrderId":"327M1","note":"a buyer's words"}`)
+	for _, code := range []string{"SUCCESS", "SUCCESS", "NO_ORDER", "A_NEW_ONE", "ANOTHER"} {
+		g.post(t, "/v1/answer/"+code, "{}")
+	}
 	lines := g.log.lines("chinaums.call_unknown", "327M1", "/v1/netpay/refund", "GATEWAY_BAD_RESPONSE")
 	if len(lines) == 0 || strings.Contains(strings.Join(lines, ""), "buyer's words") {
 		t.Errorf("events: %v\n%s", lines, g.log)
@@ -492,7 +508,10 @@ func TestCallUnknownEvent(t *testing.T) {
 	text := do(t, newRequest(t, "GET", g.url+"/metrics", "")).body
 	for _, want := range []string{
 		`caddy_chinaums_calls_total{errcode="GATEWAY_BAD_RESPONSE",merchant="shop",outcome="unknown"} 1`,
-		`caddy_chinaums_call_duration_seconds_count{merchant="shop"} 1`,
+		`caddy_chinaums_calls_total{errcode="SUCCESS",merchant="shop",outcome="answered"} 2`,
+		`caddy_chinaums_calls_total{errcode="NO_ORDER",merchant="shop",outcome="answered"} 1`,
+		`caddy_chinaums_calls_total{errcode="other",merchant="shop",outcome="answered"} 2`,
+		`caddy_chinaums_call_duration_seconds_count{merchant="shop"} 6`,
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %s", want)
