@@ -539,3 +539,11 @@ func newPlatformWithoutTLS(t *testing.T) string {
 	}()
 	return listener.Addr().String()
 }
+
+// TestRequestBodyLimit: a limit that a handler in front has set is answered like our own where the guard meets it.
+func TestRequestBodyLimit(t *testing.T) {
+	g := startGateway(t, []string{"shop http://" + freeAddress(t)}, "", "request_body {\n max_size 10\n}\nchinaums_proxy", nil)
+	req := newRequest(t, "POST", g.url+"/v1/x", "12345678901", jsonType)
+	req.ContentLength = -1 // what announces more, that handler refuses itself
+	checkGatewayAnswer(t, do(t, req), 413, "GATEWAY_BAD_REQUEST", "not_sent")
+}

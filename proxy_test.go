@@ -810,12 +810,16 @@ func TestAnswers(t *testing.T) {
 		{"no JSON", answered("<html>", "Content-Type: text/html"), "<html>", 200, nil},
 		{"nothing", answered(""), "", 200, nil},
 	}
-	var next string
-	platform := newRawPlatform(t, func(x *exchange) bool { x.write(next); return !strings.Contains(next, "Connection: close") })
+	var next atomic.Value
+	platform := newRawPlatform(t, func(x *exchange) bool {
+		text := next.Load().(string)
+		x.write(text)
+		return !strings.Contains(text, "Connection: close")
+	})
 	g := startGateway(t, []string{"shop " + platform.url}, "", "chinaums_proxy", nil)
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
-			next = c.answer
+			next.Store(c.answer)
 			a := g.post(t, "/v1/x", "{}")
 			if a.status != c.status || a.body != c.body {
 				t.Errorf("%d %q", a.status, a.body)

@@ -639,3 +639,32 @@ func BenchmarkToken(b *testing.B) {
 		})
 	}
 }
+
+// TestTokenStaleConnection: the connection on which the last token came an hour ago has been closed meanwhile; the next
+// one comes all the same.
+func TestTokenStaleConnection(t *testing.T) {
+	var fetches atomic.Int32
+	platform := newRawPlatform(t, func(x *exchange) bool {
+		if fetches.Add(1) == 2 {
+			return false // the kept connection is cut when the second request has come
+		}
+		x.write(answered(`{"errCode":"0000","accessToken":"t","expiresIn":1}`))
+		return true
+	})
+	clock := newTestClock()
+	transport := &http.Transport{}
+	defer transport.CloseIdleConnections()
+	m := testMerchant(t)
+	m.endpoint, _, _ = parseUpstream(platform.url)
+	tokens, err := newTokens(m, transport, &certmagic.FileStorage{Path: t.TempDir()}, zap.NewNop(), clock.now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tokens.release()
+	mustToken(t, tokens, "t")
+	clock.advance(time.Minute)
+	mustToken(t, tokens, "t")
+	if fetches.Load() != 3 {
+		t.Errorf("%d fetches", fetches.Load())
+	}
+}

@@ -124,7 +124,13 @@ func (g *Guard) Names(path string) bool {
 
 // Admit lets r pass or says why not. resolve names the account (nil: there is none). The returned request carries the
 // Call, its body in memory, and of the client's headers only those that may go out.
-func (g *Guard) Admit(w http.ResponseWriter, r *http.Request, resolve func() Account) (*http.Request, *Call, *Error) {
+func (g *Guard) Admit(w http.ResponseWriter, r *http.Request, resolve func() Account) (out *http.Request, call *Call, refusal *Error) {
+	defer func() {
+		if v := recover(); v != nil {
+			g.panicked(v)
+			out, refusal = nil, errInternal.because("panic", nil)
+		}
+	}()
 	if reason := g.access.check(r); reason != "" {
 		return nil, nil, errForbidden.because(reason, nil)
 	}
@@ -132,7 +138,7 @@ func (g *Guard) Admit(w http.ResponseWriter, r *http.Request, resolve func() Acc
 	if account == nil {
 		return nil, nil, errNoMerchant.because("no_merchant", nil)
 	}
-	call := &Call{
+	call = &Call{
 		Account:     account,
 		platform:    g.platform,
 		paths:       &g.paths,
@@ -163,7 +169,7 @@ func (g *Guard) Admit(w http.ResponseWriter, r *http.Request, resolve func() Acc
 		return nil, call, refusal
 	}
 
-	out := withCall(r, call)
+	out = withCall(r, call)
 	out.Header = scrub(r.Header)
 	body.Set(out, content)
 	return out, call, nil
@@ -231,13 +237,16 @@ func (g *Guard) run(w http.ResponseWriter, r *http.Request, call *Call, next cad
 				failure = g.internal(call, "aborted", http.ErrAbortHandler)
 				return
 			}
-			// The value may hold anything, a key included; its type and the stack tell enough.
-			g.logger.Error("panic in a handler behind the guard",
-				zap.String("type", fmt.Sprintf("%T", v)), zap.ByteString("stack", debug.Stack()))
+			g.panicked(v)
 			failure = g.internal(call, "panic", nil)
 		}
 	}()
 	return g.classify(call, next.ServeHTTP(w, r))
+}
+
+// panicked logs a panic. The value may hold anything, a key included; its type and the stack tell enough.
+func (g *Guard) panicked(v any) {
+	g.logger.Error("panic while a call was judged or made", zap.String("type", fmt.Sprintf("%T", v)), zap.ByteString("stack", debug.Stack()))
 }
 
 func (g *Guard) classify(call *Call, err error) *Error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/ratelog"
 )
@@ -256,3 +258,27 @@ func (*netTimeout) Temporary() bool { return true }
 type malformed struct{}
 
 func (*malformed) Error() string { return `net/http: malformed HTTP response "SECRET"` }
+
+// TestPanicBeforeTheChain: also where the guard itself fails, the app is told honestly that nothing was sent.
+func TestPanicBeforeTheChain(t *testing.T) {
+	logs, observed := observer.New(zap.DebugLevel)
+	g := newGuard(t, nil, nil, nil)
+	g.logger = zap.New(logs)
+	r := httptest.NewRequest("POST", "/v1/x", strings.NewReader("{}"))
+	r.RemoteAddr = "127.0.0.1:1"
+	w := httptest.NewRecorder()
+	if err := g.Serve(w, r, func() Account { panic("the key is SECRET") }, nil); err != nil {
+		t.Fatal(err)
+	}
+	if w.Code != 500 || w.Header().Get(OutcomeHeader) != "not_sent" || !strings.Contains(w.Body.String(), "GATEWAY_INTERNAL") {
+		t.Errorf("%d %v %s", w.Code, w.Header(), w.Body)
+	}
+	for _, entry := range observed.All() {
+		if strings.Contains(fmt.Sprint(entry.Message, entry.ContextMap()), "SECRET") {
+			t.Errorf("%v", entry)
+		}
+	}
+	if observed.Len() != 2 {
+		t.Errorf("%d log lines", observed.Len())
+	}
+}
