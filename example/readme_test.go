@@ -120,9 +120,18 @@ func TestReadmeLinks(t *testing.T) {
 // setReadmeEnvironment sets what the READMEs' Caddyfiles take from the environment.
 func setReadmeEnvironment(t *testing.T) {
 	t.Helper()
-	for _, name := range []string{"UMS_APP_ID", "UMS_APP_KEY", "UMS_NOTIFY_KEY", "UMS_MID", "APP_SECRET"} {
+	for _, name := range []string{
+		"UMS_APP_ID", "UMS_APP_KEY", "UMS_NOTIFY_KEY", "UMS_MID", "APP_SECRET",
+		"SQB_VENDOR_SN", "SQB_VENDOR_KEY", "SQB_APP_ID", "SQB_ACTIVATION_CODE",
+	} {
 		t.Setenv(name, "made-up-"+strings.ToLower(name))
 	}
+	platform, err := sandbox.NewShouqianba(sandbox.ShouqianbaOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(platform.Close)
+	t.Setenv("SQB_PUBLIC_KEY", platform.PublicKey())
 }
 
 // Every Caddyfile shown is formatted, and loads.
@@ -338,69 +347,95 @@ func TestReadmeOptions(t *testing.T) {
 	_, section, _ = strings.Cut(section, "### Options\n")
 	section, _, _ = strings.Cut(section, "\n### ")
 	values := strings.NewReplacer(
-		"<id>", "1", "<key>", "{env.APP_SECRET}", " [<previous>…]", "", "<mid…>", "898000000000000", "<scheme://host[:port]>", "http://127.0.0.1:1",
-		"<cidr…>", "10.0.0.0/8", "<path…>", "/v1/netpay/query", "<size>", "32KiB", "<duration>", "5s", "<name…>", "goods")
+		"<id>", "1", "<sn>", "1", "<key>", "{env.APP_SECRET}", "<code>", "{env.APP_SECRET}", " [<previous>…]", "", "<mid…>", "898000000000000",
+		"<scheme://host[:port]>", "http://127.0.0.1:1", "<PEM or file>…", "{env.SQB_PUBLIC_KEY}", "<cidr…>", "10.0.0.0/8",
+		"<path…>", "/v1/netpay/query", "<size>", "32KiB", "<duration>", "5s", "<name…>", "goods")
 	code := regexp.MustCompile("`([^`]+)`")
-	owner, tested := "merchant", 0
+	owner, tested := "", 0
 	for line := range strings.Lines(section) {
-		if strings.HasPrefix(line, "`") {
+		switch {
+		case strings.HasPrefix(line, "Merchants:"):
+			owner = "merchant"
+		case strings.HasPrefix(line, "Terminals:"):
+			owner = "terminal"
+		case strings.HasPrefix(line, "`"):
 			owner, _, _ = strings.Cut(strings.Trim(line, "`"), " ")
 		}
 		cell, _, found := strings.Cut(strings.TrimPrefix(strings.ReplaceAll(line, `\|`, "/"), "| "), " |")
-		if !found || !strings.HasPrefix(line, "| `") || strings.HasPrefix(cell, "`reverse_proxy`") {
+		if !found || !strings.HasPrefix(line, "| `") || strings.Contains(cell, "`reverse_proxy`") {
 			continue
 		}
-		option := ""
-		for i, match := range code.FindAllStringSubmatch(cell, -1) {
-			word := values.Replace(match[1])
-			switch {
-			case strings.Contains(cell, "` / `") && i > 0: // another value of the same option
-				name, _, _ := strings.Cut(option, " ")
-				option = name + " " + word
-			case i > 0: // an option that belongs to it
-				option += "\n" + word
-			default:
-				option = word
+		var words []string
+		for _, match := range code.FindAllStringSubmatch(cell, -1) {
+			words = append(words, values.Replace(match[1]))
+		}
+		options := []string{strings.Join(words, "\n")}
+		if strings.Contains(cell, "` / `") { // values of one option
+			options = words[:1]
+			name, _, _ := strings.Cut(words[0], " ")
+			for _, word := range words[1:] {
+				options = append(options, name+" "+word)
 			}
-			if strings.Contains(cell, "app_key") && i == 0 {
-				continue
+		}
+		for _, option := range options {
+			owners := []string{owner}
+			if (owner == "chinaums_proxy" || owner == "chinaums_notify") && !strings.Contains(line, "ChinaUMS only") {
+				owners = append(owners, strings.Replace(owner, "chinaums", "shouqianba", 1))
 			}
-			if config := withOption(owner, option); config != "" {
+			for _, owner := range owners {
+				config := withOption(owner, option)
+				if config == "" {
+					t.Fatalf("the test does not know %s", owner)
+				}
 				tested++
 				if err := caddy.Validate(validatable(t, config)); err != nil {
 					t.Errorf("%s: %q: %v", owner, option, err)
 				}
-			} else {
-				t.Errorf("the test does not know %s", owner)
 			}
 		}
 	}
-	if tested < 25 {
+	if tested < 50 {
 		t.Errorf("only %d options were found", tested)
 	}
 }
 
+// withOption is a configuration with an option in its block.
 func withOption(owner, option string) string {
-	merchant := "app_id 1\napp_key {env.UMS_APP_KEY}\nnotify_key {env.UMS_NOTIFY_KEY}\n"
+	account := "app_id 1\napp_key {env.UMS_APP_KEY}\nnotify_key {env.UMS_NOTIFY_KEY}\n"
+	terminal := "terminal_sn 1\nterminal_key {env.APP_SECRET}\npublic_key {env.SQB_PUBLIC_KEY}\n"
 	site := ""
 	switch owner {
 	case "merchant":
-		name, _, _ := strings.Cut(option, " ")
-		kept := ""
-		for line := range strings.Lines(merchant) {
-			if !strings.HasPrefix(line, name+" ") && !strings.Contains(option, "\n") {
-				kept += line
-			}
+		account = without(account, option) + option + "\n"
+	case "terminal":
+		if strings.HasPrefix(option, "vendor_sn") {
+			terminal = without(terminal, "terminal_sn\nterminal_key")
 		}
-		merchant = kept + option + "\n"
-	case "chinaums_proxy", "chinaums_notify":
+		terminal = without(terminal, option) + option + "\n"
+	case "chinaums_proxy", "chinaums_notify", "chinaums_h5", "chinaums_return", "shouqianba_proxy", "shouqianba_notify":
 		site = owner + " {\n" + option + "\n}\n"
 	case "webhook_signature":
 		site = owner + " {env.APP_SECRET} {\n" + option + "\n}\n"
 	default:
 		return ""
 	}
-	return "{\nchinaums {\nmerchant shop {\n" + merchant + "}\n}\n}\nhttp://:1 {\n" + site + "}\n"
+	return "{\nchinaums {\nmerchant shop {\n" + account + "}\n}\nshouqianba {\nterminal till {\n" + terminal + "}\n}\n}\nhttp://:1 {\n" + site + "}\n"
+}
+
+// without takes the lines out that name one of the options.
+func without(lines, options string) string {
+	kept := ""
+	for line := range strings.Lines(lines) {
+		named := false
+		for option := range strings.Lines(options) {
+			name, _, _ := strings.Cut(strings.TrimSpace(option), " ")
+			named = named || strings.HasPrefix(line, name+" ")
+		}
+		if !named {
+			kept += line
+		}
+	}
+	return kept
 }
 
 func validatable(t *testing.T, source string) *caddy.Config {
