@@ -1,0 +1,205 @@
+package chinaums
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// alertRules is what matters of docs/alerts.yaml.
+type alertRules struct {
+	Groups []struct {
+		Name  string
+		Rules []struct {
+			Alert, Expr, For    string
+			Labels, Annotations map[string]string
+		}
+	}
+}
+
+var (
+	metricSelector = regexp.MustCompile(`\b(caddy_[a-z_]+)(?:\{([^}]*)\})?`)
+	labelMatcher   = regexp.MustCompile(`^([a-z_]+)(=~|!~|!=|=)"([^"]*)"$`)
+	grouping       = regexp.MustCompile(`\bby \(([^)]*)\)`)
+	templateLabel  = regexp.MustCompile(`\$labels\.([a-z_]+)`)
+)
+
+// series is one line of what Caddy's metrics endpoint answers.
+type series struct {
+	name   string
+	labels map[string]string
+}
+
+// matches reports whether the series is what a selector of PromQL selects; an error says that a label does not exist.
+func (s series) matches(name, matchers string) (bool, error) {
+	if s.name != name {
+		return false, nil
+	}
+	for matcher := range strings.SplitSeq(matchers, ",") {
+		if matcher == "" {
+			continue
+		}
+		parts := labelMatcher.FindStringSubmatch(matcher)
+		if parts == nil {
+			return false, fmt.Errorf("matcher %s", matcher)
+		}
+		value, ok := s.labels[parts[1]]
+		if !ok {
+			return false, fmt.Errorf("%s has no label %s", name, parts[1])
+		}
+		pattern, err := regexp.Compile("^(?:" + parts[3] + ")$")
+		if err != nil {
+			return false, err
+		}
+		switch {
+		case parts[2] == "=" && value != parts[3], parts[2] == "!=" && value == parts[3],
+			parts[2] == "=~" && !pattern.MatchString(value), parts[2] == "!~" && pattern.MatchString(value):
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+func scrape(t *testing.T, url string) (all []series) {
+	t.Helper()
+	line := regexp.MustCompile(`^(caddy_[a-z_]+)\{(.*)\} `)
+	label := regexp.MustCompile(`([a-z_]+)="((?:[^"\\]|\\.)*)"`)
+	for text := range strings.Lines(do(t, newRequest(t, "GET", url, "")).body) {
+		parts := line.FindStringSubmatch(text)
+		if parts == nil {
+			continue
+		}
+		s := series{parts[1], map[string]string{"instance": "", "job": ""}} // Prometheus' own
+		for _, pair := range label.FindAllStringSubmatch(parts[2], -1) {
+			s.labels[pair[1]] = pair[2]
+		}
+		all = append(all, s)
+	}
+	return all
+}
+
+// TestAlerts: what the rules look at is what the code counts: each selector in docs/alerts.yaml selects something after
+// the very events that its alert is about.
+func TestAlerts(t *testing.T) {
+	setKeys(t)
+	content, err := os.ReadFile("docs/alerts.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var document alertRules
+	decoder := yaml.NewDecoder(strings.NewReader(string(content)))
+	decoder.KnownFields(true)
+	if err := decoder.Decode(&document); err != nil {
+		t.Fatal(err)
+	}
+
+	// A platform that answers queries and hangs up on refunds.
+	platform := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/v1/netpay/refund" {
+			panic(http.ErrAbortHandler)
+		}
+		io.WriteString(w, `{"errCode":"SUCCESS"}`)
+	}))
+	defer platform.Close()
+	address := freeAddress(t)
+	startCaddy(t, strings.Replace(merchantOptions(platform.URL), "\t\t\tupstream", "\t\t\tmid 898340149000005\n\t\t\tupstream", 1)+`http://`+address+` {
+	bind 127.0.0.1
+	metrics /metrics
+	chinaums_proxy /v1/*
+	chinaums_notify /notify
+	respond /notify 500
+}`)
+	call := func(path, contentType string) {
+		do(t, newRequest(t, "POST", "http://"+address+path, "{}", "Content-Type: "+contentType))
+	}
+	call("/v1/netpay/query", "application/json")
+	call("/v1/netpay/refund", "application/json")
+	call("/v1/netpay/query", "text/plain")
+	for _, variant := range []string{"genuine", "foreign-mid", "tampered"} {
+		// The app does not take the genuine one: all three are answered FAILED.
+		_, _ = runCommand(notifyCommand(), "", "--set", "mid=898340149000005", "--variant", variant, "http://"+address+"/notify")
+	}
+	counted := scrape(t, "http://"+address+"/metrics")
+
+	var names []string
+	for _, group := range document.Groups {
+		for _, rule := range group.Rules {
+			names = append(names, rule.Alert)
+			t.Run(rule.Alert, func(t *testing.T) {
+				for _, name := range []string{"summary", "summary_zh", "description", "description_zh"} {
+					chinese := strings.ContainsFunc(rule.Annotations[name], func(r rune) bool { return r > 0x4e00 })
+					if rule.Annotations[name] == "" || chinese != strings.HasSuffix(name, "_zh") {
+						t.Errorf("%s: %q", name, rule.Annotations[name])
+					}
+				}
+				if rule.Labels["severity"] == "" {
+					t.Error("no severity")
+				}
+				selectors := metricSelector.FindAllStringSubmatch(rule.Expr, -1)
+				if len(selectors) == 0 {
+					t.Fatalf("no metric in %s", rule.Expr)
+				}
+				labels := map[string]string{}
+				for _, selector := range selectors {
+					selected := false
+					for _, s := range counted {
+						ok, err := s.matches(selector[1], selector[2])
+						if err != nil {
+							t.Fatal(err)
+						}
+						if ok {
+							selected, labels = true, s.labels
+						}
+					}
+					if !selected {
+						t.Errorf("%s selects nothing", selector[0])
+					}
+				}
+				var kept []string
+				for _, by := range grouping.FindAllStringSubmatch(rule.Expr, -1) {
+					for label := range strings.SplitSeq(by[1], ",") {
+						kept = append(kept, strings.TrimSpace(label))
+						if _, ok := labels[strings.TrimSpace(label)]; !ok {
+							t.Errorf("by (%s): there is no such label", by[1])
+						}
+					}
+				}
+				for _, text := range rule.Annotations {
+					for _, used := range templateLabel.FindAllStringSubmatch(text, -1) {
+						if !slices.Contains(kept, used[1]) {
+							t.Errorf("the annotation uses the label %s, which the expression does not keep", used[1])
+						}
+					}
+				}
+			})
+		}
+	}
+	if len(names) != 6 {
+		t.Errorf("%d rules: %q", len(names), names)
+	}
+}
+
+// TestAlertsWithPromtool lets Prometheus' own tool check the rules and play docs/alerts_test.yaml.
+func TestAlertsWithPromtool(t *testing.T) {
+	promtool, err := exec.LookPath("promtool")
+	if err != nil {
+		if os.Getenv("CHINAUMS_E2E") == "1" {
+			t.Fatal("promtool is missing, and CHINAUMS_E2E=1 asks for it")
+		}
+		t.Skip("needs promtool")
+	}
+	for _, args := range [][]string{{"check", "rules", "docs/alerts.yaml"}, {"test", "rules", "docs/alerts_test.yaml"}} {
+		if out, err := exec.CommandContext(t.Context(), promtool, args...).CombinedOutput(); err != nil {
+			t.Errorf("promtool %s: %v\n%s", strings.Join(args, " "), err, out)
+		}
+	}
+}
