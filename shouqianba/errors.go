@@ -15,6 +15,7 @@ var platform = outbound.Platform{
 	DeniedPaths: []string{activatePath, checkinPath},
 	ErrCode:     errCode,
 	Order:       orderOf,
+	Validate:    validate,
 }
 
 // envelope gives the gateway's own answer the platform's shape.
