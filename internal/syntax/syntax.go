@@ -269,11 +269,17 @@ func init() {
 
 // Block makes a dispenser of a block with the given lines, as if it stood where first does.
 func Block(first caddyfile.Token, lines []caddyfile.Token) *caddyfile.Dispenser {
+	if first.Quoted() {
+		// Its copies would be no braces.
+		first = caddyfile.Token{File: first.File, Line: first.Line, Text: first.Text}
+	}
 	tokens := []caddyfile.Token{first}
 	if len(lines) > 0 {
-		open, end := first, lines[len(lines)-1]
+		last := lines[len(lines)-1]
+		open, end := first, first
 		open.Text, end.Text = "{", "}"
-		end.Line++
+		// A quoted token may go over several lines.
+		end.File, end.Line = last.File, last.Line+last.NumLineBreaks()+1
 		tokens = append(append(append(tokens, open), lines...), end)
 	}
 	return caddyfile.NewDispenser(tokens)
