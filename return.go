@@ -29,6 +29,8 @@ const maxReturnQuery = 64 << 10
 // and the page told to send no referrer, which would hand the query on. A false one is a 403 error, which
 // `handle_errors` may dress.
 //
+// Caddy's access log would hold the query; the entry is written without it (see [inbound.HideQuery]).
+//
 // The query is shown by the buyer's own browser, as often as he likes: a return page never marks an order paid.
 type Return struct {
 	// The merchant whose notify keys verify: a name of the chinaums app, or a placeholder that reaches merchants with
@@ -42,6 +44,7 @@ type Return struct {
 	merchant merchantRef
 	app      *App
 	logger   *zap.Logger
+	access   *zap.Logger
 	ignore   map[string]bool
 	refusals *ratelog.Limiter
 }
@@ -56,7 +59,7 @@ func (Return) CaddyModule() caddy.ModuleInfo {
 
 // Provision finds the merchant and checks the names.
 func (p *Return) Provision(ctx caddy.Context) error {
-	p.logger, p.refusals = ctx.Logger(), ratelog.New(10)
+	p.logger, p.access, p.refusals = ctx.Logger(), inbound.AccessLogger(ctx), ratelog.New(10)
 	var err error
 	if p.app, err = loadApp(ctx); err != nil {
 		return err
@@ -81,30 +84,54 @@ func (p *Return) Provision(ctx caddy.Context) error {
 
 // ServeHTTP implements caddyhttp.MiddlewareHandler.
 func (p *Return) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	w = &noReferrerWriter{ResponseWriterWrapper: caddyhttp.ResponseWriterWrapper{ResponseWriter: w}}
-	w.Header().Set("Referrer-Policy", "no-referrer")
+	writeAccess := inbound.HideQuery(p.access, w, r)
+	page := &returnWriter{ResponseWriterWrapper: caddyhttp.ResponseWriterWrapper{ResponseWriter: w}}
+	page.Header().Set("Referrer-Policy", "no-referrer")
+	m, event, rejected := p.judge(r)
+	fields := make([]zap.Field, 0, 3)
+	if m != nil {
+		fields = append(fields, zap.String("merchant", m.name))
+	}
+	var err error
+	if rejected == nil {
+		event.Placeholders(r, "chinaums", m, new(string))
+		fields = append(fields, zap.String("order", event.Subject))
+		err = next.ServeHTTP(page, r)
+	} else {
+		if rejected.status == http.StatusMethodNotAllowed {
+			page.Header().Set("Allow", "GET, HEAD")
+		}
+		err = p.reject(r, m, rejected)
+		fields = append(fields, zap.String("reason", rejected.reason))
+	}
+	if extra, ok := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
+		for _, field := range fields {
+			extra.Add(field)
+		}
+	}
+	if err != nil && page.status == 0 {
+		page.status = inbound.ErrorStatus(err)
+	}
+	writeAccess(page.status, page.size, page.Header(), fields...)
+	return err
+}
 
+// judge says what a request tells, or why it is not believed.
+func (p *Return) judge(r *http.Request) (*merchant, *inbound.Event, *rejection) {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
-		w.Header().Set("Allow", "GET, HEAD")
-		return p.reject(r, nil, &rejection{http.StatusMethodNotAllowed, "method", nil})
+		return nil, nil, &rejection{http.StatusMethodNotAllowed, "method", nil}
 	}
 	m := p.merchant.resolve(replacer(r))
 	if m == nil {
-		return p.reject(r, nil, &rejection{http.StatusNotFound, "no_merchant", nil})
+		return nil, nil, &rejection{http.StatusNotFound, "no_merchant", nil}
 	}
 	fields := acquireFields()
 	defer fields.release()
 	if rejected := p.verify(m, fields, r.URL.RawQuery); rejected != nil {
-		return p.reject(r, m, rejected)
+		return m, nil, rejected
 	}
 	event := fields.event(nil)
-	told := inbound.Event{Context: inbound.Context{ID: event.ID, Type: event.Type, Subject: event.Subject}, Word: event.word}
-	told.Placeholders(r, "chinaums", m, new(string))
-	if extra, ok := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
-		extra.Add(zap.String("merchant", m.name))
-		extra.Add(zap.String("order", event.Subject))
-	}
-	return next.ServeHTTP(w, r)
+	return m, &inbound.Event{Context: inbound.Context{ID: event.ID, Type: event.Type, Subject: event.Subject}, Word: event.word}, nil
 }
 
 // verify says why a query is not a true one of m, or nil. A false query is forbidden, whatever is wrong with it.
@@ -147,10 +174,6 @@ func (p *Return) reject(r *http.Request, m *merchant, rejected *rejection) error
 		repl.Set("http.chinaums.merchant", name)
 		repl.Set("http.chinaums.reason", rejected.reason)
 	}
-	if extra, ok := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
-		extra.Add(zap.String("merchant", name))
-		extra.Add(zap.String("reason", rejected.reason))
-	}
 	if suppressed, ok := p.refusals.Allow(rejected.reason); ok {
 		p.logger.Warn("return page refused",
 			zap.String("merchant", name), zap.String("reason", rejected.reason), zap.Int("status", rejected.status),
@@ -159,38 +182,45 @@ func (p *Return) reject(r *http.Request, m *merchant, rejected *rejection) error
 	return caddyhttp.Error(rejected.status, fmt.Errorf("chinaums_return: %s", rejected.reason))
 }
 
-// noReferrerWriter keeps the policy whatever the page says: its own would hand the signed query to other sites.
-type noReferrerWriter struct {
+// returnWriter keeps the policy whatever the page says: its own would hand the signed query to other sites. It counts
+// for the access log.
+type returnWriter struct {
 	caddyhttp.ResponseWriterWrapper
-	wrote bool
+	status, size int
 }
 
-func (w *noReferrerWriter) WriteHeader(status int) {
-	if !w.wrote {
-		w.wrote = status >= 200
+func (w *returnWriter) WriteHeader(status int) {
+	if w.status == 0 {
 		w.Header().Set("Referrer-Policy", "no-referrer")
+		if status >= 200 {
+			w.status = status
+		}
 	}
 	w.ResponseWriter.WriteHeader(status)
 }
 
-func (w *noReferrerWriter) Write(p []byte) (int, error) {
-	if !w.wrote {
+func (w *returnWriter) Write(p []byte) (int, error) {
+	if w.status == 0 {
 		w.WriteHeader(http.StatusOK)
 	}
-	return w.ResponseWriter.Write(p)
+	n, err := w.ResponseWriter.Write(p)
+	w.size += n
+	return n, err
 }
 
-func (w *noReferrerWriter) ReadFrom(r io.Reader) (int64, error) {
-	if !w.wrote {
+func (w *returnWriter) ReadFrom(r io.Reader) (int64, error) {
+	if w.status == 0 {
 		w.WriteHeader(http.StatusOK)
 	}
-	return w.ResponseWriterWrapper.ReadFrom(r)
+	n, err := w.ResponseWriterWrapper.ReadFrom(r)
+	w.size += int(n)
+	return n, err
 }
 
 // Interface guards
 var (
 	_ caddy.Provisioner           = (*Return)(nil)
 	_ caddyhttp.MiddlewareHandler = (*Return)(nil)
-	_ http.ResponseWriter         = (*noReferrerWriter)(nil)
-	_ io.ReaderFrom               = (*noReferrerWriter)(nil)
+	_ http.ResponseWriter         = (*returnWriter)(nil)
+	_ io.ReaderFrom               = (*returnWriter)(nil)
 )

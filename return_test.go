@@ -1,6 +1,7 @@
 package chinaums
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -194,4 +195,78 @@ func TestReturnOptions(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestReturnAccessLog: the access log has the entry, in the place where it would be, without the query.
+func TestReturnAccessLog(t *testing.T) {
+	good := signedPayment()
+	for name, test := range map[string]struct {
+		site   string
+		query  string
+		logger string
+		status float64
+		fields map[string]string
+	}{
+		"true":       {"log", "?" + good, "http.log.access", 200, map[string]string{"merchant": "shop", "order": "90012018092009395265848826440"}},
+		"false":      {"log", "?" + good + "&y=1", "http.log.access", 403, map[string]string{"merchant": "shop", "reason": "signature"}},
+		"no query":   {"log", "", "http.log.access", 403, map[string]string{"merchant": "shop", "reason": "missing_signature"}},
+		"named":      {"log {\n\t\toutput test_log %s\n\t}", "?" + good, "http.log.access.log0", 200, map[string]string{"merchant": "shop"}},
+		"log_name":   {"log\n\tlog_name special", "?" + good, "http.log.access.special", 200, map[string]string{"merchant": "shop"}},
+		"page fails": {"log\n\terror /return 502", "?" + good, "http.log.access", 502, map[string]string{"merchant": "shop"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			app := newMerchantApp(t, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "thank you") })
+			setKeys(t)
+			address := freeAddress(t)
+			second := newLogged(t)
+			site := strings.ReplaceAll(test.site, "%s", second.id)
+			log := startCaddy(t, merchantOptions(noPlatform)+
+				"http://"+address+" {\n\tbind 127.0.0.1\n\tchinaums_return /return\n\t"+site+"\n\treverse_proxy "+app.URL+"\n}\n")
+			do(t, newRequest(t, "GET", "http://"+address+"/return"+test.query, ""))
+			lines := func() []string {
+				return append(log.lines(`"logger":"http.log.access`), second.lines(`"logger":"http.log.access`)...)
+			}
+			eventually(t, "the access log", func() bool { return len(lines()) > 0 })
+			if len(lines()) != 1 {
+				t.Fatalf("%d entries: %s", len(lines()), lines())
+			}
+			var entry struct {
+				Logger, Msg string
+				Status      float64
+				Size        int
+				Request     struct {
+					URI, Method string
+				}
+			}
+			all := map[string]any{}
+			if err := json.Unmarshal([]byte(lines()[0]), &entry); err != nil {
+				t.Fatal(err)
+			}
+			_ = json.Unmarshal([]byte(lines()[0]), &all)
+			if entry.Logger != test.logger || entry.Msg != "handled request" || entry.Status != test.status || entry.Request.URI != "/return" || entry.Request.Method != "GET" {
+				t.Errorf("entry: %s", lines()[0])
+			}
+			if test.status == 200 && entry.Size != len("thank you") {
+				t.Errorf("size %d", entry.Size)
+			}
+			for name, value := range test.fields {
+				if all[name] != value {
+					t.Errorf("%s: %v, want %s", name, all[name], value)
+				}
+			}
+			// Caddy at level DEBUG, as here, logs requests in other lines too; those are not an access log.
+			if strings.Contains(lines()[0], "sign=") || strings.Contains(lines()[0], "2088702631618837") {
+				t.Errorf("the query is in the access log: %s", lines()[0])
+			}
+		})
+	}
+	t.Run("no access log", func(t *testing.T) {
+		setKeys(t)
+		address := freeAddress(t)
+		log := startCaddy(t, merchantOptions(noPlatform)+"http://"+address+" {\n\tbind 127.0.0.1\n\tchinaums_return /return\n\trespond ok\n}\n")
+		do(t, newRequest(t, "GET", "http://"+address+"/return?"+good, ""))
+		if lines := log.lines("http.log.access"); len(lines) != 0 {
+			t.Errorf("entries: %s", lines)
+		}
+	})
 }
