@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -13,6 +14,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -449,4 +451,229 @@ func validatable(t *testing.T, source string) *caddy.Config {
 		t.Fatal(err)
 	}
 	return config
+}
+
+// shownCaddyfile returns the README's Caddyfile that holds a text, on this machine: its sites on free ports, its
+// merchants and terminals with the sandboxes, its apps in the place of the ports 9000.
+func shownCaddyfile(t *testing.T, holds, app string, platform *sandbox.ChinaUMS, other *sandbox.Shouqianba) (out, in string) {
+	t.Helper()
+	setReadmeEnvironment(t)
+	var shown string
+	for _, b := range blocks(t, readmes[0], "caddyfile") {
+		if strings.Contains(b.text, holds) {
+			shown = b.text
+		}
+	}
+	serve := func(handler http.Handler) string {
+		server := httptest.NewServer(handler)
+		t.Cleanup(server.Close)
+		return server.URL
+	}
+	keys, others := platform.Options(), other.Options()
+	for name, value := range map[string]string{
+		"UMS_APP_ID": keys.AppID, "UMS_APP_KEY": keys.AppKey, "UMS_NOTIFY_KEY": keys.NotifyKey, "UMS_MID": keys.MID,
+		"SQB_VENDOR_SN": others.VendorSN, "SQB_VENDOR_KEY": others.VendorKey, "SQB_APP_ID": others.AppID,
+		"SQB_ACTIVATION_CODE": others.ActivationCode, "SQB_PUBLIC_KEY": other.PublicKey(),
+		"UMS_UPSTREAM": serve(platform), "SQB_UPSTREAM": serve(other),
+	} {
+		t.Setenv(name, value)
+	}
+	out, in = free(t), free(t)
+	_, outPort, _ := net.SplitHostPort(out)
+	shown = strings.NewReplacer(
+		"{\n\tchinaums {", "{\n\tauto_https off\n\tstorage file_system "+t.TempDir()+"\n\tchinaums {",
+		"\t\t\tmid {env.UMS_MID}\n", "\t\t\tmid {env.UMS_MID}\n\t\t\tupstream {env.UMS_UPSTREAM}\n",
+		"\t\t\tdevice_id till-1\n", "\t\t\tdevice_id till-1\n\t\t\tupstream {env.SQB_UPSTREAM}\n",
+		"http://:8088", "http://:"+outPort, "pay.example.com {", "http://"+in+" {\n\tbind 127.0.0.1", "127.0.0.1:9000", app,
+	).Replace(shown)
+	load(t, []byte(shown))
+	return out, in
+}
+
+// recorder is an app that takes every event and keeps it.
+type recorder struct {
+	mu     sync.Mutex
+	events []received
+}
+
+func (r *recorder) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	body, err := io.ReadAll(req.Body)
+	if err != nil {
+		w.WriteHeader(http.StatusInternalServerError)
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.events = append(r.events, received{req.Header.Clone(), body})
+}
+
+// types returns what came, by a header.
+func (r *recorder) headers(name string) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var values []string
+	for _, event := range r.events {
+		values = append(values, event.header.Get(name))
+	}
+	return strings.Join(values, " ")
+}
+
+func startRecorder(t *testing.T) (*recorder, string) {
+	t.Helper()
+	app := new(recorder)
+	server := httptest.NewServer(app)
+	t.Cleanup(server.Close)
+	return app, strings.TrimPrefix(server.URL, "http://")
+}
+
+func platforms(t *testing.T) (*sandbox.ChinaUMS, *sandbox.Shouqianba) {
+	t.Helper()
+	chinaums, err := sandbox.New(sandbox.Options{Schedule: []time.Duration{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(chinaums.Close)
+	shouqianba, err := sandbox.NewShouqianba(sandbox.ShouqianbaOptions{Schedule: []time.Duration{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(shouqianba.Close)
+	return chinaums, shouqianba
+}
+
+// post sends JSON to the gateway and returns the outcome and the answer.
+func post(t *testing.T, address, body string) (outcome, answer string) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+address, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "application/json")
+	res, err := client.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	content, err := io.ReadAll(res.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return res.Header.Get("Gateway-Outcome"), string(content)
+}
+
+// Both platforms in one gateway, as shown.
+func TestReadmeSideBySide(t *testing.T) {
+	app, address := startRecorder(t)
+	chinaums, shouqianba := platforms(t)
+	out, in := shownCaddyfile(t, "shouqianba_proxy", address, chinaums, shouqianba)
+	keys, order := chinaums.Options(), chinaums.Options().SourceCode+"20261124000000001"
+	outcome, answer := post(t, out+"/v1/netpay/trade/precreate", fmt.Sprintf(
+		`{"requestTimestamp":"%s","mid":"%s","tid":"%s","instMid":"APPDEFAULT","tradeType":"APP","merOrderId":"%s","totalAmount":1,"notifyUrl":"http://%s/notify"}`,
+		time.Now().In(time.FixedZone("CST", 8*3600)).Format(time.DateTime), keys.MID, keys.TID, order, in))
+	if outcome != "answered" || !strings.Contains(answer, `"NEW_ORDER"`) {
+		t.Fatalf("ChinaUMS: %s %s", outcome, answer)
+	}
+	outcome, answer = post(t, out+"/upay/v2/precreate", fmt.Sprintf(
+		`{"terminal_sn":"%s","client_sn":"tea","total_amount":"1","payway":"3","subject":"tea","operator":"till","notify_url":"http://%s/notify/shouqianba"}`,
+		shouqianba.Terminal("till-1"), in))
+	// The first call activates the terminal, so that the app cannot know its number before.
+	if shouqianba.Activations() != 1 || outcome != "answered" {
+		t.Errorf("Shouqianba: %d activations, %s %s", shouqianba.Activations(), outcome, answer)
+	}
+	outcome, answer = post(t, out+"/upay/v2/precreate", fmt.Sprintf(
+		`{"terminal_sn":"%s","client_sn":"tea2","total_amount":"1","payway":"3","subject":"tea","operator":"till","notify_url":"http://%s/notify/shouqianba"}`,
+		shouqianba.Terminal("till-1"), in))
+	if outcome != "answered" || !strings.Contains(answer, "PRECREATE_SUCCESS") || shouqianba.Activations() != 1 {
+		t.Fatalf("Shouqianba: %s %s", outcome, answer)
+	}
+	if outcome, answer = post(t, out+"/elsewhere", `{}`); outcome != "" || answer != "" {
+		t.Errorf("elsewhere: %s %s", outcome, answer)
+	}
+	if err := chinaums.Pay(order); err != nil {
+		t.Fatal(err)
+	}
+	if err := chinaums.WaitDelivered(t.Context(), order, sandbox.KindPayment); err != nil {
+		t.Fatal(err)
+	}
+	if err := shouqianba.Pay("tea2"); err != nil {
+		t.Fatal(err)
+	}
+	if err := shouqianba.WaitDelivered(t.Context(), "tea2", sandbox.KindPayment); err != nil {
+		t.Fatal(err)
+	}
+	if got := app.headers("Ce-Type"); got != "com.chinaums.payment.succeeded com.shouqianba.payment.succeeded" {
+		t.Errorf("the app got %s", got)
+	}
+	if got := app.headers("Ce-Source") + " " + app.headers("Ce-Subject"); got != "/chinaums/shop /shouqianba/till "+order+" tea2" {
+		t.Errorf("the app got %s", got)
+	}
+}
+
+// H5 links, access tokens, confirmation and the return page, as shown.
+func TestReadmeH5(t *testing.T) {
+	app, address := startRecorder(t)
+	chinaums, shouqianba := platforms(t)
+	out, in := shownCaddyfile(t, "chinaums_h5", address, chinaums, shouqianba)
+	keys, order := chinaums.Options(), chinaums.Options().SourceCode+"20261124000000001"
+	fields := fmt.Sprintf(`"requestTimestamp":"%s","mid":"%s","tid":"%s","instMid":"H5DEFAULT","merOrderId":"%s"`,
+		time.Now().In(time.FixedZone("CST", 8*3600)).Format(time.DateTime), keys.MID, keys.TID, order)
+	outcome, answer := post(t, out+"/v1/netpay/trade/h5-pay", `{`+fields+fmt.Sprintf(
+		`,"totalAmount":1,"notifyUrl":"http://%s/notify","returnUrl":"http://%s/thanks?lang=zh"}`, in, in))
+	var link struct{ URL string }
+	if err := json.Unmarshal([]byte(answer), &link); err != nil || outcome != "not_sent" || !strings.Contains(link.URL, "OPEN-FORM-PARAM") {
+		t.Fatalf("H5: %s %s", outcome, answer)
+	}
+	if len(chinaums.Calls()) != 0 {
+		t.Error("making a link called the platform")
+	}
+	get := func(address string) (int, string, string) {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, address, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res, err := client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer res.Body.Close()
+		content, err := io.ReadAll(res.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return res.StatusCode, res.Header.Get("Location"), string(content)
+	}
+	if status, location, page := get(link.URL); status != http.StatusFound || location == "" {
+		t.Fatalf("the link leads to %d %s %s", status, location, page)
+	}
+	if err := chinaums.Pay(order); err != nil {
+		t.Fatal(err)
+	}
+	if err := chinaums.WaitDelivered(t.Context(), order, sandbox.KindPayment); err != nil {
+		t.Fatal(err)
+	}
+	if got := app.headers("Ce-Type") + " " + app.headers("Ce-Confirmed"); got != "com.chinaums.payment.succeeded true" {
+		t.Errorf("the app got %s", got)
+	}
+	if status, _, page := get("http://" + in + "/thanks?merOrderId=" + order + "&status=TRADE_SUCCESS&sign=00"); status != http.StatusForbidden ||
+		!strings.Contains(page, "waiting") {
+		t.Errorf("a false return: %d %s", status, page)
+	}
+	// A payment that never was, rightly signed: the platform knows nothing of it.
+	message, err := sandbox.Notify{Kind: sandbox.KindPayment, Key: keys.NotifyKey, Fields: map[string]string{
+		"mid": keys.MID, "tid": keys.TID, "merOrderId": keys.SourceCode + "20261124000000002",
+	}}.Build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	status, word := send(t, "http://"+in+"/notify", string(message.Body), http.Header{"Content-Type": {message.ContentType}})
+	if status != http.StatusConflict || string(word) != "FAILED" {
+		t.Errorf("a payment that never was: %d %s", status, word)
+	}
+	if outcome, answer = post(t, out+"/v1/netpay/query", `{`+fields+`}`); outcome != "answered" || !strings.Contains(answer, `"TRADE_SUCCESS"`) {
+		t.Errorf("a call with a token: %s %s", outcome, answer)
+	}
+	calls := chinaums.Calls()
+	if got := calls[len(calls)-1].Header.Get("Authorization"); !strings.HasPrefix(got, "OPEN-ACCESS-TOKEN ") {
+		t.Errorf("the call was authorized with %.20s…", got)
+	}
 }
