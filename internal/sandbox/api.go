@@ -57,8 +57,8 @@ func (c *ChinaUMS) serveAPI(w http.ResponseWriter, r *http.Request) {
 		Header: r.Header.Clone(), Body: body[:min(int64(len(body)), c.options.MaxBody)],
 	}
 	c.mu.Lock()
-	c.record(recorded)
-	fault := c.fault(r.URL.Path)
+	c.calls.record(recorded)
+	fault := c.faults.take(r.URL.Path)
 	c.mu.Unlock()
 	if err != nil { // the client has gone
 		panic(http.ErrAbortHandler)

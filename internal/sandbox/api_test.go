@@ -460,18 +460,18 @@ func TestBounds(t *testing.T) {
 func TestRecordedBodiesAreBounded(t *testing.T) {
 	b := newBench(t, Options{})
 	for range 40 {
-		b.record(&Call{Body: make([]byte, 1<<20)})
+		b.calls.record(&Call{Body: make([]byte, 1<<20)})
 	}
 	if got := len(b.calls.items); got != 32 {
 		t.Errorf("%d MiB kept", got)
 	}
 	for range 40 {
-		b.record(&Call{Header: http.Header{"X": {strings.Repeat("x", 1<<20)}}})
+		b.calls.record(&Call{Header: http.Header{"X": {strings.Repeat("x", 1<<20)}}})
 	}
 	if got := len(b.calls.items); got != 31 { // the name counts, too
 		t.Errorf("%d MiB of headers kept", got)
 	}
-	b.record(&Call{Body: make([]byte, maxRecorded+1)})
+	b.calls.record(&Call{Body: make([]byte, maxRecorded+1)})
 	if got := len(b.calls.items); got != 1 {
 		t.Errorf("%d calls beside one that is larger than all may be", got)
 	}

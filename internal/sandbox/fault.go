@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"maps"
 	"net/http"
+	"slices"
 	"time"
 )
 
@@ -46,11 +47,11 @@ type Fault struct {
 // maxFaults bounds the faults waiting.
 const maxFaults = 1000
 
-// Break lets the next calls fail. Faults of one path are used up in the order given.
-func (c *ChinaUMS) Break(faults ...Fault) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, fault := range faults {
+// faults are those that wait, in the order given.
+type faults []*Fault
+
+func (f *faults) add(more []Fault) {
+	for _, fault := range more {
 		if fault.Times == 0 {
 			fault.Times = 1
 		}
@@ -61,10 +62,34 @@ func (c *ChinaUMS) Break(faults ...Fault) {
 			fault.Code = "INTERNAL_ERROR"
 		}
 		fault.Fields = maps.Clone(fault.Fields)
-		if len(c.faults) < maxFaults {
-			c.faults = append(c.faults, &fault)
+		if len(*f) < maxFaults {
+			*f = append(*f, &fault)
 		}
 	}
+}
+
+// take takes the next fault of a path, nil if there is none.
+func (f *faults) take(path string) *Fault {
+	for i, fault := range *f {
+		if fault.Path != "" && fault.Path != path {
+			continue
+		}
+		taken := *fault
+		if fault.Times > 0 {
+			if fault.Times--; fault.Times == 0 {
+				*f = slices.Delete(*f, i, i+1)
+			}
+		}
+		return &taken
+	}
+	return nil
+}
+
+// Break lets the next calls fail. Faults of one path are used up in the order given.
+func (c *ChinaUMS) Break(faults ...Fault) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.faults.add(faults)
 }
 
 // Heal takes back all faults.
@@ -72,23 +97,6 @@ func (c *ChinaUMS) Heal() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.faults = nil
-}
-
-// fault takes the next fault of a path, nil if there is none. The caller holds c.mu.
-func (c *ChinaUMS) fault(path string) *Fault {
-	for i, fault := range c.faults {
-		if fault.Path != "" && fault.Path != path {
-			continue
-		}
-		taken := *fault
-		if fault.Times > 0 {
-			if fault.Times--; fault.Times == 0 {
-				c.faults = append(c.faults[:i:i], c.faults[i+1:]...)
-			}
-		}
-		return &taken
-	}
-	return nil
 }
 
 // before is what a fault does instead of executing the call; done says that this is the answer.

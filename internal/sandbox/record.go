@@ -47,12 +47,27 @@ func (r *ring[T]) drop() {
 	r.items = r.items[1:]
 }
 
-// Calls returns what came in, the oldest first; see Options.MaxCalls.
-func (c *ChinaUMS) Calls() []Call {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	calls := make([]Call, len(c.calls.items))
-	for i, call := range c.calls.items {
+// callRing keeps the newest calls, and of those no more than maxRecorded bytes.
+type callRing struct{ ring[*Call] }
+
+// record keeps a call.
+func (r *callRing) record(call *Call) {
+	r.put(call)
+	size := 0
+	for i, kept := range slices.Backward(r.items) {
+		if size += kept.size(); size > maxRecorded && i < len(r.items)-1 {
+			for range i + 1 {
+				r.drop()
+			}
+			break
+		}
+	}
+}
+
+// copies are the calls, the oldest first, for somebody who may change them.
+func (r *callRing) copies() []Call {
+	calls := make([]Call, len(r.items))
+	for i, call := range r.items {
 		calls[i] = *call
 		calls[i].Header = call.Header.Clone()
 		calls[i].Body = bytes.Clone(call.Body)
@@ -60,18 +75,11 @@ func (c *ChinaUMS) Calls() []Call {
 	return calls
 }
 
-// record keeps a call. The caller holds c.mu.
-func (c *ChinaUMS) record(call *Call) {
-	c.calls.put(call)
-	size := 0
-	for i, kept := range slices.Backward(c.calls.items) {
-		if size += kept.size(); size > maxRecorded && i < len(c.calls.items)-1 {
-			for range i + 1 {
-				c.calls.drop()
-			}
-			break
-		}
-	}
+// Calls returns what came in, the oldest first; see Options.MaxCalls.
+func (c *ChinaUMS) Calls() []Call {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.calls.copies()
 }
 
 // size is about what a call takes in memory.
@@ -89,7 +97,11 @@ func (c *Call) size() int {
 func (c *ChinaUMS) Deliveries() []Delivery {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	deliveries := slices.Clone(c.deliveries.items)
+	return copyDeliveries(c.deliveries.items)
+}
+
+func copyDeliveries(deliveries []Delivery) []Delivery {
+	deliveries = slices.Clone(deliveries)
 	for i := range deliveries {
 		deliveries[i].Body = bytes.Clone(deliveries[i].Body)
 	}

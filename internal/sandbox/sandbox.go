@@ -227,9 +227,9 @@ type ChinaUMS struct {
 	notices    int      // being delivered
 	nonces     nonces
 	tokens     tokens
-	calls      ring[*Call]
+	calls      callRing
 	deliveries ring[Delivery]
-	faults     []*Fault
+	faults     faults
 	outcomes   []string // refundStatus of the next refunds
 }
 
@@ -247,7 +247,7 @@ func New(options Options) (*ChinaUMS, error) {
 		byTarget:   make(map[string]*order),
 		refunds:    make(map[string]*refund),
 		cashiers:   make(map[string]*order),
-		calls:      newRing[*Call](options.MaxCalls),
+		calls:      callRing{newRing[*Call](options.MaxCalls)},
 		deliveries: newRing[Delivery](options.MaxDeliveries),
 	}
 	c.ui = c.UI()

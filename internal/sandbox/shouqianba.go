@@ -143,9 +143,9 @@ type Shouqianba struct {
 	orders      map[string]*sqbOrder // by sn and by client_sn
 	ages        []*sqbOrder          // the oldest first
 	nextSN      uint64
-	calls       ring[*Call]
+	calls       callRing
 	deliveries  ring[Delivery]
-	faults      []*Fault
+	faults      faults
 }
 
 // sqbTerminal is an activated terminal. Its previous key is empty before the first check-in.
@@ -166,7 +166,7 @@ func NewShouqianba(options ShouqianbaOptions) (*Shouqianba, error) {
 		terminals:  map[string]*sqbTerminal{options.TerminalSN: {sn: options.TerminalSN, key: options.TerminalKey}},
 		orders:     make(map[string]*sqbOrder),
 		nextSN:     7_890_000_000_000_000 + uint64(options.Now().UnixNano())%1_000_000_000*1_000,
-		calls:      newRing[*Call](options.MaxCalls),
+		calls:      callRing{newRing[*Call](options.MaxCalls)},
 		deliveries: newRing[Delivery](options.MaxDeliveries),
 	}
 	s.ctx, s.stop = context.WithCancel(context.Background())
@@ -242,17 +242,7 @@ func (s *Shouqianba) Terminal(device string) string {
 func (s *Shouqianba) Break(faults ...Fault) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, fault := range faults {
-		if fault.Times == 0 {
-			fault.Times = 1
-		}
-		if fault.Size == 0 {
-			fault.Size = 8 << 20
-		}
-		if len(s.faults) < maxFaults {
-			s.faults = append(s.faults, &fault)
-		}
-	}
+	s.faults.add(faults)
 }
 
 // Heal takes back all faults.
@@ -266,13 +256,7 @@ func (s *Shouqianba) Heal() {
 func (s *Shouqianba) Calls() []Call {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	calls := make([]Call, len(s.calls.items))
-	for i, call := range s.calls.items {
-		calls[i] = *call
-		calls[i].Header = call.Header.Clone()
-		calls[i].Body = bytes.Clone(call.Body)
-	}
-	return calls
+	return s.calls.copies()
 }
 
 // sqbRefusal is an answer that is no success: of the envelope (result_code 400 or 500) or of the business (200, FAIL).
@@ -290,8 +274,8 @@ func (s *Shouqianba) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		Header: r.Header.Clone(), Body: body[:min(int64(len(body)), s.options.MaxBody)],
 	}
 	s.mu.Lock()
-	s.calls.put(recorded)
-	fault := takeFault(&s.faults, r.URL.Path)
+	s.calls.record(recorded)
+	fault := s.faults.take(r.URL.Path)
 	s.mu.Unlock()
 	if err != nil { // the client has gone
 		panic(http.ErrAbortHandler)
@@ -342,23 +326,6 @@ func writeJSON(w http.ResponseWriter, answer []byte, bytes int) {
 	_, _ = w.Write(answer[:bytes])
 }
 
-// takeFault takes the next fault of a path, nil if there is none.
-func takeFault(faults *[]*Fault, path string) *Fault {
-	for i, fault := range *faults {
-		if fault.Path != "" && fault.Path != path {
-			continue
-		}
-		taken := *fault
-		if fault.Times > 0 {
-			if fault.Times--; fault.Times == 0 {
-				*faults = slices.Delete(*faults, i, i+1)
-			}
-		}
-		return &taken
-	}
-	return nil
-}
-
 // before is what a fault does instead of executing the call; it reports whether that was all.
 func (s *Shouqianba) before(w http.ResponseWriter, r *http.Request, fault *Fault) bool {
 	page := func(status int) bool {
@@ -378,6 +345,10 @@ func (s *Shouqianba) before(w http.ResponseWriter, r *http.Request, fault *Fault
 		return page(http.StatusOK)
 	case Unauthorized:
 		return page(http.StatusUnauthorized)
+	case Refuse:
+		answer, _ := sqbAnswer(nil, noBusiness(fault.Code, "业务执行失败"))
+		writeJSON(w, answer, len(answer))
+		return true
 	}
 	return false
 }

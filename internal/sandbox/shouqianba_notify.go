@@ -212,9 +212,5 @@ func (s *Shouqianba) WaitDelivered(ctx context.Context, number string, kind Kind
 func (s *Shouqianba) Deliveries() []Delivery {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	deliveries := slices.Clone(s.deliveries.items)
-	for i := range deliveries {
-		deliveries[i].Body = bytes.Clone(deliveries[i].Body)
-	}
-	return deliveries
+	return copyDeliveries(s.deliveries.items)
 }
