@@ -65,6 +65,9 @@ func (f failingHandler) ServeHTTP(w http.ResponseWriter, r *http.Request, next c
 		return fmt.Errorf("bare")
 	case "gateway error":
 		return caddyhttp.Error(503, fmt.Errorf("not of the proxy"))
+	case "gateway error after":
+		_ = next.ServeHTTP(&discard{}, r)
+		return caddyhttp.Error(503, fmt.Errorf("not of the proxy"))
 	case "error after":
 		_ = next.ServeHTTP(&discard{}, r)
 		return fmt.Errorf("after")
@@ -244,7 +247,8 @@ func TestOutcomes(t *testing.T) {
 	replace := map[string]string{}
 	for name, how := range map[string]string{
 		"panic": "panic", "panicafter": "panic after", "error": "error", "bareerror": "bare error", "gatewayerror": "gateway error",
-		"errorafter": "error after", "nothing": "nothing", "rewrite": "path", "remethod": "method", "rebody": "body", "lie": "outcome",
+		"gatewayerrorafter": "gateway error after",
+		"errorafter":        "error after", "nothing": "nothing", "rewrite": "path", "remethod": "method", "rebody": "body", "lie": "outcome",
 	} {
 		site += chain(name)
 		replace[strings.ToUpper(name)] = `{"handler":"test_failing","how":"` + how + `"}`
@@ -310,6 +314,8 @@ func TestOutcomes(t *testing.T) {
 		{"panic after an unknown outcome", "POST", "/panicafter/v1/cut", "{}", nil, 500, "GATEWAY_INTERNAL", "unknown", "panic"},
 		{"error before sending", "POST", "/error/v1/x", "{}", nil, 500, "GATEWAY_INTERNAL", "not_sent", "internal"},
 		{"bare error before sending", "POST", "/bareerror/v1/x", "{}", nil, 500, "GATEWAY_INTERNAL", "not_sent", "internal"},
+		{"an error like the proxy's own, before sending", "POST", "/gatewayerror/v1/x", "{}", nil, 502, "GATEWAY_UNREACHABLE", "not_sent", "no_upstream"},
+		{"an error like the proxy's own, after sending", "POST", "/gatewayerrorafter/v1/x", "{}", nil, 500, "GATEWAY_INTERNAL", "unknown", "internal"},
 		{"error after sending", "POST", "/errorafter/v1/x", "{}", nil, 500, "GATEWAY_INTERNAL", "unknown", "internal"},
 		{"nobody answers", "POST", "/nothing/v1/x", "{}", nil, 500, "GATEWAY_INTERNAL", "not_sent", "no_handler"},
 		{"no handler behind the guard", "POST", "/alone/v1/x", "{}", nil, 500, "GATEWAY_INTERNAL", "not_sent", "no_handler"},

@@ -3,9 +3,7 @@ package chinaums
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"path"
@@ -127,7 +125,7 @@ func (p *H5) link(m *merchant, urlPath string, content []byte) ([]byte, error) {
 // checkLinkContent refuses content that is no JSON object, or that asks for something other than a payment.
 func checkLinkContent(content []byte) *outbound.Error {
 	notObject := outbound.Invalid("not_an_object", fields.Error{Rule: "type", Message: "内容必须是一个 JSON 对象 / the content must be one JSON object"})
-	if !utf8.Valid(content) {
+	if !utf8.Valid(content) || !json.Valid(content) {
 		return notObject
 	}
 	decoder := json.NewDecoder(bytes.NewReader(content))
@@ -148,12 +146,6 @@ func checkLinkContent(content []byte) *outbound.Error {
 		if err = decoder.Decode(&value); err != nil {
 			return notObject
 		}
-	}
-	if _, err := decoder.Token(); err != nil {
-		return notObject
-	}
-	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
-		return notObject
 	}
 	return nil
 }

@@ -299,6 +299,33 @@ func TestTokenFleet(t *testing.T) {
 	}
 }
 
+// TestTokenOverOnArrival: a token whose time is over when it comes is not used.
+func TestTokenOverOnArrival(t *testing.T) {
+	clock := newTestClock()
+	platform := &tokenPlatform{during: func() { clock.advance(time.Hour) }}
+	tokens := newTestTokens(t, platform, &certmagic.FileStorage{Path: t.TempDir()}, clock)
+	if token, err := tokens.get(t.Context()); err == nil {
+		t.Errorf("%+v", token)
+	}
+}
+
+// TestTokenLateServer: a server that joins when the shared token is due for renewal fetches a new one, and does not run
+// into the old one's end; one whose clock is far behind does not believe it.
+func TestTokenLateServer(t *testing.T) {
+	platform, clock, behind := new(tokenPlatform), newTestClock(), newTestClock()
+	directory := t.TempDir()
+	server := func(clock *testClock) *tokens {
+		return newTestTokens(t, platform, &certmagic.FileStorage{Path: directory}, clock)
+	}
+	mustToken(t, server(clock), "token-1")
+	clock.advance(30 * time.Minute)
+	mustToken(t, server(clock), "token-1")
+	clock.advance(26 * time.Minute)
+	mustToken(t, server(clock), "token-2")
+	mustToken(t, server(clock), "token-2")
+	mustToken(t, server(behind), "token-3")
+}
+
 // TestTokenDrop: dropping is about the token that was used, not about a newer one.
 func TestTokenDrop(t *testing.T) {
 	platform, clock := new(tokenPlatform), newTestClock()
