@@ -4,8 +4,12 @@ import (
 	"bytes"
 	"encoding/json"
 	"flag"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"reflect"
 	"strings"
@@ -316,6 +320,101 @@ func TestEveryTransportOptionIsKnown(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestEveryProxyOptionIsDecided: the shortcut takes each option of reverse_proxy, in all its forms, just as reverse_proxy
+// does, or refuses it. Both lists together are what Caddy's parser knows, so that no option of a newer Caddy comes in
+// unseen.
+func TestEveryProxyOptionIsDecided(t *testing.T) {
+	taken := map[string]string{
+		"lb_policy":               "lb_policy header X-A {\nfallback first\n}",
+		"lb_retries":              "lb_retries 2",
+		"lb_try_duration":         "lb_try_duration 2s",
+		"lb_try_interval":         "lb_try_interval 100ms",
+		"max_fails":               "max_fails 3",
+		"fail_duration":           "fail_duration 10s",
+		"unhealthy_request_count": "unhealthy_request_count 5",
+		"unhealthy_status":        "unhealthy_status 502 5xx",
+		"unhealthy_latency":       "unhealthy_latency 5s",
+		"flush_interval":          "flush_interval -1",
+		"request_buffers":         "request_buffers unlimited",
+		"response_buffers":        "response_buffers 4KiB",
+		"stream_buffer_size":      "stream_buffer_size 4KiB",
+		"proxy_status_name":       "proxy_status_name gateway",
+		"stream_timeout":          "stream_timeout 1h",
+		"stream_close_delay":      "stream_close_delay 5s",
+		"trusted_proxies":         "trusted_proxies private_ranges 192.0.2.0/24",
+		"header_up":               "header_up X-A b\nheader_up -X-B\nheader_up +X-C d\nheader_up User-Agent ^(.*)$ \"app $1\"",
+		"header_down":             "header_down X-A b\nheader_down -Server\nheader_down +X-B c",
+		"handle_response":         "@busy {\nstatus 503 504\nheader Retry-After *\n}\nhandle_response @busy {\n@get method GET\nhandle @get {\nrespond no 503\n}\ncopy_response_headers {\ninclude Retry-After\n}\ncopy_response 504\n}\nhandle_response {\ncopy_response\n}",
+		"replace_status":          "@busy status 503\nreplace_status @busy 502\nreplace_status 200",
+		"verbose_logs":            "verbose_logs",
+	}
+	plain := decoded(t, adapt(t, site("chinaums_proxy")))
+	for option, lines := range taken {
+		t.Run(option, func(t *testing.T) {
+			config := adapt(t, site("chinaums_proxy {\n"+lines+"\n}"))
+			long := decoded(t, adapt(t, site("chinaums_guard\nreverse_proxy {\ndynamic chinaums\ntransport chinaums\n"+lines+"\n}")))
+			if got := decoded(t, config); reflect.DeepEqual(got, plain) || !reflect.DeepEqual(got, long) {
+				t.Errorf("%s\nwant\n%s", caddyconfig.JSON(got, nil), caddyconfig.JSON(long, nil))
+			}
+			setKeys(t)
+			if err := caddy.Validate(mustConfig(t, config)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+
+	known := 0
+	for _, option := range proxyOptions(t) {
+		known++
+		if taken[option] == "" != refusedInShortcut(option) {
+			t.Errorf("%s: is it taken, or refused?", option)
+		}
+	}
+	if known < len(taken)+10 {
+		t.Errorf("Caddy's parser has only %d options", known)
+	}
+}
+
+// proxyOptions are the options of reverse_proxy, out of the source of Caddy's parser.
+func proxyOptions(t testing.TB) (options []string) {
+	t.Helper()
+	directory, err := exec.Command("go", "list", "-f", "{{.Dir}}", "github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy").Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	file, err := parser.ParseFile(token.NewFileSet(), filepath.Join(strings.TrimSpace(string(directory)), "caddyfile.go"), nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ast.Inspect(file, func(node ast.Node) bool {
+		if function, ok := node.(*ast.FuncDecl); ok {
+			if function.Recv == nil || function.Name.Name != "UnmarshalCaddyfile" {
+				return false
+			}
+			receiver, ok := function.Recv.List[0].Type.(*ast.StarExpr)
+			name, isName := receiver.X.(*ast.Ident)
+			return ok && isName && name.Name == "Handler"
+		}
+		choice, ok := node.(*ast.SwitchStmt)
+		if !ok {
+			return true
+		}
+		if call, ok := choice.Tag.(*ast.CallExpr); ok {
+			if selector, ok := call.Fun.(*ast.SelectorExpr); ok && selector.Sel.Name == "Val" {
+				for _, clause := range choice.Body.List {
+					for _, word := range clause.(*ast.CaseClause).List {
+						if literal, ok := word.(*ast.BasicLit); ok {
+							options = append(options, strings.Trim(literal.Value, `"`))
+						}
+					}
+				}
+			}
+		}
+		return true
+	})
+	return options
 }
 
 // TestOrder: in whatever order a site's directives are written, they run in the order that their golden file shows.

@@ -477,6 +477,55 @@ chinaums_proxy`, nil)
 	}
 }
 
+// TestPlaceholdersInTime: whatever makes a header of a placeholder gets its value, behind the guard and in front of it,
+// however early it asks.
+func TestPlaceholdersInTime(t *testing.T) {
+	platform := newRawPlatform(t, func(c *exchange) bool {
+		if c.path() == "/v1/cut" {
+			return false
+		}
+		c.write(answered(`{"errCode":"NO_ORDER"}`))
+		return true
+	})
+	g := startGateway(t, []string{"shop " + platform.url}, "", `
+header >X-Outer "{http.chinaums.merchant} {http.chinaums.outcome} {http.chinaums.err_code} {http.chinaums.reason}"
+chinaums_h5 /v1/netpay/trade/h5-pay
+chinaums_proxy {
+	header_up X-Up "{http.chinaums.merchant} {http.chinaums.outcome} {http.chinaums.err_code}"
+	header_down X-Down "{http.chinaums.merchant} {http.chinaums.outcome} {http.chinaums.err_code}"
+	@busy status 200
+	handle_response @busy {
+		header X-Handled "{http.chinaums.merchant} {http.chinaums.outcome} {http.chinaums.err_code}"
+		copy_response
+	}
+}`, nil)
+	for path, want := range map[string]string{
+		"/v1/x":                   "shop answered NO_ORDER {http.chinaums.reason}",
+		"/v1/cut":                 "shop unknown GATEWAY_BAD_RESPONSE cut",
+		"/v1/token/access":        "shop not_sent GATEWAY_FORBIDDEN path",
+		"/v1/netpay/trade/h5-pay": "shop not_sent  {http.chinaums.reason}",
+	} {
+		a := g.post(t, path, "{}")
+		if got := a.header.Get("X-Outer"); got != want {
+			t.Errorf("%s: %q, want %q", path, got, want)
+		}
+		if path != "/v1/x" {
+			continue
+		}
+		for _, name := range []string{"X-Down", "X-Handled"} {
+			if got := a.header.Get(name); got != "shop answered NO_ORDER" {
+				t.Errorf("%s: %q", name, got)
+			}
+		}
+		if up := platform.requests()[len(platform.requests())-1].header("X-Up"); up != "shop not_sent" {
+			t.Errorf("X-Up: %q", up)
+		}
+	}
+	if a := do(t, newRequest(t, "POST", g.url+"/v1/x", "{}", jsonType, "Origin: https://shop.example")); a.header.Get("X-Outer") != "not_sent GATEWAY_FORBIDDEN browser" {
+		t.Errorf("browser: %q", a.header.Get("X-Outer"))
+	}
+}
+
 // TestRefusalsAreRateLimited: a flood of refused calls is no flood of log lines, but the metrics count them all.
 func TestRefusalsAreRateLimited(t *testing.T) {
 	g := startGateway(t, []string{"shop http://" + freeAddress(t)}, "", "handle /metrics {\n metrics\n}\nhandle {\n chinaums_proxy\n}", nil)

@@ -1182,8 +1182,11 @@ func TestNotifyPlaceholders(t *testing.T) {
 		t.Errorf("log_append: %v", fields["order_placeholder"])
 	}
 
-	url, log = startNotify(t, "chinaums_notify\n\tlog_append reason_placeholder {http.chinaums.reason}\n\treverse_proxy "+app.URL)
-	wantWord(t, postNotify(t, url, "sign=x"), 403)
+	url, log = startNotify(t, "header >X-Reason \"{http.chinaums.merchant} {http.chinaums.reason}\"\n\tchinaums_notify\n\tlog_append reason_placeholder {http.chinaums.reason}\n\treverse_proxy "+app.URL)
+	refused := postNotify(t, url, "sign=x")
+	if got := refused.header.Get("X-Reason"); got != "shop signature" {
+		t.Errorf("a header in front of the handler: %q", got)
+	}
 	if fields := accessLine(t, log); fields["reason_placeholder"] != "signature" || fields["reason"] != "signature" || fields["outcome"] != "rejected" || fields["merchant"] != "shop" {
 		t.Errorf("access log: %v", fields)
 	}

@@ -297,6 +297,7 @@ func (n *Notify) observe(r *http.Request, account Account, judge Judge) {
 	}()
 	event, rejected := n.inspect(r, account, judge)
 	if rejected != nil {
+		n.tell(r, account, rejected)
 		n.note(r, account, rejected, "observed")
 		return
 	}
@@ -339,23 +340,32 @@ func (f failing) Read([]byte) (int, error) {
 
 // reject answers the platform's word for no: the sender never learns why.
 func (n *Notify) reject(w http.ResponseWriter, r *http.Request, account Account, rejected *Rejection) {
+	n.tell(r, account, rejected) // before the answer, whose headers others may make of them
 	if err := Say(w, rejected.Status, n.platform.Failed); err != nil {
 		n.logger.Debug("rejected sender hung up", zap.Error(err))
 	}
 	n.note(r, account, rejected, "rejected")
 }
 
-// note logs and counts a notify that is not believed.
-func (n *Notify) note(r *http.Request, account Account, rejected *Rejection, result string) {
-	name := ""
-	if account != nil {
-		name = account.Name()
-	}
-	n.metrics.Notified(name, "", result, rejected.Reason)
+// tell sets the placeholders of a notify that is not believed.
+func (n *Notify) tell(r *http.Request, account Account, rejected *Rejection) {
 	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
-		repl.Set("http."+n.platform.Name+".merchant", name)
+		repl.Set("http."+n.platform.Name+".merchant", nameOf(account))
 		repl.Set("http."+n.platform.Name+".reason", rejected.Reason)
 	}
+}
+
+func nameOf(account Account) string {
+	if account == nil {
+		return ""
+	}
+	return account.Name()
+}
+
+// note logs and counts a notify that is not believed.
+func (n *Notify) note(r *http.Request, account Account, rejected *Rejection, result string) {
+	name := nameOf(account)
+	n.metrics.Notified(name, "", result, rejected.Reason)
 	if extra, ok := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
 		extra.Add(zap.String("merchant", name))
 		extra.Add(zap.String("outcome", result))

@@ -3,8 +3,11 @@ package outbound
 import (
 	"context"
 	"net/http"
+	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/fields"
 )
@@ -75,6 +78,36 @@ func withCall(r *http.Request, call *Call) *http.Request {
 	// client; each attempt has a timeout of its own.
 	ctx := context.WithValue(context.WithoutCancel(r.Context()), callKey{}, call)
 	return r.WithContext(ctx)
+}
+
+// merchant is the account's name, "" where a request was refused before it had one.
+func (c *Call) merchant() string {
+	if c == nil {
+		return ""
+	}
+	return c.Account.Name()
+}
+
+// placeholders tells what is known so far, for whatever runs behind the guard: header_down, handle_response.
+func (c *Call) placeholders(r *http.Request) {
+	repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	if !ok {
+		return
+	}
+	prefix := "http." + c.platform.Name + "."
+	repl.Map(func(key string) (any, bool) {
+		name, ok := strings.CutPrefix(key, prefix)
+		switch {
+		case !ok:
+		case name == "merchant":
+			return c.merchant(), true
+		case name == "outcome":
+			return string(c.outcome()), true
+		case name == "err_code":
+			return c.errCode, true
+		}
+		return nil, false
+	})
 }
 
 func (c *Call) outcome() Outcome {

@@ -199,9 +199,7 @@ func (g *Guard) Serve(w http.ResponseWriter, r *http.Request, resolve func() Acc
 		g.Answer(w, r, call, refusal, start)
 		return nil
 	}
-	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
-		repl.Set("http."+g.platform.Name+".merchant", call.Account.Name())
-	}
+	call.placeholders(r)
 	defer g.flights.Begin()()
 
 	start = time.Now()
@@ -275,6 +273,10 @@ func (g *Guard) internal(call *Call, reason string, cause error) *Error {
 
 // Answer writes the gateway's own answer, and logs and counts it.
 func (g *Guard) Answer(w http.ResponseWriter, r *http.Request, call *Call, e *Error, start time.Time) {
+	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
+		repl.Set("http."+g.platform.Name+".reason", e.Reason)
+	}
+	g.tell(r, call, e.Outcome, e.Code) // before the answer, whose headers others may make of them
 	answer := g.platform.Envelope(e)
 	header := w.Header()
 	header.Del("Content-Length")
@@ -285,9 +287,6 @@ func (g *Guard) Answer(w http.ResponseWriter, r *http.Request, call *Call, e *Er
 	w.WriteHeader(e.Status)
 	_, writeErr := w.Write(answer)
 
-	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
-		repl.Set("http."+g.platform.Name+".reason", e.Reason)
-	}
 	g.log(r, call, e, writeErr)
 	g.finish(r, call, e.Outcome, e.Code, start)
 }
@@ -298,9 +297,9 @@ func (g *Guard) Reply(w http.ResponseWriter, r *http.Request, call *Call, conten
 	header.Set("Content-Type", "application/json; charset=utf-8")
 	header.Set("Cache-Control", "no-store")
 	header.Set(OutcomeHeader, string(NotSent))
+	g.note(r, call, NotSent, "")
 	w.WriteHeader(http.StatusOK)
 	_, _ = w.Write(content)
-	g.note(r, call, NotSent, "")
 }
 
 func (g *Guard) log(r *http.Request, call *Call, e *Error, writeErr error) {
@@ -362,21 +361,21 @@ func (g *Guard) finish(r *http.Request, call *Call, outcome Outcome, errCode str
 	}
 }
 
-// note tells placeholders and the access log what became of a call.
-func (g *Guard) note(r *http.Request, call *Call, outcome Outcome, errCode string) {
-	merchant := ""
-	if call != nil {
-		merchant = call.Account.Name()
-	}
-	ctx := r.Context()
-	if repl, ok := ctx.Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
+// tell sets the placeholders to what became of a call.
+func (g *Guard) tell(r *http.Request, call *Call, outcome Outcome, errCode string) {
+	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
 		prefix := "http." + g.platform.Name
-		repl.Set(prefix+".merchant", merchant)
+		repl.Set(prefix+".merchant", call.merchant())
 		repl.Set(prefix+".outcome", string(outcome))
 		repl.Set(prefix+".err_code", errCode)
 	}
-	if extra, ok := ctx.Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
-		extra.Add(zap.String("merchant", merchant))
+}
+
+// note tells placeholders and the access log what became of a call.
+func (g *Guard) note(r *http.Request, call *Call, outcome Outcome, errCode string) {
+	g.tell(r, call, outcome, errCode)
+	if extra, ok := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
+		extra.Add(zap.String("merchant", call.merchant()))
 		extra.Add(zap.String("outcome", string(outcome)))
 		extra.Add(zap.String("errcode", errCode))
 		if call != nil {
