@@ -85,6 +85,10 @@ const (
 	fieldPayTime
 	fieldCreateTime
 	eventFields
+
+	fieldSign     = eventFields
+	fieldSignType = eventFields + 1
+	knownFields   = eventFields + 2
 )
 
 var eventIDNames = [eventIDFields]string{
@@ -93,8 +97,8 @@ var eventIDNames = [eventIDFields]string{
 	"refundAmount", "refundPayTime", "contractId",
 }
 
-// eventField returns the number of a field that makes the context, or -1.
-func eventField(name []byte) int {
+// fieldNumber returns the number of a field that makes the context or the signature, or -1.
+func fieldNumber(name []byte) int {
 	switch string(name) {
 	case "mid":
 		return fieldMid
@@ -140,6 +144,10 @@ func eventField(name []byte) int {
 		return fieldPayTime
 	case "createTime":
 		return fieldCreateTime
+	case "sign":
+		return fieldSign
+	case "signType":
+		return fieldSignType
 	}
 	return -1
 }
@@ -158,14 +166,13 @@ func (f *notifyFields) event(names *jsonNameSet) notifyEvent {
 	w.out = append(w.out, '{')
 	for i := range f.fields {
 		field := &f.fields[i]
-		rawName := f.name(field)
-		if string(rawName) == "sign" {
+		if field.number == fieldSign {
 			continue
 		}
 		if len(w.out) > 1 {
 			w.out = append(w.out, ',')
 		}
-		name, value := w.string(rawName), f.value(field)
+		name, value := w.string(f.name(field)), f.value(field)
 		w.out = append(w.out, ':')
 		if field.literal {
 			w.out = append(w.out, value...)
@@ -174,7 +181,7 @@ func (f *notifyFields) event(names *jsonNameSet) notifyEvent {
 			w.inBillPayment = rule == ruleJSON && string(name) == "billPayment"
 			value = w.text(value, rule, 1)
 		}
-		if number := eventField(rawName); number >= 0 {
+		if number := field.number; number >= 0 && number < eventFields {
 			values[number] = value
 		}
 	}

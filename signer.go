@@ -240,6 +240,8 @@ const (
 const (
 	// maxNotifyFields bounds the parameters of one notify; the documents' longest notify has about 50.
 	maxNotifyFields = 1000
+	// maxNotifyBody keeps positions in 32 bits; no max_size allows more.
+	maxNotifyBody = 1 << 30
 	// maxPooledBuffer is the largest buffer that is kept for the next notify.
 	maxPooledBuffer = 256 << 10
 	// maxQuotedText is how many bytes of untrusted text an error may show.
@@ -277,7 +279,9 @@ func quoteText[T string | []byte](text T) string {
 // notifyField is one parameter of a notify, decoded: where its name and value stand in notifyFields.text. The value is
 // never empty.
 type notifyField struct {
-	nameStart, nameEnd, valueStart, valueEnd int
+	nameStart, nameEnd, valueStart, valueEnd int32
+	// number is that of a name that means something here, or -1.
+	number int8
 	// literal says that the value came as a JSON number or boolean, not as text.
 	literal bool
 }
@@ -295,6 +299,7 @@ const (
 // They hold no reference to the body that was parsed.
 type notifyFields struct {
 	fields  []notifyField
+	known   [knownFields]int16 // where a name that means something stands in fields, counted from 1
 	sorted  []sortKey
 	oddName bool   // a name is empty or holds '&' or '='
 	text    []byte // a copy of the body, with every name and value decoded where it stands: decoding never lengthens
@@ -319,6 +324,7 @@ func (f *notifyFields) release() {
 // reset forgets the fields and keeps the room that they took.
 func (f *notifyFields) reset() {
 	f.fields = f.fields[:0]
+	clear(f.known[:])
 	f.sorted = f.sorted[:0]
 	f.oddName = false
 	f.text = f.text[:0]
@@ -336,6 +342,9 @@ func trimBuffer(buffer []byte) []byte {
 // parse reads a notify's body: a flat JSON object if the first byte that is not space is '{', else a form. Every error
 // is a *parseError.
 func (f *notifyFields) parse(body []byte) error {
+	if len(body) > maxNotifyBody {
+		return newParseError(reasonTooMany, "more than %d bytes", maxNotifyBody)
+	}
 	if first := skipJSONSpace(body, 0); first < len(body) && body[first] == '{' {
 		return f.parseJSON(body)
 	}
@@ -364,24 +373,25 @@ func (f *notifyFields) parseForm(body []byte) error {
 		if cut := bytes.IndexByte(body[start:end], '='); cut >= 0 {
 			nameEnd, valueStart = start+cut, start+cut+1
 		}
-		field := notifyField{nameStart: start, nameEnd: nameEnd, valueStart: valueStart, valueEnd: end}
+		valueEnd := end
 		odd := nameEnd == start
 		if escape := min(percent, plus); escape < end {
 			if escape < nameEnd {
-				if field.nameEnd = f.decodeForm(body, start, nameEnd); field.nameEnd < 0 {
+				encoded := nameEnd
+				if nameEnd = f.decodeForm(body, start, nameEnd); nameEnd < 0 {
 					return newParseError(reasonEncoding, "parameter name %s: broken percent-encoding",
-						quoteText(body[start:nameEnd]))
+						quoteText(body[start:encoded]))
 				}
-				odd = isOddName(f.name(&field))
+				odd = isOddName(f.text[start:nameEnd])
 			}
-			if field.valueEnd = f.decodeForm(body, valueStart, end); field.valueEnd < 0 {
-				return newParseError(reasonEncoding, "parameter %s: broken percent-encoding", quoteText(f.name(&field)))
+			if valueEnd = f.decodeForm(body, valueStart, end); valueEnd < 0 {
+				return newParseError(reasonEncoding, "parameter %s: broken percent-encoding", quoteText(f.text[start:nameEnd]))
 			}
 		}
-		if field.valueEnd == field.valueStart {
+		if valueEnd == valueStart {
 			continue
 		}
-		if err := f.add(&field, odd); err != nil {
+		if err := f.add(start, nameEnd, valueStart, valueEnd, false, odd); err != nil {
 			return err
 		}
 	}
@@ -466,12 +476,12 @@ func (f *notifyFields) parseJSON(body []byte) error {
 		if i == len(body) || body[i] != '"' {
 			return newParseError(reasonJSON, "broken JSON at byte %d: expected a name", i)
 		}
-		field := notifyField{nameStart: i + 1}
-		next := 0
-		if field.nameEnd, next = f.decodeJSON(body, i); next < 0 {
+		nameStart := i + 1
+		nameEnd, next := f.decodeJSON(body, i)
+		if next < 0 {
 			return newParseError(reasonJSON, "broken JSON at byte %d: the name is not a valid string", i)
 		}
-		name := f.name(&field)
+		name := f.text[nameStart:nameEnd]
 		i = skipJSONSpace(body, next)
 		if i == len(body) || body[i] != ':' {
 			return newParseError(reasonJSON, "field %s: expected a colon after the name", quoteText(name))
@@ -480,23 +490,23 @@ func (f *notifyFields) parseJSON(body []byte) error {
 		if i == len(body) {
 			return newParseError(reasonJSON, "field %s: the value is missing", quoteText(name))
 		}
+		valueStart, valueEnd, literal := i+1, 0, false
 		switch body[i] {
 		case '"':
-			field.valueStart = i + 1
-			field.valueEnd, next = f.decodeJSON(body, i)
+			valueEnd, next = f.decodeJSON(body, i)
 		case '{', '[':
 			return newParseError(reasonJSON, "field %s: nested JSON; a notify is one flat object", quoteText(name))
 		case 'n':
 			next = scanJSONLiteral(body, i)
 		default:
 			next = scanJSONLiteral(body, i)
-			field.valueStart, field.valueEnd, field.literal = i, next, true
+			valueStart, valueEnd, literal = i, next, true
 		}
 		if next < 0 {
 			return newParseError(reasonJSON, "field %s: the value is not valid JSON", quoteText(name))
 		}
-		if field.valueEnd > field.valueStart {
-			if err := f.add(&field, isOddName(name)); err != nil {
+		if valueEnd > valueStart {
+			if err := f.add(nameStart, nameEnd, valueStart, valueEnd, literal, isOddName(name)); err != nil {
 				return err
 			}
 		}
@@ -533,11 +543,15 @@ func (f *notifyFields) decodeJSON(body []byte, i int) (end, next int) {
 	return len(decoded), next
 }
 
-func (f *notifyFields) add(field *notifyField, oddName bool) error {
+func (f *notifyFields) add(nameStart, nameEnd, valueStart, valueEnd int, literal, oddName bool) error {
 	if len(f.fields) == maxNotifyFields {
 		return newParseError(reasonTooMany, "more than %d parameters", maxNotifyFields)
 	}
-	f.fields = append(f.fields, *field)
+	number := fieldNumber(f.text[nameStart:nameEnd])
+	f.fields = append(f.fields, notifyField{int32(nameStart), int32(nameEnd), int32(valueStart), int32(valueEnd), int8(number), literal})
+	if number >= 0 {
+		f.known[number] = int16(len(f.fields))
+	}
 	f.oddName = f.oddName || oddName
 	return nil
 }
@@ -603,12 +617,23 @@ func newSortKey(name []byte, index int) sortKey {
 
 // get returns the value of a parameter; the bytes are valid until release.
 func (f *notifyFields) get(name string) ([]byte, bool) {
+	if number := fieldNumber([]byte(name)); number >= 0 {
+		return f.getKnown(number)
+	}
 	for i := range f.fields {
 		if field := &f.fields[i]; string(f.name(field)) == name {
 			return f.value(field), true
 		}
 	}
 	return nil, false
+}
+
+// getKnown is get for a name that means something here.
+func (f *notifyFields) getKnown(number int) ([]byte, bool) {
+	if f.known[number] == 0 {
+		return nil, false
+	}
+	return f.value(&f.fields[f.known[number]-1]), true
 }
 
 // appendStringToSign appends what the digest covers, without the key: all parameters but sign, sorted, name=value
@@ -618,14 +643,13 @@ func (f *notifyFields) appendStringToSign(dst []byte) []byte {
 	start := len(dst)
 	for _, key := range f.sorted {
 		field := f.at(key)
-		name := f.name(field)
-		if string(name) == "sign" {
+		if field.number == fieldSign {
 			continue
 		}
 		if len(dst) > start {
 			dst = append(dst, '&')
 		}
-		dst = append(dst, name...)
+		dst = append(dst, f.name(field)...)
 		dst = append(dst, '=')
 		dst = append(dst, f.value(field)...)
 	}
@@ -644,12 +668,12 @@ const (
 // verify says why the notify is false, or "" if it is true. Any one of the keys may verify it; an empty key never does.
 // Without a signType the digest's length tells: the documents disagree about the default.
 func (f *notifyFields) verify(keys [][]byte, accept digestSet) string {
-	sign, ok := f.get("sign")
+	sign, ok := f.getKnown(fieldSign)
 	if !ok {
 		return reasonMissingSignature
 	}
 	var digest digestSet
-	if signType, ok := f.get("signType"); ok {
+	if signType, ok := f.getKnown(fieldSignType); ok {
 		if digest = digestOf(signType); digest == 0 {
 			return reasonSignType
 		}
@@ -749,7 +773,7 @@ func (f *notifyFields) ambiguous(signed []byte) bool {
 	longS := bytes.IndexByte(signed, longSByte) >= 0
 	for i := range f.fields {
 		field := &f.fields[i]
-		if f.respells(f.name(field), longS) || !plain && holdsDecidingPair(f.value(field)) {
+		if field.number < 0 && f.respells(f.name(field), longS) || !plain && holdsDecidingPair(f.value(field)) {
 			return true
 		}
 	}

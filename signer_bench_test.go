@@ -11,8 +11,9 @@ import (
 	"time"
 )
 
-// measureRatio runs the benchmark's work, and then, turn by turn with it, a floor that nobody can be faster than. It
-// reports how many times longer the work takes: the median, because other programs disturb single turns.
+// measureRatio runs the benchmark's work, and then, in short turns one after the other, the work and a floor that nobody
+// can be faster than. It reports how many times longer the work takes. Of each it takes the first quartile of the turns:
+// another program that takes the processor away for a while makes some turns longer, and the longer work's more often.
 func measureRatio(b *testing.B, work, floor func()) {
 	b.Helper()
 	b.ReportAllocs()
@@ -20,20 +21,22 @@ func measureRatio(b *testing.B, work, floor func()) {
 		work()
 	}
 	b.StopTimer()
-	timed := func(run func(), count int) float64 {
+	timed := func(run func(), count int) time.Duration {
 		start := time.Now()
 		for range count {
 			run()
 		}
-		return float64(max(time.Since(start), 1))
+		return time.Since(start)
 	}
-	ratios := make([]float64, 41)
-	for i := range ratios {
-		count := b.N/len(ratios) + 1
-		ratios[i] = timed(work, count) / timed(floor, count)
+	count := min(b.N/100, int(100*time.Microsecond/max(timed(work, 1), 1))) + 1
+	works, floors := make([]time.Duration, 400), make([]time.Duration, 400)
+	for i := range works {
+		works[i], floors[i] = timed(work, count), timed(floor, count)
 	}
-	slices.Sort(ratios)
-	b.ReportMetric(ratios[len(ratios)/2], "x-floor")
+	slices.Sort(works)
+	slices.Sort(floors)
+	quartile := len(works) / 4
+	b.ReportMetric(float64(works[quartile])/float64(max(floors[quartile], 1)), "x-floor")
 }
 
 func benchmarkSign(b *testing.B, size int) {
