@@ -130,6 +130,7 @@ func parseNotify(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 //	    json     <name…>
 //	    max_size <size>
 //	    timeout  <duration>
+//	    confirm
 //	    observe
 //	}
 func (n *Notify) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
@@ -151,6 +152,8 @@ func (n *Notify) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			err = o.Size(&n.MaxSize)
 		case "timeout":
 			err = o.Duration(&n.Timeout)
+		case "confirm":
+			err = o.Flag(&n.Confirm)
 		case "observe":
 			err = o.Flag(&n.Observe)
 		default:

@@ -23,8 +23,8 @@ type notifyEvent struct {
 	// or empty.
 	ID, Type, Subject, Time string
 
-	// ClientSN, SN, TotalAmount, OrderStatus and TerminalSN are the notify's own words, or empty.
-	ClientSN, SN, TotalAmount, OrderStatus, TerminalSN string
+	// ClientSN, SN, TotalAmount, NetAmount, OrderStatus and TerminalSN are the notify's own words, or empty.
+	ClientSN, SN, TotalAmount, NetAmount, OrderStatus, TerminalSN string
 }
 
 // Reasons of a parseError.
@@ -273,15 +273,15 @@ func (r *reader) event() notifyEvent {
 	if !ok {
 		text, _ = appendRFC3339(text, v[fieldChannelFinishTime])
 	}
-	ends := [...]int{idEnd, len(text), 0, 0, 0, 0, 0}
-	for i, number := range [...]int{fieldClientSN, fieldSN, fieldTotalAmount, fieldOrderStatus, fieldTerminalSN} {
+	ends := [...]int{idEnd, len(text), 0, 0, 0, 0, 0, 0}
+	for i, number := range [...]int{fieldClientSN, fieldSN, fieldTotalAmount, fieldNetAmount, fieldOrderStatus, fieldTerminalSN} {
 		text = append(text, v[number]...)
 		ends[2+i] = len(text)
 	}
 	r.text = text
 	all := string(text[start:])
 	for i, word := range [...]*string{
-		&event.ID, &event.Time, &event.ClientSN, &event.SN, &event.TotalAmount, &event.OrderStatus, &event.TerminalSN,
+		&event.ID, &event.Time, &event.ClientSN, &event.SN, &event.TotalAmount, &event.NetAmount, &event.OrderStatus, &event.TerminalSN,
 	} {
 		*word, all = all[:ends[i]-start], all[ends[i]-start:]
 		start = ends[i]

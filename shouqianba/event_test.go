@@ -47,7 +47,7 @@ func TestDocumentNotify(t *testing.T) {
 	event.Data = nil
 	if want := (notifyEvent{
 		ID: hex.EncodeToString(sum[:])[:32], Type: "com.shouqianba.payment.succeeded", Subject: "7654321132",
-		Time: "2015-12-09T15:40:35.244+08:00", ClientSN: "7654321132", SN: "7892259488292938", TotalAmount: "10000",
+		Time: "2015-12-09T15:40:35.244+08:00", ClientSN: "7654321132", SN: "7892259488292938", TotalAmount: "10000", NetAmount: "0",
 		OrderStatus: "PAID", TerminalSN: "01939202039923029",
 	}); !reflect.DeepEqual(event, want) {
 		t.Errorf("event:\n%+v\nwant:\n%+v", event, want)

@@ -44,8 +44,15 @@ type Notify struct {
 
 	inbound.Notify
 
-	terminal terminalRef
-	rules    *normalize.Rules
+	// Ask the platform (query) before believing a notify: one that it contradicts is answered `fail` with 409. Then the
+	// app gets `Ce-Confirmed: true`, or `superseded` where the platform is at a later state of the same order. One event
+	// is asked about at most once a minute. The platform signs all merchants' notifies with one key; with this, a notify
+	// of another merchant's order cannot pass for one's own. Default: false.
+	Confirm bool `json:"confirm,omitempty"`
+
+	terminal  terminalRef
+	rules     *normalize.Rules
+	confirmer *confirmer // nil if the platform is not asked
 }
 
 // CaddyModule returns the Caddy module information.
@@ -62,15 +69,35 @@ func (n *Notify) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	if n.terminal, err = app.terminals.Ref(n.Terminal, needsPublicKey); err != nil {
+	usable := needsPublicKey
+	if n.Confirm {
+		usable = needsBothKeys
+	}
+	if n.terminal, err = app.terminals.Ref(n.Terminal, usable); err != nil {
 		return fmt.Errorf("shouqianba_notify: %w", err)
 	}
 	if err = n.Notify.Provision(ctx, &inward, app.notifies, app.flights); err != nil {
 		return fmt.Errorf("shouqianba_notify: %w", err)
 	}
 	n.rules = newRules(n.JSON)
-	app.patience = max(app.patience, time.Duration(n.Timeout))
+	patience := time.Duration(n.Timeout)
+	switch {
+	case n.Confirm && n.Observe:
+		ctx.Logger().Warn("confirm has no effect under observe: nobody is asked", zap.String("option", "confirm"))
+	case n.Confirm:
+		n.confirmer = newConfirmer()
+		patience *= 2
+	}
+	app.patience = max(app.patience, patience)
 	return nil
+}
+
+// needsBothKeys is what confirm needs.
+func needsBothKeys(t *terminal) error {
+	if err := needsPublicKey(t); err != nil {
+		return err
+	}
+	return needsKey(t)
 }
 
 // ServeHTTP implements caddyhttp.MiddlewareHandler.
@@ -80,19 +107,19 @@ func (n *Notify) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhtt
 		return n.Serve(w, r, nil, nil, next)
 	}
 	return n.Serve(w, r, t, func(content []byte, header http.Header) (*inbound.Event, *inbound.Rejection) {
-		return t.judge(content, header, n.rules)
+		return n.judge(t, content, header)
 	}, next)
 }
 
 // judge verifies a notify as one of t's.
-func (t *terminal) judge(content []byte, header http.Header, rules *normalize.Rules) (*inbound.Event, *inbound.Rejection) {
+func (n *Notify) judge(t *terminal, content []byte, header http.Header) (*inbound.Event, *inbound.Rejection) {
 	signature := ""
 	if lines := header["Authorization"]; len(lines) == 1 {
 		signature = lines[0]
 	} else if len(lines) > 1 {
 		return nil, &inbound.Rejection{Status: http.StatusForbidden, Reason: reasonSignature, Detail: errors.New("there is more than one Authorization header")}
 	}
-	event, err := readEvent(content, rules)
+	event, err := readEvent(content, n.rules)
 	if err != nil {
 		rejected := &inbound.Rejection{Status: http.StatusBadRequest, Reason: reasonJSON, Detail: err}
 		if parse, ok := errors.AsType[*parseError](err); ok {
@@ -104,24 +131,35 @@ func (t *terminal) judge(content []byte, header http.Header, rules *normalize.Ru
 	if reason == "" && event.TerminalSN != "" && t.Told() && event.TerminalSN != t.serial() {
 		reason = "foreign_terminal"
 	}
-	if reason != "" {
-		rejected := &inbound.Rejection{Status: http.StatusForbidden, Reason: reason}
-		for _, word := range []struct{ name, value string }{
-			{"unverified_order", event.Subject}, {"unverified_terminal_sn", event.TerminalSN},
-		} {
-			if word.value != "" {
-				rejected.Unverified = append(rejected.Unverified, zap.String(word.name, inbound.Quote(word.value, 64)))
-			}
-		}
-		return nil, rejected
+	rejected, confirmed := (*inbound.Rejection)(nil), ""
+	switch {
+	case reason != "":
+		rejected = &inbound.Rejection{Status: http.StatusForbidden, Reason: reason}
+	case n.confirmer != nil:
+		confirmed, rejected = n.confirmer.confirm(t, &event, time.Duration(n.Timeout))
+	}
+	if rejected != nil {
+		return nil, event.unverified(rejected)
 	}
 	return &inbound.Event{
 		Context: inbound.Context{
 			ID: event.ID, Source: "/shouqianba/" + t.name, Type: event.Type, Subject: event.Subject, Time: event.Time,
+			Confirmed: confirmed,
 		},
 		Data: event.Data, Label: event.Type,
 		Word: event.word,
 	}, nil
+}
+
+// unverified is a rejection of this notify, with what helps to find it in a log.
+func (e *notifyEvent) unverified(rejected *inbound.Rejection) *inbound.Rejection {
+	with := *rejected
+	for _, word := range []struct{ name, value string }{{"unverified_order", e.Subject}, {"unverified_terminal_sn", e.TerminalSN}} {
+		if word.value != "" {
+			with.Unverified = append(with.Unverified, zap.String(word.name, inbound.Quote(word.value, 64)))
+		}
+	}
+	return &with
 }
 
 // word returns the event's own placeholders.

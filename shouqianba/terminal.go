@@ -20,7 +20,6 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/caddy-chinaums/caddy-chinaums/internal/body"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/normalize"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/outbound"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/seal"
@@ -551,7 +550,7 @@ var lifecycle = &http.Client{
 		TLSHandshakeTimeout:   exchangeTimeout,
 		ResponseHeaderTimeout: exchangeTimeout,
 	},
-	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	CheckRedirect: noRedirect,
 }
 
 // send activates the terminal (a record without a key) or checks it in, and returns the platform's serial number and key.
@@ -562,31 +561,15 @@ func (o *owner) send(ctx context.Context, r *record) (record, error) {
 		what, path, sn, key = "activation", activatePath, o.vendorSN, o.vendorKey
 		message = map[string]string{"app_id": o.appID, "code": o.activationCode, "device_id": o.deviceID}
 	}
-	content, err := json.Marshal(message)
-	if err != nil {
-		return record{}, err
-	}
 	ctx, cancel := context.WithTimeout(ctx, exchangeTimeout)
 	defer cancel()
 	var connected atomic.Bool
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { connected.Store(true) }})
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, o.endpoint.URL(path), bytes.NewReader(content))
-	if err != nil {
-		return record{}, err
-	}
-	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("Authorization", authorization(sn, key, content))
-
-	res, err := lifecycle.Do(req)
+	status, answer, err := postSigned(ctx, lifecycle, o.endpoint, path, sn, key, message)
 	if err != nil {
 		return record{}, &exchangeError{what: what, unseen: connected.Load(), cause: err}
 	}
-	defer res.Body.Close()
-	answer, err := body.Read(res.Body, res.ContentLength, 64<<10)
-	if err != nil {
-		return record{}, &exchangeError{what: what, unseen: true, cause: err}
-	}
-	given, unseen, err := readKey(res.StatusCode, answer)
+	given, unseen, err := readKey(status, answer)
 	if err != nil {
 		return record{}, &exchangeError{what: what, unseen: unseen, refused: !unseen, cause: err}
 	}

@@ -1,0 +1,262 @@
+package shouqianba
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/caddy-chinaums/caddy-chinaums/internal/body"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/inbound"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/outbound"
+)
+
+// queryPath is the interface that says what has become of an order.
+const queryPath = "/upay/v2/query"
+
+const (
+	// maxConfirmations bounds the answers that are remembered.
+	maxConfirmations = 10_000
+	// confirmInterval is how long the same event is not asked about again: a replay must not burn the merchant's quota.
+	confirmInterval = time.Minute
+)
+
+// What becomes of an event that the platform was asked about.
+const (
+	confirmedTrue       = "true"
+	confirmedSuperseded = "superseded" // the platform is at a later state of the same order
+)
+
+// Reasons why an event is not confirmed.
+const (
+	reasonContradicted  = "contradicted"
+	reasonNotAnswered   = "not_answered"
+	reasonNotComparable = "not_comparable"
+)
+
+// confirmer asks the platform about events.
+type confirmer struct {
+	now func() time.Time
+
+	mu      sync.Mutex
+	answers map[string]*confirmation
+	order   []string // the oldest first
+}
+
+// confirmation is one question and, when done is closed, its answer.
+type confirmation struct {
+	at        time.Time
+	done      chan struct{}
+	confirmed string
+	rejected  *inbound.Rejection
+}
+
+func newConfirmer() *confirmer {
+	return &confirmer{now: time.Now, answers: make(map[string]*confirmation)}
+}
+
+// confirm asks the platform about a notify whose signature is right, at most once a minute for one event, and says what
+// it is: confirmed or, with the answer's status, why not.
+func (c *confirmer) confirm(t *terminal, event *notifyEvent, patience time.Duration) (confirmed string, rejected *inbound.Rejection) {
+	key := t.name + "\n" + event.ID
+	c.mu.Lock()
+	now := c.now()
+	entry := c.answers[key]
+	if entry != nil && now.Sub(entry.at) < confirmInterval && !now.Before(entry.at) {
+		c.mu.Unlock()
+		select {
+		case <-entry.done:
+			return entry.confirmed, entry.rejected
+		case <-time.After(patience):
+			return "", unanswered(errors.New("the query that another notify of this event has started takes too long"))
+		}
+	}
+	for len(c.order) > 0 {
+		oldest := c.answers[c.order[0]]
+		if len(c.order) < maxConfirmations && oldest != nil && now.Sub(oldest.at) < confirmInterval {
+			break
+		}
+		delete(c.answers, c.order[0])
+		c.order = c.order[1:]
+	}
+	entry = &confirmation{at: now, done: make(chan struct{}), rejected: unanswered(errors.New("the query broke off"))}
+	c.answers[key] = entry
+	c.order = append(c.order, key)
+	c.mu.Unlock()
+
+	// Not with the sender's context: others wait for this answer too.
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	defer close(entry.done)
+	entry.confirmed, entry.rejected = t.ask(ctx, event)
+	return entry.confirmed, entry.rejected
+}
+
+func unanswered(cause error) *inbound.Rejection {
+	return &inbound.Rejection{Status: http.StatusServiceUnavailable, Reason: reasonNotAnswered, Detail: cause}
+}
+
+func contradicted(cause error) *inbound.Rejection {
+	return &inbound.Rejection{Status: http.StatusConflict, Reason: reasonContradicted, Detail: cause}
+}
+
+// asking makes the queries.
+var asking = &http.Client{
+	Transport: &http.Transport{
+		Proxy: http.ProxyFromEnvironment, DisableCompression: true, MaxIdleConnsPerHost: 8, IdleConnTimeout: time.Minute,
+		MaxResponseHeaderBytes: 16 << 10, TLSHandshakeTimeout: 10 * time.Second,
+	},
+	CheckRedirect: noRedirect,
+}
+
+// noRedirect: whoever the platform sends us to is not the platform.
+func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+
+// postSigned makes a call of the gateway's own.
+func postSigned(ctx context.Context, client *http.Client, to outbound.Endpoint, path, sn, key string, message any) (status int, answer []byte, err error) {
+	content, err := json.Marshal(message)
+	if err != nil {
+		return 0, nil, err // strings always marshal
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, to.URL(path), bytes.NewReader(content))
+	if err != nil {
+		return 0, nil, err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Authorization", authorization(sn, key, content))
+	res, err := client.Do(req)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer res.Body.Close()
+	answer, err = body.Read(res.Body, res.ContentLength, 64<<10)
+	return res.StatusCode, answer, err
+}
+
+// ask queries the order of a notify and compares.
+func (t *terminal) ask(ctx context.Context, event *notifyEvent) (confirmed string, rejected *inbound.Rejection) {
+	if event.SN == "" && event.ClientSN == "" {
+		return "", notComparable(errors.New("the notify has no number to ask the platform for"))
+	}
+	signs, err := t.credential(ctx)
+	if err != nil {
+		return "", unanswered(err)
+	}
+	question := map[string]string{"terminal_sn": signs.sn}
+	for name, value := range map[string]string{"sn": event.SN, "client_sn": event.ClientSN} {
+		if value != "" {
+			question[name] = value
+		}
+	}
+	status, answer, err := postSigned(ctx, asking, t.endpoint, queryPath, signs.sn, signs.key, question)
+	if err != nil {
+		return "", unanswered(err)
+	}
+	var envelope struct {
+		ResultCode string `json:"result_code"`
+		ErrorCode  string `json:"error_code"`
+		Business   struct {
+			ResultCode string       `json:"result_code"`
+			ErrorCode  string       `json:"error_code"`
+			Data       queriedOrder `json:"data"`
+		} `json:"biz_response"`
+	}
+	if err := json.Unmarshal(answer, &envelope); err != nil {
+		return "", unanswered(fmt.Errorf("status %d, and the answer is no JSON of the platform's", status))
+	}
+	switch {
+	case envelope.ErrorCode == illegalSign && t.keeper != nil:
+		t.keeper.refused(signs)
+		fallthrough
+	case envelope.ResultCode != "200":
+		return "", unanswered(refusal(envelope.ErrorCode, ""))
+	case envelope.Business.ErrorCode == "UPAY_ORDER_NOT_EXISTS":
+		return "", contradicted(errors.New("the platform knows no such order of this terminal"))
+	case envelope.Business.ResultCode != "SUCCESS":
+		return "", unanswered(refusal(envelope.Business.ErrorCode, ""))
+	}
+	return envelope.Business.Data.confirms(event)
+}
+
+func notComparable(cause error) *inbound.Rejection {
+	return &inbound.Rejection{Status: http.StatusServiceUnavailable, Reason: reasonNotComparable, Detail: cause}
+}
+
+// queriedOrder is an order as the platform's query tells it.
+type queriedOrder struct {
+	SN          text `json:"sn"`
+	ClientSN    text `json:"client_sn"`
+	OrderStatus text `json:"order_status"`
+	TotalAmount text `json:"total_amount"`
+	NetAmount   text `json:"net_amount"`
+}
+
+// text is a JSON string's text, or a number as it is written.
+type text string
+
+func (t *text) UnmarshalJSON(data []byte) error {
+	if len(data) > 0 && data[0] == '"' {
+		return json.Unmarshal(data, (*string)(t))
+	}
+	if string(data) != "null" {
+		*t = text(data)
+	}
+	return nil
+}
+
+// laterStates are the states that an order may have reached after one.
+var laterStates = map[string][]string{
+	"CREATED":   {"PAID", "PAY_CANCELED", "PAY_ERROR", "PARTIAL_REFUNDED", "REFUNDED", "REFUND_ERROR", "CANCELED", "CANCEL_ERROR", "CANCEL_INPROGRESS"},
+	"PAY_ERROR": {"PAID", "PAY_CANCELED", "CANCELED"},
+	"PAID":      {"PARTIAL_REFUNDED", "REFUNDED", "REFUND_INPROGRESS", "REFUND_ERROR", "CANCELED", "CANCEL_ERROR", "CANCEL_INPROGRESS"},
+
+	"REFUND_INPROGRESS": {"PARTIAL_REFUNDED", "REFUNDED", "REFUND_ERROR", "PAID"},
+	"REFUND_ERROR":      {"PARTIAL_REFUNDED", "REFUNDED", "PAID"},
+	"PARTIAL_REFUNDED":  {"REFUNDED", "REFUND_INPROGRESS", "REFUND_ERROR"},
+	"CANCEL_INPROGRESS": {"CANCELED", "CANCEL_ERROR", "PAID"},
+	"CANCEL_ERROR":      {"CANCELED", "PAID"},
+}
+
+// confirms holds a notify against the answer: order, amounts and state. Errors name a field, and no value.
+func (o *queriedOrder) confirms(event *notifyEvent) (confirmed string, rejected *inbound.Rejection) {
+	for _, number := range []struct{ name, mine, theirs string }{
+		{"sn", event.SN, string(o.SN)}, {"client_sn", event.ClientSN, string(o.ClientSN)},
+	} {
+		if number.mine != "" && number.mine != number.theirs {
+			return "", contradicted(fmt.Errorf("%s is not what the platform says", number.name))
+		}
+	}
+	for _, field := range []struct{ name, mine, theirs string }{
+		{"total_amount", event.TotalAmount, string(o.TotalAmount)}, {"order_status", event.OrderStatus, string(o.OrderStatus)},
+	} {
+		if field.mine == "" || field.theirs == "" {
+			return "", notComparable(fmt.Errorf("%s is missing", field.name))
+		}
+	}
+	if event.TotalAmount != string(o.TotalAmount) {
+		return "", contradicted(errors.New("total_amount is not what the platform says"))
+	}
+	mine, theirs := event.OrderStatus, string(o.OrderStatus)
+	switch {
+	case slices.Contains(laterStates[mine], theirs):
+		return confirmedSuperseded, nil
+	case mine != theirs:
+		return "", contradicted(errors.New("order_status is not what the platform says"))
+	}
+	if event.NetAmount == "" || o.NetAmount == "" || event.NetAmount == string(o.NetAmount) {
+		return confirmedTrue, nil
+	}
+	// Another part has been refunded since, which leaves less.
+	if mine == "PARTIAL_REFUNDED" && less(string(o.NetAmount), event.NetAmount) {
+		return confirmedSuperseded, nil
+	}
+	return "", contradicted(errors.New("net_amount is not what the platform says"))
+}
+
+// less compares plain decimal integers.
+func less(a, b string) bool { return len(a) < len(b) || len(a) == len(b) && a < b }
