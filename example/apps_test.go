@@ -185,6 +185,11 @@ func (s *shop) startGateway() {
 // load runs Caddy in this process with a Caddyfile, without what would leave traces on the machine.
 func load(t *testing.T, source []byte) {
 	t.Helper()
+	// No reload: while two configurations listen at one address, a connection may reach the one that is going, and
+	// net/http closes it unanswered.
+	if err := caddy.Stop(); err != nil {
+		t.Fatalf("stopping: %v", err)
+	}
 	if err := caddy.Load(quiet(t, adapt(t, source)), true); err != nil {
 		t.Fatalf("loading: %v", err)
 	}
