@@ -230,11 +230,11 @@ func TestOutcomes(t *testing.T) {
 		return "handle_path /" + name + "/* {\n chinaums_proxy " + options + "\n}\n"
 	}
 	chain := func(name string) string {
-		return "handle_path /" + name + "/* {\n route {\n chinaums_guard shop {\n timeout 300ms\n }\n respond \"" + strings.ToUpper(name) +
+		return "handle_path /" + name + "/* {\n route {\n chinaums_guard shop\n respond \"" + strings.ToUpper(name) +
 			"\" 299\n reverse_proxy {\n dynamic chinaums shop\n transport chinaums shop\n}\n}\n}\n"
 	}
 	site := "handle_errors {\n respond \"handle_errors ran\" 299\n}\n" +
-		sub("shop", "shop {\n timeout 300ms\n max_size 1KiB\n max_response 2000B\n}") +
+		sub("shop", "shop {\n max_size 1KiB\n max_response 2000B\n}") + sub("impatient", "shop {\n timeout 300ms\n}") +
 		sub("dead", "dead") + sub("tls", "tls") + sub("hang", "hang {\n timeout 300ms\n}") + sub("hidden", "{vars.merchant}") +
 		sub("far", "shop {\n dial_timeout 1ns\n}") +
 		sub("foreign", "shop {\n allow 203.0.113.0/24\n}") +
@@ -307,8 +307,8 @@ func TestOutcomes(t *testing.T) {
 		{"switching protocols", "POST", "/shop/v1/switch", "{}", nil, 502, "GATEWAY_BAD_RESPONSE", "unknown", "switching_protocols"},
 		{"falsely signed", "POST", "/shop/v1/falsely-signed", "{}", nil, 502, "GATEWAY_BAD_RESPONSE", "unknown", "answer_signature"},
 		{"signed by another", "POST", "/shop/v1/signed-by-another", "{}", nil, 502, "GATEWAY_BAD_RESPONSE", "unknown", "answer_signature"},
-		{"no answer in time", "POST", "/shop/v1/silent", "{}", nil, 504, "GATEWAY_TIMEOUT", "unknown", "timeout"},
-		{"no whole answer in time", "POST", "/shop/v1/silent-body", "{}", nil, 504, "GATEWAY_TIMEOUT", "unknown", "timeout"},
+		{"no answer in time", "POST", "/impatient/v1/silent", "{}", nil, 504, "GATEWAY_TIMEOUT", "unknown", "timeout"},
+		{"no whole answer in time", "POST", "/impatient/v1/silent-body", "{}", nil, 504, "GATEWAY_TIMEOUT", "unknown", "timeout"},
 		{"panic before sending", "POST", "/panic/v1/x", "{}", nil, 500, "GATEWAY_INTERNAL", "not_sent", "panic"},
 		{"panic after sending", "POST", "/panicafter/v1/x", "{}", nil, 500, "GATEWAY_INTERNAL", "unknown", "panic"},
 		{"panic after an unknown outcome", "POST", "/panicafter/v1/cut", "{}", nil, 500, "GATEWAY_INTERNAL", "unknown", "panic"},
