@@ -7,12 +7,16 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"io"
 	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"reflect"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
@@ -488,6 +492,74 @@ func handlersOf(value any, names *[]string) {
 		for _, key := range []string{"apps", "http", "servers", "srv0", "routes", "handle"} {
 			handlersOf(value[key], names)
 		}
+	}
+}
+
+// TestHTTPSUpstreamIsSigned: with an upstream of https, whichever way it is written, calls go out over TLS and signed.
+// Before the transport was set last, reverse_proxy would have put its own, which signs nothing, in its place.
+func TestHTTPSUpstreamIsSigned(t *testing.T) {
+	setKeys(t)
+	var authorization atomic.Value
+	platform := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		authorization.Store(r.Header.Get("Authorization"))
+		io.WriteString(w, `{"errCode":"SUCCESS"}`)
+	}))
+	defer platform.Close()
+	for name, site := range map[string]string{
+		"the shortcut":                          "chinaums_proxy {\ntls_insecure_skip_verify\n}",
+		"the long form":                         "chinaums_guard\nreverse_proxy {\ndynamic chinaums\ntransport chinaums {\ntls_insecure_skip_verify\n}\n}",
+		"the long form with the address itself": "chinaums_guard\nreverse_proxy " + platform.URL + " {\ntransport chinaums {\ntls_insecure_skip_verify\n}\n}",
+	} {
+		t.Run(name, func(t *testing.T) {
+			address := freeAddress(t)
+			startCaddy(t, merchantOptions(platform.URL)+"http://"+address+" {\nbind 127.0.0.1\n"+site+"\n}\n")
+			authorization.Store("")
+			a := do(t, newRequest(t, "POST", "http://"+address+"/v1/netpay/query", `{}`, "Content-Type: application/json"))
+			if a.status != 200 || a.header.Get("Gateway-Outcome") != "answered" {
+				t.Fatalf("%+v", a)
+			}
+			if err := newBodySigner(testAppID, testAppKey).verify(authorization.Load().(string), []byte(`{}`)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// TestRefusedInJSON: what the Caddyfile cannot say, or says in other words, is refused in JSON too.
+func TestRefusedInJSON(t *testing.T) {
+	setKeys(t)
+	const good = `{"handler":"chinaums_guard"},{"handler":"reverse_proxy","dynamic_upstreams":{"source":"chinaums"},"transport":{"protocol":"chinaums"}}`
+	for _, test := range []struct{ name, old, replacement, want string }{
+		{"nothing", "", "", ""},
+		{"compression", `"protocol":"chinaums"`, `"protocol":"chinaums","compression":true`, "compression must stay off"},
+		{"compression off", `"protocol":"chinaums"`, `"protocol":"chinaums","compression":false`, ""},
+		{"HTTP/3", `"protocol":"chinaums"`, `"protocol":"chinaums","versions":["3"]`, "versions: 3 is not supported"},
+		{"unverified TLS", `"protocol":"chinaums"`, `"protocol":"chinaums","tls":{"insecure_skip_verify":true}`, "merchant shop: tls_insecure_skip_verify is refused"},
+		{"an unknown auth", `"protocol":"chinaums"`, `"protocol":"chinaums","auth":"basic"`, "auth"},
+		{"an unknown field of the transport", `"protocol":"chinaums"`, `"protocol":"chinaums","merchnat":"shop"`, "merchnat"},
+		{"a merchant that does not exist, in the transport", `"protocol":"chinaums"`, `"protocol":"chinaums","merchant":"nobody"`, "merchant nobody does not exist"},
+		{"a merchant that does not exist, in the source", `"source":"chinaums"`, `"source":"chinaums","merchant":"nobody"`, "merchant nobody does not exist"},
+		{"a merchant that does not exist, in the guard", `"chinaums_guard"`, `"chinaums_guard","merchant":"nobody"`, "merchant nobody does not exist"},
+		{"repeating by a match", `"transport"`, `"load_balancing":{"retry_match":[{"method":["POST"]}]},"transport"`, "lb_retry_match is refused"},
+		{"another method", `"transport"`, `"rewrite":{"method":"GET"},"transport"`, "method is refused"},
+		{"another path", `"transport"`, `"rewrite":{"uri":"/x"},"transport"`, "rewrite is refused"},
+		{"a path without its beginning", `"transport"`, `"rewrite":{"strip_path_prefix":"/v1"},"transport"`, "rewrite is refused"},
+		{"a negative size", `"chinaums_guard"`, `"chinaums_guard","max_size":-1`, "max_size"},
+		{"a negative time", `"chinaums_guard"`, `"chinaums_guard","timeout":-1`, "timeout"},
+		{"an unknown way to validate", `"chinaums_guard"`, `"chinaums_guard","validate":"on"`, "validate"},
+		{"an unknown field of the guard", `"chinaums_guard"`, `"chinaums_guard","alow":["all"]`, "alow"},
+		{"an unknown format", good, `{"handler":"chinaums_notify","format":"xml"}`, "format"},
+		{"an unknown ack", good, `{"handler":"chinaums_notify","ack":"body"}`, "ack"},
+		{"a negative size of a notify", good, `{"handler":"chinaums_notify","max_size":-1}`, "max_size"},
+		{"an unknown field of the notify", good, `{"handler":"chinaums_notify","obserev":true}`, "obserev"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			got := loadJSONError(t, `{"admin":{"disabled":true},"apps":{"chinaums":{"merchants":{"shop":{"app_id":"1","app_key":"{env.UMS_APP_KEY}","notify_key":["{env.UMS_NOTIFY_KEY}"]}}},
+				"http":{"servers":{"a":{"listen":["127.0.0.1:9"],"routes":[{"handle":[`+strings.Replace(good, test.old, test.replacement, 1)+`]}]}}}}}`)
+			if test.want == "" && got != "" || !strings.Contains(got, test.want) || got == "" && test.want != "" {
+				t.Errorf("%q, want %q", got, test.want)
+			}
+		})
 	}
 }
 

@@ -441,12 +441,12 @@ func diagnoseCall(authorization bodySig, body []byte, keys []doctorKey, appIDs m
 }
 
 // jsonStyle is a way to write JSON that a language has by default or on demand.
-type jsonStyle struct{ sorted, spaced, slashes, ascii, html bool }
+type jsonStyle struct{ sorted, spaced, slashes, ascii, html, separators bool }
 
 func jsonStyles() []jsonStyle {
 	var all []jsonStyle
-	for i := range 32 {
-		all = append(all, jsonStyle{i&1 != 0, i&2 != 0, i&4 != 0, i&8 != 0, i&16 != 0})
+	for i := range 64 {
+		all = append(all, jsonStyle{i&1 != 0, i&2 != 0, i&4 != 0, i&8 != 0, i&16 != 0, i&32 != 0})
 	}
 	return all
 }
@@ -457,7 +457,7 @@ func (s jsonStyle) String() string {
 	for _, option := range []struct {
 		on   bool
 		word string
-	}{{s.sorted, "sorted keys"}, {s.spaced, `", " and ": "`}, {s.slashes, `\/`}, {s.ascii, `\uXXXX`}, {s.html, `\u003c`}} {
+	}{{s.sorted, "sorted keys"}, {s.spaced, `", " and ": "`}, {s.slashes, `\/`}, {s.ascii, `\uXXXX`}, {s.html, `\u003c`}, {s.separators, `\u2028`}} {
 		if option.on {
 			words = append(words, option.word)
 		}
@@ -562,7 +562,7 @@ func (s jsonStyle) writeString(b *strings.Builder, text string) {
 			b.WriteString(`\b`)
 		case r == '\f':
 			b.WriteString(`\f`)
-		case r < ' ', s.html && (r == '<' || r == '>' || r == '&'):
+		case r < ' ', s.html && (r == '<' || r == '>' || r == '&'), s.separators && (r == '\u2028' || r == '\u2029'):
 			fmt.Fprintf(b, `\u%04x`, r)
 		case r >= 0x7f && s.ascii:
 			for _, unit := range utf16.Encode([]rune{r}) {

@@ -9,6 +9,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/url"
+	"os"
+	"os/exec"
 	"sort"
 	"strings"
 	"testing"
@@ -222,6 +224,47 @@ func prefixed(got, want []string) bool {
 		}
 	}
 	return true
+}
+
+// TestDoctorKnowsLanguages: nested JSON that was read and written again by the languages themselves.
+func TestDoctorKnowsLanguages(t *testing.T) {
+	setKeys(t)
+	t.Setenv("LC_ALL", "C")
+	nested := withParam(doctorParams, "billPayment", `{"z" : "\u8336 \u2028 <b> & 'q' \"w\" \\ \t😀", "a":[1,{"y":null,"x":true}], "url":"https:\/\/a\/b", "e":{}}`)
+	for _, language := range []struct{ name, program, flag, code string }{
+		{"Python", "python3", "-c", "import json,sys; sys.stdout.write(json.dumps(json.load(sys.stdin)))"},
+		{"Python, sorted", "python3", "-c", "import json,sys; sys.stdout.write(json.dumps(json.load(sys.stdin), sort_keys=True))"},
+		{"Python, as UTF-8", "python3", "-c", "import json,sys; sys.stdout.buffer.write(json.dumps(json.loads(sys.stdin.buffer.read()), ensure_ascii=False).encode())"},
+		{"Node", "node", "-e", "process.stdout.write(JSON.stringify(JSON.parse(require('fs').readFileSync(0))))"},
+		{"PHP", "php", "-r", "echo json_encode(json_decode(file_get_contents('php://stdin')));"},
+		{"PHP, as UTF-8", "php", "-r", "echo json_encode(json_decode(file_get_contents('php://stdin')), JSON_UNESCAPED_UNICODE | JSON_UNESCAPED_LINE_TERMINATORS);"},
+		{"PHP, as UTF-8 with its slashes", "php", "-r", "echo json_encode(json_decode(file_get_contents('php://stdin')), JSON_UNESCAPED_UNICODE | JSON_UNESCAPED_SLASHES);"},
+	} {
+		t.Run(language.name, func(t *testing.T) {
+			program, err := exec.LookPath(language.program)
+			if err != nil {
+				if os.Getenv("CHINAUMS_E2E") == "1" {
+					t.Fatalf("%s is missing, and CHINAUMS_E2E=1 asks for it", language.program)
+				}
+				t.Skipf("needs %s", language.program)
+			}
+			cmd := exec.CommandContext(t.Context(), program, language.flag, language.code)
+			for _, p := range nested {
+				if p.name == "billPayment" {
+					cmd.Stdin = strings.NewReader(p.value)
+				}
+			}
+			rewritten, err := cmd.Output()
+			if err != nil {
+				t.Fatal(err)
+			}
+			form := asForm(nested, sumSHA256(honest(withParam(nested, "billPayment", string(rewritten)))+testNotifyKey))
+			out, err := runCommand(verifyCommand(), form)
+			if got := mistakesIn(out, "mistake:"); err == nil || !prefixed(got, []string{"reserialized"}) {
+				t.Errorf("%q of %s\n%v\n%s", got, rewritten, err, out)
+			}
+		})
+	}
 }
 
 // TestDoctorReads: what may be given to it.
