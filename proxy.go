@@ -72,11 +72,13 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 	if err = t.refuseOptions(); err != nil {
 		return fmt.Errorf("transport chinaums: %w", err)
 	}
-	for _, module := range ctx.Modules() {
+	// Only the nearest: one further out, in whose handle_response this one stands, does with its own request what it likes.
+	for _, module := range slices.Backward(ctx.Modules()) {
 		if proxy, ok := module.(*reverseproxy.Handler); ok {
 			if err = refuseProxyOptions(proxy); err != nil {
 				return fmt.Errorf("transport chinaums: %w", err)
 			}
+			break
 		}
 	}
 	t.now, t.clock = time.Now, app.clock

@@ -933,6 +933,8 @@ func TestRefusedAtLoad(t *testing.T) {
 		{"skip verify, long", "https://platform.example", fmt.Sprintf(long, "tls_insecure_skip_verify", ""), "tls_insecure_skip_verify"},
 		{"skip verify, loopback", "https://127.0.0.1:1", "chinaums_proxy {\n tls_insecure_skip_verify\n}", ""},
 		{"skip verify, localhost", "https://localhost:1", "chinaums_proxy {\n tls_insecure_skip_verify\n}", ""},
+		{"a reverse_proxy further out that rewrites and retries", "", "reverse_proxy 127.0.0.1:1 {\n method GET\n rewrite /may\n lb_retry_match method GET\n handle_response {\n chinaums_proxy\n}\n}", ""},
+		{"rewrite, in a reverse_proxy further out", "", "reverse_proxy 127.0.0.1:1 {\n handle_response {\n" + fmt.Sprintf(long, "", "rewrite /x") + "\n}\n}", "rewrite"},
 		{"a token that is not set", "", "chinaums_proxy {\n token {env.NOT_SET_AT_ALL}\n}", "token"},
 		{"a path that cannot match", "", "chinaums_proxy {\n paths /v1//x\n}", "paths"},
 		{"allow with a typo", "", "chinaums_proxy {\n allow 10.0.0.0/99\n}", "allow"},

@@ -20,11 +20,13 @@ func SetUp(ctx caddy.Context, t *reverseproxy.HTTPTransport, remote string) erro
 	case t.TLS != nil && t.TLS.InsecureSkipVerify && remote != "":
 		return fmt.Errorf("%s: tls_insecure_skip_verify is refused except to loopback: anybody on the way could take the calls", remote)
 	}
-	for _, module := range ctx.Modules() {
+	// Only the nearest: one further out, in whose handle_response this one stands, does with its own request what it likes.
+	for _, module := range slices.Backward(ctx.Modules()) {
 		if proxy, ok := module.(*reverseproxy.Handler); ok {
 			if err := refuseProxyOptions(proxy); err != nil {
 				return err
 			}
+			break
 		}
 	}
 	if len(t.Versions) == 0 {
