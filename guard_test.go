@@ -1,8 +1,10 @@
 package chinaums
 
 import (
+	"bufio"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -10,6 +12,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -363,6 +366,57 @@ func TestOutcomes(t *testing.T) {
 	if lines := g.log.lines("call failed", `"level":"error"`); len(lines) == 0 {
 		t.Error("no line for an answer of the gateway from 500 on")
 	}
+}
+
+// TestRefusedBeforeTheBody: who is refused is told so at once, and cannot hold the connection by a body that he
+// announces and never sends.
+func TestRefusedBeforeTheBody(t *testing.T) {
+	g := startGateway(t, []string{"shop " + noPlatform}, "", "chinaums_proxy shop {\npaths /v1/netpay/query\nmax_size 1KiB\ntimeout 300ms\n}", nil)
+	for name, test := range map[string]struct {
+		path, head string
+		status     int
+	}{
+		"browser":          {"/v1/netpay/query", jsonType + "\r\nOrigin: x\r\nContent-Length: 100", 403},
+		"browser, chunked": {"/v1/netpay/query", jsonType + "\r\nOrigin: x\r\nTransfer-Encoding: chunked", 403},
+		"path":             {"/v1/netpay/refund", jsonType + "\r\nContent-Length: 100", 403},
+		"type":             {"/v1/netpay/query", "Content-Type: text/plain\r\nContent-Length: 100", 415},
+		"too large":        {"/v1/netpay/query", jsonType + "\r\nContent-Length: 100000", 413},
+		"late":             {"/v1/netpay/query", jsonType + "\r\nContent-Length: 100", 400},
+	} {
+		t.Run(name, func(t *testing.T) {
+			status := endOfEarlyAnswer(t, g.address, "POST "+test.path+" HTTP/1.1\r\nHost: "+g.address+"\r\n"+test.head+"\r\n\r\n")
+			if status != test.status {
+				t.Errorf("status %d, want %d", status, test.status)
+			}
+		})
+	}
+}
+
+// endOfEarlyAnswer sends the head of a request and none of its body, reads the answer, and waits for the end of the
+// connection: were it kept, what comes of the body later would be taken for another request.
+func endOfEarlyAnswer(t *testing.T, address, head string) (status int) {
+	t.Helper()
+	connection, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer connection.Close()
+	_ = connection.SetDeadline(time.Now().Add(10 * time.Second))
+	if _, err = io.WriteString(connection, head); err != nil {
+		t.Fatal(err)
+	}
+	in := bufio.NewReader(connection)
+	res, err := http.ReadResponse(in, nil)
+	if err != nil {
+		t.Fatalf("no answer: %v", err)
+	}
+	if _, err = io.ReadAll(res.Body); err != nil {
+		t.Error(err)
+	}
+	if _, err = in.ReadByte(); err != io.EOF {
+		t.Errorf("the connection is kept: %v", err)
+	}
+	return res.StatusCode
 }
 
 // TestAbortedAnswer: when the head is out and the rest cannot follow, the connection is cut; a whole answer would lie.

@@ -1032,6 +1032,28 @@ func TestNotifyRaw(t *testing.T) {
 	})
 }
 
+// TestNotifyRefusedBeforeTheBody: a connection whose request was refused before its body came is not used again.
+func TestNotifyRefusedBeforeTheBody(t *testing.T) {
+	url, _ := startNotify(t, "chinaums_notify {\n\t\ttimeout 300ms\n\t\tmax_size 1KiB\n\t}\n\trespond OK")
+	address := strings.TrimSuffix(strings.TrimPrefix(url, "http://"), "/notify")
+	for name, test := range map[string]struct {
+		head   string
+		status int
+	}{
+		"type":          {"POST /notify HTTP/1.1\r\nContent-Type: text/plain\r\nContent-Length: 100", 415},
+		"type, chunked": {"POST /notify HTTP/1.1\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked", 415},
+		"method":        {"PUT /notify HTTP/1.1\r\n" + formType + "\r\nContent-Length: 100", 405},
+		"too large":     {"POST /notify HTTP/1.1\r\n" + formType + "\r\nContent-Length: 100000", 413},
+		"late":          {"POST /notify HTTP/1.1\r\n" + formType + "\r\nContent-Length: 100", 408},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if status := endOfEarlyAnswer(t, address, test.head+"\r\nHost: "+address+"\r\n\r\n"); status != test.status {
+				t.Errorf("status %d, want %d", status, test.status)
+			}
+		})
+	}
+}
+
 // TestNotifyHostile: what costs a careless reader its memory or its time.
 func TestNotifyHostile(t *testing.T) {
 	app := newMerchantApp(t, nil)

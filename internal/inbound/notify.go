@@ -147,7 +147,7 @@ func (n *Notify) Serve(w http.ResponseWriter, r *http.Request, account Account, 
 func (n *Notify) handle(w http.ResponseWriter, r *http.Request, account Account, judge Judge, next caddyhttp.Handler) {
 	content, rejected := n.read(w, r, account)
 	if rejected != nil {
-		body.AnswerEarly(w, time.Duration(n.Timeout))
+		body.AnswerEarly(w, r, time.Duration(n.Timeout))
 		n.reject(w, r, account, rejected)
 		return
 	}

@@ -130,6 +130,10 @@ func (g *Guard) Admit(w http.ResponseWriter, r *http.Request, resolve func() Acc
 			g.panicked(v)
 			out, refusal = nil, errInternal.because("panic", nil)
 		}
+		if refusal != nil && (call == nil || call.Body == nil) && refusal.Reason != brokenBody {
+			// A stranger who announces a body, and sends none, is not waited for.
+			body.AnswerEarly(w, r, time.Duration(g.Timeout))
+		}
 	}()
 	if reason := g.access.check(r); reason != "" {
 		return nil, nil, errForbidden.because(reason, nil)
@@ -175,6 +179,9 @@ func (g *Guard) Admit(w http.ResponseWriter, r *http.Request, resolve func() Acc
 	return out, call, nil
 }
 
+// brokenBody is the reason of a body that has been waited for already.
+const brokenBody = "broken_body"
+
 func (g *Guard) readBody(w http.ResponseWriter, r *http.Request) ([]byte, *Error) {
 	tooLarge := errBadRequest.status(http.StatusRequestEntityTooLarge).saying(
 		fmt.Sprintf("请求体超过 %d 字节", g.MaxSize), fmt.Sprintf("the body is larger than %d bytes", g.MaxSize))
@@ -183,7 +190,7 @@ func (g *Guard) readBody(w http.ResponseWriter, r *http.Request) ([]byte, *Error
 	case errors.Is(err, body.ErrTooLarge):
 		return nil, tooLarge.because("too_large", nil)
 	case err != nil:
-		return nil, errBadRequest.saying("请求体未能完整读取", "the body could not be read whole").because("broken_body", err)
+		return nil, errBadRequest.saying("请求体未能完整读取", "the body could not be read whole").because(brokenBody, err)
 	case len(content) == 0:
 		return nil, errBadRequest.saying("请求体为空", "the body is empty").because("empty_body", nil)
 	}
