@@ -1111,6 +1111,8 @@ func TestNotifyFormats(t *testing.T) {
 		"original, form":            {"format original", form, []string{"Content-Type: application/x-www-form-urlencoded; charset=UTF-8"}, "application/x-www-form-urlencoded; charset=UTF-8", form, "%E8%8C%B6%201%22%25", "n%201"},
 		"original, no type":         {"format original", form, nil, "application/x-www-form-urlencoded", form, "%E8%8C%B6%201%22%25", "n%201"},
 		"original, JSON":            {"format original", object, []string{"Content-Type: application/json"}, "application/json", object, "42", fmt.Sprintf("%x", sha256.Sum256([]byte("merOrderId=42\n")))[:32]},
+		"original, JSON as a form":  {"format original", object, []string{formType}, "application/json", object, "42", fmt.Sprintf("%x", sha256.Sum256([]byte("merOrderId=42\n")))[:32]},
+		"original, form as JSON":    {"format original", form, []string{"Content-Type: application/json"}, "application/x-www-form-urlencoded", form, "%E8%8C%B6%201%22%25", "n%201"},
 		"original, JSON, no type":   {"format original", object, nil, "application/json", object, "42", fmt.Sprintf("%x", sha256.Sum256([]byte("merOrderId=42\n")))[:32]},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -233,8 +233,10 @@ func (n *Notify) deliver(w http.ResponseWriter, r *http.Request, next caddyhttp.
 		contentType = "application/cloudevents+json"
 		content = event.structured()
 	case FormatOriginal:
-		if contentType = r.Header.Get("Content-Type"); contentType == "" {
-			contentType = n.platform.ContentType(content)
+		// What was judged as JSON must not be read as a form, nor the other way round: a text within may say other things then.
+		judged := n.platform.ContentType(content)
+		if contentType = r.Header.Get("Content-Type"); MediaType(contentType) != judged {
+			contentType = judged
 		}
 	}
 	reason := ""
