@@ -316,7 +316,7 @@ func (r *report) notify(m *merchant, c *capture, keys []doctorKey) error {
 	}
 	if rejected == nil {
 		r.line("result", "%s", r.say("verifies"))
-		event := fields.event(newJSONNames(nil))
+		event := fields.event(nil)
 		r.line("type", "%s", event.Type)
 		r.line("id", "%s", r.maskedValue(event.ID))
 		r.line("subject", "%s", r.maskedValue(event.Subject))

@@ -17,6 +17,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/body"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/normalize"
 )
 
 // The interfaces that say what has become of an order, a bill or a refund (checklist SYS-11, SYS-13; GAP-06).
@@ -126,7 +127,7 @@ func (f *notifyFields) claim() claim {
 	all := make(claim, len(f.fields))
 	for i := range f.fields {
 		field := &f.fields[i]
-		all[string(toUTF8(f.name(field)))] = string(toUTF8(f.value(field)))
+		all[string(normalize.ToUTF8(f.name(field)))] = string(normalize.ToUTF8(f.value(field)))
 	}
 	return all
 }
@@ -666,7 +667,7 @@ func sameAmount(said claim, answer *platformAnswer, name string) error {
 }
 
 // wholeAmount returns a plain integer; nothing is parsed as a float.
-func wholeAmount(text string) (string, bool) { return text, isAmount([]byte(text)) }
+func wholeAmount(text string) (string, bool) { return text, normalize.IsAmount([]byte(text)) }
 
 // orderWord reads the spellings of a status (protocol.md; X-14).
 func orderWord(status string) string {

@@ -19,6 +19,8 @@ import (
 	"unicode/utf8"
 
 	"golang.org/x/text/encoding/simplifiedchinese"
+
+	"github.com/caddy-chinaums/caddy-chinaums/internal/normalize"
 )
 
 // The signature doctor tells which known mistake explains a signature that does not verify: it makes each mistake
@@ -182,7 +184,7 @@ func readings(isJSON bool) []reading {
 			}
 			return p.value
 		}},
-		reading{mistakeGBK, "GBK → UTF-8", func(p pair) string { return string(toUTF8([]byte(p.value))) }},
+		reading{mistakeGBK, "GBK → UTF-8", func(p pair) string { return string(normalize.ToUTF8([]byte(p.value))) }},
 		reading{mistakeTrimmed, "", func(p pair) string { return strings.TrimSpace(p.value) }})
 	for _, style := range jsonStyles() {
 		all = append(all, reading{mistakeReserialized, style.String(), func(p pair) string {
@@ -399,7 +401,7 @@ func diagnoseCall(authorization bodySig, body []byte, keys []doctorKey, appIDs m
 	if encoded, err := simplifiedchinese.GB18030.NewEncoder().String(text); err == nil && encoded != text {
 		variants = append(variants, variant{mistakeGBK, "UTF-8 → GBK", encoded})
 	}
-	if decoded := string(toUTF8(body)); decoded != text {
+	if decoded := string(normalize.ToUTF8(body)); decoded != text {
 		variants = append(variants, variant{mistakeGBK, "GBK → UTF-8", decoded})
 	}
 	var best *diagnosis

@@ -121,15 +121,27 @@ type door struct {
 
 var doors = []door{
 	{
-		name:   "signer.go imports the standard library only",
-		files:  func(s source) bool { return s.file == "signer.go" || s.file == "shouqianba/signer.go" },
+		name:  "signer.go imports the standard library and internal/jsontext only",
+		files: func(s source) bool { return s.file == "signer.go" || s.file == "shouqianba/signer.go" },
+		closed: func(_ source, i imported) bool {
+			room, ok := i.ours()
+			return !i.standard() && (!ok || room != "internal/jsontext")
+		},
+	},
+	{
+		name:   "jsontext imports the standard library only",
+		files:  func(s source) bool { return within(s.room(), "internal/jsontext") },
 		closed: func(_ source, i imported) bool { return !i.standard() },
 	},
 	{
-		name:  "event.go imports no Caddy and no zap",
-		files: func(s source) bool { return s.file == "event.go" || s.file == "shouqianba/event.go" },
+		name: "event.go imports no Caddy and no zap, nor a room that might",
+		files: func(s source) bool {
+			return s.file == "event.go" || s.file == "shouqianba/event.go" || within(s.room(), "internal/normalize")
+		},
 		closed: func(_ source, i imported) bool {
-			return within(i.path, "github.com/caddyserver") || within(i.path, "go.uber.org/zap")
+			room, ok := i.ours()
+			return within(i.path, "github.com/caddyserver") || within(i.path, "go.uber.org/zap") ||
+				ok && room != "internal/normalize" && room != "internal/jsontext"
 		},
 	},
 	{
@@ -248,7 +260,17 @@ func TestDoorsClose(t *testing.T) {
 		{file: "signer.go", path: "go.uber.org/zap", want: "signer.go"},
 		{file: "signer.go", path: "github.com/google/uuid", want: "signer.go"},
 		{file: "signer.go", path: "golang.org/x/text/encoding", want: "signer.go"},
+		{file: "signer.go", path: ours + "internal/normalize", want: "signer.go"},
+		{file: "signer.go", path: modulePath, want: "signer.go"},
+		{file: "signer.go", path: ours + "internal/jsontext"},
 		{file: "signer.go", path: "crypto/hmac"},
+		{file: "internal/jsontext/jsontext.go", path: "golang.org/x/text/encoding", want: "jsontext"},
+		{file: "internal/jsontext/jsontext.go", path: ours + "internal/body", want: "jsontext"},
+		{file: "internal/normalize/normalize.go", path: "github.com/caddyserver/caddy/v2", want: "event.go"},
+		{file: "internal/normalize/normalize.go", path: ours + "internal/body", want: "event.go"},
+		{file: "internal/normalize/normalize.go", path: ours + "internal/jsontext"},
+		{file: "event.go", path: ours + "internal/inbound", want: "event.go"},
+		{file: "event.go", path: ours + "internal/normalize"},
 		{file: "event.go", path: "github.com/caddyserver/caddy/v2", want: "event.go"},
 		{file: "event.go", path: "go.uber.org/zap/zapcore", want: "event.go"},
 		{file: "event.go", path: "golang.org/x/text/encoding/simplifiedchinese"},

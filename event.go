@@ -3,13 +3,10 @@ package chinaums
 import (
 	"bytes"
 	"crypto/sha256"
-	"encoding/binary"
 	"encoding/hex"
-	"math/bits"
-	"slices"
-	"unicode/utf8"
 
-	"golang.org/x/text/encoding/simplifiedchinese"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/jsontext"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/normalize"
 )
 
 // notifyEvent is a verified notify as the merchant's app gets it.
@@ -28,22 +25,21 @@ type notifyEvent struct {
 	Confirmed string
 }
 
-// jsonNameSet holds the names of fields whose text is JSON. It does not change once made.
-type jsonNameSet struct {
+// jsonNames holds the names of fields whose text is JSON. It does not change once made.
+type jsonNames struct {
 	names   []string
 	lengths uint64 // bit n: there is a name of n bytes; bit 63: of 63 or more
 }
 
-// newJSONNames returns the four names of the documents and the extra ones.
-func newJSONNames(extra []string) *jsonNameSet {
-	set := &jsonNameSet{names: append([]string{"billPayment", "goods", "subOrders", "refundSubOrders"}, extra...)}
+func newJSONNames(names ...string) *jsonNames {
+	set := &jsonNames{names: names}
 	for _, name := range set.names {
 		set.lengths |= 1 << min(len(name), 63)
 	}
 	return set
 }
 
-func (set *jsonNameSet) has(name []byte) bool {
+func (set *jsonNames) has(name []byte) bool {
 	if set.lengths>>min(len(name), 63)&1 == 0 {
 		return false
 	}
@@ -55,7 +51,43 @@ func (set *jsonNameSet) has(name []byte) bool {
 	return false
 }
 
-var defaultJSONNames = newJSONNames(nil)
+// newRules returns the platform's rules. json names the fields whose text is JSON, besides the documents' four.
+func newRules(json []string) *normalize.Rules {
+	names := newJSONNames(append([]string{"billPayment", "goods", "subOrders", "refundSubOrders"}, json...)...)
+	return &normalize.Rules{
+		AppendTime: appendRFC3339,
+		Keep:       "payTime",
+		Of: func(name []byte) normalize.Rule {
+			if len(name) > 0 {
+				switch name[len(name)-1] {
+				case 't':
+					if bytes.HasSuffix(name, amountSuffix) {
+						return normalize.Amount
+					}
+				case 'e':
+					if bytes.HasSuffix(name, contributeSuffix) {
+						return normalize.Amount
+					}
+					switch string(name) {
+					case "payTime", "createTime", "refundPayTime", "contractSignedTime", "contractExpiredTime":
+						return normalize.Time
+					}
+				}
+			}
+			if names.has(name) {
+				return normalize.JSON
+			}
+			return normalize.None
+		},
+	}
+}
+
+var (
+	amountSuffix     = []byte("Amount")
+	contributeSuffix = []byte("Contribute")
+)
+
+var defaultRules = newRules(nil)
 
 // The fields that make an event's context. Those before eventIDFields make the id of a notify that has none, in this
 // order.
@@ -84,6 +116,7 @@ const (
 	fieldNotifyID = iota - 1
 	fieldPayTime
 	fieldCreateTime
+	fieldBillPayment
 	eventFields
 
 	fieldSign     = eventFields
@@ -148,6 +181,8 @@ func fieldNumber(name []byte) int {
 		return fieldSign
 	case "signType":
 		return fieldSignType
+	case "billPayment":
+		return fieldBillPayment
 	}
 	return -1
 }
@@ -155,58 +190,75 @@ func fieldNumber(name []byte) int {
 // eventValues are the fields that make the context, in UTF-8; nil where absent.
 type eventValues [eventFields][]byte
 
+// eventWriter writes an event: its JSON, and behind that its attributes.
+type eventWriter struct {
+	normalize.Writer
+	words []byte
+}
+
+func (w *eventWriter) release() {
+	w.Release(maxPooledBuffer)
+	w.words = trimBuffer(w.words)
+}
+
 // event normalizes verified fields.
-func (f *notifyFields) event(names *jsonNameSet) notifyEvent {
-	if names == nil {
-		names = defaultJSONNames
+func (f *notifyFields) event(rules *normalize.Rules) notifyEvent {
+	if rules == nil {
+		rules = defaultRules
 	}
 	w := &f.writer
-	w.reset(names)
+	w.Reset(rules)
 	var values eventValues
-	w.out = append(w.out, '{')
+	var billPayTime []byte // a JSON value, then its text
+	w.Out = append(w.Out, '{')
 	for i := range f.fields {
 		field := &f.fields[i]
 		if field.number == fieldSign {
 			continue
 		}
-		if len(w.out) > 1 {
-			w.out = append(w.out, ',')
+		if len(w.Out) > 1 {
+			w.Out = append(w.Out, ',')
 		}
-		name, value := w.string(f.name(field)), f.value(field)
-		w.out = append(w.out, ':')
+		name, value := w.String(f.name(field)), f.value(field)
+		w.Out = append(w.Out, ':')
 		if field.literal {
-			w.out = append(w.out, value...)
+			w.Out = append(w.Out, value...)
 		} else {
-			rule := w.rule(name)
-			w.inBillPayment = rule == ruleJSON && string(name) == "billPayment"
-			value = w.text(value, rule, 1)
+			value = w.Text(value, rules.Of(name), 1)
 		}
 		if number := field.number; number >= 0 && number < eventFields {
 			values[number] = value
+			if number == fieldBillPayment && !field.literal {
+				billPayTime = w.Kept
+			}
 		}
 	}
-	w.inBillPayment = false
-	w.out = append(w.out, '}')
+	w.Out = append(w.Out, '}')
 
-	event := notifyEvent{Data: bytes.Clone(w.out), Type: values.eventType()}
+	event := notifyEvent{Data: bytes.Clone(w.Out), Type: values.eventType()}
 
+	text := w.words[:0]
+	if len(billPayTime) > 0 && billPayTime[0] == '"' {
+		text, _ = jsontext.AppendText(text, billPayTime, 0, true)
+	}
+	billPayTime = text
 	// All attributes are cut from one string.
-	text := w.scratch[:0]
+	start := len(text)
 	text = values.appendID(text)
-	idEnd := len(text)
-	text, _ = appendRFC3339(text, values.time(w.billPayTime[:]))
-	timeEnd := len(text)
+	idEnd := len(text) - start
+	text, _ = appendRFC3339(text, values.time(billPayTime))
+	timeEnd := len(text) - start
 	text = append(text, values[fieldMerOrderID]...)
-	orderEnd := len(text)
+	orderEnd := len(text) - start
 	text = append(text, values[fieldTotalAmount]...)
-	amountEnd := len(text)
+	amountEnd := len(text) - start
 	text = append(text, values[fieldStatus]...)
-	statusEnd := len(text)
+	statusEnd := len(text) - start
 	if values.isBill() {
 		text = append(text, values[fieldBillNo]...)
 	}
-	w.scratch = text
-	all := string(text)
+	w.words = text
+	all := string(text[start:])
 	event.ID = all[:idEnd]
 	event.Time = all[idEnd:timeEnd]
 	event.MerOrderID = all[timeEnd:orderEnd]
@@ -358,365 +410,8 @@ func (v *eventValues) time(billPayTime []byte) []byte {
 	return v[fieldCreateTime]
 }
 
-// fieldRule is what a field's name says about its value.
-type fieldRule uint8
-
-const (
-	ruleNone fieldRule = iota
-	ruleAmount
-	ruleTime
-	ruleJSON
-)
-
-const (
-	// maxEventDepth is how deep a field's text may nest to become JSON, its own top level counted as 1.
-	maxEventDepth = 32
-	// maxAmountDigits keeps amounts exact in every JSON reader, doubles included.
-	maxAmountDigits = 15
-	// platformTime is how long the platform's yyyy-MM-dd HH:mm:ss is.
-	platformTime = len("2006-01-02 15:04:05")
-)
-
-// eventWriter writes the normalized JSON. It re-writes nested JSON as it reads it: order, duplicate names and number
-// literals stay.
-type eventWriter struct {
-	names   *jsonNameSet
-	out     []byte
-	scratch []byte // a stack of decoded texts
-
-	inBillPayment bool
-	// billPayTime is the payTime of billPayment's first level as it came; zeros if there is none of that length.
-	billPayTime [platformTime]byte
-}
-
-func (w *eventWriter) reset(names *jsonNameSet) {
-	w.names = names
-	w.out = w.out[:0]
-	w.scratch = w.scratch[:0]
-	w.inBillPayment = false
-	clear(w.billPayTime[:])
-}
-
-func (w *eventWriter) release() {
-	w.reset(nil)
-	w.out = trimBuffer(w.out)
-	w.scratch = trimBuffer(w.scratch)
-}
-
-func (w *eventWriter) rule(name []byte) fieldRule {
-	if len(name) > 0 {
-		switch name[len(name)-1] {
-		case 't':
-			if bytes.HasSuffix(name, amountSuffix) {
-				return ruleAmount
-			}
-		case 'e':
-			if bytes.HasSuffix(name, contributeSuffix) {
-				return ruleAmount
-			}
-			switch string(name) {
-			case "payTime", "createTime", "refundPayTime", "contractSignedTime", "contractExpiredTime":
-				return ruleTime
-			}
-		}
-	}
-	if w.names.has(name) {
-		return ruleJSON
-	}
-	return ruleNone
-}
-
-var (
-	amountSuffix     = []byte("Amount")
-	contributeSuffix = []byte("Contribute")
-)
-
-// text writes a field's text by the rule of the field's name, and returns the text in UTF-8. depth is that of an
-// object or array in its place.
-func (w *eventWriter) text(text []byte, rule fieldRule, depth int) []byte {
-	switch rule {
-	case ruleAmount:
-		if isAmount(text) {
-			w.out = append(w.out, text...)
-			return text
-		}
-	case ruleTime:
-		mark := len(w.out)
-		var ok bool
-		w.out = append(w.out, '"')
-		if w.out, ok = appendRFC3339(w.out, text); ok {
-			w.out = append(w.out, '"')
-			return text
-		}
-		w.out = w.out[:mark]
-	case ruleJSON:
-		text = toUTF8(text)
-		if w.nested(text, depth) {
-			return text
-		}
-	}
-	return w.string(text)
-}
-
-// nested writes text as JSON if it is a JSON object or array that fits, and reports whether it is.
-func (w *eventWriter) nested(text []byte, depth int) bool {
-	start := skipJSONSpace(text, 0)
-	if start == len(text) || text[start] != '{' && text[start] != '[' {
-		return false
-	}
-	mark := len(w.out)
-	end := w.value(text, start, ruleNone, depth)
-	if end < 0 || skipJSONSpace(text, end) != len(text) {
-		w.out = w.out[:mark]
-		if depth == 1 {
-			clear(w.billPayTime[:])
-		}
-		return false
-	}
-	return true
-}
-
-// value re-writes the JSON value at text[i] and returns the index behind it, or -1 if it is not valid JSON or too deep.
-// depth is that of the value if it is an object or array.
-func (w *eventWriter) value(text []byte, i int, rule fieldRule, depth int) int {
-	if i == len(text) {
-		return -1
-	}
-	switch text[i] {
-	case '"':
-		mark := len(w.scratch)
-		var next int
-		if w.scratch, next = appendJSONText(w.scratch, text, i, true); next >= 0 {
-			w.text(w.scratch[mark:], rule, depth)
-		}
-		w.scratch = w.scratch[:mark]
-		return next
-	case '{':
-		return w.object(text, i, depth)
-	case '[':
-		return w.array(text, i, depth)
-	}
-	next := scanJSONLiteral(text, i)
-	if next >= 0 {
-		w.out = append(w.out, text[i:next]...)
-	}
-	return next
-}
-
-func (w *eventWriter) object(text []byte, i, depth int) int {
-	if depth > maxEventDepth {
-		return -1
-	}
-	w.out = append(w.out, '{')
-	first := len(w.out)
-	i = skipJSONSpace(text, i+1)
-	if i < len(text) && text[i] == '}' {
-		w.out = append(w.out, '}')
-		return i + 1
-	}
-	for {
-		if i == len(text) || text[i] != '"' {
-			return -1
-		}
-		member := len(w.out)
-		if member > first {
-			w.out = append(w.out, ',')
-		}
-		mark := len(w.scratch)
-		var next int
-		if w.scratch, next = appendJSONText(w.scratch, text, i, true); next < 0 {
-			w.scratch = w.scratch[:mark]
-			return -1
-		}
-		name := w.scratch[mark:]
-		w.string(name)
-		w.out = append(w.out, ':')
-		rule := w.rule(name)
-		payTime := depth == 1 && w.inBillPayment && string(name) == "payTime"
-		w.scratch = w.scratch[:mark]
-
-		i = skipJSONSpace(text, next)
-		if i == len(text) || text[i] != ':' {
-			return -1
-		}
-		i = skipJSONSpace(text, i+1)
-		if next = w.value(text, i, rule, depth+1); next < 0 {
-			return -1
-		}
-		switch {
-		case next == i+2 && text[i] == '"': // empty text
-			w.out = w.out[:member]
-		case payTime:
-			w.keepBillPayTime(text[i:next])
-		}
-		i = skipJSONSpace(text, next)
-		if i == len(text) {
-			return -1
-		}
-		switch text[i] {
-		case ',':
-			i = skipJSONSpace(text, i+1)
-		case '}':
-			w.out = append(w.out, '}')
-			return i + 1
-		default:
-			return -1
-		}
-	}
-}
-
-// keepBillPayTime keeps the valid JSON value of a bill payment's payTime. Of several members the last one counts, as
-// in most JSON readers.
-func (w *eventWriter) keepBillPayTime(value []byte) {
-	clear(w.billPayTime[:])
-	if value[0] != '"' {
-		return
-	}
-	mark := len(w.scratch)
-	w.scratch, _ = appendJSONText(w.scratch, value, 0, true)
-	if text := w.scratch[mark:]; len(text) == platformTime {
-		copy(w.billPayTime[:], text)
-	}
-	w.scratch = w.scratch[:mark]
-}
-
-func (w *eventWriter) array(text []byte, i, depth int) int {
-	if depth > maxEventDepth {
-		return -1
-	}
-	w.out = append(w.out, '[')
-	i = skipJSONSpace(text, i+1)
-	if i < len(text) && text[i] == ']' {
-		w.out = append(w.out, ']')
-		return i + 1
-	}
-	for {
-		next := w.value(text, i, ruleNone, depth+1)
-		if next < 0 {
-			return -1
-		}
-		i = skipJSONSpace(text, next)
-		if i == len(text) {
-			return -1
-		}
-		w.out = append(w.out, text[i])
-		switch text[i] {
-		case ',':
-			i = skipJSONSpace(text, i+1)
-		case ']':
-			return i + 1
-		default:
-			return -1
-		}
-	}
-}
-
-const hexDigits = "0123456789abcdef"
-
-// string writes text as a JSON string, and returns it in UTF-8.
-func (w *eventWriter) string(text []byte) []byte {
-	i := plainRun(text, 0)
-	if i == len(text) {
-		start := len(w.out)
-		w.out = slices.Grow(w.out, len(text)+2)[:start+len(text)+2]
-		quoted := w.out[start:]
-		quoted[0] = '"'
-		copy(quoted[1:], text)
-		quoted[len(quoted)-1] = '"'
-		return text
-	}
-	mark := len(w.out)
-	w.out = append(w.out, '"')
-	start := 0
-	for ; i < len(text); i = plainRun(text, i) {
-		c := text[i]
-		if c >= utf8.RuneSelf {
-			r, size := utf8.DecodeRune(text[i:])
-			if r == utf8.RuneError && size == 1 {
-				w.out = w.out[:mark]
-				return w.string(toUTF8(text))
-			}
-			// JavaScript's older readers take these two for the end of a line.
-			if r == '\u2028' || r == '\u2029' {
-				w.out = append(w.out, text[start:i]...)
-				w.out = append(w.out, `\u202`...)
-				w.out = append(w.out, hexDigits[r&0xF])
-				start = i + size
-			}
-			i += size
-			continue
-		}
-		w.out = append(w.out, text[start:i]...)
-		switch c {
-		case '"', '\\':
-			w.out = append(w.out, '\\', c)
-		case '\n':
-			w.out = append(w.out, '\\', 'n')
-		case '\r':
-			w.out = append(w.out, '\\', 'r')
-		case '\t':
-			w.out = append(w.out, '\\', 't')
-		default:
-			w.out = append(w.out, '\\', 'u', '0', '0', hexDigits[c>>4], hexDigits[c&0xF])
-		}
-		i++
-		start = i
-	}
-	w.out = append(w.out, text[start:]...)
-	w.out = append(w.out, '"')
-	return text
-}
-
-// plainRun returns the index of the first byte at or after i that is not plain in a JSON string: that is no ASCII, or
-// must be escaped.
-func plainRun(text []byte, i int) int {
-	for ; len(text)-i >= 8; i += 8 {
-		if marked := markSpecial(binary.LittleEndian.Uint64(text[i:])); marked != 0 {
-			return i + bits.TrailingZeros64(marked)/8
-		}
-	}
-	rest := len(text) - i
-	if rest == 0 {
-		return i
-	}
-	if len(text) >= 8 {
-		// The last bytes, with zeros behind them, which are special.
-		word := binary.LittleEndian.Uint64(text[len(text)-8:]) >> (8 * (8 - rest))
-		return i + bits.TrailingZeros64(markSpecial(word))/8
-	}
-	for i < len(text) && text[i] >= ' ' && text[i] < utf8.RuneSelf && text[i] != '"' && text[i] != '\\' {
-		i++
-	}
-	return i
-}
-
-// markSpecial sets the high bit of the lowest byte that is not plain in a JSON string, and perhaps bits above it: a
-// borrow marks wrongly only above a byte that is marked rightly.
-func markSpecial(word uint64) uint64 {
-	const ones, highs = 0x0101010101010101, 0x8080808080808080
-	quotes, backslashes := word^('"'*ones), word^('\\'*ones)
-	return (word | (word - ' '*ones) | (quotes - ones) | (backslashes - ones)) & highs
-}
-
-// toUTF8 returns text as it is if it is valid UTF-8, else read as GB18030, with U+FFFD for what is neither.
-func toUTF8(text []byte) []byte {
-	if utf8.Valid(text) {
-		return text
-	}
-	converted, err := simplifiedchinese.GB18030.NewDecoder().Bytes(text)
-	if err != nil || !utf8.Valid(converted) {
-		return bytes.ToValidUTF8(text, []byte(string(utf8.RuneError)))
-	}
-	return converted
-}
-
-// isAmount reports whether text is a plain decimal integer: in fen, exact in every JSON reader.
-func isAmount(text []byte) bool {
-	if len(text) == 0 || len(text) > maxAmountDigits || text[0] == '0' && len(text) > 1 {
-		return false
-	}
-	return skipDigits(text, 0) == len(text)
-}
+// platformTime is how long the platform's yyyy-MM-dd HH:mm:ss is.
+const platformTime = len("2006-01-02 15:04:05")
 
 // appendRFC3339 appends the platform's yyyy-MM-dd HH:mm:ss, Beijing time, as RFC 3339, if it is a date that exists.
 func appendRFC3339(dst, text []byte) ([]byte, bool) {

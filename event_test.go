@@ -310,7 +310,7 @@ func TestEventData(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := testFields(t, test.body)
-			event := f.event(newJSONNames([]string{"extra"}))
+			event := f.event(newRules([]string{"extra"}))
 			if string(event.Data) != test.want {
 				t.Errorf("event\n got %s\nwant %s", event.Data, test.want)
 			}

@@ -13,6 +13,8 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/inbound"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/jsontext"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/normalize"
 )
 
 func init() {
@@ -58,7 +60,7 @@ type Notify struct {
 	Confirm bool `json:"confirm,omitempty"`
 
 	merchant  merchantRef
-	jsonNames *jsonNameSet
+	rules     *normalize.Rules
 	app       *App
 	logger    *zap.Logger
 	confirmer *confirmer // nil if the platform is not asked
@@ -89,7 +91,7 @@ func (n *Notify) Provision(ctx caddy.Context) error {
 	if err = n.Notify.Provision(ctx, &inward, n.app.notifies, n.app.flights); err != nil {
 		return fmt.Errorf("chinaums_notify: %w", err)
 	}
-	n.jsonNames = newJSONNames(n.JSON)
+	n.rules = newRules(n.JSON)
 	patience := time.Duration(n.Timeout)
 	switch {
 	case n.Confirm && n.Observe:
@@ -154,7 +156,7 @@ func (n *Notify) judge(m *merchant, content []byte, header http.Header) (*inboun
 	if rejected != nil {
 		return nil, rejected.of(fields)
 	}
-	event := fields.event(n.jsonNames)
+	event := fields.event(n.rules)
 	if n.confirmer != nil {
 		if rejected = n.confirm(m, fields, &event, ambiguous); rejected != nil {
 			return nil, rejected.of(fields)
@@ -224,13 +226,13 @@ func parseReason(err error) string {
 }
 
 func isJSONObject(content []byte) bool {
-	start := skipJSONSpace(content, 0)
+	start := jsontext.SkipSpace(content, 0)
 	return start < len(content) && content[start] == '{'
 }
 
 // isForm reports whether what was sent as JSON may be a form all the same.
 func isForm(content []byte) bool {
-	start := skipJSONSpace(content, 0)
+	start := jsontext.SkipSpace(content, 0)
 	return bytes.IndexByte(content, '=') >= 0 && content[start] != '[' && content[start] != '"'
 }
 

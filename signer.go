@@ -21,7 +21,8 @@ import (
 	"strings"
 	"sync"
 	"time"
-	"unicode/utf8"
+
+	"github.com/caddy-chinaums/caddy-chinaums/internal/jsontext"
 )
 
 // beijing is the platform's clock: UTC+8, without daylight saving, whatever the server's own zone is.
@@ -345,7 +346,7 @@ func (f *notifyFields) parse(body []byte) error {
 	if len(body) > maxNotifyBody {
 		return newParseError(reasonTooMany, "more than %d bytes", maxNotifyBody)
 	}
-	if first := skipJSONSpace(body, 0); first < len(body) && body[first] == '{' {
+	if first := jsontext.SkipSpace(body, 0); first < len(body) && body[first] == '{' {
 		return f.parseJSON(body)
 	}
 	return f.parseForm(body)
@@ -464,11 +465,11 @@ var hexValues = func() (values [256]byte) {
 func (f *notifyFields) parseJSON(body []byte) error {
 	f.reset()
 	f.text = append(f.text, body...)
-	i := skipJSONSpace(body, 0)
+	i := jsontext.SkipSpace(body, 0)
 	if i == len(body) || body[i] != '{' {
 		return newParseError(reasonJSON, "the body is not a JSON object")
 	}
-	i = skipJSONSpace(body, i+1)
+	i = jsontext.SkipSpace(body, i+1)
 	if i < len(body) && body[i] == '}' {
 		return f.endJSON(body, i+1)
 	}
@@ -482,11 +483,11 @@ func (f *notifyFields) parseJSON(body []byte) error {
 			return newParseError(reasonJSON, "broken JSON at byte %d: the name is not a valid string", i)
 		}
 		name := f.text[nameStart:nameEnd]
-		i = skipJSONSpace(body, next)
+		i = jsontext.SkipSpace(body, next)
 		if i == len(body) || body[i] != ':' {
 			return newParseError(reasonJSON, "field %s: expected a colon after the name", quoteText(name))
 		}
-		i = skipJSONSpace(body, i+1)
+		i = jsontext.SkipSpace(body, i+1)
 		if i == len(body) {
 			return newParseError(reasonJSON, "field %s: the value is missing", quoteText(name))
 		}
@@ -497,9 +498,9 @@ func (f *notifyFields) parseJSON(body []byte) error {
 		case '{', '[':
 			return newParseError(reasonJSON, "field %s: nested JSON; a notify is one flat object", quoteText(name))
 		case 'n':
-			next = scanJSONLiteral(body, i)
+			next = jsontext.SkipLiteral(body, i)
 		default:
-			next = scanJSONLiteral(body, i)
+			next = jsontext.SkipLiteral(body, i)
 			valueStart, valueEnd, literal = i, next, true
 		}
 		if next < 0 {
@@ -510,13 +511,13 @@ func (f *notifyFields) parseJSON(body []byte) error {
 				return err
 			}
 		}
-		i = skipJSONSpace(body, next)
+		i = jsontext.SkipSpace(body, next)
 		if i == len(body) {
 			return newParseError(reasonJSON, "field %s: the JSON object ends early", quoteText(name))
 		}
 		switch body[i] {
 		case ',':
-			i = skipJSONSpace(body, i+1)
+			i = jsontext.SkipSpace(body, i+1)
 		case '}':
 			return f.endJSON(body, i+1)
 		default:
@@ -526,7 +527,7 @@ func (f *notifyFields) parseJSON(body []byte) error {
 }
 
 func (f *notifyFields) endJSON(body []byte, end int) error {
-	if skipJSONSpace(body, end) != len(body) {
+	if jsontext.SkipSpace(body, end) != len(body) {
 		return newParseError(reasonJSON, "there is data after the JSON object")
 	}
 	return f.sort()
@@ -535,11 +536,11 @@ func (f *notifyFields) endJSON(body []byte, end int) error {
 // decodeJSON decodes the string at body[i], where its opening quote is, into f.text at the same place. It returns where
 // the decoded text ends, and the index behind the string, or -1.
 func (f *notifyFields) decodeJSON(body []byte, i int) (end, next int) {
-	end = skipPlainJSON(body, i+1)
+	end = jsontext.SkipPlain(body, i+1)
 	if end < len(body) && body[end] == '"' {
 		return end, end + 1
 	}
-	decoded, next := appendJSONText(f.text[:i+1], body, i, false)
+	decoded, next := jsontext.AppendText(f.text[:i+1], body, i, false)
 	return len(decoded), next
 }
 
@@ -834,149 +835,4 @@ func lowerASCII(c byte) byte {
 		return c - 'A' + 'a'
 	}
 	return c
-}
-
-// JSON, read where it stands
-
-// skipJSONSpace returns the index of the first byte at or after i that is not JSON white space.
-func skipJSONSpace(text []byte, i int) int {
-	for i < len(text) && (text[i] == ' ' || text[i] == '\t' || text[i] == '\r' || text[i] == '\n') {
-		i++
-	}
-	return i
-}
-
-// skipPlainJSON returns the index of the first byte at or after i that ends a run of plain text in a string.
-func skipPlainJSON(text []byte, i int) int {
-	for i < len(text) && text[i] >= ' ' && text[i] != '"' && text[i] != '\\' {
-		i++
-	}
-	return i
-}
-
-// scanJSONLiteral returns the index behind the number, true, false or null at text[i], or -1.
-func scanJSONLiteral(text []byte, i int) int {
-	switch text[i] {
-	case 't':
-		return scanJSONWord(text, i, "true")
-	case 'f':
-		return scanJSONWord(text, i, "false")
-	case 'n':
-		return scanJSONWord(text, i, "null")
-	case '-':
-		i++
-	}
-	next := skipDigits(text, i)
-	if next == i || text[i] == '0' && next > i+1 {
-		return -1
-	}
-	if i = next; i < len(text) && text[i] == '.' {
-		if next = skipDigits(text, i+1); next == i+1 {
-			return -1
-		}
-		i = next
-	}
-	if i < len(text) && (text[i] == 'e' || text[i] == 'E') {
-		i++
-		if i < len(text) && (text[i] == '+' || text[i] == '-') {
-			i++
-		}
-		if next = skipDigits(text, i); next == i {
-			return -1
-		}
-		i = next
-	}
-	return i
-}
-
-func scanJSONWord(text []byte, i int, word string) int {
-	if len(text)-i < len(word) || string(text[i:i+len(word)]) != word {
-		return -1
-	}
-	return i + len(word)
-}
-
-func skipDigits(text []byte, i int) int {
-	for i < len(text) && '0' <= text[i] && text[i] <= '9' {
-		i++
-	}
-	return i
-}
-
-// appendJSONText appends the decoded text of the string at text[i], where its opening quote is, and returns the index
-// behind the closing one, or -1 if the string is broken. Bytes that are not escaped stay as they are. With replace an
-// escaped lone surrogate becomes U+FFFD; without, it is an error.
-func appendJSONText(dst, text []byte, i int, replace bool) ([]byte, int) {
-	i++
-	for {
-		plain := i
-		i = skipPlainJSON(text, i)
-		dst = append(dst, text[plain:i]...)
-		if i == len(text) || text[i] < ' ' {
-			return dst, -1
-		}
-		if text[i] == '"' {
-			return dst, i + 1
-		}
-		if i+1 == len(text) {
-			return dst, -1
-		}
-		c := text[i+1]
-		i += 2
-		switch c {
-		case '"', '\\', '/':
-		case 'b':
-			c = '\b'
-		case 'f':
-			c = '\f'
-		case 'n':
-			c = '\n'
-		case 'r':
-			c = '\r'
-		case 't':
-			c = '\t'
-		case 'u':
-			unit := readJSONUnit(text, i)
-			if unit < 0 {
-				return dst, -1
-			}
-			i += 4
-			if 0xD800 <= unit && unit < 0xE000 {
-				low := rune(-1)
-				if unit < 0xDC00 && i+1 < len(text) && text[i] == '\\' && text[i+1] == 'u' {
-					low = readJSONUnit(text, i+2)
-				}
-				switch {
-				case 0xDC00 <= low && low < 0xE000:
-					unit = 0x10000 + (unit-0xD800)<<10 + (low - 0xDC00)
-					i += 6
-				case replace:
-					unit = utf8.RuneError
-				default:
-					return dst, -1
-				}
-			}
-			dst = utf8.AppendRune(dst, unit)
-			continue
-		default:
-			return dst, -1
-		}
-		dst = append(dst, c)
-	}
-}
-
-// readJSONUnit returns the UTF-16 unit whose four hexadecimal digits begin at text[i], or -1.
-func readJSONUnit(text []byte, i int) rune {
-	if i+4 > len(text) {
-		return -1
-	}
-	var unit rune
-	for _, c := range text[i : i+4] {
-		value := hexValues[c]
-		if value > 15 {
-			return -1
-		}
-		unit = unit<<4 | rune(value)
-	}
-	return unit
 }

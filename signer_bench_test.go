@@ -87,7 +87,7 @@ func benchmarkNotify(b *testing.B, fields referenceFields) {
 	body := []byte(fields.signedForm(string(key), digestSHA256))
 	floor := append([]byte(fields.stringToSign()), key...)
 	keys := [][]byte{key}
-	names := newJSONNames(nil)
+	rules := newRules(nil)
 	b.SetBytes(int64(len(body)))
 	measureRatio(b, func() {
 		f := acquireFields()
@@ -97,7 +97,7 @@ func benchmarkNotify(b *testing.B, fields referenceFields) {
 		if reason := f.verify(keys, digestSHA256); reason != "" {
 			b.Fatal(reason)
 		}
-		if event := f.event(names); len(event.Data) == 0 {
+		if event := f.event(rules); len(event.Data) == 0 {
 			b.Fatal("no event")
 		}
 		f.release()

@@ -150,7 +150,7 @@ func FuzzEvent(f *testing.F) {
 		if fields == nil {
 			return
 		}
-		checkEvent(t, fields, fields.event(newJSONNames([]string{"a"})), builtInJSONNames+"a ")
+		checkEvent(t, fields, fields.event(newRules([]string{"a"})), builtInJSONNames+"a ")
 	})
 }
 

@@ -801,7 +801,7 @@ func TestFieldsForgetEverything(t *testing.T) {
 		t.Errorf("reason %q: the first signature is still there", reason)
 	}
 	f.release()
-	if len(f.fields)+len(f.sorted)+len(f.text)+len(f.signed)+len(f.writer.out)+len(f.writer.scratch) != 0 || f.writer.names != nil {
+	if len(f.fields)+len(f.sorted)+len(f.text)+len(f.signed)+len(f.writer.Out)+len(f.writer.words) != 0 {
 		t.Error("released fields are not empty")
 	}
 }
@@ -818,7 +818,7 @@ func TestLargeBuffersAreDropped(t *testing.T) {
 	f.event(nil)
 	f.release()
 	for name, buffer := range map[string][]byte{
-		"text": f.text, "signed": f.signed, "out": f.writer.out, "scratch": f.writer.scratch,
+		"text": f.text, "signed": f.signed, "out": f.writer.Out, "words": f.writer.words,
 	} {
 		if cap(buffer) > maxPooledBuffer {
 			t.Errorf("%s keeps %d bytes", name, cap(buffer))
@@ -849,13 +849,13 @@ func TestAllocations(t *testing.T) {
 		t.Errorf("authorization: %v allocations, want 1", got)
 	}
 	form := []byte(paymentForm().signedForm(testKey, digestSHA256))
-	keys, names := [][]byte{[]byte(testKey)}, newJSONNames(nil)
+	keys, rules := [][]byte{[]byte(testKey)}, newRules(nil)
 	if got := testing.AllocsPerRun(200, func() {
 		f := acquireFields()
 		if f.parse(form) != nil || f.verify(keys, digestSHA256) != "" {
 			t.Error("the notify is not true")
 		}
-		f.event(names)
+		f.event(rules)
 		f.release()
 	}); got != 2 {
 		t.Errorf("notify: %v allocations, want 2: the JSON and the attributes", got)
@@ -874,9 +874,6 @@ func TestHexValues(t *testing.T) {
 		if want := byte(255); err != nil && hexValues[c] != want || err == nil && hexValues[c] != decoded[0] {
 			t.Errorf("byte %#x is %d", c, hexValues[c])
 		}
-	}
-	if !utf8.ValidString(string(utf8.AppendRune(nil, readJSONUnit([]byte("597d"), 0)))) {
-		t.Error("a unit is not read")
 	}
 }
 

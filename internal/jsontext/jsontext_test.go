@@ -2,6 +2,7 @@ package jsontext
 
 import (
 	"encoding/json"
+	"strconv"
 	"testing"
 	"unicode/utf8"
 )
@@ -34,6 +35,19 @@ func TestAppendText(t *testing.T) {
 				t.Errorf("AppendText = %q, %d; want %q, %d", got, next, "x"+test.want, test.next)
 			}
 		})
+	}
+}
+
+func TestHexadecimalDigits(t *testing.T) {
+	for c := range 256 {
+		want, err := strconv.ParseUint(string([]byte{byte(c)}), 16, 8)
+		if err != nil || c >= utf8.RuneSelf {
+			want = 255
+		}
+		got, next := AppendText(nil, []byte{'"', '\\', 'u', '0', '0', '4', byte(c), '"'}, 0, false)
+		if want == 255 && next >= 0 || want != 255 && string(got) != string(rune(0x40+want)) {
+			t.Errorf("byte %#x: %q, %d", c, got, next)
+		}
 	}
 }
 

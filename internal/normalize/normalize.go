@@ -35,6 +35,8 @@ type Rules struct {
 	Of func(name []byte) Rule
 	// AppendTime appends the platform's time as RFC 3339, or reports that text is none.
 	AppendTime func(dst, text []byte) ([]byte, bool)
+	// Keep names the member of a field's JSON whose value becomes Writer.Kept.
+	Keep string
 }
 
 const (
@@ -48,6 +50,9 @@ const (
 // stay. Where something cannot be written, it writes nothing of it.
 type Writer struct {
 	Out []byte // what has been written; the caller may append
+	// Kept is the value, as it came, of the last member that the rules keep, on the first level of the JSON that Text
+	// wrote last: nil if there was none. It is valid as long as that text.
+	Kept []byte
 
 	rules   *Rules
 	scratch []byte // a stack of decoded texts
@@ -56,7 +61,7 @@ type Writer struct {
 // Reset makes the writer ready, and keeps the room that it has.
 func (w *Writer) Reset(rules *Rules) {
 	w.rules = rules
-	w.Out = w.Out[:0]
+	w.Out, w.Kept = w.Out[:0], nil
 	w.scratch = w.scratch[:0]
 }
 
@@ -107,6 +112,9 @@ func (w *Writer) time(text []byte) bool {
 
 // nested writes text as JSON if it is a JSON object or array that fits, and reports whether it is.
 func (w *Writer) nested(text []byte, depth int) bool {
+	if depth == 1 {
+		w.Kept = nil
+	}
 	start := jsontext.SkipSpace(text, 0)
 	if start == len(text) || text[start] != '{' && text[start] != '[' {
 		return false
@@ -115,6 +123,9 @@ func (w *Writer) nested(text []byte, depth int) bool {
 	end := w.Value(text, start, None, depth)
 	if end < 0 || jsontext.SkipSpace(text, end) != len(text) {
 		w.Out = w.Out[:mark]
+		if depth == 1 {
+			w.Kept = nil
+		}
 		return false
 	}
 	return true
@@ -176,6 +187,7 @@ func (w *Writer) object(text []byte, i, depth int) int {
 		w.String(name)
 		w.Out = append(w.Out, ':')
 		rule := w.rules.Of(name)
+		keep := depth == 1 && string(name) == w.rules.Keep && w.rules.Keep != ""
 		w.scratch = w.scratch[:mark]
 
 		i = jsontext.SkipSpace(text, next)
@@ -186,8 +198,11 @@ func (w *Writer) object(text []byte, i, depth int) int {
 		if next = w.Value(text, i, rule, depth+1); next < 0 {
 			return -1
 		}
-		if next == i+2 && text[i] == '"' { // empty text
+		switch {
+		case next == i+2 && text[i] == '"': // empty text
 			w.Out = w.Out[:member]
+		case keep:
+			w.Kept = text[i:next]
 		}
 		i = jsontext.SkipSpace(text, next)
 		if i == len(text) {

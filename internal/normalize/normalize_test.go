@@ -68,6 +68,51 @@ func TestDepth(t *testing.T) {
 	}
 }
 
+func TestKept(t *testing.T) {
+	rules := *testRules
+	rules.Keep = "time"
+	for _, test := range []struct{ name, text, want string }{
+		{"as it came", `{"a":1,"time":"12"}`, `"12"`},
+		{"the last one", `{"time":"12","time":[ 13 ]}`, `[ 13 ]`},
+		{"but not an empty one", `{"time":"12","time":""}`, `"12"`},
+		{"first level only", `{"a":{"time":"12"},"json":"{\"time\":1}"}`, ""},
+		{"no object", `[{"time":"12"}]`, ""},
+		{"broken behind it", `{"time":"12"`, ""},
+		{"no JSON", "12", ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var w Writer
+			w.Reset(&rules)
+			w.Text([]byte(`{"time":"before"}`), JSON, 1)
+			w.Text([]byte(test.text), JSON, 1)
+			if string(w.Kept) != test.want {
+				t.Errorf("kept %s, want %s", w.Kept, test.want)
+			}
+		})
+	}
+	var w Writer
+	w.Reset(testRules)
+	if w.Text([]byte(`{"":1,"time":2}`), JSON, 1); w.Kept != nil {
+		t.Errorf("kept %s without being asked", w.Kept)
+	}
+}
+
+func TestRelease(t *testing.T) {
+	rules := *testRules
+	rules.Keep = "a"
+	var w Writer
+	w.Reset(&rules)
+	w.Text([]byte(`{"a":"`+strings.Repeat("x", 100)+`"}`), JSON, 1)
+	w.Release(1000)
+	if len(w.Out)+len(w.scratch) != 0 || w.Kept != nil || w.rules != nil || cap(w.Out) < 100 || cap(w.scratch) < 100 {
+		t.Errorf("released: %d and %d bytes of room, kept %q", cap(w.Out), cap(w.scratch), w.Kept)
+	}
+	w.Release(99)
+	if w.Out != nil || w.scratch != nil {
+		t.Errorf("rooms of %d and %d bytes are kept", cap(w.Out), cap(w.scratch))
+	}
+}
+
 func TestIsAmount(t *testing.T) {
 	for text, want := range map[string]bool{
 		"0": true, "1": true, "999999999999999": true,
