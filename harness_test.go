@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -20,6 +21,20 @@ import (
 )
 
 // The tests run a real Caddy in this process, one configuration at a time: no test here may be parallel.
+
+// TestMain keeps the tests away from the Caddy that this machine may run: from its autosaved configuration, which
+// `caddy run --resume` starts, and its storage.
+func TestMain(m *testing.M) {
+	directory, err := os.MkdirTemp("", "chinaums-test-")
+	if err != nil {
+		panic(err)
+	}
+	caddy.ConfigAutosavePath = filepath.Join(directory, "autosave.json")
+	caddy.DefaultStorage.Path = directory
+	code := m.Run()
+	_ = os.RemoveAll(directory)
+	os.Exit(code)
+}
 
 // adapt turns a Caddyfile into JSON.
 func adapt(t testing.TB, config string) []byte {

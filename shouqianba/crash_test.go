@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/certmagic"
 	"go.uber.org/zap"
 
@@ -45,7 +46,15 @@ var binary = sync.OnceValues(func() (string, error) {
 })
 
 func TestMain(m *testing.M) {
+	// Not the autosaved configuration and the storage of the Caddy that this machine may run.
+	directory, err := os.MkdirTemp("", "shouqianba-test-")
+	if err != nil {
+		panic(err)
+	}
+	caddy.ConfigAutosavePath = filepath.Join(directory, "autosave.json")
+	caddy.DefaultStorage.Path = directory
 	code := m.Run()
+	_ = os.RemoveAll(directory)
 	if os.Getenv("CADDY_BINARY") == "" {
 		if name, err := binaryIfBuilt(); err == nil && name != "" {
 			_ = os.RemoveAll(filepath.Dir(name))
