@@ -2,17 +2,14 @@ package chinaums
 
 import (
 	"encoding/json"
-	"strings"
 
-	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
-	"github.com/dustin/go-humanize"
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/inbound"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/syntax"
 )
 
 func init() {
@@ -86,26 +83,26 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 }
 
 func (m *Merchant) unmarshal(name string, d *caddyfile.Dispenser) error {
-	o := options{d: d, of: "merchant " + name}
+	o := syntax.Options{D: d, Of: "merchant " + name}
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
 		var err error
 		switch d.Val() {
 		case "app_id":
-			err = o.one(&m.AppID)
+			err = o.One(&m.AppID)
 		case "app_key":
-			err = o.one(&m.AppKey)
+			err = o.One(&m.AppKey)
 		case "notify_key":
-			err = o.list(&m.NotifyKey)
+			err = o.List(&m.NotifyKey)
 		case "sign_types":
-			err = o.list(&m.SignTypes)
+			err = o.List(&m.SignTypes)
 		case "mid":
-			err = o.list(&m.MID)
+			err = o.List(&m.MID)
 		case "environment":
-			err = o.one(&m.Environment)
+			err = o.One(&m.Environment)
 		case "upstream":
-			err = o.one(&m.Upstream)
+			err = o.One(&m.Upstream)
 		default:
-			err = o.unknown()
+			err = o.Unknown()
 		}
 		if err != nil {
 			return err
@@ -135,29 +132,29 @@ func parseNotify(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 //	}
 func (n *Notify) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // the directive's name
-	if err := merchantArgument(d, &n.Merchant); err != nil {
+	if err := syntax.Argument(d, &n.Merchant); err != nil {
 		return err
 	}
-	o := options{d: d, of: "chinaums_notify"}
+	o := syntax.Options{D: d, Of: "chinaums_notify"}
 	for d.NextBlock(0) {
 		var err error
 		switch d.Val() {
 		case "format":
-			err = o.word(&n.Format, inbound.FormatJSON, inbound.FormatCloudEvents, inbound.FormatOriginal)
+			err = o.Word(&n.Format, inbound.FormatJSON, inbound.FormatCloudEvents, inbound.FormatOriginal)
 		case "ack":
-			err = o.word(&n.Ack, "word", "2xx")
+			err = o.Word(&n.Ack, "word", "2xx")
 		case "json":
-			err = o.list(&n.JSON)
+			err = o.List(&n.JSON)
 		case "max_size":
-			err = o.size(&n.MaxSize)
+			err = o.Size(&n.MaxSize)
 		case "timeout":
-			err = o.duration(&n.Timeout)
+			err = o.Duration(&n.Timeout)
 		case "confirm":
-			err = o.flag(&n.Confirm)
+			err = o.Flag(&n.Confirm)
 		case "observe":
-			err = o.flag(&n.Observe)
+			err = o.Flag(&n.Observe)
 		default:
-			err = o.unknown()
+			err = o.Unknown()
 		}
 		if err != nil {
 			return err
@@ -178,17 +175,17 @@ func parseReturn(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 //	}
 func (p *Return) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // the directive's name
-	if err := merchantArgument(d, &p.Merchant); err != nil {
+	if err := syntax.Argument(d, &p.Merchant); err != nil {
 		return err
 	}
-	o := options{d: d, of: "chinaums_return"}
+	o := syntax.Options{D: d, Of: "chinaums_return"}
 	for d.NextBlock(0) {
 		var err error
 		switch d.Val() {
 		case "ignore":
-			err = o.list(&p.Ignore)
+			err = o.List(&p.Ignore)
 		default:
-			err = o.unknown()
+			err = o.Unknown()
 		}
 		if err != nil {
 			return err
@@ -215,43 +212,20 @@ func parseGuard(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 //	}
 func (g *Guard) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // the directive's name
-	if err := merchantArgument(d, &g.Merchant); err != nil {
+	if err := syntax.Argument(d, &g.Merchant); err != nil {
 		return err
 	}
-	o := options{d: d, of: "chinaums_guard"}
+	o := syntax.Options{D: d, Of: "chinaums_guard"}
 	for d.NextBlock(0) {
-		known, err := g.option(&o)
+		known, err := o.Guard(&g.Guard)
 		if err == nil && !known {
-			err = o.unknown()
+			err = o.Unknown()
 		}
 		if err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// option reads the option at the cursor, if it is one of the guard's.
-func (g *Guard) option(o *options) (known bool, err error) {
-	switch o.d.Val() {
-	case "allow":
-		err = o.list(&g.Allow)
-	case "token":
-		err = o.list(&g.Token)
-	case "paths":
-		err = o.list(&g.Paths)
-	case "max_size":
-		err = o.size(&g.MaxSize)
-	case "max_response":
-		err = o.size(&g.MaxResponse)
-	case "timeout":
-		err = o.duration(&g.Timeout)
-	case "validate":
-		err = o.word(&g.Validate, "off", "warn", "reject")
-	default:
-		return false, nil
-	}
-	return true, err
 }
 
 func parseH5(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
@@ -269,23 +243,23 @@ func parseH5(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 //	}
 func (p *H5) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // the directive's name
-	if err := merchantArgument(d, &p.Merchant); err != nil {
+	if err := syntax.Argument(d, &p.Merchant); err != nil {
 		return err
 	}
-	o := options{d: d, of: "chinaums_h5"}
+	o := syntax.Options{D: d, Of: "chinaums_h5"}
 	for d.NextBlock(0) {
 		var err error
 		switch d.Val() {
 		case "allow":
-			err = o.list(&p.Allow)
+			err = o.List(&p.Allow)
 		case "token":
-			err = o.list(&p.Token)
+			err = o.List(&p.Token)
 		case "paths":
-			err = o.list(&p.Paths)
+			err = o.List(&p.Paths)
 		case "max_size":
-			err = o.size(&p.MaxSize)
+			err = o.Size(&p.MaxSize)
 		default:
-			err = o.unknown()
+			err = o.Unknown()
 		}
 		if err != nil {
 			return err
@@ -303,10 +277,10 @@ func (p *H5) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 func (t *Transport) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // the transport's name
 	first := d.Token()
-	if err := merchantArgument(d, &t.Merchant); err != nil {
+	if err := syntax.Argument(d, &t.Merchant); err != nil {
 		return err
 	}
-	o := options{d: d, of: "transport chinaums"}
+	o := syntax.Options{D: d, Of: "transport chinaums"}
 	var rest []caddyfile.Token
 	for d.NextBlock(0) {
 		known, err := t.option(&o)
@@ -317,20 +291,15 @@ func (t *Transport) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			rest = append(rest, d.NextSegment()...)
 		}
 	}
-	return t.HTTPTransport.UnmarshalCaddyfile(block(first, rest))
+	return t.HTTPTransport.UnmarshalCaddyfile(syntax.Block(first, rest))
 }
 
 // option reads the option at the cursor, if it is one of the transport's own, and refuses what would break a call.
-func (t *Transport) option(o *options) (known bool, err error) {
-	switch o.d.Val() {
-	case "auth":
-		return true, o.word(&t.Auth, authBodySig, authAccessToken)
-	case "compression":
-		// The HTTP transport's parser takes any word here for "on".
-		var word string
-		return true, o.word(&word, "off")
+func (t *Transport) option(o *syntax.Options) (known bool, err error) {
+	if o.D.Val() == "auth" {
+		return true, o.Word(&t.Auth, authBodySig, authAccessToken)
 	}
-	return false, nil
+	return o.Compression()
 }
 
 // UnmarshalCaddyfile sets up the source from Caddyfile tokens. Syntax:
@@ -338,7 +307,7 @@ func (t *Transport) option(o *options) (known bool, err error) {
 //	dynamic chinaums [<merchant>]
 func (u *Upstreams) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // the source's name
-	if err := merchantArgument(d, &u.Merchant); err != nil {
+	if err := syntax.Argument(d, &u.Merchant); err != nil {
 		return err
 	}
 	if d.NextBlock(0) {
@@ -370,219 +339,19 @@ func (u *Upstreams) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 //	    <options of reverse_proxy>
 //	}
 func parseProxy(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
-	h.Next() // the directive's name
-	first := h.Token()
-	matchers, err := h.ExtractMatcherSet()
-	if err != nil {
-		return nil, err
+	guard, transport, upstreams := new(Guard), new(Transport), new(Upstreams)
+	shortcut := syntax.Shortcut{
+		Name: "chinaums_proxy", Platform: "chinaums",
+		Guard: guard, Transport: transport, HTTP: &transport.HTTPTransport, Upstreams: upstreams,
+		Own: func(o *syntax.Options) (bool, error) {
+			known, err := o.Guard(&guard.Guard)
+			if !known && err == nil {
+				known, err = transport.option(o)
+			}
+			return known, err
+		},
 	}
-	d := h.Dispenser
-	d.Next() // the directive's name again: ExtractMatcherSet goes back to the beginning
-
-	guard, transport, proxy := new(Guard), new(Transport), new(reverseproxy.Handler)
-	if err := merchantArgument(d, &guard.Merchant); err != nil {
-		return nil, err
-	}
-	transport.Merchant = guard.Merchant
-
-	o := options{d: d, of: "chinaums_proxy"}
-	var transportTokens, proxyTokens []caddyfile.Token
-	for d.NextBlock(0) {
-		known, err := guard.option(&o)
-		if !known && err == nil {
-			known, err = transport.option(&o)
-		}
-		switch {
-		case err != nil:
-			return nil, err
-		case known:
-		case refusedInShortcut(d.Val()):
-			return nil, d.Errf("chinaums_proxy: %s is refused here: it could send a call elsewhere, again or changed", d.Val())
-		case transportOptions[d.Val()]:
-			transportTokens = append(transportTokens, d.NextSegment()...)
-		default:
-			proxyTokens = append(proxyTokens, d.NextSegment()...)
-		}
-	}
-	if err := transport.HTTPTransport.UnmarshalCaddyfile(block(first, transportTokens)); err != nil {
-		return nil, err
-	}
-	if err := proxy.UnmarshalCaddyfile(block(first, proxyTokens)); err != nil {
-		return nil, err
-	}
-	if err := proxy.FinalizeUnmarshalCaddyfile(h); err != nil {
-		return nil, err
-	}
-	// Only now: what UnmarshalCaddyfile finds it may overwrite.
-	proxy.TransportRaw = caddyconfig.JSONModuleObject(transport, "protocol", "chinaums", nil)
-	proxy.DynamicUpstreamsRaw = caddyconfig.JSONModuleObject(&Upstreams{Merchant: guard.Merchant}, "source", "chinaums", nil)
-
-	route := caddyhttp.Route{HandlersRaw: []json.RawMessage{
-		caddyconfig.JSONModuleObject(guard, "handler", "chinaums_guard", nil),
-		caddyconfig.JSONModuleObject(proxy, "handler", "reverse_proxy", nil),
-	}}
-	if matchers != nil {
-		route.MatcherSetsRaw = caddyhttp.RawMatcherSets{matchers}
-	}
-	return []httpcaddyfile.ConfigValue{{Class: "route", Value: route}}, nil
-}
-
-func refusedInShortcut(option string) bool {
-	switch option {
-	case "to", "dynamic", "transport", "lb_retry_match", "method", "rewrite":
-		return true
-	}
-	return strings.HasPrefix(option, "health_")
-}
-
-// transportOptions are the options of `transport http`; all others of the shortcut are reverse_proxy's.
-var transportOptions = map[string]bool{}
-
-func init() {
-	for name := range strings.FieldsSeq(`
-		read_buffer write_buffer read_timeout write_timeout max_response_header proxy_protocol forward_proxy_url
-		network_proxy dial_timeout dial_fallback_delay response_header_timeout expect_continue_timeout resolvers tls
-		tls_client_auth tls_insecure_skip_verify tls_curves tls_timeout tls_trusted_ca_certs tls_server_name
-		tls_renegotiation tls_except_ports tls_trust_pool keepalive keepalive_interval keepalive_idle_conns
-		keepalive_idle_conns_per_host versions max_conns_per_host local_address`) {
-		transportOptions[name] = true
-	}
-}
-
-// block makes a dispenser of a block with the given lines, as if it stood where first does.
-func block(first caddyfile.Token, lines []caddyfile.Token) *caddyfile.Dispenser {
-	if first.Quoted() {
-		// Its copies would be no braces.
-		first = caddyfile.Token{File: first.File, Line: first.Line, Text: first.Text}
-	}
-	tokens := []caddyfile.Token{first}
-	if len(lines) > 0 {
-		last := lines[len(lines)-1]
-		open, end := first, first
-		open.Text, end.Text = "{", "}"
-		// A quoted token may go over several lines.
-		end.File, end.Line = last.File, last.Line+last.NumLineBreaks()+1
-		tokens = append(append(append(tokens, open), lines...), end)
-	}
-	return caddyfile.NewDispenser(tokens)
-}
-
-// merchantArgument reads the one argument that most directives take.
-func merchantArgument(d *caddyfile.Dispenser, merchant *string) error {
-	name := d.Val()
-	if d.NextArg() {
-		*merchant = d.Val()
-	}
-	if d.NextArg() {
-		return d.Errf("%s: surplus argument %q", name, d.Val())
-	}
-	return nil
-}
-
-// options reads the options of one block, each at most once.
-type options struct {
-	d    *caddyfile.Dispenser
-	of   string // for messages
-	seen map[string]bool
-}
-
-func (o *options) once() error {
-	name := o.d.Val()
-	if o.seen[name] {
-		return o.d.Errf("%s: %s is given twice", o.of, name)
-	}
-	if o.seen == nil {
-		o.seen = make(map[string]bool)
-	}
-	o.seen[name] = true
-	return nil
-}
-
-func (o *options) list(target *[]string) error {
-	if err := o.once(); err != nil {
-		return err
-	}
-	name := o.d.Val()
-	*target = o.d.RemainingArgs()
-	if len(*target) == 0 {
-		return o.d.Errf("%s: %s needs a value", o.of, name)
-	}
-	for _, value := range *target {
-		if value == "" {
-			return o.d.Errf("%s: %s is empty", o.of, name)
-		}
-	}
-	return nil
-}
-
-func (o *options) one(target *string) error {
-	name := o.d.Val()
-	var values []string
-	if err := o.list(&values); err != nil {
-		return err
-	}
-	if len(values) > 1 {
-		// They are not shown: one may be a key.
-		return o.d.Errf("%s: %s takes one value, not %d", o.of, name, len(values))
-	}
-	*target = values[0]
-	return nil
-}
-
-func (o *options) word(target *string, words ...string) error {
-	name := o.d.Val()
-	if err := o.one(target); err != nil {
-		return err
-	}
-	for _, word := range words {
-		if *target == word {
-			return nil
-		}
-	}
-	return o.d.Errf("%s: %s: %q is not one of: %s", o.of, name, *target, strings.Join(words, ", "))
-}
-
-func (o *options) size(target *int64) error {
-	name := o.d.Val()
-	var text string
-	if err := o.one(&text); err != nil {
-		return err
-	}
-	size, err := humanize.ParseBytes(text)
-	if err != nil || size == 0 || size > 1<<30 {
-		return o.d.Errf("%s: %s: %q is not a size between 1 byte and 1GiB", o.of, name, text)
-	}
-	*target = int64(size)
-	return nil
-}
-
-func (o *options) duration(target *caddy.Duration) error {
-	name := o.d.Val()
-	var text string
-	if err := o.one(&text); err != nil {
-		return err
-	}
-	duration, err := caddy.ParseDuration(text)
-	if err != nil || duration <= 0 {
-		return o.d.Errf("%s: %s: %q is not a positive duration such as 10s", o.of, name, text)
-	}
-	*target = caddy.Duration(duration)
-	return nil
-}
-
-func (o *options) flag(target *bool) error {
-	if err := o.once(); err != nil {
-		return err
-	}
-	if o.d.NextArg() {
-		return o.d.Errf("%s: surplus argument %q", o.of, o.d.Val())
-	}
-	*target = true
-	return nil
-}
-
-func (o *options) unknown() error {
-	return o.d.Errf("%s: unknown option %q", o.of, o.d.Val())
+	return shortcut.Parse(h, &guard.Merchant, &transport.Merchant, &upstreams.Merchant)
 }
 
 // Interface guards

@@ -21,6 +21,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
+
+	"github.com/caddy-chinaums/caddy-chinaums/internal/syntax"
 )
 
 var updateGolden = flag.Bool("update", false, "write golden files (testdata/adapt, docs/error-codes.md) instead of comparing them")
@@ -307,7 +309,7 @@ func TestEveryTransportOptionIsKnown(t *testing.T) {
 		"keepalive_idle_conns": "1", "keepalive_idle_conns_per_host": "1", "max_conns_per_host": "1",
 		"read_buffer": "1KiB", "write_buffer": "1KiB", "max_response_header": "1KiB",
 	}
-	for option := range transportOptions {
+	for _, option := range syntax.TransportOptions() {
 		t.Run(option, func(t *testing.T) {
 			value, ok := example[option]
 			if !ok {
@@ -372,7 +374,7 @@ func TestEveryProxyOptionIsDecided(t *testing.T) {
 	known := 0
 	for _, option := range proxyOptions(t) {
 		known++
-		if taken[option] == "" != refusedInShortcut(option) {
+		if taken[option] == "" != syntax.Refused(option) {
 			t.Errorf("%s: is it taken, or refused?", option)
 		}
 	}

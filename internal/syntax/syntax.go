@@ -4,6 +4,8 @@ package syntax
 
 import (
 	"encoding/json"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -213,7 +215,7 @@ func (s *Shortcut) Parse(h httpcaddyfile.Helper, accounts ...*string) ([]httpcad
 		case err != nil:
 			return nil, err
 		case known:
-		case refusedInShortcut(d.Val()):
+		case Refused(d.Val()):
 			return nil, d.Errf("%s: %s is refused here: it could send a call elsewhere, again or changed", s.Name, d.Val())
 		case transportOptions[d.Val()]:
 			transportTokens = append(transportTokens, d.NextSegment()...)
@@ -245,7 +247,8 @@ func (s *Shortcut) Parse(h httpcaddyfile.Helper, accounts ...*string) ([]httpcad
 	return []httpcaddyfile.ConfigValue{{Class: "route", Value: route}}, nil
 }
 
-func refusedInShortcut(option string) bool {
+// Refused reports whether a shortcut refuses an option of reverse_proxy: what could send a call elsewhere, again or changed.
+func Refused(option string) bool {
 	switch option {
 	case "to", "dynamic", "transport", "lb_retry_match", "method", "rewrite":
 		return true
@@ -266,6 +269,9 @@ func init() {
 		transportOptions[name] = true
 	}
 }
+
+// TransportOptions are the options of a shortcut that go to the HTTP transport.
+func TransportOptions() []string { return slices.Sorted(maps.Keys(transportOptions)) }
 
 // Block makes a dispenser of a block with the given lines, as if it stood where first does.
 func Block(first caddyfile.Token, lines []caddyfile.Token) *caddyfile.Dispenser {
