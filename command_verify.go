@@ -23,6 +23,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/caddy-chinaums/caddy-chinaums/internal/outbound"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/secret"
 )
 
@@ -273,7 +274,7 @@ func (r *report) examine(m *merchant, c *capture, keys []doctorKey) error {
 
 // notify reports on a notify or a return page.
 func (r *report) notify(m *merchant, c *capture, keys []doctorKey) error {
-	if code := string(textMember(c.content, "errCode")); code != "" && isJSONObject(c.content) && !bytes.Contains(c.content, []byte(`"sign"`)) {
+	if code := string(outbound.TextMember(c.content, "errCode")); code != "" && isJSONObject(c.content) && !bytes.Contains(c.content, []byte(`"sign"`)) {
 		return r.answer(code)
 	}
 	if err := needsNotifyKey(m); err != nil {

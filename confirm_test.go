@@ -15,6 +15,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/caddy-chinaums/caddy-chinaums/internal/outbound"
 )
 
 // queried is one query as the platform got it.
@@ -479,7 +481,7 @@ func TestConfirmForgets(t *testing.T) {
 	platform := newFakePlatform(t)
 	platform.says(`{"errCode":"NO_ORDER"}`)
 	m := &merchant{name: "shop", signer: newBodySigner(testAppID, testAppKey)}
-	m.endpoint, _, _ = parseUpstream(platform.URL)
+	m.endpoint, _, _ = outbound.ParseEndpoint(platform.URL)
 	c := newConfirmer()
 	now := time.Unix(1_700_000_000, 0)
 	c.now = func() time.Time { return now }

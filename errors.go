@@ -1,7 +1,6 @@
 package chinaums
 
 import (
-	"bytes"
 	"encoding/json"
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/fields"
@@ -110,7 +109,7 @@ func init() {
 
 // errCode finds the platform's error code in an answer.
 func errCode(body []byte) string {
-	code := textMember(body, "errCode")
+	code := outbound.TextMember(body, "errCode")
 	if known, ok := platformErrorByCode[string(code)]; ok {
 		return known.code
 	}
@@ -132,43 +131,9 @@ func advice(code string) (text string, alarm bool) {
 
 // orderOf finds the merchant's order number in a call, for logs.
 func orderOf(body []byte) string {
-	order := textMember(body, "merOrderId")
+	order := outbound.TextMember(body, "merOrderId")
 	if len(order) > 64 {
 		order = order[:64]
 	}
 	return string(order)
-}
-
-// textMember returns the plain text (no escapes) of the first member of this name in a JSON text, or nil. It is for
-// logs and metrics, where a wrong guess about a nested member costs nothing and a full parse costs every call.
-func textMember(body []byte, name string) []byte {
-	for {
-		i := bytes.Index(body, []byte(name))
-		if i < 0 {
-			return nil
-		}
-		before, after := body[:i], body[i+len(name):]
-		body = after
-		if !bytes.HasSuffix(before, []byte{'"'}) || !bytes.HasPrefix(after, []byte{'"'}) {
-			continue
-		}
-		after, ok := bytes.CutPrefix(bytes.TrimLeft(after[1:], " \t\r\n"), []byte{':'})
-		if !ok {
-			continue
-		}
-		value, ok := bytes.CutPrefix(bytes.TrimLeft(after, " \t\r\n"), []byte{'"'})
-		if !ok {
-			return nil
-		}
-		end := bytes.IndexByte(value, '"')
-		if end < 0 {
-			return nil
-		}
-		for _, c := range value[:end] {
-			if c < ' ' || c >= 0x7f || c == '\\' {
-				return nil
-			}
-		}
-		return value[:end]
-	}
 }

@@ -15,12 +15,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"net"
-	"net/netip"
-	"net/url"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -278,7 +274,7 @@ func (a *App) resolve(name string, config *Merchant) (*merchant, error) {
 		}
 	}
 	var err error
-	if m.endpoint, m.loopback, err = parseUpstream(upstream); err != nil {
+	if m.endpoint, m.loopback, err = outbound.ParseEndpoint(upstream); err != nil {
 		return nil, fmt.Errorf("upstream: %w", err)
 	}
 	if m.endpoint.Scheme == "http" && !m.loopback {
@@ -299,32 +295,6 @@ func (a *App) key(merchant, option, raw string) (string, error) {
 			zap.String("merchant", merchant), zap.String("option", option))
 	}
 	return key, nil
-}
-
-// parseUpstream reads scheme://host[:port].
-func parseUpstream(upstream string) (endpoint outbound.Endpoint, loopback bool, err error) {
-	u, err := url.Parse(upstream)
-	if err != nil || u.Hostname() == "" || u.User != nil || u.Opaque != "" || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" {
-		return endpoint, false, fmt.Errorf("%q is not of the form scheme://host[:port]", upstream)
-	}
-	defaultPort, ok := map[string]string{"http": "80", "https": "443"}[u.Scheme]
-	if !ok {
-		return endpoint, false, fmt.Errorf("%q: the scheme must be https or http", upstream)
-	}
-	port := u.Port()
-	if port == "" {
-		port = defaultPort
-	}
-	if number, err := strconv.ParseUint(port, 10, 16); err != nil || number == 0 {
-		return endpoint, false, fmt.Errorf("%q: the port must be a number from 1 to 65535", upstream)
-	}
-	host := strings.ToLower(u.Hostname())
-	endpoint = outbound.Endpoint{Scheme: u.Scheme, Dial: net.JoinHostPort(host, port), Host: net.JoinHostPort(host, port)}
-	if port == defaultPort {
-		endpoint.Host = strings.TrimSuffix(endpoint.Host, ":"+port)
-	}
-	addr, err := netip.ParseAddr(host)
-	return endpoint, host == "localhost" || err == nil && addr.Unmap().IsLoopback(), nil
 }
 
 // checkSharedNotifyKeys refuses merchants that a notify could not be told apart by: one's notify would verify as the

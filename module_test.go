@@ -18,6 +18,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
+
+	"github.com/caddy-chinaums/caddy-chinaums/internal/outbound"
 )
 
 // chinaumsBlock wraps merchants in a Caddyfile whose only site answers by itself.
@@ -181,7 +183,7 @@ func TestUpstreamAddress(t *testing.T) {
 		{"https://127.0.0.1.example.com", "https", "127.0.0.1.example.com:443", "127.0.0.1.example.com", false},
 	} {
 		t.Run(test.upstream, func(t *testing.T) {
-			endpoint, loopback, err := parseUpstream(test.upstream)
+			endpoint, loopback, err := outbound.ParseEndpoint(test.upstream)
 			if err != nil || endpoint.Scheme != test.scheme || endpoint.Dial != test.dial || endpoint.Host != test.host || loopback != test.loopback {
 				t.Errorf("%+v, loopback %v, error %v", endpoint, loopback, err)
 			}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"slices"
 	"strings"
 	"time"
 
@@ -69,30 +68,19 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 	if t.Auth != "" && t.Auth != authBodySig && t.Auth != authAccessToken {
 		return fmt.Errorf("transport chinaums: auth: %q is neither %s nor %s", t.Auth, authBodySig, authAccessToken)
 	}
-	if err = t.refuseOptions(); err != nil {
-		return fmt.Errorf("transport chinaums: %w", err)
-	}
-	// Only the nearest: one further out, in whose handle_response this one stands, does with its own request what it likes.
-	for _, module := range slices.Backward(ctx.Modules()) {
-		if proxy, ok := module.(*reverseproxy.Handler); ok {
-			if err = refuseProxyOptions(proxy); err != nil {
-				return fmt.Errorf("transport chinaums: %w", err)
-			}
+	remote := ""
+	for _, m := range t.merchant.reachable() {
+		if !m.loopback {
+			remote = "merchant " + m.name
 			break
 		}
 	}
+	if err = outbound.SetUp(ctx, &t.HTTPTransport, remote); err != nil {
+		return fmt.Errorf("transport chinaums: %w", err)
+	}
 	t.now, t.clock = time.Now, app.clock
-	if len(t.Versions) == 0 {
-		t.Versions = []string{"1.1"}
-	}
-	// The platform's answers are signed as they come; and the scheme is each merchant's, so TLS must be ready.
-	off := false
-	t.Compression = &off
-	if t.TLS == nil {
-		t.TLS = new(reverseproxy.TLSConfig)
-	}
-	if err = t.HTTPTransport.Provision(ctx); err != nil || t.Auth != authAccessToken {
-		return err
+	if t.Auth != authAccessToken {
+		return nil
 	}
 	t.tokens = make(map[*merchant]*tokens)
 	for _, m := range t.merchant.reachable() {
@@ -115,37 +103,6 @@ func (t *Transport) Cleanup() error {
 	}
 	t.tokens = nil
 	return errors.Join(append(released, t.HTTPTransport.Cleanup())...)
-}
-
-func (t *Transport) refuseOptions() error {
-	if slices.Contains(t.Versions, "3") {
-		return fmt.Errorf("versions: 3 is not supported, whether a call was sent could not be told")
-	}
-	if t.Compression != nil && *t.Compression {
-		return fmt.Errorf("compression must stay off: answers are signed as they come")
-	}
-	if t.TLS != nil && t.TLS.InsecureSkipVerify {
-		for _, m := range t.merchant.reachable() {
-			if !m.loopback {
-				return fmt.Errorf("merchant %s: tls_insecure_skip_verify is refused except to loopback: anybody on the way could take the calls", m.name)
-			}
-		}
-	}
-	return nil
-}
-
-// refuseProxyOptions looks at the reverse_proxy around the transport.
-func refuseProxyOptions(proxy *reverseproxy.Handler) error {
-	if proxy.LoadBalancing != nil && len(proxy.LoadBalancing.RetryMatchRaw) > 0 {
-		return fmt.Errorf("lb_retry_match is refused: it could repeat a payment")
-	}
-	if proxy.Rewrite != nil {
-		if proxy.Rewrite.Method != "" {
-			return fmt.Errorf("method is refused: a call is a POST")
-		}
-		return fmt.Errorf("rewrite is refused: the guard has judged the path that the app called")
-	}
-	return nil
 }
 
 // reachable are the merchants that a directive may serve.

@@ -28,6 +28,8 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-chinaums/caddy-chinaums/internal/outbound"
 )
 
 const testAppID, testAppKey, testNotifyKey = "f0ec96ad2c3848b5b810e7aadf369e2f", "00112233445566778899aabbccddeeff", "fcAmtnx7MwismjWNhNKdHC44mNXtnEQeJkRrhKJwyrW2ysRR"
@@ -355,7 +357,7 @@ func TestHostWithoutDefaultPort(t *testing.T) {
 		"http://58.247.0.18:443":            {"58.247.0.18:443", "58.247.0.18:443"},
 		"https://[2001:db8::1]":             {"[2001:db8::1]:443", "[2001:db8::1]"},
 	} {
-		endpoint, _, err := parseUpstream(upstream)
+		endpoint, _, err := outbound.ParseEndpoint(upstream)
 		if err != nil || endpoint.Dial != want[0] || endpoint.Host != want[1] {
 			t.Errorf("%s: %+v, %v", upstream, endpoint, err)
 		}

@@ -20,6 +20,7 @@ import (
 	"github.com/caddyserver/certmagic"
 	"go.uber.org/zap"
 
+	"github.com/caddy-chinaums/caddy-chinaums/internal/outbound"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/sandbox"
 )
 
@@ -96,7 +97,7 @@ func (p *tokenPlatform) fetches() int {
 
 func testMerchant(t testing.TB) *merchant {
 	t.Helper()
-	endpoint, _, err := parseUpstream("https://platform.example")
+	endpoint, _, err := outbound.ParseEndpoint("https://platform.example")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -691,7 +692,7 @@ func TestTokenStaleConnection(t *testing.T) {
 	transport := &http.Transport{}
 	defer transport.CloseIdleConnections()
 	m := testMerchant(t)
-	m.endpoint, _, _ = parseUpstream(platform.url)
+	m.endpoint, _, _ = outbound.ParseEndpoint(platform.url)
 	tokens, err := newTokens(m, transport, &certmagic.FileStorage{Path: t.TempDir()}, zap.NewNop(), clock.now)
 	if err != nil {
 		t.Fatal(err)
