@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"crypto/md5"
 	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -317,6 +318,12 @@ func (r *report) notify(m *merchant, c *capture, keys []doctorKey) error {
 	}
 	if rejected == nil {
 		r.line("result", "%s", r.say("verifies"))
+		want, _ := hex.DecodeString(valueOf(pairs, "sign")) // verified
+		for _, k := range keys {
+			if k.mistake == "" && equalDigest(want, append([]byte(text), k.key...)) {
+				r.line("key", "%s", k.label)
+			}
+		}
 		event := fields.event(nil)
 		r.line("type", "%s", event.Type)
 		r.line("id", "%s", r.maskedValue(event.ID))
@@ -365,7 +372,7 @@ func (r *report) mistakes(d *diagnosis, text string) {
 	}
 	for i, m := range d.mistakes {
 		detail := ""
-		if d.detail[i] != "" {
+		if d.detail[i] != "" && d.detail[i] != string(m) {
 			detail = " [" + printable(d.detail[i]) + "]"
 		}
 		r.line("mistake", "%s%s: %s", m, detail, r.say("mistake_"+string(m)))
@@ -476,6 +483,7 @@ var doctorTexts = map[string]struct{ english, chinese string }{
 	"sign":          {"sign", "签名"},
 	"result":        {"result", "结论"},
 	"mistake":       {"mistake", "原因"},
+	"key":           {"key", "密钥"},
 	"instead":       {"instead", "实际签名"},
 	"note":          {"note", "说明"},
 	"cause":         {"cause", "原因"},

@@ -298,6 +298,8 @@ func TestDoctorReads(t *testing.T) {
 		err         string
 	}{
 		{"a form", form, []string{"a form of 12 parameters", "verifies"}, ""},
+		{"the key of now", form, []string{"key:        notify_key\n"}, ""},
+		{"a previous key", asForm(params, sumSHA256(honest(params)+"previous-example-key")), []string{"verifies", "key:        notify_key 2\n"}, ""},
 		{"a form with a line break", form + "\r\n", []string{"verifies"}, ""},
 		{"JSON", object, []string{"a JSON object of 12 members", "verifies"}, ""},
 		{"JSON whose number was rewritten", floatJSON, []string{"does not verify"}, "signature"},
