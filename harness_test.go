@@ -132,6 +132,26 @@ func do(t testing.TB, req *http.Request) answer {
 	return answer{res.StatusCode, res.Header, string(body)}
 }
 
+// doAfterReload does the same after a reload, when a connection may still reach the configuration that is going and be
+// closed unanswered: then once more.
+func doAfterReload(t testing.TB, request func() *http.Request) answer {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); ; {
+		res, err := testClient.Do(request())
+		if err == nil {
+			defer res.Body.Close()
+			body, err := io.ReadAll(res.Body)
+			if err != nil {
+				t.Fatalf("reading the answer: %v", err)
+			}
+			return answer{res.StatusCode, res.Header, string(body)}
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
+}
+
 // testClient keeps no connections, so that stopping a server does not wait for them.
 var testClient = &http.Client{
 	Timeout:       30 * time.Second,

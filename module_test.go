@@ -414,7 +414,9 @@ http://` + address + ` {
 	_, admin, _ := adminCaddy(t, config)
 	running := do(t, newRequest(t, "GET", "http://"+admin+"/config/", "")).body
 	signedWith := func(key string) error {
-		a := do(t, newRequest(t, "POST", "http://"+address+"/v1/netpay/query", `{}`, "Content-Type: application/json"))
+		a := doAfterReload(t, func() *http.Request {
+			return newRequest(t, "POST", "http://"+address+"/v1/netpay/query", `{}`, "Content-Type: application/json")
+		})
 		if a.status != 200 {
 			t.Fatalf("%+v", a)
 		}

@@ -615,18 +615,12 @@ func TestAccessTokenReload(t *testing.T) {
 		if err := caddy.Load(config(), true); err != nil {
 			t.Fatal(err)
 		}
-		// A connection that reaches the configuration that is going is closed unanswered: then once more.
-		var res *http.Response
-		var err error
-		for range 100 {
-			if res, err = testClient.Do(newRequest(t, "POST", "http://"+address+"/v1/x", "{}", jsonType)); err == nil {
-				break
-			}
+		a := doAfterReload(t, func() *http.Request {
+			return newRequest(t, "POST", "http://"+address+"/v1/x", "{}", jsonType)
+		})
+		if a.status != http.StatusOK {
+			t.Fatalf("%+v", a)
 		}
-		if err != nil || res.StatusCode != http.StatusOK {
-			t.Fatalf("%+v, %v", res, err)
-		}
-		res.Body.Close()
 	}
 	if fetches.Load() != 1 {
 		t.Errorf("%d fetches", fetches.Load())
