@@ -125,6 +125,7 @@ type keeper struct {
 
 	mu       sync.Mutex
 	owners   []*owner // of the configurations that have been started; the last one is asked
+	last     *owner   // the one that was taken back last
 	running  *run     // nil: none
 	failures int      // runs in a row that have failed
 	retryAt  time.Time
@@ -183,6 +184,7 @@ func (k *keeper) release(o *owner) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.owners = slices.DeleteFunc(k.owners, func(other *owner) bool { return other == o })
+	k.last = o
 }
 
 // Destruct implements caddy.Destructor. A run that is under way ends first: its answer may be the newest key.
@@ -200,6 +202,32 @@ func (k *keeper) Destruct() error {
 	if running != nil {
 		<-running.done
 	}
+	return k.lastChance()
+}
+
+// lastChance stores a key that the storage has not taken so far, before it is forgotten with the process.
+func (k *keeper) lastChance() error {
+	k.mu.Lock()
+	given, before, o := k.unsaved, k.before, k.last
+	k.mu.Unlock()
+	if given == nil || o == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), exchangeTimeout)
+	defer cancel()
+	err := o.slot.Locked(ctx, func() error {
+		stored, err := o.load(ctx)
+		if err != nil || stored != before {
+			return err // in the second case another server has a newer key
+		}
+		return o.save(ctx, *given)
+	})
+	if err != nil {
+		o.logger.Error("the newest key could not be stored to the end and is lost; the next check-in is made with the one before",
+			zap.String("terminal_sn", given.SN), zap.Error(err))
+		return fmt.Errorf("terminal %s: storing its newest key: %w", o.name, err)
+	}
+	k.setUnsaved(nil, record{})
 	return nil
 }
 

@@ -465,55 +465,91 @@ func restart(t testing.TB, handler http.Handler, address string) *httptest.Serve
 	return server
 }
 
-// TestCrash stops at each of the storage's writes, as a crash would, and goes on with another process.
+// dying is the storage as a process sees it that dies after some writes: what it does then reaches nobody.
+type dying struct {
+	*memory
+	mu     sync.Mutex
+	writes int
+}
+
+func (d *dying) Store(ctx context.Context, key string, value []byte) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.writes == 0 {
+		return errors.New("dead")
+	}
+	d.writes--
+	return d.memory.Store(ctx, key, value)
+}
+
+// TestCrash ends a process at each of its writes, and goes on with another one.
 func TestCrash(t *testing.T) {
-	crashed := errors.New("crashed")
 	for _, test := range []struct {
-		name   string
-		stores int // how many writes of the check-in still happen
-		want   int // check-ins in the end
+		name                  string
+		writes                int // how many writes of the check-in (or activation) still happen
+		activated             bool
+		activations, checkins int // in the end
 	}{
-		{"before the check-in is noted", 0, 1},
-		{"after the check-in, before the new key is stored", 1, 2},
-		{"after the new key is stored", 2, 1},
+		{"before the check-in is noted", 0, true, 1, 1},
+		{"after the check-in, before the new key is stored", 1, true, 1, 2},
+		{"after the new key is stored", 2, true, 1, 1},
+		{"before the activation is noted", 0, false, 1, 0},
+		{"after the activation, before the key is stored", 1, false, 2, 0},
+		{"after the first key is stored", 2, false, 1, 0},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			p := play(t, sandbox.ShouqianbaOptions{})
+			p := play(t, sandbox.ShouqianbaOptions{Activations: 2})
 			storage := newMemory()
-			p.credential(p.start(storage))
-			p.clock.set("2026-11-25 08:00:00")
+			if test.activated {
+				k := p.start(storage)
+				p.credential(k)
+				if err := k.Destruct(); err != nil {
+					t.Fatal(err)
+				}
+				p.clock.set("2026-11-25 08:00:00")
+			}
+			k := p.start(&dying{memory: storage, writes: test.writes})
+			_, _ = k.credential(t.Context())
+			_ = k.Destruct()
 
-			// The process that dies: what it does after its last write is never seen.
-			storage.failing(func(stores int) error {
-				if stores > test.stores {
-					return crashed
-				}
-				return nil
-			})
-			dying, o := newKeeper(), p.owner(storage)
-			dying.now = p.clock.Now
-			_ = o.slot.Locked(t.Context(), func() error {
-				stored, err := o.load(t.Context())
-				if err != nil {
-					return err
-				}
-				stored.Unseen++
-				if err = o.save(t.Context(), stored); err != nil {
-					return err
-				}
-				given, err := o.send(t.Context(), &stored)
-				if err != nil {
-					return err
-				}
-				given.Day = "2026-11-25"
-				return o.save(t.Context(), given)
-			})
-
-			storage.failing(nil)
-			p.newest(p.credential(p.start(storage)))
-			p.counts(1, test.want)
+			c := p.credential(p.start(storage))
+			p.counts(test.activations, test.checkins)
+			if current, _ := p.platform.Keys(c.sn); c.key != current {
+				t.Error("the key is not the platform's newest one")
+			}
+			if r := p.stored(storage); r.Unseen != 0 || r.Key != c.key {
+				t.Errorf("stored: unseen %d", r.Unseen)
+			}
 		})
 	}
+}
+
+// TestStopStoresTheKey: the key that the storage would not take is stored when the server is stopped, if it can be then.
+func TestStopStoresTheKey(t *testing.T) {
+	p := play(t, sandbox.ShouqianbaOptions{})
+	storage := newMemory()
+	o, k := p.owner(storage), newKeeper()
+	k.now = p.clock.Now
+	k.adopt(o)
+	p.credential(k)
+	p.clock.set("2026-11-25 08:00:00")
+	storage.failing(func(stores int) error {
+		if stores > 1 {
+			return errors.New("disk full")
+		}
+		return nil
+	})
+	p.credential(k)
+	storage.failing(nil)
+	k.release(o)
+	if err := k.Destruct(); err != nil {
+		t.Fatal(err)
+	}
+	current, _ := p.platform.Keys("till-1")
+	if r := p.stored(storage); r.Key != current || r.Unseen != 0 {
+		t.Error("stopping has lost the newest key")
+	}
+	p.counts(1, 1)
 }
 
 // TestNotUsedBeforeStored: the disk fills up between the check-in and the new key.
