@@ -93,6 +93,12 @@ func (p *Return) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhtt
 		fields = append(fields, zap.String("merchant", m.name))
 	}
 	var err error
+	defer func() { // also where the page breaks off, which is a panic
+		if err != nil && page.status == 0 {
+			page.status = inbound.ErrorStatus(err)
+		}
+		writeAccess(page.status, page.size, page.Header(), fields...)
+	}()
 	if rejected == nil {
 		event.Placeholders(r, "chinaums", m, new(string))
 		fields = append(fields, zap.String("order", event.Subject))
@@ -109,10 +115,6 @@ func (p *Return) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhtt
 			extra.Add(field)
 		}
 	}
-	if err != nil && page.status == 0 {
-		page.status = inbound.ErrorStatus(err)
-	}
-	writeAccess(page.status, page.size, page.Header(), fields...)
 	return err
 }
 

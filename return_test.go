@@ -260,6 +260,28 @@ func TestReturnAccessLog(t *testing.T) {
 			}
 		})
 	}
+	t.Run("page breaks off", func(t *testing.T) {
+		app := newMerchantApp(t, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Length", "100")
+			io.WriteString(w, "thank")
+			_ = http.NewResponseController(w).Flush()
+			panic(http.ErrAbortHandler)
+		})
+		setKeys(t)
+		address := freeAddress(t)
+		log := startCaddy(t, merchantOptions(noPlatform)+"http://"+address+" {\n\tbind 127.0.0.1\n\tlog\n\tchinaums_return /return\n\treverse_proxy "+app.URL+"\n}\n")
+		res, err := testClient.Do(newRequest(t, "GET", "http://"+address+"/return?"+good, ""))
+		if err == nil {
+			_, err = io.ReadAll(res.Body)
+			res.Body.Close()
+		}
+		if err == nil {
+			t.Error("the page came whole")
+		}
+		eventually(t, "the access log", func() bool {
+			return len(log.lines(`"logger":"http.log.access"`, `"order":"90012018092009395265848826440"`)) == 1
+		})
+	})
 	t.Run("no access log", func(t *testing.T) {
 		setKeys(t)
 		address := freeAddress(t)
