@@ -18,6 +18,7 @@ import (
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/body"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/normalize"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/outbound"
 )
 
 // The interfaces that say what has become of an order, a bill or a refund (checklist SYS-11, SYS-13; GAP-06).
@@ -324,12 +325,12 @@ func (c *confirmer) call(ctx context.Context, m *merchant, path, number string, 
 	req.Header.Set("Authorization", m.signer.authorization(now, nonce, content))
 	res, err := c.client.Do(req)
 	if err != nil {
-		return nil, err
+		return nil, outbound.WithoutQuotes(err)
 	}
 	defer res.Body.Close()
 	answer, err := body.Read(res.Body, res.ContentLength, maxConfirmAnswer)
 	if err != nil {
-		return nil, fmt.Errorf("reading the answer: %w", err)
+		return nil, fmt.Errorf("reading the answer: %w", outbound.WithoutQuotes(err))
 	}
 	for _, authorization := range res.Header["Authorization"] {
 		if scheme, _, _ := strings.Cut(strings.TrimSpace(authorization), " "); strings.EqualFold(scheme, bodySigScheme) {

@@ -338,6 +338,14 @@ func TestConfirmFailures(t *testing.T) {
 		"two objects":    {func(w http.ResponseWriter, _ *http.Request, _ queried) { io.WriteString(w, good+good) }, 503},
 		"half an object": {func(w http.ResponseWriter, _ *http.Request, _ queried) { io.WriteString(w, good[:len(good)-1]) }, 503},
 		"nothing":        {func(http.ResponseWriter, *http.Request, queried) {}, 503},
+		"no HTTP": {func(w http.ResponseWriter, _ *http.Request, _ queried) {
+			connection, _, err := http.NewResponseController(w).Hijack()
+			if err != nil {
+				panic(err)
+			}
+			defer connection.Close()
+			io.WriteString(connection, "HTTP/1.1 200 OK\r\nContent-Length: Signature=\r\n\r\n") // which must not be in the log
+		}, 503},
 		"too large": {func(w http.ResponseWriter, _ *http.Request, _ queried) {
 			io.WriteString(w, good[:len(good)-1]+`,"x":"`+strings.Repeat("x", maxConfirmAnswer)+`"}`)
 		}, 503},

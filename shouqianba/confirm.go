@@ -131,11 +131,13 @@ func postSigned(ctx context.Context, client *http.Client, to outbound.Endpoint, 
 	req.Header.Set("Authorization", authorization(sn, key, content))
 	res, err := client.Do(req)
 	if err != nil {
-		return 0, nil, err
+		return 0, nil, outbound.WithoutQuotes(err)
 	}
 	defer res.Body.Close()
-	answer, err = body.Read(res.Body, res.ContentLength, 64<<10)
-	return res.StatusCode, answer, err
+	if answer, err = body.Read(res.Body, res.ContentLength, 64<<10); err != nil {
+		return res.StatusCode, nil, outbound.WithoutQuotes(err)
+	}
+	return res.StatusCode, answer, nil
 }
 
 // ask queries the order of a notify and compares.

@@ -1,10 +1,12 @@
 package shouqianba
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"io/fs"
 	"net"
 	"net/http"
@@ -783,6 +785,49 @@ func TestSecretsStaySecret(t *testing.T) {
 		if strings.Contains(seen.String(), key) {
 			t.Errorf("a secret shows in:\n%s", seen.String())
 		}
+	}
+}
+
+// TestMalformedAnswersAreNotQuoted: net/http's errors show the line that they stumble over, and a key may stand in it.
+func TestMalformedAnswersAreNotQuoted(t *testing.T) {
+	for name, answer := range map[string]string{
+		"no status line": `{"result_code":"200","biz_response":{"terminal_sn":"1","terminal_key":"SECRET"}}` + "\r\n\r\n",
+		"no empty line":  "HTTP/1.1 200 OK\r\n" + `{"biz_response" {"terminal_key" "SECRET"}}` + "\r\n\r\n",
+		"length":         "HTTP/1.1 200 OK\r\nContent-Length: SECRET\r\n\r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			listener, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer listener.Close()
+			go func() {
+				connection, err := listener.Accept()
+				if err != nil {
+					return
+				}
+				defer connection.Close()
+				if req, err := http.ReadRequest(bufio.NewReader(connection)); err == nil {
+					_, _ = io.Copy(io.Discard, req.Body)
+				}
+				_, _ = io.WriteString(connection, answer)
+			}()
+			endpoint, _, err := outbound.ParseEndpoint("http://" + listener.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			owned, err := newOwner("till", identity{"1", "2", "till-1", "3"}, "vendor key", endpoint, zap.NewNop())
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = owned.send(t.Context(), new(record))
+			if err == nil || strings.Contains(err.Error(), "SECRET") {
+				t.Errorf("error: %v", err)
+			}
+			if failed, ok := errors.AsType[*exchangeError](err); !ok || !failed.unseen {
+				t.Errorf("the key may be lost, and %v does not say so", err)
+			}
+		})
 	}
 }
 

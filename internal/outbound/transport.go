@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -174,9 +175,14 @@ func failed(call *Call, err error) *Error {
 	return errBadResponse.because("cut", WithoutQuotes(err))
 }
 
-// WithoutQuotes keeps what the platform sent out of the logs: net/http's errors quote a malformed answer.
+// WithoutQuotes keeps what the platform sent out of the logs: net/http's errors quote a malformed answer. The address
+// that an http.Client's error begins with is no such quote.
 func WithoutQuotes(err error) error {
-	if text, _, quoted := strings.Cut(err.Error(), `"`); quoted {
+	cause := err
+	if failed, ok := errors.AsType[*url.Error](err); ok {
+		cause = failed.Err
+	}
+	if text, _, quoted := strings.Cut(cause.Error(), `"`); quoted {
 		return errors.New(text + "…")
 	}
 	return err
