@@ -29,7 +29,8 @@ const maxReturnQuery = 64 << 10
 // and the page told to send no referrer, which would hand the query on. A false one is a 403 error, which
 // `handle_errors` may dress.
 //
-// Caddy's access log would hold the query; the entry is written without it (see [inbound.HideQuery]).
+// Caddy's access log would hold the query, so the handler writes the entry itself, without it. What log_append adds is not
+// in that entry.
 //
 // The query is shown by the buyer's own browser, as often as he likes: a return page never marks an order paid.
 type Return struct {
