@@ -8,6 +8,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/caddy-chinaums/caddy-chinaums/internal/accounts"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/inbound"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/syntax"
 )
@@ -67,8 +68,8 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 		if d.NextArg() {
 			return nil, d.Errf("merchant %s: surplus argument %q", name, d.Val())
 		}
-		if !merchantName.MatchString(name) {
-			return nil, d.Errf("merchant %q: a name consists of letters, digits, '.', '_' and '-' and begins with a letter or digit", name)
+		if err := accounts.CheckName(name); err != nil {
+			return nil, d.Errf("merchant %q: %v", name, err)
 		}
 		if app.Merchants[name] != nil {
 			return nil, d.Errf("merchant %s: there are two merchants of this name", name)
@@ -142,7 +143,7 @@ func (n *Notify) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		case "format":
 			err = o.Word(&n.Format, inbound.FormatJSON, inbound.FormatCloudEvents, inbound.FormatOriginal)
 		case "ack":
-			err = o.Word(&n.Ack, "word", "2xx")
+			err = o.Word(&n.Ack, inbound.AckWord, inbound.Ack2xx)
 		case "json":
 			err = o.List(&n.JSON)
 		case "max_size":

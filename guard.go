@@ -47,7 +47,7 @@ func (g *Guard) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	if g.merchant, err = app.ref(g.Merchant, needsAppKey); err != nil {
+	if g.merchant, err = app.merchants.Ref(g.Merchant, needsAppKey); err != nil {
 		return fmt.Errorf("chinaums_guard: %w", err)
 	}
 	if err = g.Guard.Provision(ctx, &platform, app.calls, app.flights); err != nil {
@@ -59,7 +59,7 @@ func (g *Guard) Provision(ctx caddy.Context) error {
 
 // ServeHTTP implements caddyhttp.MiddlewareHandler.
 func (g *Guard) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	return g.Serve(w, r, func() outbound.Account { return account(g.merchant.resolve(replacer(r))) }, next)
+	return g.Serve(w, r, func() outbound.Account { return account(g.merchant.Resolve(replacer(r))) }, next)
 }
 
 // account keeps a nil merchant from becoming an interface that is not nil.

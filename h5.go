@@ -74,7 +74,7 @@ func (p *H5) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	if p.merchant, err = app.ref(p.Merchant, needsAppKey); err != nil {
+	if p.merchant, err = app.merchants.Ref(p.Merchant, needsAppKey); err != nil {
 		return fmt.Errorf("chinaums_h5: %w", err)
 	}
 	p.guard = outbound.Guard{Allow: p.Allow, Token: p.Token, Paths: p.Paths, MaxSize: p.MaxSize}
@@ -91,7 +91,7 @@ func (p *H5) Provision(ctx caddy.Context) error {
 // ServeHTTP implements caddyhttp.MiddlewareHandler. It answers every request itself.
 func (p *H5) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
 	start := time.Now()
-	_, call, refusal := p.guard.Admit(w, r, func() outbound.Account { return account(p.merchant.resolve(replacer(r))) })
+	_, call, refusal := p.guard.Admit(w, r, func() outbound.Account { return account(p.merchant.Resolve(replacer(r))) })
 	if refusal == nil {
 		refusal = checkLinkContent(call.Body)
 	}

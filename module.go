@@ -15,7 +15,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -24,6 +23,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
+	"github.com/caddy-chinaums/caddy-chinaums/internal/accounts"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/inbound"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/outbound"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/secret"
@@ -45,8 +45,7 @@ type App struct {
 	// The merchants, by a name of the user's own: letters, digits, `.`, `_` and `-`, beginning with a letter or digit.
 	Merchants map[string]*Merchant `json:"merchants,omitempty"`
 
-	merchants map[string]*merchant
-	sole      *merchant // where there is exactly one
+	merchants accounts.Directory[*merchant]
 	calls     *outbound.Metrics
 	notifies  *inbound.Metrics
 	clock     *clockGuard
@@ -102,6 +101,9 @@ func (m *merchant) Name() string { return m.name }
 // Endpoint implements outbound.Account.
 func (m *merchant) Endpoint() outbound.Endpoint { return m.endpoint }
 
+// Told implements accounts.Account: a notify says itself whose it is, by its mid.
+func (m *merchant) Told() bool { return len(m.mids) > 0 }
+
 // hasMID reports whether a notify of this mid is the merchant's.
 func (m *merchant) hasMID(mid []byte) bool {
 	return len(m.mids) == 0 || m.mids[string(mid)]
@@ -143,19 +145,15 @@ func unmarshalStrict(data []byte, target any) error {
 // Provision resolves every merchant's keys and refuses what could sign or verify wrongly.
 func (a *App) Provision(ctx caddy.Context) error {
 	a.ctx, a.logger, a.flights = ctx, ctx.Logger(), new(outbound.Flights)
-	a.merchants = make(map[string]*merchant, len(a.Merchants))
+	a.merchants = accounts.Directory[*merchant]{App: "chinaums", Kind: "merchant", Mark: "mid"}
 	for _, name := range slices.Sorted(maps.Keys(a.Merchants)) {
 		m, err := a.resolve(name, a.Merchants[name])
 		if err != nil {
 			return fmt.Errorf("merchant %s: %w", name, err)
 		}
-		a.merchants[name] = m
-		a.sole = m
+		a.merchants.Add(m)
 	}
-	if len(a.merchants) != 1 {
-		a.sole = nil
-	}
-	if err := a.checkSharedNotifyKeys(); err != nil {
+	if err := checkSharedNotifyKeys(a.merchants.All()); err != nil {
 		return err
 	}
 	var err error
@@ -171,11 +169,9 @@ func (a *App) Provision(ctx caddy.Context) error {
 	return nil
 }
 
-var merchantName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
-
 func (a *App) resolve(name string, config *Merchant) (*merchant, error) {
-	if !merchantName.MatchString(name) {
-		return nil, fmt.Errorf("a name consists of letters, digits, '.', '_' and '-' and begins with a letter or digit")
+	if err := accounts.CheckName(name); err != nil {
+		return nil, err
 	}
 	if config == nil {
 		config = new(Merchant)
@@ -299,19 +295,18 @@ func (a *App) key(merchant, option, raw string) (string, error) {
 
 // checkSharedNotifyKeys refuses merchants that a notify could not be told apart by: one's notify would verify as the
 // other's.
-func (a *App) checkSharedNotifyKeys() error {
+func checkSharedNotifyKeys(merchants []*merchant) error {
 	type sharers struct {
 		first *merchant
 		byMID map[string]*merchant
 	}
 	owners := make(map[string]*sharers)
-	for _, name := range slices.Sorted(maps.Keys(a.merchants)) {
-		m := a.merchants[name]
+	for _, m := range merchants {
 		seen := make(map[string]bool, len(m.notifyKeys))
 		for _, raw := range m.notifyKeys {
 			key := string(raw)
 			if seen[key] {
-				return fmt.Errorf("merchant %s: notify_key: the same key is named twice", name)
+				return fmt.Errorf("merchant %s: notify_key: the same key is named twice", m.name)
 			}
 			seen[key] = true
 			owner := owners[key]
@@ -319,11 +314,11 @@ func (a *App) checkSharedNotifyKeys() error {
 				owner = &sharers{first: m, byMID: make(map[string]*merchant, len(m.mids))}
 				owners[key] = owner
 			} else if len(m.mids) == 0 || len(owner.byMID) == 0 {
-				return fmt.Errorf("merchants %s and %s: both have the same notify_key, so both need a mid", owner.first.name, name)
+				return fmt.Errorf("merchants %s and %s: both have the same notify_key, so both need a mid", owner.first.name, m.name)
 			}
 			for mid := range m.mids {
 				if other := owner.byMID[mid]; other != nil {
-					return fmt.Errorf("merchants %s and %s: both have the same notify_key and mid %s", other.name, name, mid)
+					return fmt.Errorf("merchants %s and %s: both have the same notify_key and mid %s", other.name, m.name, mid)
 				}
 				owner.byMID[mid] = m
 			}
@@ -359,12 +354,7 @@ func (a *App) Cleanup() error {
 }
 
 // merchantRef is a directive's merchant: a fixed one, or a name that each request tells.
-type merchantRef struct {
-	app         *App
-	fixed       *merchant
-	placeholder string
-	usable      func(*merchant) error
-}
+type merchantRef = accounts.Ref[*merchant]
 
 // loadApp returns the chinaums app of the configuration that ctx provisions.
 func loadApp(ctx caddy.Context) (*App, error) {
@@ -373,60 +363,6 @@ func loadApp(ctx caddy.Context) (*App, error) {
 		return nil, fmt.Errorf("loading the chinaums app: %w", err)
 	}
 	return app.(*App), nil
-}
-
-// ref resolves the merchant argument of a directive. usable says whether a merchant has what the directive needs; its
-// error names the option that is missing.
-func (a *App) ref(name string, usable func(*merchant) error) (merchantRef, error) {
-	if strings.Contains(name, "{") {
-		reachable := 0
-		for _, m := range a.merchants {
-			if len(m.mids) > 0 && usable(m) == nil {
-				reachable++
-			}
-		}
-		if reachable == 0 {
-			return merchantRef{}, fmt.Errorf("merchant %s: a placeholder reaches only merchants that have mid, and no usable merchant has", name)
-		}
-		return merchantRef{app: a, placeholder: name, usable: usable}, nil
-	}
-	m := a.sole
-	if name != "" {
-		if m = a.merchants[name]; m == nil {
-			return merchantRef{}, fmt.Errorf("merchant %s does not exist; the chinaums global option has: %s", name, a.names())
-		}
-	}
-	if m == nil {
-		return merchantRef{}, fmt.Errorf("name a merchant: the chinaums global option has %s", a.names())
-	}
-	if err := usable(m); err != nil {
-		return merchantRef{}, fmt.Errorf("merchant %s: %w", m.name, err)
-	}
-	return merchantRef{app: a, fixed: m}, nil
-}
-
-func (a *App) names() string {
-	if len(a.merchants) == 0 {
-		return "none"
-	}
-	names := slices.Sorted(maps.Keys(a.merchants))
-	if len(names) > 10 {
-		return strings.Join(names[:10], ", ") + fmt.Sprintf(" and %d more", len(names)-10)
-	}
-	return strings.Join(names, ", ")
-}
-
-// resolve returns the merchant of a request, or nil. A name that the request tells reaches only merchants that have a
-// mid: a notify says itself whose it is.
-func (r merchantRef) resolve(repl *caddy.Replacer) *merchant {
-	if r.fixed != nil || repl == nil {
-		return r.fixed
-	}
-	m := r.app.merchants[repl.ReplaceAll(r.placeholder, "")]
-	if m == nil || len(m.mids) == 0 || r.usable(m) != nil {
-		return nil
-	}
-	return m
 }
 
 func needsAppKey(m *merchant) error {

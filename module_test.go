@@ -661,17 +661,17 @@ func TestGracePeriod(t *testing.T) {
 // each with each took minutes.
 func TestManyMerchants(t *testing.T) {
 	app := provisionedMerchants(t, 10_000)
-	ref, err := app.ref("{vars.merchant}", needsNotifyKey)
+	ref, err := app.merchants.Ref("{vars.merchant}", needsNotifyKey)
 	if err != nil {
 		t.Fatal(err)
 	}
 	repl := caddy.NewReplacer()
 	repl.Set("vars.merchant", "m09999")
-	if m := ref.resolve(repl); m == nil || m.name != "m09999" || !m.hasMID([]byte("9999")) || m.hasMID([]byte("9998")) {
+	if m := ref.Resolve(repl); m == nil || m.name != "m09999" || !m.hasMID([]byte("9999")) || m.hasMID([]byte("9998")) {
 		t.Errorf("found %+v", m)
 	}
 	repl.Set("vars.merchant", "m10000")
-	if m := ref.resolve(repl); m != nil {
+	if m := ref.Resolve(repl); m != nil {
 		t.Errorf("found %s", m.name)
 	}
 }
@@ -704,7 +704,7 @@ func BenchmarkMerchants(b *testing.B) {
 		app := provisionedMerchants(b, n)
 		name := fmt.Sprintf("m%05d", n-1)
 		for _, by := range []struct{ name, argument string }{{"fixed", name}, {"placeholder", "{vars.merchant}"}} {
-			ref, err := app.ref(by.argument, needsNotifyKey)
+			ref, err := app.merchants.Ref(by.argument, needsNotifyKey)
 			if err != nil {
 				b.Fatal(err)
 			}
@@ -713,7 +713,7 @@ func BenchmarkMerchants(b *testing.B) {
 			b.Run(fmt.Sprintf("%s/%d", by.name, n), func(b *testing.B) {
 				b.ReportAllocs()
 				for b.Loop() {
-					if m := ref.resolve(repl); m == nil || m.name != name {
+					if m := ref.Resolve(repl); m == nil || m.name != name {
 						b.Fatal("not found")
 					}
 				}

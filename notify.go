@@ -85,7 +85,7 @@ func (n *Notify) Provision(ctx caddy.Context) error {
 	if n.Confirm {
 		usable = needsBothKeys
 	}
-	if n.merchant, err = n.app.ref(n.Merchant, usable); err != nil {
+	if n.merchant, err = n.app.merchants.Ref(n.Merchant, usable); err != nil {
 		return fmt.Errorf("chinaums_notify: %w", err)
 	}
 	if err = n.Notify.Provision(ctx, &inward, n.app.notifies, n.app.flights); err != nil {
@@ -134,7 +134,7 @@ type rejection struct {
 
 // ServeHTTP implements caddyhttp.MiddlewareHandler.
 func (n *Notify) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	m := n.merchant.resolve(replacer(r))
+	m := n.merchant.Resolve(replacer(r))
 	if m == nil {
 		return n.Serve(w, r, nil, nil, next)
 	}

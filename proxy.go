@@ -62,14 +62,14 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	if t.merchant, err = app.ref(t.Merchant, needsAppKey); err != nil {
+	if t.merchant, err = app.merchants.Ref(t.Merchant, needsAppKey); err != nil {
 		return fmt.Errorf("transport chinaums: %w", err)
 	}
 	if t.Auth != "" && t.Auth != authBodySig && t.Auth != authAccessToken {
 		return fmt.Errorf("transport chinaums: auth: %q is neither %s nor %s", t.Auth, authBodySig, authAccessToken)
 	}
 	remote := ""
-	for _, m := range t.merchant.reachable() {
+	for _, m := range t.merchant.Reachable() {
 		if !m.loopback {
 			remote = "merchant " + m.name
 			break
@@ -83,10 +83,7 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 		return nil
 	}
 	t.tokens = make(map[*merchant]*tokens)
-	for _, m := range t.merchant.reachable() {
-		if needsAppKey(m) != nil {
-			continue
-		}
+	for _, m := range t.merchant.Reachable() {
 		if t.tokens[m], err = newTokens(m, &t.HTTPTransport, ctx.Storage(), ctx.Logger(), t.now); err != nil {
 			delete(t.tokens, m)
 			return fmt.Errorf("transport chinaums: merchant %s: auth: %w", m.name, err)
@@ -105,26 +102,12 @@ func (t *Transport) Cleanup() error {
 	return errors.Join(append(released, t.HTTPTransport.Cleanup())...)
 }
 
-// reachable are the merchants that a directive may serve.
-func (r merchantRef) reachable() []*merchant {
-	if r.fixed != nil {
-		return []*merchant{r.fixed}
-	}
-	var reachable []*merchant
-	for _, m := range r.app.merchants {
-		if len(m.mids) > 0 {
-			reachable = append(reachable, m)
-		}
-	}
-	return reachable
-}
-
 // RequestHeaderOps keeps the HTTP transport from setting Host to host:port; RoundTrip sets it.
 func (t *Transport) RequestHeaderOps() *headers.HeaderOps { return nil }
 
 // RoundTrip implements http.RoundTripper: one signed attempt.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
-	m := t.merchant.resolve(replacer(req))
+	m := t.merchant.Resolve(replacer(req))
 	var signer outbound.Signer = t
 	if t.Auth == authAccessToken {
 		signer = &tokenSigner{Transport: t, tokens: t.tokens[m]}
@@ -185,7 +168,7 @@ func (u *Upstreams) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	if u.merchant, err = app.ref(u.Merchant, needsAppKey); err != nil {
+	if u.merchant, err = app.merchants.Ref(u.Merchant, needsAppKey); err != nil {
 		return fmt.Errorf("dynamic chinaums: %w", err)
 	}
 	return nil
@@ -193,7 +176,7 @@ func (u *Upstreams) Provision(ctx caddy.Context) error {
 
 // GetUpstreams implements reverseproxy.UpstreamSource.
 func (u *Upstreams) GetUpstreams(r *http.Request) ([]*reverseproxy.Upstream, error) {
-	m := u.merchant.resolve(replacer(r))
+	m := u.merchant.Resolve(replacer(r))
 	if m == nil {
 		return nil, fmt.Errorf("there is no such merchant")
 	}

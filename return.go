@@ -65,7 +65,7 @@ func (p *Return) Provision(ctx caddy.Context) error {
 	if p.app, err = loadApp(ctx); err != nil {
 		return err
 	}
-	if p.merchant, err = p.app.ref(p.Merchant, needsNotifyKey); err != nil {
+	if p.merchant, err = p.app.merchants.Ref(p.Merchant, needsNotifyKey); err != nil {
 		return fmt.Errorf("chinaums_return: %w", err)
 	}
 	p.ignore = make(map[string]bool, len(p.Ignore))
@@ -124,7 +124,7 @@ func (p *Return) judge(r *http.Request) (*merchant, *inbound.Event, *rejection) 
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		return nil, nil, &rejection{http.StatusMethodNotAllowed, "method", nil}
 	}
-	m := p.merchant.resolve(replacer(r))
+	m := p.merchant.Resolve(replacer(r))
 	if m == nil {
 		return nil, nil, &rejection{http.StatusNotFound, "no_merchant", nil}
 	}
