@@ -6,7 +6,8 @@
 // chain, and answers SUCCESS only when the app has really taken it.
 //
 // The files: module.go the app and its merchants; caddyfile.go every Caddyfile form; signer.go and event.go the
-// protocol, without Caddy; guard.go and proxy.go the way out; notify.go the way in; command.go the commands.
+// protocol, without Caddy; guard.go, proxy.go, token.go and h5.go the way out; notify.go, confirm.go and return.go the
+// way in; command*.go and doctor.go the commands. What other platforms do alike is in internal.
 package chinaums
 
 import (

@@ -16,6 +16,8 @@
 //
 // What came in is in [ChinaUMS.Calls], what went out in [ChinaUMS.Deliveries]. [ChinaUMS.Notify] sends what the platform,
 // an unlucky network or an attacker might ([Variant]); [ChinaUMS.Break] makes the next answers fail ([Fault]).
+//
+// [Shouqianba] is the second platform, used and broken in the same way.
 package sandbox
 
 import (
