@@ -116,6 +116,14 @@ func (p *Return) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhtt
 			extra.Add(field)
 		}
 	}
+	if status := inbound.ErrorStatus(err); err != nil && page.status == 0 && status >= http.StatusInternalServerError && !inbound.HandlesErrors(r) {
+		// Caddy would answer just so, but also log the request, query and all.
+		p.logger.Error("return page failed", append([]zap.Field{
+			zap.Int("status", status), zap.String("path", inbound.Quote(r.URL.Path, 64)), zap.Error(err),
+		}, fields...)...)
+		page.WriteHeader(status)
+		return nil
+	}
 	return err
 }
 

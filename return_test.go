@@ -260,6 +260,26 @@ func TestReturnAccessLog(t *testing.T) {
 			}
 		})
 	}
+	for name, onErrors := range map[string]string{"page fails": "", "page fails, handle_errors": "\n\thandle_errors {\n\t\trespond dressed\n\t}"} {
+		t.Run(name+", other lines", func(t *testing.T) {
+			setKeys(t)
+			address := freeAddress(t)
+			log := startCaddy(t, merchantOptions(noPlatform)+"http://"+address+" {\n\tbind 127.0.0.1\n\tlog\n\tchinaums_return /return\n\terror /return 502"+onErrors+"\n}\n")
+			got := do(t, newRequest(t, "GET", "http://"+address+"/return?"+good, ""))
+			if got.status != 502 && onErrors == "" || got.header.Get("Referrer-Policy") != "no-referrer" || (onErrors != "") != (got.body == "dressed") {
+				t.Errorf("%d %v %s", got.status, got.header, got.body)
+			}
+			eventually(t, "the access log", func() bool { return len(log.lines(`"logger":"http.log.access"`)) == 1 })
+			if onErrors == "" && len(log.lines(`"level":"error"`, "return page failed", `"order":"90012018092009395265848826440"`)) != 1 {
+				t.Error("the failure is not logged")
+			}
+			for _, line := range log.lines("sign=") {
+				if !strings.Contains(line, `"level":"debug"`) {
+					t.Errorf("the query is logged: %s", line)
+				}
+			}
+		})
+	}
 	t.Run("page breaks off", func(t *testing.T) {
 		app := newMerchantApp(t, func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Length", "100")

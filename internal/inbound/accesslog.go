@@ -104,6 +104,13 @@ func accessLoggerNames(logs *caddyhttp.ServerLogConfig, r *http.Request) []strin
 	return []string{logs.DefaultLoggerName}
 }
 
+// HandlesErrors reports whether the server of a request has handle_errors. Where it has not, Caddy logs the request of an
+// error of 500 or more at level ERROR.
+func HandlesErrors(r *http.Request) bool {
+	server, ok := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	return ok && server != nil && server.Errors != nil && len(server.Errors.Routes) > 0
+}
+
 // ErrorStatus is the status that an error of a handler is answered with.
 func ErrorStatus(err error) int {
 	if failed, ok := errors.AsType[caddyhttp.HandlerError](err); ok && failed.StatusCode != 0 {
