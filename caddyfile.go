@@ -9,7 +9,6 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/accounts"
-	"github.com/caddy-chinaums/caddy-chinaums/internal/inbound"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/syntax"
 )
 
@@ -138,24 +137,13 @@ func (n *Notify) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	}
 	o := syntax.Options{D: d, Of: "chinaums_notify"}
 	for d.NextBlock(0) {
-		var err error
-		switch d.Val() {
-		case "format":
-			err = o.Word(&n.Format, inbound.FormatJSON, inbound.FormatCloudEvents, inbound.FormatOriginal)
-		case "ack":
-			err = o.Word(&n.Ack, inbound.AckWord, inbound.Ack2xx)
-		case "json":
-			err = o.List(&n.JSON)
-		case "max_size":
-			err = o.Size(&n.MaxSize)
-		case "timeout":
-			err = o.Duration(&n.Timeout)
-		case "confirm":
-			err = o.Flag(&n.Confirm)
-		case "observe":
-			err = o.Flag(&n.Observe)
-		default:
-			err = o.Unknown()
+		known, err := o.Notify(&n.Notify)
+		if err == nil && !known {
+			if d.Val() == "confirm" {
+				err = o.Flag(&n.Confirm)
+			} else {
+				err = o.Unknown()
+			}
 		}
 		if err != nil {
 			return err

@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/caddy-chinaums/caddy-chinaums/internal/outbound"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/sandbox"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/secret"
 )
@@ -146,7 +147,7 @@ func sendNotify(ctx context.Context, w io.Writer, address string, message *sandb
 		return err
 	}
 	req.Header.Set("Content-Type", message.ContentType)
-	client := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	client := &http.Client{CheckRedirect: outbound.NoRedirect}
 	start := time.Now()
 	res, err := client.Do(req)
 	if err != nil {

@@ -17,6 +17,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/body"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/inbound"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/normalize"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/outbound"
 )
@@ -28,14 +29,8 @@ const (
 	pathRefundQuery = "/v1/netpay/refund-query"
 )
 
-const (
-	// maxConfirmAnswer bounds the platform's answer to a query.
-	maxConfirmAnswer = 64 << 10
-	// maxConfirmations bounds the answers that are remembered.
-	maxConfirmations = 10_000
-	// confirmInterval is how long the same event is not asked about again: a replay must not burn the merchant's quota.
-	confirmInterval = time.Minute
-)
+// maxConfirmAnswer bounds the platform's answer to a query.
+const maxConfirmAnswer = 64 << 10
 
 // What becomes of an event that the platform was asked about.
 const (
@@ -60,25 +55,16 @@ type platformAnswer struct {
 // confirmer asks the platform about events. One of them serves every handler and outlives a reload, so that what it has
 // asked is not asked again.
 type confirmer struct {
-	client *http.Client
-	now    func() time.Time
+	client    *http.Client
+	questions inbound.Questions[confirmKey, *platformAnswer]
 
 	mu      sync.Mutex
-	answers map[confirmKey]*confirmEntry
-	order   []confirmKey // the oldest first
+	now     func() time.Time
 	byOrder map[string]bool
 }
 
 // confirmKey tells one state of one order from another.
 type confirmKey [sha256.Size]byte
-
-// confirmEntry is one question and, when done is closed, its answer.
-type confirmEntry struct {
-	at     time.Time
-	done   chan struct{}
-	answer *platformAnswer
-	err    error
-}
 
 // confirmers holds the one confirmer of this process while any handler uses it.
 var confirmers = caddy.NewUsagePool()
@@ -86,19 +72,7 @@ var confirmers = caddy.NewUsagePool()
 const confirmersKey = "chinaums"
 
 func newConfirmer() *confirmer {
-	return &confirmer{
-		client: &http.Client{
-			Transport: &http.Transport{
-				Proxy: http.ProxyFromEnvironment, DisableCompression: true, MaxIdleConnsPerHost: 8, IdleConnTimeout: time.Minute,
-				MaxResponseHeaderBytes: 16 << 10, TLSHandshakeTimeout: 10 * time.Second,
-			},
-			// Whoever the platform sends us to is not the platform.
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		},
-		now:     time.Now,
-		answers: make(map[confirmKey]*confirmEntry),
-		byOrder: make(map[string]bool),
-	}
+	return &confirmer{client: outbound.NewClient(), now: time.Now, byOrder: make(map[string]bool)}
 }
 
 // acquireConfirmer returns the process's confirmer. The caller must release it.
@@ -198,46 +172,15 @@ func (q *question) key(m *merchant, said claim) confirmKey {
 
 // ask returns the platform's answer, asking it at most once a minute for one event, and once for all who ask at a time.
 func (c *confirmer) ask(m *merchant, q question, said claim, patience time.Duration) (*platformAnswer, error) {
-	key := q.key(m, said)
-	c.mu.Lock()
-	now := c.now()
-	entry := c.answers[key]
-	if entry != nil && now.Sub(entry.at) < confirmInterval && !now.Before(entry.at) {
-		c.mu.Unlock()
-		select {
-		case <-entry.done:
-			return entry.answer, entry.err
-		case <-time.After(patience):
-			return nil, errors.New("the query that another notify of this event has started takes too long")
-		}
-	}
-	c.forget(now)
-	entry = &confirmEntry{at: now, done: make(chan struct{})}
-	c.answers[key] = entry
-	c.order = append(c.order, key)
-	c.mu.Unlock()
-
-	// Not with the sender's context: others wait for this answer too.
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	defer close(entry.done)
-	entry.err = errors.New("the query broke off") // what the others get if this panics
-	entry.answer, entry.err = c.query(ctx, m, q, said)
-	return entry.answer, entry.err
+	return c.questions.Ask(c.time(), q.key(m, said), patience, func(ctx context.Context) (*platformAnswer, error) {
+		return c.query(ctx, m, q, said)
+	})
 }
 
-// forget makes room: what is too old to count goes, and of too many the oldest. The lock is held.
-func (c *confirmer) forget(now time.Time) {
-	for len(c.order) > 0 {
-		key := c.order[0]
-		entry := c.answers[key]
-		if len(c.order) < maxConfirmations && entry != nil && now.Sub(entry.at) < confirmInterval && !now.Before(entry.at) {
-			return
-		}
-		c.order = c.order[1:]
-		delete(c.answers, key)
-	}
-	c.order = nil // and the array that it was cut from
+func (c *confirmer) time() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.now()
 }
 
 // query asks. A refund is asked for by its own number, as the document's table has it, or by its order's, as the
@@ -292,7 +235,7 @@ func (c *confirmer) call(ctx context.Context, m *merchant, path, number string, 
 	if err != nil {
 		return nil, fmt.Errorf("making a nonce: %w", err)
 	}
-	now := c.now()
+	now := c.time()
 	request := map[string]string{"msgId": nonce, "requestTimestamp": now.In(beijing).Format(time.DateTime)}
 	for _, name := range []string{"mid", "tid", "instMid"} {
 		if value := said[name]; value != "" {

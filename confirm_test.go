@@ -15,8 +15,6 @@ import (
 	"sync"
 	"testing"
 	"time"
-
-	"github.com/caddy-chinaums/caddy-chinaums/internal/outbound"
 )
 
 // queried is one query as the platform got it.
@@ -481,55 +479,6 @@ func TestConfirmOncePerMinute(t *testing.T) {
 	wantWord(t, postNotify(t, url, signedOrder(referenceField{"totalAmount", "7"})), 200)
 	if asked := platform.asked(); len(asked) != 1 {
 		t.Errorf("after a minute: %d queries", len(asked))
-	}
-}
-
-// TestConfirmForgets: what is remembered is bounded, in number and in time.
-func TestConfirmForgets(t *testing.T) {
-	platform := newFakePlatform(t)
-	platform.says(`{"errCode":"NO_ORDER"}`)
-	m := &merchant{name: "shop", signer: newBodySigner(testAppID, testAppKey)}
-	m.endpoint, _, _ = outbound.ParseEndpoint(platform.URL)
-	c := newConfirmer()
-	now := time.Unix(1_700_000_000, 0)
-	c.now = func() time.Time { return now }
-	for i := range maxConfirmations {
-		var key confirmKey
-		copy(key[:], fmt.Sprint("filler", i))
-		done := make(chan struct{})
-		close(done)
-		c.answers[key] = &confirmEntry{at: now, done: done}
-		c.order = append(c.order, key)
-	}
-	ask := func(order string) {
-		t.Helper()
-		said := claim{"merOrderId": order}
-		if _, err := c.ask(m, question{path: pathQuery, number: order}, said, time.Minute); err != errNoSuchOrder {
-			t.Fatal(err)
-		}
-		if len(c.answers) != len(c.order) || len(c.order) > maxConfirmations {
-			t.Fatalf("%d answers, %d in order", len(c.answers), len(c.order))
-		}
-	}
-	for i := range 10 {
-		ask(fmt.Sprint(i))
-	}
-	if asked := platform.asked(); len(asked) != 10 {
-		t.Errorf("%d queries", len(asked))
-	}
-	ask("9") // the newest is still there
-	if asked := platform.asked(); len(asked) != 0 {
-		t.Errorf("%d queries", len(asked))
-	}
-	now = now.Add(confirmInterval)
-	ask("10")
-	if len(c.answers) != 1 {
-		t.Errorf("after a minute %d answers are kept", len(c.answers))
-	}
-	now = now.Add(-time.Hour) // a clock that was set back
-	ask("10")
-	if asked := platform.asked(); len(asked) != 2 {
-		t.Errorf("%d queries", len(asked))
 	}
 }
 

@@ -3,9 +3,7 @@ package chinaums
 import (
 	"embed"
 	"fmt"
-	"io/fs"
 	"slices"
-	"sync"
 	"unicode/utf8"
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/fields"
@@ -37,18 +35,7 @@ var interfaces = map[string]fields.Interface{
 
 var orderRules = []fields.Rule{orderNumber, goodsOrNumber, split}
 
-// tables are compiled at the first call that is validated.
-var tables = sync.OnceValue(func() *fields.Tables {
-	files, err := fs.Sub(schemaFiles, "schema")
-	if err != nil {
-		panic(err) // the directory is embedded
-	}
-	compiled, err := fields.Compile(files, interfaces)
-	if err != nil {
-		panic(err) // the files are embedded, and tested
-	}
-	return compiled
-})
+var tables = fields.Embedded(schemaFiles, interfaces)
 
 // validate implements outbound.Platform.
 func validate(path string, body []byte) []fields.Error { return tables().Check(path, body) }

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/body"
@@ -18,13 +17,6 @@ import (
 
 // queryPath is the interface that says what has become of an order.
 const queryPath = "/upay/v2/query"
-
-const (
-	// maxConfirmations bounds the answers that are remembered.
-	maxConfirmations = 10_000
-	// confirmInterval is how long the same event is not asked about again: a replay must not burn the merchant's quota.
-	confirmInterval = time.Minute
-)
 
 // What becomes of an event that the platform was asked about.
 const (
@@ -41,60 +33,29 @@ const (
 
 // confirmer asks the platform about events.
 type confirmer struct {
-	now func() time.Time
-
-	mu      sync.Mutex
-	answers map[string]*confirmation
-	order   []string // the oldest first
+	now       func() time.Time
+	questions inbound.Questions[string, confirmation]
 }
 
-// confirmation is one question and, when done is closed, its answer.
+// confirmation is what an event is: confirmed or, with the answer's status, why not.
 type confirmation struct {
-	at        time.Time
-	done      chan struct{}
 	confirmed string
 	rejected  *inbound.Rejection
 }
 
-func newConfirmer() *confirmer {
-	return &confirmer{now: time.Now, answers: make(map[string]*confirmation)}
-}
+func newConfirmer() *confirmer { return &confirmer{now: time.Now} }
 
 // confirm asks the platform about a notify whose signature is right, at most once a minute for one event, and says what
 // it is: confirmed or, with the answer's status, why not.
 func (c *confirmer) confirm(t *terminal, event *notifyEvent, patience time.Duration) (confirmed string, rejected *inbound.Rejection) {
-	key := t.name + "\n" + event.ID
-	c.mu.Lock()
-	now := c.now()
-	entry := c.answers[key]
-	if entry != nil && now.Sub(entry.at) < confirmInterval && !now.Before(entry.at) {
-		c.mu.Unlock()
-		select {
-		case <-entry.done:
-			return entry.confirmed, entry.rejected
-		case <-time.After(patience):
-			return "", unanswered(errors.New("the query that another notify of this event has started takes too long"))
-		}
+	answer, err := c.questions.Ask(c.now(), t.name+"\n"+event.ID, patience, func(ctx context.Context) (answer confirmation, _ error) {
+		answer.confirmed, answer.rejected = t.ask(ctx, event)
+		return answer, nil
+	})
+	if err != nil {
+		return "", unanswered(err)
 	}
-	for len(c.order) > 0 {
-		oldest := c.answers[c.order[0]]
-		if len(c.order) < maxConfirmations && oldest != nil && now.Sub(oldest.at) < confirmInterval {
-			break
-		}
-		delete(c.answers, c.order[0])
-		c.order = c.order[1:]
-	}
-	entry = &confirmation{at: now, done: make(chan struct{}), rejected: unanswered(errors.New("the query broke off"))}
-	c.answers[key] = entry
-	c.order = append(c.order, key)
-	c.mu.Unlock()
-
-	// Not with the sender's context: others wait for this answer too.
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	defer close(entry.done)
-	entry.confirmed, entry.rejected = t.ask(ctx, event)
-	return entry.confirmed, entry.rejected
+	return answer.confirmed, answer.rejected
 }
 
 func unanswered(cause error) *inbound.Rejection {
@@ -106,16 +67,7 @@ func contradicted(cause error) *inbound.Rejection {
 }
 
 // asking makes the queries.
-var asking = &http.Client{
-	Transport: &http.Transport{
-		Proxy: http.ProxyFromEnvironment, DisableCompression: true, MaxIdleConnsPerHost: 8, IdleConnTimeout: time.Minute,
-		MaxResponseHeaderBytes: 16 << 10, TLSHandshakeTimeout: 10 * time.Second,
-	},
-	CheckRedirect: noRedirect,
-}
-
-// noRedirect: whoever the platform sends us to is not the platform.
-func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+var asking = outbound.NewClient()
 
 // postSigned makes a call of the gateway's own.
 func postSigned(ctx context.Context, client *http.Client, to outbound.Endpoint, path, sn, key string, message any) (status int, answer []byte, err error) {

@@ -578,7 +578,7 @@ var lifecycle = &http.Client{
 		TLSHandshakeTimeout:   exchangeTimeout,
 		ResponseHeaderTimeout: exchangeTimeout,
 	},
-	CheckRedirect: noRedirect,
+	CheckRedirect: outbound.NoRedirect,
 }
 
 // send activates the terminal (a record without a key) or checks it in, and returns the platform's serial number and key.

@@ -3,10 +3,8 @@ package shouqianba
 import (
 	"embed"
 	"fmt"
-	"io/fs"
 	"maps"
 	"slices"
-	"sync"
 	"unicode/utf8"
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/fields"
@@ -22,18 +20,7 @@ var interfaces = map[string]fields.Interface{
 	"/upay/v2/refund": {Schema: "refund.json", Rules: []fields.Rule{orderNumber, extended}},
 }
 
-// tables are compiled at the first call that is validated.
-var tables = sync.OnceValue(func() *fields.Tables {
-	files, err := fs.Sub(schemaFiles, "schema")
-	if err != nil {
-		panic(err) // the directory is embedded
-	}
-	compiled, err := fields.Compile(files, interfaces)
-	if err != nil {
-		panic(err) // the files are embedded, and tested
-	}
-	return compiled
-})
+var tables = fields.Embedded(schemaFiles, interfaces)
 
 // validate implements outbound.Platform.
 func validate(path string, body []byte) []fields.Error { return tables().Check(path, body) }

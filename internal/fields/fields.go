@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"unicode/utf8"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
@@ -84,6 +85,22 @@ func Compile(files fs.FS, interfaces map[string]Interface) (*Tables, error) {
 		t.interfaces[called] = entry
 	}
 	return t, nil
+}
+
+// Embedded returns the tables of schemas that are built into the binary, in the directory schema. They are compiled at the
+// first call that is validated, and tested: it panics if they are broken.
+func Embedded(files fs.FS, interfaces map[string]Interface) func() *Tables {
+	return sync.OnceValue(func() *Tables {
+		directory, err := fs.Sub(files, "schema")
+		if err != nil {
+			panic(err)
+		}
+		tables, err := Compile(directory, interfaces)
+		if err != nil {
+			panic(err)
+		}
+		return tables
+	})
 }
 
 const scheme = "schema:///"

@@ -16,6 +16,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"github.com/dustin/go-humanize"
 
+	"github.com/caddy-chinaums/caddy-chinaums/internal/inbound"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/outbound"
 )
 
@@ -161,6 +162,27 @@ func (o *Options) Guard(g *outbound.Guard) (known bool, err error) {
 		err = o.Duration(&g.Timeout)
 	case "validate":
 		err = o.Word(&g.Validate, "off", "warn", "reject")
+	default:
+		return false, nil
+	}
+	return true, err
+}
+
+// Notify reads the option at the cursor, if it is one that every platform's notify handler has.
+func (o *Options) Notify(n *inbound.Notify) (known bool, err error) {
+	switch o.D.Val() {
+	case "format":
+		err = o.Word(&n.Format, inbound.FormatJSON, inbound.FormatCloudEvents, inbound.FormatOriginal)
+	case "ack":
+		err = o.Word(&n.Ack, inbound.AckWord, inbound.Ack2xx)
+	case "json":
+		err = o.List(&n.JSON)
+	case "max_size":
+		err = o.Size(&n.MaxSize)
+	case "timeout":
+		err = o.Duration(&n.Timeout)
+	case "observe":
+		err = o.Flag(&n.Observe)
 	default:
 		return false, nil
 	}
