@@ -85,7 +85,8 @@ func (b *browser) do(method, path string, body, into any) {
 	}
 	if into != nil {
 		var value struct{ Value json.RawMessage }
-		if err := json.Unmarshal(answer, &value); err == nil {
+		err := json.Unmarshal(answer, &value)
+		if err == nil {
 			err = json.Unmarshal(value.Value, into)
 		}
 		if err != nil {

@@ -401,10 +401,10 @@ func (r *report) call(m *merchant, kind string, sig bodySig, body []byte, keys [
 	// Which key is the right one is the other way round than for notifies.
 	calls := make([]doctorKey, 0, len(keys))
 	for _, k := range keys {
-		switch {
-		case k.mistake == mistakeAppKey:
+		switch k.mistake {
+		case mistakeAppKey:
 			k.mistake = ""
-		case k.mistake == "":
+		case "":
 			k.mistake = mistakeNotifyKey
 		}
 		calls = append(calls, k)

@@ -187,7 +187,7 @@ func (h *Handler) sign(header http.Header, id string, body []byte) {
 	h.pool.Put(ring)
 
 	// One array for three headers. The full slice expressions make an Add
-	// elsewhere allocate instead of writing into the neighbour.
+	// elsewhere allocate instead of writing into the neighbor.
 	header[HeaderID] = values[0:1:1]
 	header[HeaderTimestamp] = values[1:2:2]
 	header[HeaderSignature] = values[2:3:3]

@@ -9,8 +9,9 @@ import (
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 
 	// plug in Caddy modules here
-	_ "github.com/caddy-chinaums/caddy-chinaums"
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
+
+	_ "github.com/caddy-chinaums/caddy-chinaums"
 )
 
 func main() {

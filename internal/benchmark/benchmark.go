@@ -9,7 +9,7 @@ import (
 
 // Ratio runs the benchmark's work, and then, in short turns one after the other, the work and a floor that nobody can be
 // faster than. It reports how many times longer the work takes: the first quartile of the pairs of turns, because a
-// neighbour on the same core slows the work down more than a floor that hashes in hardware, and another program that
+// neighbor on the same core slows the work down more than a floor that hashes in hardware, and another program that
 // takes the processor away for a while hits the longer of the two more often.
 func Ratio(b *testing.B, work, floor func()) {
 	b.Helper()

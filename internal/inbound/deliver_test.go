@@ -53,7 +53,7 @@ func TestContextHeaders(t *testing.T) {
 	}
 }
 
-// TestContextHeadersApart: an Add of one header does not write into its neighbour.
+// TestContextHeadersApart: an Add of one header does not write into its neighbor.
 func TestContextHeadersApart(t *testing.T) {
 	header := http.Header{}
 	(&Context{ID: "1", Source: "/s", Type: "t"}).Headers(header)

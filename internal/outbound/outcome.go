@@ -91,7 +91,7 @@ func (e *Error) Error() string {
 func (e *Error) Message() string { return e.Chinese + " / " + e.English }
 
 // Unwrap shows the cause to errors.As only where it is a failed dial, which reverse_proxy may retry. Anything else must
-// not look retryable or cancelled to it.
+// not look retryable or canceled to it.
 func (e *Error) Unwrap() error {
 	if _, ok := errors.AsType[reverseproxy.DialError](e.Cause); ok {
 		return e.Cause

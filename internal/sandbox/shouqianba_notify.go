@@ -188,8 +188,9 @@ func (s *Shouqianba) WaitDelivered(ctx context.Context, number string, kind Kind
 					continue
 				}
 				if !n.done && n.failed != "" {
-					defer s.mu.Unlock()
-					return fmt.Errorf("sandbox: the %s notify of order %q: %s", kind, number, n.failed)
+					failed := n.failed
+					s.mu.Unlock()
+					return fmt.Errorf("sandbox: the %s notify of order %q: %s", kind, number, failed)
 				}
 				found, all = true, all && n.done
 			}
