@@ -102,13 +102,21 @@ func mustConfig(t testing.TB, adapted []byte) *caddy.Config {
 // freeAddress returns a loopback address that nobody listens on.
 func freeAddress(t testing.TB) string {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for {
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		address := listener.Addr().String()
+		listener.Close()
+		if _, taken := givenAddresses.LoadOrStore(address, true); !taken {
+			return address
+		}
 	}
-	defer listener.Close()
-	return listener.Addr().String()
 }
+
+// givenAddresses are never given twice: the kernel may hand out one port again before its first user listens there.
+var givenAddresses sync.Map
 
 // answer is a response, read whole.
 type answer struct {

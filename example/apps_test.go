@@ -792,12 +792,19 @@ var client = &http.Client{
 
 func free(t *testing.T) string {
 	t.Helper()
-	address, err := freeAddress()
-	if err != nil {
-		t.Fatal(err)
+	for {
+		address, err := freeAddress()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, taken := givenAddresses.LoadOrStore(address, true); !taken {
+			return address
+		}
 	}
-	return address
 }
+
+// givenAddresses are never given twice: the kernel may hand out one port again before its first user listens there.
+var givenAddresses sync.Map
 
 // lines collects an app's output.
 type lines struct {
