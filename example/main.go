@@ -142,8 +142,10 @@ func (d *demo) start() error {
 	if d.gatewayOut, err = freeAddress(); err != nil {
 		return err
 	}
-	if d.gatewayIn, err = freeAddress(); err != nil {
-		return err
+	for d.gatewayIn == "" || d.gatewayIn == d.gatewayOut { // the same port may be offered again
+		if d.gatewayIn, err = freeAddress(); err != nil {
+			return err
+		}
 	}
 
 	// The gateway takes its keys and addresses from the environment.
