@@ -307,6 +307,19 @@ func TestReadmePHPCall(t *testing.T) {
 	if got := php(t, at(strings.TrimPrefix(other.URL, "http://")), use+show); got != `["unknown","","",0]` {
 		t.Errorf("no header: %s", got)
 	}
+
+	// Before a large body curl asks for 100 Continue (an old one before 1 KiB already), whose header then stood where
+	// the function looks for the answer's: every such call was unknown.
+	answered := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		size, _ := io.Copy(io.Discard, r.Body)
+		w.Header().Set("Gateway-Outcome", "answered")
+		fmt.Fprintf(w, `{"errCode":"SUCCESS","totalAmount":%d}`, size)
+	}))
+	defer answered.Close()
+	large := "[$outcome, $answer] = gateway('/v1/netpay/query', ['goods' => str_repeat('a', 2000000)]);\n"
+	if got := php(t, at(strings.TrimPrefix(answered.URL, "http://")), large+show); got != `["answered","SUCCESS","",2000012]` {
+		t.Errorf("a large body: %s", got)
+	}
 }
 
 // The check of the webhook signature that the README shows.

@@ -20,7 +20,7 @@ function call(string $path, array $fields): array { // one call through the gate
     $curl = curl_init("http://$_SERVER[GATEWAY]/v1/netpay/$path");
     curl_setopt_array($curl, [CURLOPT_POSTFIELDS => json_encode($fields), CURLOPT_HEADER => true,
         CURLOPT_TIMEOUT => 25, // longer than the gateway's own timeout
-        CURLOPT_HTTPHEADER => ['Content-Type: application/json'], CURLOPT_RETURNTRANSFER => true]);
+        CURLOPT_HTTPHEADER => ['Content-Type: application/json', 'Expect:'], CURLOPT_RETURNTRANSFER => true]);
     [$header, $body] = explode("\r\n\r\n", curl_exec($curl) . "\r\n\r\n", 2);
     preg_match('/^Gateway-Outcome: *(\w+)/mi', $header, $outcome); // without it: it may have been executed
     return is_array($answer = json_decode($body, true)) ? [$outcome[1] ?? 'unknown', $answer] : ['unknown', []];
