@@ -26,7 +26,8 @@ mistake explains it; sends a test notify; plays the platform on this machine.
 
 Keys never come from an argument. They come from a Caddy configuration
 (--config, with --merchant where there are several), or else from the
-environment: UMS_APP_ID and UMS_APP_KEY for calls, UMS_NOTIFY_KEY for notifies.`,
+environment: UMS_APP_ID and UMS_APP_KEY for calls, UMS_NOTIFY_KEY for notifies, UMS_MID
+for the mid of a test notify.`,
 		CobraFunc: func(cmd *cobra.Command) {
 			cmd.AddCommand(signCommand(), verifyCommand(), notifyCommand(), sandboxCommand())
 		},
@@ -53,11 +54,11 @@ merchant's platform; it needs a file then.`,
 		m, err := keys.merchant(func(env func(string) string) *Merchant {
 			return &Merchant{AppID: env("UMS_APP_ID"), AppKey: env("UMS_APP_KEY")}
 		})
-		if err == nil {
-			err = needsAppKey(m)
-		}
 		if err != nil {
 			return err
+		}
+		if err := needsAppKey(m); err != nil {
+			return explained(m.name, err)
 		}
 		content, err := readInput(cmd, args)
 		if err != nil {
@@ -105,14 +106,18 @@ func (f keyFlags) merchant(fromEnv func(func(string) string) *Merchant) (*mercha
 
 func (f keyFlags) resolve(name string, config *Merchant) (*merchant, error) {
 	m, err := (&App{logger: zap.NewNop()}).resolve(name, config)
-	switch {
-	case err == nil:
-		return m, nil
-	case *f.config == "":
-		return nil, fmt.Errorf("give --config, or set UMS_APP_ID and UMS_APP_KEY (for calls) or UMS_NOTIFY_KEY (for notifies): %w", err)
-	default:
-		return nil, fmt.Errorf("merchant %s: %w", name, err)
+	if err != nil {
+		return nil, explained(name, err)
 	}
+	return m, nil
+}
+
+// explained says of a missing key where it would have come from.
+func explained(merchant string, err error) error {
+	if merchant == fromEnvironment {
+		return fmt.Errorf("give --config, or set UMS_APP_ID and UMS_APP_KEY (for calls) or UMS_NOTIFY_KEY (for notifies): %w", err)
+	}
+	return fmt.Errorf("merchant %s: %w", merchant, err)
 }
 
 // fromEnvironment is the name of the merchant that environment variables make.

@@ -68,6 +68,9 @@ gateway only.`,
 			if key := env("UMS_NOTIFY_KEY"); key != "" {
 				merchant.NotifyKey = []string{key}
 			}
+			if mid := env("UMS_MID"); mid != "" {
+				merchant.MID = []string{mid}
+			}
 			return merchant
 		})
 		if err != nil {

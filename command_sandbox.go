@@ -132,7 +132,7 @@ export UMS_SOURCE=%[3]s
 		}
 	}
 }
-http://127.0.0.1:8080 {
+http://:8080 {
 	bind 127.0.0.1
 	chinaums_proxy /v1/*
 	chinaums_notify /notify

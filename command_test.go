@@ -174,9 +174,12 @@ func TestVerifyCommand(t *testing.T) {
 		})
 	}
 	t.Setenv("UMS_NOTIFY_KEY", "")
+	if _, err := runCommand(verifyCommand(), "a=b"); err == nil || !strings.Contains(err.Error(), "set UMS_APP_ID") {
+		t.Fatalf("with the keys for calls only: %v", err)
+	}
 	t.Setenv("UMS_APP_KEY", "")
 	t.Setenv("UMS_APP_ID", "")
-	if _, err := runCommand(verifyCommand(), "a=b"); err == nil || !strings.Contains(err.Error(), "UMS_NOTIFY_KEY") {
+	if _, err := runCommand(verifyCommand(), "a=b"); err == nil || !strings.Contains(err.Error(), "set UMS_APP_ID") {
 		t.Fatalf("without a key: %v", err)
 	}
 }
@@ -265,6 +268,11 @@ http://`+address+` {
 	if out, err := runCommand(verifyCommand(), printed, from...); err != nil || !strings.Contains(out, "com.chinaums.payment.succeeded") {
 		t.Errorf("what notify prints, verify says of: %v\n%s", err, out)
 	}
+	// Without a configuration the mid comes from the environment too: a gateway that has mid refused the made-up one.
+	t.Setenv("UMS_MID", "898340149000005")
+	if out, err := runCommand(notifyCommand(), "", gateway+"/notify"); err != nil || !strings.Contains(out, "200 OK") {
+		t.Errorf("keys of the environment: %v\n%s", err, out)
+	}
 	// A merchant that accepts MD5 only gets no SHA-256.
 	onlyMD5 := writeFile(t, "Caddyfile", "{\nchinaums {\nmerchant shop {\nnotify_key {env.UMS_NOTIFY_KEY}\nsign_types md5\n}\n}\n}\n")
 	if printed, err = runCommand(notifyCommand(), "", "--config", onlyMD5, "--print"); err != nil || !strings.Contains(printed, "signType=MD5") {
@@ -322,7 +330,7 @@ func TestSandboxCommand(t *testing.T) {
 		t.Fatalf("no Caddyfile in %s", printed)
 	}
 	address := freeAddress(t)
-	startCaddy(t, "{\n"+strings.Replace(config, "127.0.0.1:8080", address, 1))
+	startCaddy(t, "{\n"+strings.Replace(config, ":8080", address[strings.LastIndex(address, ":"):], 1))
 
 	order := env["UMS_SOURCE"] + "202601010000001"
 	body := `{"requestTimestamp":"` + time.Now().In(time.FixedZone("", 8*3600)).Format("2006-01-02 15:04:05") + `","merOrderId":"` + order + `","mid":"` + env["UMS_MID"] +

@@ -279,7 +279,7 @@ func (r *report) notify(m *merchant, c *capture, keys []doctorKey) error {
 		return r.answer(code)
 	}
 	if err := needsNotifyKey(m); err != nil {
-		return err
+		return explained(m.name, err)
 	}
 	pairs, isJSON, err := parseLeniently(c.content)
 	if err != nil {
@@ -386,7 +386,7 @@ func (r *report) mistakes(d *diagnosis, text string) {
 // call reports on a call or a link: what OPEN-BODY-SIG covers.
 func (r *report) call(m *merchant, kind string, sig bodySig, body []byte, keys []doctorKey) error {
 	if err := needsAppKey(m); err != nil {
-		return err
+		return explained(m.name, err)
 	}
 	r.line("input", r.say(kind), len(body))
 	r.line("merchant", "%s", m.name)
