@@ -251,6 +251,12 @@ func (r *report) line(key, format string, args ...any) {
 	r.err = errors.Join(r.err, err)
 }
 
+// bare writes a text that has no label.
+func (r *report) bare(text string) {
+	_, err := fmt.Fprintln(r.w, text)
+	r.err = errors.Join(r.err, err)
+}
+
 // examine reports on whatever was captured. Its error is the verdict, where that is bad.
 func (r *report) examine(m *merchant, c *capture, keys []doctorKey) error {
 	for _, note := range c.notes {
@@ -305,7 +311,7 @@ func (r *report) notify(m *merchant, c *capture, keys []doctorKey) error {
 	signed := selections()[0].choose(pairs)
 	text := joinPairs(signed)
 	r.line("signed", "%s", r.say("signed_what"))
-	fmt.Fprintf(r.w, "%s\n", r.masked(signed, text))
+	r.bare(r.masked(signed, text))
 	if sign := valueOf(pairs, "sign"); sign != "" {
 		r.line("sign", "%s (signType %s)", printable(sign), cmp.Or(printable(valueOf(pairs, "signType")), "–"))
 	}
@@ -379,7 +385,7 @@ func (r *report) mistakes(d *diagnosis, text string) {
 	}
 	if d.signed != nil && d.text != text {
 		r.line("instead", "%s", fmt.Sprintf(r.say("instead_what"), d.key))
-		fmt.Fprintf(r.w, "%s\n", r.masked(d.signed, d.text))
+		r.bare(r.masked(d.signed, d.text))
 	}
 }
 

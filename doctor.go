@@ -112,7 +112,7 @@ func parseJSONPairs(content []byte) (pairs []pair, err error) {
 			return nil, err
 		}
 		var value json.RawMessage
-		if err = decoder.Decode(&value); err != nil {
+		if err := decoder.Decode(&value); err != nil {
 			return nil, err
 		}
 		p := pair{name: name.(string), value: string(value), json: value}
@@ -120,7 +120,7 @@ func parseJSONPairs(content []byte) (pairs []pair, err error) {
 		case string(value) == "null":
 			p.value = ""
 		case value[0] == '"':
-			if err = json.Unmarshal(value, &p.value); err != nil {
+			if err := json.Unmarshal(value, &p.value); err != nil {
 				return nil, err
 			}
 		}

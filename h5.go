@@ -116,7 +116,7 @@ func (p *H5) link(m *merchant, urlPath string, content []byte) ([]byte, error) {
 	var answer bytes.Buffer
 	encoder := json.NewEncoder(&answer)
 	encoder.SetEscapeHTML(false) // so that a person can read the link in a log of the app's
-	if err = encoder.Encode(map[string]string{"url": address.String()}); err != nil {
+	if err := encoder.Encode(map[string]string{"url": address.String()}); err != nil {
 		return nil, err
 	}
 	return bytes.TrimSuffix(answer.Bytes(), []byte{'\n'}), nil

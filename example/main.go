@@ -38,8 +38,9 @@ func main() {
 	serve := flag.Bool("serve", false, "stay up after the walk")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	if err := run(ctx, os.Stdout, *name, *serve); err != nil {
+	err := run(ctx, os.Stdout, *name, *serve)
+	stop()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "example:", err)
 		os.Exit(1)
 	}
@@ -172,7 +173,7 @@ func (d *demo) start() error {
 
 func (d *demo) stop() {
 	if err := caddy.Stop(); err != nil {
-		fmt.Fprintln(d.out, "stopping the gateway:", err)
+		_, _ = fmt.Fprintln(d.out, "stopping the gateway:", err)
 	}
 	d.platform.Close()
 	for _, server := range d.servers {
@@ -180,7 +181,7 @@ func (d *demo) stop() {
 	}
 }
 
-func (d *demo) say(format string, args ...any) { fmt.Fprintf(d.out, format+"\n", args...) }
+func (d *demo) say(format string, args ...any) { _, _ = fmt.Fprintf(d.out, format+"\n", args...) }
 
 // call does what the merchant's app does: plain JSON, no cryptography. It returns the platform's own answer.
 func (d *demo) call(ctx context.Context, path string, fields map[string]any) (map[string]any, error) {

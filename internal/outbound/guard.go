@@ -169,7 +169,7 @@ func (g *Guard) Admit(w http.ResponseWriter, r *http.Request, resolve func() Acc
 		return nil, call, refusal
 	}
 	call.Body = content
-	if refusal = g.validate(r, call); refusal != nil {
+	if refusal := g.validate(r, call); refusal != nil {
 		return nil, call, refusal
 	}
 

@@ -41,7 +41,7 @@ func (c *ChinaUMS) serveRefund(in call) (answer, *failure) {
 		return nil, fail("OPERATION_NOT_ALLOWED", "退款次数过多")
 	}
 	if o.divided {
-		if failed = r.divide(in.fields); failed != nil {
+		if failed := r.divide(in.fields); failed != nil {
 			return nil, failed
 		}
 	}
