@@ -50,7 +50,7 @@ func newFakePlatform(t testing.TB) *fakePlatform {
 		switch {
 		case r.Method != "POST" || r.Header.Get("Content-Type") != "application/json":
 			t.Errorf("%s %s, Content-Type %s", r.Method, r.URL, r.Header.Get("Content-Type"))
-		case parts == nil || parts[1] != testAppID || parts[4] != referenceBodySig(parts[1], parts[2], parts[3], string(content), testAppKey):
+		case len(parts) == 0 || parts[1] != testAppID || parts[4] != referenceBodySig(parts[1], parts[2], parts[3], string(content), testAppKey):
 			t.Errorf("wrong signature: %s", r.Header.Get("Authorization"))
 		case json.Unmarshal(content, &asked.body) != nil:
 			t.Errorf("body: %s", content)
@@ -330,7 +330,9 @@ func TestConfirmFailures(t *testing.T) {
 			w.WriteHeader(500)
 			io.WriteString(w, good)
 		}, 503},
-		"a redirect":     {func(w http.ResponseWriter, r *http.Request, _ queried) { http.Redirect(w, r, "/elsewhere", 307) }, 503},
+		"a redirect": {func(w http.ResponseWriter, r *http.Request, _ queried) {
+			http.Redirect(w, r, "/elsewhere", http.StatusTemporaryRedirect)
+		}, 503},
 		"HTML":           {func(w http.ResponseWriter, _ *http.Request, _ queried) { io.WriteString(w, "<html>") }, 503},
 		"an array":       {func(w http.ResponseWriter, _ *http.Request, _ queried) { io.WriteString(w, "["+good+"]") }, 503},
 		"two objects":    {func(w http.ResponseWriter, _ *http.Request, _ queried) { io.WriteString(w, good+good) }, 503},
@@ -416,7 +418,7 @@ func TestConfirmOncePerMinute(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer releaseConfirmer()
+	defer func() { _ = releaseConfirmer() }()
 
 	var wait sync.WaitGroup
 	for i := range 20 {

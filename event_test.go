@@ -41,14 +41,18 @@ func readTree(decoder *json.Decoder) any {
 			name := readTree(decoder).(string)
 			object = append(object, referenceMember{name, readTree(decoder)})
 		}
-		decoder.Token()
+		if _, err := decoder.Token(); err != nil {
+			panic(err)
+		}
 		return object
 	case json.Delim('['):
 		array := []any{}
 		for decoder.More() {
 			array = append(array, readTree(decoder))
 		}
-		decoder.Token()
+		if _, err := decoder.Token(); err != nil {
+			panic(err)
+		}
 		return array
 	}
 	return token

@@ -3,6 +3,7 @@ package chinaums
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -410,10 +411,11 @@ func endOfEarlyAnswer(t *testing.T, address, head string) (status int) {
 	if err != nil {
 		t.Fatalf("no answer: %v", err)
 	}
+	defer res.Body.Close()
 	if _, err = io.ReadAll(res.Body); err != nil {
 		t.Error(err)
 	}
-	if _, err = in.ReadByte(); err != io.EOF {
+	if _, err = in.ReadByte(); !errors.Is(err, io.EOF) {
 		t.Errorf("the connection is kept: %v", err)
 	}
 	return res.StatusCode

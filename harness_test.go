@@ -147,8 +147,8 @@ func doAfterReload(t testing.TB, request func() *http.Request) answer {
 	for deadline := time.Now().Add(20 * time.Second); ; {
 		res, err := testClient.Do(request())
 		if err == nil {
-			defer res.Body.Close()
 			body, err := io.ReadAll(res.Body)
+			res.Body.Close()
 			if err != nil {
 				t.Fatalf("reading the answer: %v", err)
 			}

@@ -1007,7 +1007,7 @@ func BenchmarkProxy(b *testing.B) {
 	if err := caddy.Load(adapt(b, config), true); err != nil {
 		b.Fatal(err)
 	}
-	defer caddy.Stop()
+	defer func() { _ = caddy.Stop() }()
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 16}}
 	body := bytes.Repeat([]byte("x"), 1<<10)
 	call := func(b *testing.B, way string) time.Duration {

@@ -408,7 +408,7 @@ func TestTokenStorageFails(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer tokens.release()
+		defer func() { _ = tokens.release() }()
 		mustToken(t, tokens, "token-2")
 	})
 }
@@ -633,7 +633,7 @@ func BenchmarkToken(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer tokens.release()
+	defer func() { _ = tokens.release() }()
 	var pointer atomic.Pointer[accessToken]
 	pointer.Store(mustToken(b, tokens, "token-1"))
 	var mutex sync.Mutex
@@ -691,7 +691,7 @@ func TestTokenStaleConnection(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer tokens.release()
+	defer func() { _ = tokens.release() }()
 	mustToken(t, tokens, "t")
 	clock.advance(time.Minute)
 	mustToken(t, tokens, "t")

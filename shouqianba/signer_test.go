@@ -105,7 +105,7 @@ func TestVerifyOpenSSL(t *testing.T) {
 	sign := opensslSign(t, private, body)
 	oldSign := opensslSign(t, oldPrivate, body)
 	keys := []*rsa.PublicKey{mustPublicKey(t, public)}
-	both := append(keys, mustPublicKey(t, oldPublic))
+	both := []*rsa.PublicKey{keys[0], mustPublicKey(t, oldPublic)}
 
 	flipped := []byte(sign)
 	flipped[10] ^= 1
@@ -161,7 +161,7 @@ func TestParsePublicKey(t *testing.T) {
 	private, public := opensslKey(t, "platform")
 	want := mustPublicKey(t, public)
 	bare := strings.Join(strings.Split(strings.TrimSpace(string(public)), "\n")[1:], "\n")
-	bare = bare[:strings.Index(bare, "\n-----END")]
+	bare, _, _ = strings.Cut(bare, "\n-----END")
 	certificate := openssl(t, nil, "req", "-x509", "-key", private, "-subj", "/CN=platform", "-days", "1")
 	privatePEM, err := os.ReadFile(private)
 	if err != nil {

@@ -261,7 +261,7 @@ func (lateError) Timeout() bool { return true }
 
 func TestHandlerBody(t *testing.T) {
 	handler := provision(t, &Handler{Secrets: []string{"plain"}, MaxSize: 1000})
-	read := func(r io.Reader) io.ReadCloser { return io.NopCloser(r) }
+	read := io.NopCloser
 	for _, test := range []struct {
 		name   string
 		body   io.ReadCloser

@@ -54,7 +54,7 @@ func TestRead(t *testing.T) {
 				want := bytes.Repeat([]byte("0123456789abcdef"), c.size/16+1)[:c.size]
 				r := way.wrap(bytes.NewReader(want))
 				switch {
-				case c.err == broken:
+				case errors.Is(c.err, broken):
 					r = io.MultiReader(r, iotest.ErrReader(broken))
 				case strings.HasPrefix(c.name, "http.MaxBytesReader"):
 					r = http.MaxBytesReader(nil, io.NopCloser(r), 10)
@@ -95,8 +95,12 @@ func TestSlowRequest(t *testing.T) {
 	defer server.Close()
 	body, client := io.Pipe()
 	defer client.Close()
-	go client.Write([]byte("a"))
-	go http.Post(server.URL, "text/plain", body)
+	go func() { _, _ = client.Write([]byte("a")) }()
+	go func() {
+		if res, err := http.Post(server.URL, "text/plain", body); err == nil {
+			res.Body.Close()
+		}
+	}()
 	var netErr interface{ Timeout() bool }
 	if err := <-result; !errors.As(err, &netErr) || !netErr.Timeout() {
 		t.Fatalf("a body that does not come: %v", err)

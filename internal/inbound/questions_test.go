@@ -73,8 +73,8 @@ func TestQuestionsAtATime(t *testing.T) {
 			begun, end := make(chan struct{}), make(chan struct{})
 			var group sync.WaitGroup
 			group.Go(func() {
-				defer func() { recover() }()
-				q.Ask(now, "x", time.Minute, func(context.Context) (int, error) {
+				defer func() { _ = recover() }()
+				_, _ = q.Ask(now, "x", time.Minute, func(context.Context) (int, error) {
 					asked.Add(1)
 					close(begun)
 					<-end

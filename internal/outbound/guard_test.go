@@ -38,8 +38,10 @@ func newGuard(t testing.TB, allow, tokens, allowedPaths []string) *Guard {
 	g := &Guard{
 		MaxSize: 100, MaxResponse: 1000, platform: &testPlatform, flights: new(Flights), logger: zap.NewNop(), refusals: ratelog.New(10),
 	}
-	g.Timeout.UnmarshalJSON([]byte(`"5s"`))
-	var err error
+	err := g.Timeout.UnmarshalJSON([]byte(`"5s"`))
+	if err != nil {
+		t.Fatal(err)
+	}
 	if g.access, err = newAccess(allow, tokens); err != nil {
 		t.Fatal(err)
 	}
@@ -227,7 +229,7 @@ func TestFlightsWait(t *testing.T) {
 	}
 	end()
 	end2()
-	if !<-waited || !<-waited {
+	if first, second := <-waited, <-waited; !first || !second {
 		t.Error("it does not see the end")
 	}
 	flights.Begin()()

@@ -131,7 +131,10 @@ func TestHang(t *testing.T) {
 				req.Header.Set("Authorization", b.header(body))
 				failed := make(chan error)
 				go func() {
-					_, err := http.DefaultClient.Do(req)
+					res, err := http.DefaultClient.Do(req)
+					if err == nil {
+						res.Body.Close()
+					}
 					failed <- err
 				}()
 				eventually(t, "the call", func() bool {
