@@ -459,7 +459,7 @@ func (s jsonStyle) String() string {
 	for _, option := range []struct {
 		on   bool
 		word string
-	}{{s.sorted, "sorted keys"}, {s.spaced, `", " and ": "`}, {s.slashes, `\/`}, {s.ascii, `\uXXXX`}, {s.html, `\u003c`}, {s.separators, `\u2028`}} {
+	}{{s.sorted, "sorted keys"}, {s.spaced, `", " and ": "`}, {s.slashes, `\/`}, {s.ascii, `\u4e2d`}, {s.html, `\u003c`}, {s.separators, `\u2028`}} {
 		if option.on {
 			words = append(words, option.word)
 		}

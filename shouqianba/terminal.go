@@ -150,6 +150,7 @@ const (
 	exchangeTimeout = 10 * time.Second // one activation or check-in
 	repeatPause     = 500 * time.Millisecond
 	lockPatience    = 45 * time.Second // for another server's run, and for a lock that a crash has left behind
+	lockedPatience  = 2 * time.Minute  // for all that is done under the lock, a storage that hangs included
 	callPatience    = 15 * time.Second // how long a call that has a key of another day waits for today's
 	firstPause      = 10 * time.Second // before the next run after one that has failed
 	longestPause    = 30 * time.Minute
@@ -419,8 +420,10 @@ func (k *keeper) renew() (err error) {
 		}
 	}
 	return o.slot.Locked(ctx, func() error {
-		// The lock may have come late, but what is done under it is not cut short by that.
-		ctx := context.Background()
+		// The lock may have come late: what is done under it has its own time, which also ends a wait for a storage that
+		// hangs. A new key that could not be put away in time is kept, and put away the next time.
+		ctx, cancel := context.WithTimeout(context.Background(), lockedPatience)
+		defer cancel()
 		stored, err := o.load(ctx)
 		if err != nil {
 			return err

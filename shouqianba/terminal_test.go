@@ -37,15 +37,25 @@ type memory struct {
 	// beforeStore is asked before each value is stored; an error is what a full disk is.
 	beforeStore func(stores int) error
 	stores      int
+
+	unbounded int // loads and stores that would wait for ever for a storage that hangs
 }
 
 func newMemory() *memory {
 	return &memory{values: make(map[string][]byte), locks: make(map[string]chan struct{})}
 }
 
-func (m *memory) Load(_ context.Context, key string) ([]byte, error) {
+// bounded counts a call that has no deadline. m.mu is held.
+func (m *memory) bounded(ctx context.Context) {
+	if _, ok := ctx.Deadline(); !ok {
+		m.unbounded++
+	}
+}
+
+func (m *memory) Load(ctx context.Context, key string) ([]byte, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.bounded(ctx)
 	m.loads++
 	value, ok := m.values[key]
 	if !ok {
@@ -54,8 +64,9 @@ func (m *memory) Load(_ context.Context, key string) ([]byte, error) {
 	return bytes.Clone(value), nil
 }
 
-func (m *memory) Store(_ context.Context, key string, value []byte) error {
+func (m *memory) Store(ctx context.Context, key string, value []byte) error {
 	m.mu.Lock()
+	m.bounded(ctx)
 	m.stores++
 	stores, before := m.stores, m.beforeStore
 	m.mu.Unlock()
@@ -296,6 +307,11 @@ func TestMidnightWithoutCalls(t *testing.T) {
 		t.Errorf("looks again in %v, want within the second that is left", wait)
 	}
 	p.counts(1, 0)
+	storage.mu.Lock()
+	if storage.unbounded != 0 {
+		t.Errorf("%d uses of the storage have no deadline: one that hangs would hold up a reload for ever", storage.unbounded)
+	}
+	storage.mu.Unlock()
 	p.clock.set("2026-11-25 00:00:30")
 	k.tick()
 	eventually(t, "the check-in", func() bool { return p.stored(storage).Day == "2026-11-25" })

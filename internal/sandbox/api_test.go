@@ -251,7 +251,7 @@ func TestRefunds(t *testing.T) {
 	want(t, refund(b.ordered(), "refundAmount", 1), "errCode", "OPERATION_NOT_ALLOWED")
 	want(t, refund(number, "refundAmount", 1235), "errCode", "OPERATION_NOT_ALLOWED")
 	want(t, refund(number, "refundAmount", "1.0"), "errCode", "BAD_REQUEST")
-	want(t, refund(number, "refundAmount", 1, "refundOrderId", "XXXX0001"), "errCode", "BAD_REQUEST")
+	want(t, refund(number, "refundAmount", 1, "refundOrderId", "QQQQ0001"), "errCode", "BAD_REQUEST")
 
 	done := refund(number, "refundAmount", 234, "refundOrderId", first)
 	want(t, done, "errCode", "SUCCESS", "refundStatus", "SUCCESS", "refundAmount", 234, "refundOrderId", first,
