@@ -145,11 +145,12 @@ var doors = []door{
 		},
 	},
 	{
-		name:  "inbox never imports the root or a platform, real or played",
+		name:  "inbox never imports the root or a platform, real or played, nor what platforms share",
 		files: func(s source) bool { return within(s.room(), "inbox") },
 		closed: func(_ source, i imported) bool {
 			room, ok := i.ours()
-			return ok && (room == "" || within(room, "shouqianba") || within(room, "internal/sandbox"))
+			return ok && (room == "" || within(room, "shouqianba") || within(room, "internal/sandbox") ||
+				within(room, "internal/inbound") || within(room, "internal/outbound"))
 		},
 	},
 	{
@@ -278,7 +279,10 @@ func TestDoorsClose(t *testing.T) {
 		{file: "inbox/deliver.go", path: modulePath, want: "inbox never"},
 		{file: "inbox/deliver.go", path: ours + "shouqianba", want: "inbox never"},
 		{file: "inbox/boltstore/store.go", path: ours + "internal/sandbox", want: "inbox never"},
-		{file: "inbox/handler.go", path: ours + "internal/inbound"},
+		{file: "inbox/handler.go", path: ours + "internal/inbound", want: "inbox never"},
+		{file: "inbox/handler.go", path: ours + "internal/outbound", want: "inbox never"},
+		{file: "inbox/handler.go", path: ours + "internal/verdict"},
+		{file: "inbox/natsstore/store.go", path: ours + "inbox"},
 		{file: "inbox/boltstore/store.go", path: ours + "inbox"},
 		{file: "inbox/boltstore/store.go", path: ours + "inbox/natsstore", want: "engines"},
 		{file: "inbox/app.go", path: ours + "inbox/natsstore", want: "engines"},

@@ -21,6 +21,7 @@ import (
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/body"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/ratelog"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/verdict"
 )
 
 // Formats of what the app gets.
@@ -110,7 +111,7 @@ func (n *Notify) Provision(ctx caddy.Context, platform *Platform, metrics *Metri
 		n.Format = FormatJSON
 	}
 	if n.Ack == "" {
-		n.Ack = AckWord
+		n.Ack = verdict.AckWord
 	}
 	if n.MaxSize == 0 {
 		n.MaxSize = 64 << 10
@@ -121,7 +122,7 @@ func (n *Notify) Provision(ctx caddy.Context, platform *Platform, metrics *Metri
 	switch {
 	case n.Format != FormatJSON && n.Format != FormatCloudEvents && n.Format != FormatOriginal:
 		return fmt.Errorf("format: %q is none of json, cloudevents, original", n.Format)
-	case n.Ack != AckWord && n.Ack != Ack2xx:
+	case n.Ack != verdict.AckWord && n.Ack != verdict.Ack2xx:
 		return fmt.Errorf("ack: %q is neither word nor 2xx", n.Ack)
 	case n.MaxSize < 0 || n.Timeout < 0:
 		return fmt.Errorf("max_size and timeout must be positive")
@@ -245,18 +246,18 @@ func (n *Notify) deliver(w http.ResponseWriter, r *http.Request, next caddyhttp.
 	out, cancel := Prepare(r, content, contentType, &event.Context, time.Duration(n.Timeout))
 	defer cancel()
 	end := n.flights.Begin()
-	verdict := Deliver(out, next, n.Ack, n.logger)
+	judged := verdict.Deliver(out, next, n.Ack, n.logger)
 	end()
 
 	status, word, result := http.StatusOK, n.platform.Success, "taken"
-	if !verdict.Taken {
+	if !judged.Taken {
 		status, word, result = http.StatusBadGateway, n.platform.Failed, "failed"
 		switch {
-		case verdict.TimedOut:
+		case judged.TimedOut:
 			status, reason = http.StatusGatewayTimeout, "app_timeout"
-		case errors.Is(verdict.Err, ErrNoHandler):
+		case errors.Is(judged.Err, verdict.ErrNoHandler):
 			reason = "no_handler"
-		case verdict.Err != nil:
+		case judged.Err != nil:
 			reason = "app_unreachable"
 		default:
 			reason = "app_refused"
@@ -268,25 +269,25 @@ func (n *Notify) deliver(w http.ResponseWriter, r *http.Request, next caddyhttp.
 	}
 	n.metrics.Notified(account.Name(), event.Label, result, reason)
 	event.logAccess(r, account, result, reason)
-	if !verdict.Taken || hungUp != nil {
-		n.logUndelivered(account, event, verdict, status, reason, hungUp)
+	if !judged.Taken || hungUp != nil {
+		n.logUndelivered(account, event, judged, status, reason, hungUp)
 	}
 }
 
-func (n *Notify) logUndelivered(account Account, event *Event, verdict Verdict, status int, reason string, hungUp error) {
+func (n *Notify) logUndelivered(account Account, event *Event, judged verdict.Verdict, status int, reason string, hungUp error) {
 	fields := []zap.Field{
 		zap.String("merchant", account.Name()), zap.String("order", event.Subject), zap.String("event", event.ID), zap.String("event_type", event.Type),
-		zap.Int("status", status), zap.String("reason", reason), zap.Int("app_status", verdict.Status),
+		zap.Int("status", status), zap.String("reason", reason), zap.Int("app_status", judged.Status),
 	}
 	switch {
-	case verdict.Taken:
+	case judged.Taken:
 		// The app has it, but the platform may not know: it will send the event again.
 		n.logger.Warn("event taken, but the platform hung up before it was told", append(fields, zap.Error(hungUp))...)
-	case verdict.Status >= 200 && verdict.Status <= 299 && verdict.Err == nil && !verdict.TimedOut:
+	case judged.Status >= 200 && judged.Status <= 299 && judged.Err == nil && !judged.TimedOut:
 		n.logger.Warn("app answered 2xx but did not take the event; answer with an empty body, SUCCESS or OK, or set ack 2xx",
-			append(fields, zap.String("answer", Quote(string(verdict.Answer), 80)))...)
+			append(fields, zap.String("answer", Quote(string(judged.Answer), 80)))...)
 	default:
-		n.logger.Error("event not delivered", append(fields, zap.Error(verdict.Err))...)
+		n.logger.Error("event not delivered", append(fields, zap.Error(judged.Err))...)
 	}
 }
 
@@ -294,7 +295,7 @@ func (n *Notify) logUndelivered(account Account, event *Event, verdict Verdict, 
 func (n *Notify) observe(r *http.Request, account Account, judge Judge) {
 	defer func() {
 		if v := recover(); v != nil {
-			LogPanic(n.logger, "panic in the observer of notifies", v)
+			verdict.LogPanic(n.logger, "panic in the observer of notifies", v)
 		}
 	}()
 	event, rejected := n.inspect(r, account, judge)

@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/ratelog"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/verdict"
 )
 
 type testAccount struct{}
@@ -37,7 +38,7 @@ func TestPanicsOfOurOwn(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			n := &Notify{
-				Format: FormatJSON, Ack: AckWord, MaxSize: 1000, Timeout: caddy.Duration(time.Second), platform: &testPlatform,
+				Format: FormatJSON, Ack: verdict.AckWord, MaxSize: 1000, Timeout: caddy.Duration(time.Second), platform: &testPlatform,
 				flights: testFlights{}, logger: zap.NewNop(), refusals: ratelog.New(10),
 			}
 			app := caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {

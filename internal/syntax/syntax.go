@@ -18,6 +18,7 @@ import (
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/inbound"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/outbound"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/verdict"
 )
 
 // Argument reads the one argument that most directives take.
@@ -174,7 +175,7 @@ func (o *Options) Notify(n *inbound.Notify) (known bool, err error) {
 	case "format":
 		err = o.Word(&n.Format, inbound.FormatJSON, inbound.FormatCloudEvents, inbound.FormatOriginal)
 	case "ack":
-		err = o.Word(&n.Ack, inbound.AckWord, inbound.Ack2xx)
+		err = o.Word(&n.Ack, verdict.AckWord, verdict.Ack2xx)
 	case "json":
 		err = o.List(&n.JSON)
 	case "max_size":
