@@ -1,0 +1,552 @@
+package storetest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/caddy-chinaums/caddy-chinaums/inbox"
+)
+
+func testLeaseWaits(t *testing.T, b *Backend) {
+	store := open(t, b)
+	const waiting = 4
+	leased := make(chan *inbox.Message, waiting)
+	for range waiting {
+		go func() {
+			m, err := store.Lease(bounded(t))
+			if err != nil {
+				t.Errorf("lease: %v", err)
+			}
+			leased <- m
+		}()
+	}
+	for i := range waiting {
+		put(t, store, message(fmt.Sprint(i)), inbox.Stored)
+	}
+	seen := map[string]bool{}
+	for range waiting {
+		m := <-leased
+		if m == nil {
+			t.FailNow()
+		}
+		seen[m.ID] = true
+		settle(t, store, m, delivered)
+	}
+	if len(seen) != waiting {
+		t.Errorf("leased %v", seen)
+	}
+}
+
+// A message must not vanish with a caller whose context ends while it is handed out.
+func testLeaseCancelled(t *testing.T, b *Backend) {
+	store := open(t, b)
+	for i := range 50 {
+		ctx, cancel := context.WithCancel(t.Context())
+		result := make(chan *inbox.Message, 1)
+		go func() {
+			m, err := store.Lease(ctx)
+			if err != nil && !errors.Is(err, context.Canceled) {
+				t.Errorf("lease: %v", err)
+			}
+			result <- m
+		}()
+		id := fmt.Sprint(i)
+		go cancel()
+		put(t, store, message(id), inbox.Stored)
+		m := <-result
+		if m == nil {
+			m = leaseID(t, store, id)
+		}
+		settle(t, store, m, delivered)
+	}
+	counts(t, store, 0, 50, 0)
+}
+
+func testExclusive(t *testing.T, b *Backend) {
+	store := open(t, b)
+	const messages, holders = 200, 16
+	for i := range messages {
+		put(t, store, message(fmt.Sprint(i)), inbox.Stored)
+	}
+	ctx, done := context.WithCancel(bounded(t))
+	defer done()
+	var lock sync.Mutex
+	seen := map[string]int{}
+	var all sync.WaitGroup
+	for range holders {
+		all.Go(func() {
+			for {
+				m, err := store.Lease(ctx)
+				if err != nil {
+					return
+				}
+				lock.Lock()
+				seen[m.ID]++
+				if len(seen) == messages {
+					done()
+				}
+				lock.Unlock()
+			}
+		})
+	}
+	all.Wait()
+	if len(seen) != messages {
+		t.Fatalf("%d messages leased, want %d", len(seen), messages)
+	}
+	for id, times := range seen {
+		if times != 1 {
+			t.Errorf("%s was leased %d times", id, times)
+		}
+	}
+	nothing(t, store)
+}
+
+// The order is by seq, roughly: none overtakes many.
+func testFirstInFirstOut(t *testing.T, b *Backend) {
+	store := open(t, b)
+	const messages, roughly = 300, 100
+	for i := range messages {
+		put(t, store, message(fmt.Sprint(i)), inbox.Stored)
+	}
+	for i := range messages {
+		m := lease(t, store)
+		var number int
+		if _, err := fmt.Sscan(m.ID, &number); err != nil {
+			t.Fatal(err)
+		}
+		if number > i+roughly || number < i-roughly {
+			t.Errorf("message %d was leased as number %d", number, i)
+		}
+		settle(t, store, m, delivered)
+	}
+}
+
+func testReleased(t *testing.T, b *Backend) {
+	store := open(t, b)
+	put(t, store, message("a"), inbox.Stored)
+	m := lease(t, store)
+	settle(t, store, m, released)
+	m = leaseID(t, store, "a")
+	if m.Attempts != 0 {
+		t.Errorf("attempts %d after a release", m.Attempts)
+	}
+	settle(t, store, m, retryIn(0))
+	m = leaseID(t, store, "a")
+	settle(t, store, m, released)
+	m = leaseID(t, store, "a")
+	if m.Attempts != 1 || m.Answer != retryIn(0).Answer {
+		t.Errorf("attempts %d, answer %+v after a release", m.Attempts, m.Answer)
+	}
+	settle(t, store, m, delivered)
+}
+
+func testRetry(t *testing.T, b *Backend) {
+	store := open(t, b)
+	put(t, store, message("a"), inbox.Stored)
+	put(t, store, message("b"), inbox.Stored)
+	m := leaseID(t, store, "a")
+	settle(t, store, m, retryIn(20*time.Minute))
+	settle(t, store, leaseID(t, store, "b"), delivered) // which it does not hold up
+	nothing(t, store)
+	kept := get(t, store, m.Seq)
+	if kept.State != inbox.Pending || kept.Attempts != 1 || kept.Answer != retryIn(0).Answer || kept.Due.IsZero() {
+		t.Errorf("state %q, attempts %d, answer %+v, due %s", kept.State, kept.Attempts, kept.Answer, kept.Due)
+	}
+	sameMessage(t, kept, message("a"))
+	counts(t, store, 1, 1, 0)
+}
+
+func testRetryWakes(t *testing.T, b *Backend) {
+	store := open(t, b)
+	put(t, store, message("a"), inbox.Stored)
+	for attempts := 1; attempts <= 3; attempts++ {
+		m := leaseID(t, store, "a")
+		begun := time.Now()
+		settle(t, store, m, retryIn(200*time.Millisecond))
+		m = leaseID(t, store, "a")
+		if waited := time.Since(begun); waited < 150*time.Millisecond {
+			t.Errorf("leased again after %s, want 200ms", waited)
+		}
+		if m.Attempts != attempts || m.Answer != retryIn(0).Answer {
+			t.Errorf("attempts %d, answer %+v; want %d", m.Attempts, m.Answer, attempts)
+		}
+		settle(t, store, m, released)
+	}
+}
+
+func testShorterRetry(t *testing.T, b *Backend) {
+	store := open(t, b)
+	put(t, store, message("long"), inbox.Stored)
+	put(t, store, message("short"), inbox.Stored)
+	settle(t, store, leaseID(t, store, "long"), retryIn(30*time.Minute))
+	short := leaseID(t, store, "short")
+	leased := make(chan *inbox.Message, 1)
+	go func() { // it waits for the long one, and must take the short one into account
+		m, err := store.Lease(bounded(t))
+		if err != nil {
+			t.Errorf("lease: %v", err)
+		}
+		leased <- m
+	}()
+	settle(t, store, short, retryIn(50*time.Millisecond))
+	if m := <-leased; m == nil || m.ID != "short" {
+		t.Fatalf("leased %+v, want the short one", m)
+	}
+}
+
+func testSettledTwice(t *testing.T, b *Backend) {
+	store := open(t, b)
+	put(t, store, message("a"), inbox.Stored)
+	m := lease(t, store)
+	settle(t, store, m, delivered)
+	settle(t, store, m, dead)
+	settle(t, store, m, retryIn(0))
+	settle(t, store, m, released)
+	nothing(t, store)
+	counts(t, store, 0, 1, 0)
+	if kept := get(t, store, m.Seq); kept.State != inbox.Delivered || kept.Answer != delivered.Answer {
+		t.Errorf("state %q, answer %+v", kept.State, kept.Answer)
+	}
+}
+
+func testFormerHolder(t *testing.T, b *Backend) {
+	store := open(t, b)
+	put(t, store, message("a"), inbox.Stored)
+	former := lease(t, store)
+	settle(t, store, former, released)
+	m := leaseID(t, store, "a")
+	settle(t, store, former, dead)
+	counts(t, store, 1, 0, 0)
+	nothing(t, store)
+	settle(t, store, former, released)
+	nothing(t, store)
+	settle(t, store, m, delivered)
+	counts(t, store, 0, 1, 0)
+}
+
+func redeliver(t *testing.T, store inbox.Store, seq uint64, force bool, want error) uint64 {
+	t.Helper()
+	got, err := store.Redeliver(bounded(t), seq, force)
+	if !errors.Is(err, want) {
+		t.Fatalf("redeliver %d: error %v, want %v", seq, err, want)
+	}
+	if err == nil && got == 0 {
+		t.Fatalf("redeliver %d: no seq", seq)
+	}
+	return got
+}
+
+func testRedeliver(t *testing.T, b *Backend) {
+	store := open(t, b)
+	redeliver(t, store, 1, true, inbox.ErrNotFound)
+	put(t, store, message("a"), inbox.Stored)
+	redeliver(t, store, 1<<40, true, inbox.ErrNotFound)
+	m := lease(t, store)
+	redeliver(t, store, m.Seq, true, inbox.ErrLeased)
+	settle(t, store, m, retryIn(0))
+	m = lease(t, store)
+	settle(t, store, m, dead)
+	nothing(t, store)
+
+	seq := redeliver(t, store, m.Seq, false, nil)
+	counts(t, store, 1, 0, 0)
+	put(t, store, message("a"), inbox.Repeated)
+	m = leaseID(t, store, "a")
+	sameMessage(t, m, message("a"))
+	if m.Attempts != 0 || m.Seq != seq {
+		t.Errorf("attempts %d, seq %d; want 0, %d", m.Attempts, m.Seq, seq)
+	}
+	settle(t, store, m, delivered)
+
+	redeliver(t, store, m.Seq, false, inbox.ErrDelivered)
+	nothing(t, store)
+	redeliver(t, store, m.Seq, true, nil)
+	m = leaseID(t, store, "a")
+	sameMessage(t, m, message("a"))
+	settle(t, store, m, delivered)
+	nothing(t, store)
+	counts(t, store, 0, 1, 0)
+	if got := list(t, store, inbox.Query{Limit: 10}); len(got) != 1 {
+		t.Errorf("listed %q, want one", ids(got))
+	}
+}
+
+func testRedeliverRetrying(t *testing.T, b *Backend) {
+	store := open(t, b)
+	put(t, store, message("a"), inbox.Stored)
+	m := lease(t, store)
+	settle(t, store, m, retryIn(30*time.Minute))
+	leased := make(chan *inbox.Message, 1)
+	go func() {
+		m, err := store.Lease(bounded(t))
+		if err != nil {
+			t.Errorf("lease: %v", err)
+		}
+		leased <- m
+	}()
+	redeliver(t, store, m.Seq, false, nil)
+	m = <-leased
+	if m == nil || m.ID != "a" {
+		t.Fatalf("leased %+v", m)
+	}
+	settle(t, store, m, delivered)
+	nothing(t, store)
+
+	// One that is due anyway stays so, once.
+	put(t, store, message("b"), inbox.Stored)
+	redeliver(t, store, seqOf(t, store, "b"), false, nil)
+	settle(t, store, leaseID(t, store, "b"), delivered)
+	nothing(t, store)
+	counts(t, store, 0, 2, 0)
+}
+
+func testList(t *testing.T, b *Backend) {
+	store := open(t, b)
+	if got := list(t, store, inbox.Query{Limit: 10}); len(got) != 0 {
+		t.Fatalf("an empty store lists %q", ids(got))
+	}
+	for i := range 9 {
+		put(t, store, message(fmt.Sprint(i)), inbox.Stored)
+	}
+	for i := range 6 {
+		outcome := []inbox.Outcome{delivered, dead, retryIn(30 * time.Minute)}[i%3]
+		settle(t, store, leaseID(t, store, fmt.Sprint(i)), outcome)
+	}
+	for _, test := range []struct {
+		state inbox.State
+		want  []string
+	}{
+		{"", []string{"0", "1", "2", "3", "4", "5", "6", "7", "8"}},
+		{inbox.Pending, []string{"2", "5", "6", "7", "8"}},
+		{inbox.Delivered, []string{"0", "3"}},
+		{inbox.Dead, []string{"1", "4"}},
+	} {
+		for _, limit := range []int{1, 2, 9, 100} {
+			// Page after page, the whole of it.
+			var got []string
+			for after := uint64(0); ; {
+				page := list(t, store, inbox.Query{State: test.state, After: after, Limit: limit})
+				if len(page) > limit {
+					t.Fatalf("%d listed, with the limit %d", len(page), limit)
+				}
+				if len(page) == 0 {
+					break
+				}
+				for _, m := range page {
+					if m.Seq <= after {
+						t.Fatalf("seq %d after %d", m.Seq, after)
+					}
+					after = m.Seq
+					got = append(got, m.ID)
+					want := inbox.Message{Attempts: m.Attempts, State: m.State, Answer: m.Answer}
+					switch m.ID {
+					case "0", "3":
+						want = inbox.Message{Attempts: want.Attempts, State: inbox.Delivered, Answer: delivered.Answer}
+					case "1", "4":
+						want = inbox.Message{Attempts: want.Attempts, State: inbox.Dead, Answer: dead.Answer}
+					case "2", "5":
+						want = inbox.Message{Attempts: 1, State: inbox.Pending, Answer: retryIn(0).Answer}
+					default:
+						want = inbox.Message{State: inbox.Pending}
+					}
+					if m.State != want.State || m.Attempts != want.Attempts || m.Answer != want.Answer || len(m.Request) != 0 {
+						t.Errorf("listed %s: state %q, attempts %d, answer %+v, %d bytes of request",
+							m.ID, m.State, m.Attempts, m.Answer, len(m.Request))
+					}
+					if m.Settled.IsZero() != (m.State == inbox.Pending) || !m.Received.Equal(received) {
+						t.Errorf("listed %s: settled %s, received %s", m.ID, m.Settled, m.Received)
+					}
+				}
+			}
+			if !slices.Equal(got, test.want) {
+				t.Errorf("state %q in pages of %d: %q, want %q", test.state, limit, got, test.want)
+			}
+		}
+	}
+}
+
+func testGet(t *testing.T, b *Backend) {
+	store := open(t, b)
+	put(t, store, keyed("a", ""), inbox.Stored)
+	seq := seqOf(t, store, "a")
+	sameMessage(t, get(t, store, seq), message("a"))
+	for _, other := range []uint64{0, seq + 1, 1 << 63} {
+		if _, err := store.Get(bounded(t), other); !errors.Is(err, inbox.ErrNotFound) {
+			t.Errorf("get %d: %v, want %v", other, err, inbox.ErrNotFound)
+		}
+	}
+	settle(t, store, lease(t, store), dead)
+	if m := get(t, store, seq); m.State != inbox.Dead || m.Answer != dead.Answer || m.Settled.IsZero() {
+		t.Errorf("dead: state %q, answer %+v, settled %s", m.State, m.Answer, m.Settled)
+	}
+}
+
+func testStats(t *testing.T, b *Backend) {
+	store := open(t, b)
+	if stats := counts(t, store, 0, 0, 0); !stats.Oldest.IsZero() || stats.Bytes < 0 {
+		t.Errorf("empty: oldest %s, %d bytes", stats.Oldest, stats.Bytes)
+	}
+	for i, id := range []string{"a", "b", "c"} {
+		m := message(id)
+		m.Received = received.Add(time.Duration(i) * time.Minute)
+		put(t, store, m, inbox.Stored)
+	}
+	stats := counts(t, store, 3, 0, 0)
+	if !stats.Oldest.Equal(received) {
+		t.Errorf("oldest %s, want %s", stats.Oldest, received)
+	}
+	if stats.Bytes < 3*int64(len("request of a")) {
+		t.Errorf("%d bytes", stats.Bytes)
+	}
+	a := leaseID(t, store, "a")
+	if stats := counts(t, store, 3, 0, 0); !stats.Oldest.Equal(received) {
+		t.Errorf("oldest %s while it is in flight, want %s", stats.Oldest, received)
+	}
+	settle(t, store, a, retryIn(30*time.Minute))
+	if stats := counts(t, store, 3, 0, 0); !stats.Oldest.Equal(received) {
+		t.Errorf("oldest %s while it waits for a retry, want %s", stats.Oldest, received)
+	}
+	redeliver(t, store, a.Seq, false, nil)
+	for range 2 {
+		m := lease(t, store)
+		if m.ID == "c" {
+			settle(t, store, m, dead)
+		} else {
+			settle(t, store, m, delivered)
+		}
+	}
+	counts(t, store, 1, counted(t, store, inbox.Delivered), counted(t, store, inbox.Dead))
+	settle(t, store, lease(t, store), delivered)
+	if stats := counts(t, store, 0, counted(t, store, inbox.Delivered), counted(t, store, inbox.Dead)); !stats.Oldest.IsZero() {
+		t.Errorf("oldest %s, with nothing pending", stats.Oldest)
+	}
+}
+
+func counted(t *testing.T, store inbox.Store, state inbox.State) int64 {
+	t.Helper()
+	return int64(len(list(t, store, inbox.Query{State: state, Limit: 1000})))
+}
+
+func testPoison(t *testing.T, b *Backend) {
+	store := open(t, b)
+	put(t, store, message("poison"), inbox.Stored)
+	const good = 50
+	for i := range good {
+		put(t, store, message(fmt.Sprint(i)), inbox.Stored)
+	}
+	failures := 0
+	for done := 0; done < good; {
+		m := lease(t, store)
+		if m.ID == "poison" {
+			if failures++; failures > 20*good {
+				t.Fatalf("%d failures of the one, %d deliveries of the others", failures, done)
+			}
+			settle(t, store, m, retryIn(0))
+			continue
+		}
+		done++
+		settle(t, store, m, delivered)
+	}
+	m := leaseID(t, store, "poison")
+	if m.Attempts != failures {
+		t.Errorf("%d attempts, want %d", m.Attempts, failures)
+	}
+	settle(t, store, m, dead)
+	counts(t, store, 0, good, 1)
+}
+
+func testRetriesDoNotStarve(t *testing.T, b *Backend) {
+	store := open(t, b)
+	const flood = 100
+	for i := range flood {
+		put(t, store, message(fmt.Sprint("old ", i)), inbox.Stored)
+	}
+	for range flood {
+		settle(t, store, lease(t, store), retryIn(0))
+	}
+	put(t, store, message("new"), inbox.Stored)
+	for i := 0; ; i++ {
+		m := lease(t, store)
+		if m.ID == "new" {
+			break
+		}
+		if i > 4*flood {
+			t.Fatalf("%d retries before the new one", i)
+		}
+		settle(t, store, m, retryIn(0))
+	}
+}
+
+func testNewDoNotStarve(t *testing.T, b *Backend) {
+	store := open(t, b)
+	const flood = 100
+	put(t, store, message("old"), inbox.Stored)
+	settle(t, store, lease(t, store), retryIn(0))
+	for i := range flood {
+		put(t, store, message(fmt.Sprint(i)), inbox.Stored)
+	}
+	for i := 0; ; i++ {
+		m := lease(t, store)
+		settle(t, store, m, delivered)
+		if m.ID == "old" {
+			break
+		}
+		if i > 4*flood {
+			t.Fatalf("%d new ones before the retry", i)
+		}
+		put(t, store, message(fmt.Sprint("more ", i)), inbox.Stored)
+	}
+}
+
+func testClockForward(t *testing.T, b *Backend) {
+	if b.Jump == nil {
+		t.Skip("the clock is not the store's own")
+	}
+	store := open(t, b)
+	put(t, store, message("a"), inbox.Stored)
+	settle(t, store, lease(t, store), retryIn(30*time.Minute))
+	nothing(t, store)
+	b.Jump(29 * time.Minute)
+	nothing(t, store)
+	b.Jump(2 * time.Minute)
+	m := leaseID(t, store, "a")
+	b.Jump(10 * 365 * 24 * time.Hour)
+	nothing(t, store) // it is in flight however late it is
+	settle(t, store, m, delivered)
+	counts(t, store, 0, 1, 0)
+}
+
+func testClockBack(t *testing.T, b *Backend) {
+	if b.Jump == nil {
+		t.Skip("the clock is not the store's own")
+	}
+	store := open(t, b)
+	put(t, store, message("a"), inbox.Stored)
+	put(t, store, message("b"), inbox.Stored)
+	put(t, store, message("done"), inbox.Stored)
+	for range 2 {
+		settle(t, store, lease(t, store), retryIn(30*time.Minute))
+	}
+	settle(t, store, leaseID(t, store, "done"), delivered)
+	b.Jump(-10 * 365 * 24 * time.Hour)
+	// Both are due in ten years, later than any delay was.
+	for range 2 {
+		m := lease(t, store)
+		if m.ID == "done" {
+			t.Fatal("a delivered one was leased")
+		}
+		settle(t, store, m, delivered)
+	}
+	put(t, store, message("done"), inbox.Repeated) // settled in the future, and known
+	put(t, store, message("new"), inbox.Stored)
+	m := leaseID(t, store, "new")
+	settle(t, store, m, retryIn(30*time.Minute))
+	nothing(t, store)
+	b.Jump(31 * time.Minute)
+	settle(t, store, leaseID(t, store, "new"), delivered)
+}

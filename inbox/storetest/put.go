@@ -1,0 +1,394 @@
+package storetest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/caddy-chinaums/caddy-chinaums/inbox"
+)
+
+func testPutAndLease(t *testing.T, b *Backend) {
+	store := open(t, b)
+	want := message("first")
+	put(t, store, want, inbox.Stored)
+	got := lease(t, store)
+	sameMessage(t, got, want)
+	if got.Seq == 0 || got.Attempts != 0 {
+		t.Errorf("seq %d, attempts %d; want a seq from 1 and no attempts", got.Seq, got.Attempts)
+	}
+	nothing(t, store)
+	settle(t, store, got, delivered)
+	nothing(t, store)
+	after := get(t, store, got.Seq)
+	sameMessage(t, after, want)
+	if after.State != inbox.Delivered || after.Settled.IsZero() || after.Answer != delivered.Answer {
+		t.Errorf("state %q, settled %s, answer %+v", after.State, after.Settled, after.Answer)
+	}
+	counts(t, store, 0, 1, 0)
+}
+
+func testRequests(t *testing.T, b *Backend) {
+	store := open(t, b)
+	all := make([]byte, 256)
+	for i := range all {
+		all[i] = byte(i)
+	}
+	requests := map[string][]byte{
+		"empty": {}, "nil": nil, "every byte": all, "zeros": make([]byte, 5000),
+		"a page": bytes.Repeat([]byte("x"), 4096), "512 KiB": bytes.Repeat(all, 2048),
+	}
+	for id, request := range requests {
+		m := message(id)
+		m.Request = request
+		put(t, store, m, inbox.Stored)
+	}
+	for range requests {
+		m := lease(t, store)
+		if !bytes.Equal(m.Request, requests[m.ID]) {
+			t.Errorf("%s: %s", m.ID, brief(m.Request))
+		}
+		if again := get(t, store, m.Seq); !bytes.Equal(again.Request, requests[m.ID]) {
+			t.Errorf("get %s: %s", m.ID, brief(again.Request))
+		}
+		// What the store handed out is the caller's.
+		clear(m.Request)
+		settle(t, store, m, released)
+	}
+	for range requests {
+		m := lease(t, store)
+		if !bytes.Equal(m.Request, requests[m.ID]) {
+			t.Errorf("%s, after the caller has written on it: %s", m.ID, brief(m.Request))
+		}
+		settle(t, store, m, delivered)
+	}
+}
+
+func testIDs(t *testing.T, b *Backend) {
+	store := open(t, b)
+	all := []string{
+		"a", "A", "a ", " a", "a\x00", "a\x00b", "ab", "é", "e\u0301", "\xff\xfe", "a/b", "a.b", "a*", ">", "a\r\nb",
+		"https://pay.example/a#订单1", strings.Repeat("k", 1000), strings.Repeat("k", 1001), strings.Repeat("k", 8000),
+	}
+	for _, id := range all {
+		put(t, store, message(id), inbox.Stored)
+	}
+	for _, id := range all {
+		put(t, store, message(id), inbox.Repeated)
+	}
+	seen := map[string]bool{}
+	for range all {
+		m := lease(t, store)
+		seen[m.ID] = true
+		sameMessage(t, m, message(m.ID))
+		settle(t, store, m, delivered)
+	}
+	if len(seen) != len(all) {
+		t.Errorf("%d different ids leased, want %d", len(seen), len(all))
+	}
+}
+
+func testRepeated(t *testing.T, b *Backend) {
+	store := open(t, b)
+	put(t, store, message("a"), inbox.Stored)
+	other := message("a")
+	other.Request, other.Key = []byte("another"), "key"
+	put(t, store, other, inbox.Repeated) // pending
+	m := lease(t, store)
+	sameMessage(t, m, message("a"))
+	put(t, store, other, inbox.Repeated) // in flight
+	settle(t, store, m, retryIn(10*time.Millisecond))
+	put(t, store, other, inbox.Repeated) // waiting for a retry, or due
+	m = lease(t, store)
+	sameMessage(t, m, message("a"))
+	settle(t, store, m, delivered)
+	put(t, store, other, inbox.Repeated) // delivered
+	nothing(t, store)
+	counts(t, store, 0, 1, 0)
+}
+
+func testRepeatedAtOnce(t *testing.T, b *Backend) {
+	store := open(t, b)
+	const senders, rounds = 16, 10
+	for round := range rounds {
+		id := fmt.Sprint("id ", round)
+		var stored, repeated atomic.Int64
+		var all sync.WaitGroup
+		for range senders {
+			all.Go(func() {
+				receipt, err := store.Put(bounded(t), message(id))
+				switch {
+				case err != nil:
+					t.Errorf("put: %v", err)
+				case receipt == inbox.Stored:
+					stored.Add(1)
+				case receipt == inbox.Repeated:
+					repeated.Add(1)
+				}
+			})
+		}
+		all.Wait()
+		if stored.Load() != 1 || repeated.Load() != senders-1 {
+			t.Fatalf("stored %d times, repeated %d times", stored.Load(), repeated.Load())
+		}
+		settle(t, store, leaseID(t, store, id), delivered)
+	}
+	nothing(t, store)
+	counts(t, store, 0, rounds, 0)
+}
+
+func testRevived(t *testing.T, b *Backend) {
+	store := open(t, b)
+	put(t, store, message("a"), inbox.Stored)
+	m := lease(t, store)
+	settle(t, store, m, retryIn(0))
+	m = lease(t, store)
+	settle(t, store, m, dead)
+	nothing(t, store)
+	counts(t, store, 0, 0, 1)
+
+	again := message("a")
+	again.Request, again.Received = []byte("another"), received.Add(time.Hour)
+	put(t, store, again, inbox.Revived)
+	counts(t, store, 1, 0, 0)
+	m = lease(t, store)
+	sameMessage(t, m, again)
+	if m.Attempts != 0 || m.Answer != (inbox.Answer{}) {
+		t.Errorf("attempts %d, answer %+v; want it as if new", m.Attempts, m.Answer)
+	}
+	put(t, store, again, inbox.Repeated)
+	settle(t, store, m, delivered)
+	put(t, store, again, inbox.Repeated)
+	nothing(t, store)
+	counts(t, store, 0, 1, 0)
+	if got := list(t, store, inbox.Query{Limit: 10}); len(got) != 1 {
+		t.Errorf("listed %q, want one", ids(got))
+	}
+}
+
+func testRevivedAtOnce(t *testing.T, b *Backend) {
+	store := open(t, b)
+	put(t, store, message("a"), inbox.Stored)
+	settle(t, store, lease(t, store), dead)
+	var revived atomic.Int64
+	var all sync.WaitGroup
+	for range 16 {
+		all.Go(func() {
+			receipt, err := store.Put(bounded(t), message("a"))
+			if err != nil {
+				t.Errorf("put: %v", err)
+			}
+			if receipt == inbox.Revived {
+				revived.Add(1)
+			}
+		})
+	}
+	all.Wait()
+	if revived.Load() != 1 {
+		t.Errorf("revived %d times", revived.Load())
+	}
+	settle(t, store, lease(t, store), delivered)
+	nothing(t, store)
+}
+
+// A caller that is gone gets its context's error; whether its message was stored is open, but nothing in between.
+func testPutCancelled(t *testing.T, b *Backend) {
+	store := open(t, b)
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := store.Put(gone, message("gone")); !errors.Is(err, context.Canceled) {
+		t.Fatalf("error %v, want the context's", err)
+	}
+	for i := range 50 {
+		ctx, cancel := context.WithCancel(t.Context())
+		go cancel()
+		id := fmt.Sprint(i)
+		receipt, err := store.Put(ctx, message(id))
+		if err != nil && !errors.Is(err, context.Canceled) {
+			t.Fatalf("put: %v", err)
+		}
+		again, err2 := store.Put(bounded(t), message(id))
+		if err2 != nil {
+			t.Fatalf("put again: %v", err2)
+		}
+		if err == nil && (receipt != inbox.Stored || again != inbox.Repeated) {
+			t.Fatalf("receipts %d and %d", receipt, again)
+		}
+		settle(t, store, leaseIDOr(t, store, id, "gone"), delivered)
+	}
+	if m := list(t, store, inbox.Query{State: inbox.Pending, Limit: 10}); len(m) > 1 {
+		t.Errorf("pending: %q", ids(m))
+	}
+}
+
+// leaseIDOr leases the one or, before it, the other, which is settled.
+func leaseIDOr(t *testing.T, store inbox.Store, id, other string) *inbox.Message {
+	t.Helper()
+	m := lease(t, store)
+	if m.ID == other {
+		settle(t, store, m, delivered)
+		m = lease(t, store)
+	}
+	if m.ID != id {
+		t.Fatalf("leased %q, want %q", m.ID, id)
+	}
+	return m
+}
+
+func testTooLarge(t *testing.T, b *Backend) {
+	if b.TooLarge == 0 {
+		t.Skip("the store has no limit of its own")
+	}
+	store := open(t, b)
+	m := message("large")
+	m.Request = make([]byte, b.TooLarge)
+	if _, err := store.Put(bounded(t), m); !errors.Is(err, inbox.ErrTooLarge) {
+		t.Fatalf("error %v, want %v", err, inbox.ErrTooLarge)
+	}
+	put(t, store, message("small"), inbox.Stored)
+	settle(t, store, leaseID(t, store, "small"), delivered)
+	counts(t, store, 0, 1, 0)
+}
+
+// full puts messages of 4 KiB until the store is full, and returns how many it took.
+func fill(t *testing.T, store inbox.Store, prefix string) int {
+	t.Helper()
+	for i := range 1000 {
+		m := message(fmt.Sprint(prefix, i))
+		m.Request = bytes.Repeat([]byte("x"), 4096)
+		_, err := store.Put(bounded(t), m)
+		if errors.Is(err, inbox.ErrFull) {
+			return i
+		}
+		if err != nil {
+			t.Fatalf("put: %v", err)
+		}
+	}
+	t.Fatal("the store is never full")
+	return 0
+}
+
+func testFull(t *testing.T, b *Backend) {
+	store := open(t, b, func(s *inbox.Settings) { s.MaxBytes = 256 << 10 })
+	took := fill(t, store, "a")
+	if took < 16 || took > 64 {
+		t.Fatalf("took %d messages of 4 KiB, with room for 256 KiB", took)
+	}
+	if stats := counts(t, store, int64(took), 0, 0); stats.Bytes <= 0 || stats.Bytes > 256<<10 {
+		t.Errorf("%d bytes", stats.Bytes)
+	}
+	put(t, store, message("a0"), inbox.Repeated) // which needs no room
+	for range took {
+		settle(t, store, lease(t, store), delivered)
+	}
+	// The requests of what was delivered give way, the oldest first, and their ids stay known.
+	for i := range took / 2 {
+		m := message(fmt.Sprint("b", i))
+		m.Request = bytes.Repeat([]byte("x"), 4096)
+		put(t, store, m, inbox.Stored)
+	}
+	for i := range took {
+		put(t, store, message(fmt.Sprint("a", i)), inbox.Repeated)
+	}
+	oldest := get(t, store, seqOf(t, store, "a0"))
+	if oldest.State != inbox.Delivered || len(oldest.Request) != 0 {
+		t.Errorf("the oldest: state %q, request of %d bytes, want it dropped", oldest.State, len(oldest.Request))
+	}
+	if _, err := store.Redeliver(bounded(t), oldest.Seq, true); !errors.Is(err, inbox.ErrNoRequest) {
+		t.Errorf("redeliver: %v, want %v", err, inbox.ErrNoRequest)
+	}
+	newest := get(t, store, seqOf(t, store, fmt.Sprint("a", took-1)))
+	if len(newest.Request) != 4096 {
+		t.Errorf("the newest: request of %d bytes, want it kept", len(newest.Request))
+	}
+	for range took / 2 {
+		m := lease(t, store)
+		if len(m.Request) != 4096 {
+			t.Errorf("leased %q with %d bytes", m.ID, len(m.Request))
+		}
+		settle(t, store, m, delivered)
+	}
+	counts(t, store, 0, int64(took+took/2), 0)
+}
+
+// What nobody has settled is never removed, and what is dead neither.
+func testFullPending(t *testing.T, b *Backend) {
+	store := open(t, b, func(s *inbox.Settings) { s.MaxBytes = 128 << 10 })
+	took := fill(t, store, "a")
+	settle(t, store, leaseID(t, store, "a0"), dead)
+	if again := fill(t, store, "b"); again != 0 {
+		t.Errorf("a full store took %d more", again)
+	}
+	counts(t, store, int64(took-1), 0, 1)
+	if m := get(t, store, seqOf(t, store, "a0")); len(m.Request) != 4096 {
+		t.Errorf("the dead one's request has %d bytes", len(m.Request))
+	}
+	for range took - 1 {
+		settle(t, store, lease(t, store), delivered)
+	}
+	put(t, store, message("b"), inbox.Stored)
+}
+
+func testConfigure(t *testing.T, b *Backend) {
+	store := open(t, b, func(s *inbox.Settings) { s.MaxBytes = 128 << 10 })
+	took := fill(t, store, "a")
+	settings := Defaults()
+	settings.MaxBytes = 256 << 10
+	if err := store.Configure(settings); err != nil {
+		t.Fatalf("configure: %v", err)
+	}
+	more := fill(t, store, "b")
+	if more < 8 {
+		t.Errorf("twice the room took %d more after %d", more, took)
+	}
+	settings.MaxBytes = 0
+	if err := store.Configure(settings); err != nil {
+		t.Fatalf("configure: %v", err)
+	}
+	for i := range 100 {
+		m := message(fmt.Sprint("c", i))
+		m.Request = bytes.Repeat([]byte("x"), 4096)
+		put(t, store, m, inbox.Stored)
+	}
+	counts(t, store, int64(took+more+100), 0, 0)
+}
+
+func testRemember(t *testing.T, b *Backend) {
+	if b.Jump == nil {
+		t.Skip("the clock is not the store's own")
+	}
+	store := open(t, b, func(s *inbox.Settings) { s.Remember = time.Hour })
+	put(t, store, message("delivered"), inbox.Stored)
+	settle(t, store, lease(t, store), delivered)
+	put(t, store, message("dead"), inbox.Stored)
+	settle(t, store, lease(t, store), dead)
+	put(t, store, message("pending"), inbox.Stored)
+	b.Jump(59 * time.Minute)
+	put(t, store, message("delivered"), inbox.Repeated)
+	b.Jump(2 * time.Minute)
+	put(t, store, message("pending"), inbox.Repeated)
+	put(t, store, message("delivered"), inbox.Stored)
+	put(t, store, message("dead"), inbox.Revived)
+	for range 3 {
+		settle(t, store, lease(t, store), delivered)
+	}
+	nothing(t, store)
+	counts(t, store, 0, 3, 0)
+
+	// Delivered ones go after a while, with what else is done.
+	b.Jump(2 * time.Hour)
+	put(t, store, message("new"), inbox.Stored)
+	eventually(t, "only the new one is left", func() bool {
+		if _, err := store.Put(bounded(t), message("new")); err != nil {
+			t.Fatalf("put: %v", err)
+		}
+		return len(list(t, store, inbox.Query{Limit: 10})) == 1
+	})
+	counts(t, store, 1, 0, 0)
+}

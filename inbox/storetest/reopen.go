@@ -1,0 +1,330 @@
+package storetest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/caddy-chinaums/caddy-chinaums/inbox"
+)
+
+func testClose(t *testing.T, b *Backend) {
+	store := open(t, b)
+	ended := make(chan error, 4)
+	for range cap(ended) {
+		go func() {
+			_, err := store.Lease(bounded(t))
+			ended <- err
+		}()
+	}
+	nothing(t, store) // the others wait by now, or will find it closed
+	if err := store.Close(); err != nil {
+		t.Fatalf("close: %v", err)
+	}
+	for range cap(ended) {
+		if err := <-ended; !errors.Is(err, inbox.ErrClosed) {
+			t.Errorf("a waiting lease got %v, want %v", err, inbox.ErrClosed)
+		}
+	}
+	if err := store.Close(); err != nil {
+		t.Errorf("closed again: %v", err)
+	}
+}
+
+func durable(t *testing.T, b *Backend) {
+	t.Helper()
+	if b.Abandon == nil {
+		t.Skip("the store does not outlive its process")
+	}
+}
+
+func closeStore(t *testing.T, store inbox.Store) {
+	t.Helper()
+	if err := store.Close(); err != nil {
+		t.Fatalf("close: %v", err)
+	}
+}
+
+// states fills a store with a message of every state.
+func states(t *testing.T, store inbox.Store) {
+	t.Helper()
+	for _, id := range []string{"delivered", "dead", "retrying", "due", "released", "fresh"} {
+		put(t, store, message(id), inbox.Stored)
+	}
+	settle(t, store, leaseID(t, store, "delivered"), delivered)
+	settle(t, store, leaseID(t, store, "dead"), dead)
+	settle(t, store, leaseID(t, store, "retrying"), retryIn(30*time.Minute))
+	due, rel := leaseID(t, store, "due"), leaseID(t, store, "released")
+	settle(t, store, due, retryIn(0))
+	settle(t, store, rel, released)
+}
+
+// checkStates checks what states has made, in a store that was opened again, and settles it.
+func checkStates(t *testing.T, store inbox.Store) {
+	t.Helper()
+	counts(t, store, 4, 1, 1)
+	for _, id := range []string{"delivered", "retrying", "due", "released", "fresh"} {
+		put(t, store, message(id), inbox.Repeated)
+	}
+	var got []string
+	for range 3 {
+		m := lease(t, store)
+		sameMessage(t, m, message(m.ID))
+		want := 0
+		if m.ID == "due" {
+			want = 1
+		}
+		if m.Attempts != want {
+			t.Errorf("%s: %d attempts, want %d", m.ID, m.Attempts, want)
+		}
+		got = append(got, m.ID)
+		settle(t, store, m, delivered)
+	}
+	if slices.Sort(got); !slices.Equal(got, []string{"due", "fresh", "released"}) {
+		t.Errorf("leased %q", got)
+	}
+	nothing(t, store)
+	m := get(t, store, seqOf(t, store, "retrying"))
+	if m.Attempts != 1 || m.Answer != retryIn(0).Answer || m.State != inbox.Pending {
+		t.Errorf("retrying: attempts %d, answer %+v, state %q", m.Attempts, m.Answer, m.State)
+	}
+	m = get(t, store, seqOf(t, store, "dead"))
+	if m.State != inbox.Dead || m.Answer != dead.Answer {
+		t.Errorf("dead: answer %+v, state %q", m.Answer, m.State)
+	}
+	put(t, store, message("dead"), inbox.Revived)
+	settle(t, store, leaseID(t, store, "dead"), delivered)
+	counts(t, store, 1, 5, 0)
+}
+
+func testReopen(t *testing.T, b *Backend) {
+	durable(t, b)
+	store := open(t, b)
+	states(t, store)
+	bytes := counts(t, store, 4, 1, 1).Bytes
+	for range 3 {
+		closeStore(t, store)
+		store = open(t, b)
+	}
+	if again := counts(t, store, 4, 1, 1).Bytes; again != bytes {
+		t.Errorf("%d bytes, before it was closed %d", again, bytes)
+	}
+	checkStates(t, store)
+}
+
+func testReopenOrder(t *testing.T, b *Backend) {
+	durable(t, b)
+	ordered(t, b)
+	store := open(t, b)
+	for _, id := range []string{"x1", "x2", "x3"} {
+		put(t, store, keyed(id, "x"), inbox.Stored)
+	}
+	settle(t, store, leaseID(t, store, "x1"), retryIn(30*time.Minute))
+	closeStore(t, store)
+	store = open(t, b)
+	nothing(t, store)
+	redeliver(t, store, seqOf(t, store, "x1"), false, nil)
+	settle(t, store, leaseID(t, store, "x1"), delivered)
+	x2 := leaseID(t, store, "x2")
+	settle(t, store, x2, released)
+	b.Abandon(t, store)
+	store = open(t, b)
+	settle(t, store, leaseID(t, store, "x2"), dead)
+	settle(t, store, leaseID(t, store, "x3"), delivered)
+	nothing(t, store)
+}
+
+func testCrash(t *testing.T, b *Backend) {
+	durable(t, b)
+	store := open(t, b, func(s *inbox.Settings) { s.Lease = 500 * time.Millisecond })
+	states(t, store)
+	b.Abandon(t, store)
+	store = open(t, b, func(s *inbox.Settings) { s.Lease = 500 * time.Millisecond })
+	// What is in flight at a crash is leased again.
+	m := lease(t, store)
+	b.Abandon(t, store)
+	store = open(t, b)
+	again := map[string]bool{}
+	var held []*inbox.Message
+	for range 3 {
+		m := lease(t, store)
+		again[m.ID] = true
+		held = append(held, m)
+	}
+	if !again[m.ID] {
+		t.Errorf("%q was in flight at the crash, and is not leased again, but %v", m.ID, again)
+	}
+	for _, m := range held {
+		settle(t, store, m, released)
+	}
+	checkStates(t, store)
+}
+
+// load is what became of messages that many callers put and deliver at once.
+type load struct {
+	lock      sync.Mutex
+	acked     map[string]bool // Put said that it is safe
+	delivered map[string]int  // Settle said that it is settled
+	doubtful  map[string]bool // Settle was cut off: settled or not
+}
+
+// run puts and delivers until ctx ends.
+func (l *load) run(ctx context.Context, t *testing.T, store inbox.Store, round int) *sync.WaitGroup {
+	t.Helper()
+	var all sync.WaitGroup
+	for sender := range 8 {
+		all.Go(func() {
+			for i := 0; ctx.Err() == nil; i++ {
+				id := fmt.Sprintf("%d/%d/%d", round, sender, i)
+				if _, err := store.Put(ctx, message(id)); err == nil {
+					l.lock.Lock()
+					l.acked[id] = true
+					l.lock.Unlock()
+				}
+			}
+		})
+	}
+	for range 4 {
+		all.Go(func() {
+			for ctx.Err() == nil {
+				m, err := store.Lease(ctx)
+				if err != nil {
+					return
+				}
+				outcome := delivered
+				switch rand.IntN(4) {
+				case 0:
+					outcome = retryIn(time.Millisecond)
+				case 1:
+					outcome = released
+				}
+				if err = store.Settle(ctx, m, outcome); outcome.Result != inbox.Delivered {
+					continue
+				}
+				l.lock.Lock()
+				if err == nil {
+					l.delivered[m.ID]++
+				} else {
+					l.doubtful[m.ID] = true
+				}
+				l.lock.Unlock()
+			}
+		})
+	}
+	return &all
+}
+
+func testCrashUnderLoad(t *testing.T, b *Backend) {
+	durable(t, b)
+	l := &load{acked: map[string]bool{}, delivered: map[string]int{}, doubtful: map[string]bool{}}
+	for round := range 4 {
+		store := open(t, b, func(s *inbox.Settings) { s.Lease = 500 * time.Millisecond })
+		ctx, stop := context.WithCancel(t.Context())
+		all := l.run(ctx, t, store, round)
+		eventually(t, "50 more are delivered", func() bool {
+			l.lock.Lock()
+			defer l.lock.Unlock()
+			return len(l.delivered) >= 50*(round+1)
+		})
+		stop()
+		if round%2 == 0 {
+			b.Abandon(t, store)
+			all.Wait()
+			continue
+		}
+		all.Wait()
+		closeStore(t, store)
+	}
+	store := open(t, b, func(s *inbox.Settings) { s.Lease = 500 * time.Millisecond })
+	for {
+		stats, err := store.Stats(bounded(t))
+		if err != nil {
+			t.Fatalf("stats: %v", err)
+		}
+		if stats.Pending == 0 {
+			break
+		}
+		m := lease(t, store)
+		l.delivered[m.ID]++
+		settle(t, store, m, delivered)
+	}
+	for id := range l.acked {
+		if l.delivered[id] == 0 && !l.doubtful[id] {
+			t.Errorf("%s was acknowledged and not delivered", id)
+		}
+	}
+	twice := 0
+	for _, times := range l.delivered {
+		if times > 1 {
+			twice++
+		}
+	}
+	// Settled means settled: nothing of it comes again, however the store was left.
+	if twice > 0 {
+		t.Errorf("%d of %d were settled twice", twice, len(l.delivered))
+	}
+}
+
+func testManyAtOnce(t *testing.T, b *Backend) {
+	store := open(t, b)
+	const senders, each, holders = 32, 40, 8
+	ctx, done := context.WithCancel(bounded(t))
+	defer done()
+	var lock sync.Mutex
+	settled := map[string]inbox.State{}
+	var all sync.WaitGroup
+	for range holders {
+		all.Go(func() {
+			for {
+				m, err := store.Lease(ctx)
+				if err != nil {
+					return
+				}
+				outcome := []inbox.Outcome{delivered, delivered, dead, retryIn(time.Millisecond), released}[rand.IntN(5)]
+				settle(t, store, m, outcome)
+				if outcome.Result == inbox.Delivered || outcome.Result == inbox.Dead {
+					lock.Lock()
+					if before, ok := settled[m.ID]; ok {
+						t.Errorf("%s was settled twice: %s, then %s", m.ID, before, outcome.Result)
+					}
+					settled[m.ID] = outcome.Result
+					if len(settled) == senders*each {
+						done()
+					}
+					lock.Unlock()
+				}
+			}
+		})
+	}
+	var putters sync.WaitGroup
+	for sender := range senders {
+		putters.Go(func() {
+			for i := range each {
+				id := fmt.Sprintf("%d/%d", sender, i)
+				receipt, err := store.Put(ctx, message(id))
+				if err != nil || receipt != inbox.Stored {
+					t.Errorf("put %s: receipt %d, error %v", id, receipt, err)
+				}
+			}
+		})
+	}
+	putters.Wait()
+	all.Wait()
+	if len(settled) != senders*each {
+		t.Fatalf("%d settled, want %d", len(settled), senders*each)
+	}
+	var deliveredOnes, deadOnes int64
+	for _, state := range settled {
+		if state == inbox.Dead {
+			deadOnes++
+		} else {
+			deliveredOnes++
+		}
+	}
+	counts(t, store, 0, deliveredOnes, deadOnes)
+}
