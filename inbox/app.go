@@ -3,14 +3,39 @@
 // behind any webhook and knows no platform.
 //
 // The way of a message: handler.go encodes the request (message.go) → Store.Put → 202; deliver.go leases it, decodes it,
-// runs the `deliver` handlers, and settles it. The app owns the stores, which outlive a configuration; a handler owns
-// how its inbox's messages are delivered.
+// runs the `deliver` handlers, and settles it. The app owns the stores, which outlive a configuration (shared.go); a
+// handler owns how its inbox's messages are delivered.
 package inbox
 
 import (
+	"cmp"
 	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyevents"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+
+	"github.com/caddy-chinaums/caddy-chinaums/internal/accounts"
+)
+
+func init() {
+	caddy.RegisterModule(App{})
+}
+
+// Defaults of an inbox.
+const (
+	defaultName     = "default"
+	defaultStore    = "bolt"
+	defaultMaxStore = 10 << 30
+	defaultRemember = 30 * 24 * time.Hour
 )
 
 // App is the `inbox` app: the inboxes and where they keep their messages. A handler names its inbox; the inbox `default`
@@ -18,6 +43,12 @@ import (
 type App struct {
 	// The inboxes by name. A name is made of letters, digits, `.`, `_` and `-`, and begins with a letter or digit.
 	Inboxes map[string]*Inbox `json:"inboxes,omitempty"`
+
+	boxes   map[string]*box
+	metrics *metrics
+	events  *caddyevents.App
+	ctx     caddy.Context
+	logger  *zap.Logger
 }
 
 // Inbox is one inbox.
@@ -32,3 +63,177 @@ type Inbox struct {
 	// How long a delivered id is known, and answered 202 without a second delivery. Default: 30d.
 	Remember caddy.Duration `json:"remember,omitempty"`
 }
+
+// box is an inbox of one configuration.
+type box struct {
+	name     string
+	provider Provider
+	key      storeKey
+	settings Settings
+	logger   *zap.Logger // with the inbox's name
+	delivery *delivery   // nil: no handler delivers its messages
+
+	// The store, from Start on. It stays when the configuration is put away: requests may still be under way then, and
+	// the store itself knows whether it is closed.
+	store atomic.Pointer[shared]
+	held  bool // whether this configuration has a reference to the store
+}
+
+// CaddyModule returns the Caddy module information.
+func (App) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "inbox",
+		New: func() caddy.Module { return new(App) },
+	}
+}
+
+// Provision loads the inboxes' stores, which are opened at the start only.
+func (a *App) Provision(ctx caddy.Context) error {
+	a.ctx, a.logger, a.boxes = ctx, ctx.Logger(), make(map[string]*box)
+	events, err := ctx.App("events")
+	if err != nil {
+		return fmt.Errorf("getting events app: %w", err)
+	}
+	a.events = events.(*caddyevents.App)
+	for _, name := range slices.Sorted(maps.Keys(a.Inboxes)) {
+		if err := a.add(name, a.Inboxes[name]); err != nil {
+			return fmt.Errorf("inbox %s: %w", name, err)
+		}
+	}
+	if a.metrics, err = newMetrics(ctx.GetMetricsRegistry(), a); err != nil {
+		return fmt.Errorf("registering metrics: %w", err)
+	}
+	return nil
+}
+
+func (a *App) add(name string, config *Inbox) error {
+	if err := accounts.CheckName(name); err != nil {
+		return err
+	}
+	if config == nil {
+		config = new(Inbox)
+	}
+	switch {
+	case config.MaxStore < 0:
+		return errors.New("max_store: must be positive")
+	case config.Remember < 0:
+		return errors.New("remember: must be positive")
+	}
+	var module any
+	var err error
+	if len(config.StoreRaw) == 0 {
+		module, err = a.ctx.LoadModuleByID("inbox.stores."+defaultStore, nil)
+	} else {
+		module, err = a.ctx.LoadModule(config, "StoreRaw")
+	}
+	if err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
+	provider, ok := module.(Provider)
+	if !ok {
+		return fmt.Errorf("store: %T keeps no messages", module)
+	}
+	b := &box{
+		name: name, provider: provider, key: storeKey{string(module.(caddy.Module).CaddyModule().ID), provider.Key(name)},
+		logger: a.logger.With(zap.String("inbox", name)),
+		settings: Settings{
+			MaxBytes: cmp.Or(config.MaxStore, defaultMaxStore), Remember: cmp.Or(time.Duration(config.Remember), defaultRemember),
+			Lease: defaultTimeout, MaxDelay: time.Hour,
+		},
+	}
+	for _, other := range a.boxes {
+		if other.key == b.key {
+			return fmt.Errorf("store: it is the same as that of inbox %s (%s); each needs its own", other.name, b.key.name)
+		}
+	}
+	a.boxes[name] = b
+	return nil
+}
+
+// claim returns the inbox that a handler names.
+func (a *App) claim(name string) (*box, error) {
+	if a.boxes[name] == nil {
+		if name != defaultName {
+			return nil, fmt.Errorf("there is no inbox %s; add `inbox %s { … }` to the global options", name, name)
+		}
+		if err := a.add(name, nil); err != nil {
+			return nil, fmt.Errorf("inbox %s: %w", name, err)
+		}
+	}
+	return a.boxes[name], nil
+}
+
+// Names are the names of the inboxes, in order.
+func (a *App) Names() []string { return slices.Sorted(maps.Keys(a.boxes)) }
+
+// Lookup returns the store of an inbox; it is not there before the start.
+func (a *App) Lookup(name string) (Store, bool) {
+	b := a.boxes[name]
+	if b == nil {
+		return nil, false
+	}
+	if store := b.store.Load(); store != nil {
+		return store, true
+	}
+	return nil, false
+}
+
+// Start opens the stores, or takes them over from the configuration before, and begins to deliver.
+func (a *App) Start() error {
+	for _, name := range a.Names() {
+		if err := a.boxes[name].open(); err != nil {
+			return fmt.Errorf("inbox %s: %w", name, err)
+		}
+	}
+	for _, name := range a.Names() {
+		b := a.boxes[name]
+		if b.delivery == nil {
+			b.logger.Warn("no handler delivers this inbox's messages; they wait")
+			continue
+		}
+		b.delivery.start(a, b)
+	}
+	return nil
+}
+
+// Stop ends the deliveries: those in flight are waited for.
+func (a *App) Stop() error {
+	grace := time.Duration(0)
+	if app, err := a.ctx.AppIfConfigured("http"); err == nil {
+		grace = time.Duration(app.(*caddyhttp.App).GracePeriod)
+	}
+	a.halt(grace)
+	return nil
+}
+
+func (a *App) halt(grace time.Duration) {
+	var all sync.WaitGroup
+	for _, b := range a.boxes {
+		if b.delivery != nil {
+			all.Go(func() { b.delivery.stop(grace) })
+		}
+	}
+	all.Wait()
+}
+
+// Cleanup gives the stores back; the last configuration that had one closes it. It also runs after a Start that failed.
+func (a *App) Cleanup() error {
+	a.halt(0)
+	var failed []error
+	for _, name := range a.Names() {
+		if err := a.boxes[name].release(); err != nil {
+			failed = append(failed, fmt.Errorf("inbox %s: closing: %w", name, err))
+		}
+	}
+	return errors.Join(failed...)
+}
+
+// emit tells the rest of Caddy.
+func (a *App) emit(event string, data map[string]any) { a.events.Emit(a.ctx, event, data) }
+
+// Interface guards
+var (
+	_ caddy.App          = (*App)(nil)
+	_ caddy.Provisioner  = (*App)(nil)
+	_ caddy.CleanerUpper = (*App)(nil)
+)

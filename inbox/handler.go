@@ -1,9 +1,52 @@
 package inbox
 
 import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
 	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"strings"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/google/uuid"
+	"go.uber.org/zap"
+
+	"github.com/caddy-chinaums/caddy-chinaums/internal/body"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/ratelog"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/verdict"
+)
+
+func init() {
+	caddy.RegisterModule(Handler{})
+}
+
+// Defaults of a handler.
+const (
+	defaultID          = "{http.request.header.Ce-Source}#{http.request.header.Ce-Id}"
+	defaultMaxSize     = 1 << 20
+	defaultGiveUp      = 72 * time.Hour
+	defaultTimeout     = 30 * time.Second
+	defaultConcurrency = 8
+)
+
+var defaultRetry = []caddy.Duration{
+	caddy.Duration(5 * time.Second), caddy.Duration(30 * time.Second), caddy.Duration(2 * time.Minute),
+	caddy.Duration(10 * time.Minute), caddy.Duration(30 * time.Minute), caddy.Duration(time.Hour),
+}
+
+const (
+	bodyPatience = 30 * time.Second // for a request's body to arrive
+	putPatience  = 10 * time.Second // for the store to store it
+	retryAfter   = "30"             // seconds, for whoever is answered 503
+	maxID        = 1 << 10          // longer ids and keys are stored by their digest
 )
 
 // Handler answers 202 once the request is safely stored, and at once if one with the same id is pending or was
@@ -11,6 +54,8 @@ import (
 // in flight at a crash. What could not be stored is answered 503, what is larger than max_size 413.
 //
 // All handlers of one inbox must deliver in the same way: their options from `retry` on are equal.
+//
+// It adds the fields `inbox`, `receipt` (stored, repeated, revived, or refused) and `event` to the access log.
 type Handler struct {
 	// The inbox's name. Default: `default`.
 	Inbox string `json:"inbox,omitempty"`
@@ -30,7 +75,7 @@ type Handler struct {
 	// gateway was not running does not count, nor a clock's jump. Default: 72h.
 	GiveUp caddy.Duration `json:"give_up,omitempty"`
 
-	// How long one delivery may take. Default: 30s.
+	// How long one delivery may take. php_fastcgi does not watch it: set its read_timeout too. Default: 30s.
 	Timeout caddy.Duration `json:"timeout,omitempty"`
 
 	// How many deliveries may be in flight at once. Default: 8.
@@ -44,6 +89,397 @@ type Handler struct {
 	// order. Not every store can do it.
 	OrderBy string `json:"order_by,omitempty"`
 
-	// The routes that deliver: as a subroute's.
-	DeliverRaw json.RawMessage `json:"deliver,omitempty"`
+	// The handler that delivers; usually a subroute. It must not be one that answers by itself whatever the app says.
+	DeliverRaw json.RawMessage `json:"deliver,omitempty" caddy:"namespace=http.handlers inline_key=handler"`
+
+	box     *box
+	id      template
+	orderBy template
+	metrics *metrics
+	events  func(event string, data map[string]any)
+	logger  *zap.Logger
+	notes   *ratelog.Limiter
 }
+
+// CaddyModule returns the Caddy module information.
+func (Handler) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.handlers.inbox",
+		New: func() caddy.Module { return new(Handler) },
+	}
+}
+
+// Provision finds the inbox, checks the options and loads the handlers that deliver.
+func (h *Handler) Provision(ctx caddy.Context) error {
+	if err := h.check(); err != nil {
+		return err
+	}
+	module, err := ctx.App("inbox")
+	if err != nil {
+		return fmt.Errorf("loading the inbox app: %w", err)
+	}
+	app := module.(*App)
+	if h.box, err = app.claim(h.Inbox); err != nil {
+		return err
+	}
+	if h.OrderBy != "" {
+		if err := h.box.provider.Ordered(); err != nil {
+			return fmt.Errorf("order_by: the store of inbox %s cannot keep an order: %w", h.Inbox, err)
+		}
+	}
+	h.metrics, h.events = app.metrics, app.emit
+	h.logger, h.notes = ctx.Logger().With(zap.String("inbox", h.Inbox)), ratelog.New(10)
+	return h.provisionDelivery(ctx)
+}
+
+// check sets the defaults and says what is wrong with the options.
+func (h *Handler) check() error {
+	if h.Inbox == "" {
+		h.Inbox = defaultName
+	}
+	if h.ID == "" {
+		h.ID = defaultID
+	}
+	if h.MaxSize == 0 {
+		h.MaxSize = defaultMaxSize
+	}
+	if h.Retry == nil {
+		h.Retry = defaultRetry
+	}
+	if h.GiveUp == 0 {
+		h.GiveUp = caddy.Duration(defaultGiveUp)
+	}
+	if h.Timeout == 0 {
+		h.Timeout = caddy.Duration(defaultTimeout)
+	}
+	if h.Concurrency == 0 {
+		h.Concurrency = defaultConcurrency
+	}
+	if h.Ack == "" {
+		h.Ack = verdict.AckWord
+	}
+	switch {
+	case h.MaxSize < 0:
+		return errors.New("max_size: must be positive")
+	case len(h.Retry) == 0:
+		return errors.New("retry: at least one delay is needed")
+	case h.GiveUp < 0:
+		return errors.New("give_up: must be positive")
+	case h.Timeout < 0:
+		return errors.New("timeout: must be positive")
+	case h.Concurrency < 0:
+		return errors.New("concurrency: must be positive")
+	case h.Ack != verdict.AckWord && h.Ack != verdict.Ack2xx:
+		return fmt.Errorf("ack: %q is neither word nor 2xx", h.Ack)
+	}
+	for _, delay := range h.Retry {
+		if delay <= 0 {
+			return errors.New("retry: every delay must be positive")
+		}
+	}
+	if h.id = newTemplate(h.ID); h.id.holes == 0 {
+		return fmt.Errorf("id: %q has no placeholder: all requests would be one", h.ID)
+	}
+	if h.orderBy = newTemplate(h.OrderBy); h.OrderBy != "" && h.orderBy.holes == 0 {
+		return fmt.Errorf("order_by: %q has no placeholder", h.OrderBy)
+	}
+	return nil
+}
+
+// provisionDelivery loads the handlers that deliver, or finds that they are those of another handler of the inbox.
+func (h *Handler) provisionDelivery(ctx caddy.Context) error {
+	if len(h.DeliverRaw) == 0 || string(h.DeliverRaw) == "null" {
+		return errors.New("deliver: at least one handler is needed, such as reverse_proxy")
+	}
+	identity, err := h.deliveryIdentity()
+	if err != nil {
+		return err
+	}
+	if existing := h.box.delivery; existing != nil {
+		if existing.identity != identity {
+			return fmt.Errorf("two handlers of inbox %s deliver differently; make their options from retry to deliver equal, or give each an inbox of its own", h.Inbox)
+		}
+		return nil
+	}
+	loaded, err := ctx.LoadModule(h, "DeliverRaw")
+	if err != nil {
+		return fmt.Errorf("deliver: %w", err)
+	}
+	if subroute, ok := loaded.(*caddyhttp.Subroute); ok && len(subroute.Routes) == 0 {
+		return errors.New("deliver: at least one handler is needed, such as reverse_proxy")
+	}
+	server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	if !ok || server == nil {
+		server = new(caddyhttp.Server)
+	}
+	h.box.delivery = newDelivery(h, identity, loaded.(caddyhttp.MiddlewareHandler), server)
+	longest := time.Duration(0)
+	for _, delay := range h.Retry {
+		longest = max(longest, time.Duration(delay))
+	}
+	h.box.settings.Lease = time.Duration(h.Timeout)
+	h.box.settings.MaxDelay = longest + longest/10
+	return nil
+}
+
+// deliveryIdentity is the same for two handlers that deliver in the same way.
+func (h *Handler) deliveryIdentity() (string, error) {
+	decoder := json.NewDecoder(bytes.NewReader(h.DeliverRaw))
+	decoder.UseNumber()
+	var deliver any
+	if err := decoder.Decode(&deliver); err != nil {
+		return "", fmt.Errorf("deliver: %w", err)
+	}
+	renumberGroups(deliver, make(map[string]string))
+	identity, err := json.Marshal([]any{h.Retry, h.GiveUp, h.Timeout, h.Concurrency, h.Ack, h.OrderBy, deliver})
+	return string(identity), err
+}
+
+// renumberGroups gives the groups of routes names by the order of their appearance: the Caddyfile adapter counts them
+// through the whole configuration, so that two equal blocks have different ones.
+func renumberGroups(value any, names map[string]string) {
+	switch value := value.(type) {
+	case []any:
+		for _, element := range value {
+			if route, ok := element.(map[string]any); ok {
+				if group, ok := route["group"].(string); ok {
+					if names[group] == "" {
+						names[group] = fmt.Sprint("group", len(names))
+					}
+					route["group"] = names[group]
+				}
+			}
+			renumberGroups(element, names)
+		}
+	case map[string]any:
+		// Within an object, only one list of routes has groups of its own: the order of its keys does not matter.
+		for _, element := range value {
+			renumberGroups(element, names)
+		}
+	}
+}
+
+// ServeHTTP implements caddyhttp.MiddlewareHandler. It answers, and never calls the next handler.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
+	content, err := body.ReadRequest(w, r, h.MaxSize, bodyPatience)
+	if err != nil {
+		body.AnswerEarly(w, r, bodyPatience)
+		h.access(r, "refused", "")
+		return unreadable(err)
+	}
+	stored, err := capture(r, content)
+	if err != nil {
+		h.access(r, "refused", "")
+		return caddyhttp.Error(http.StatusBadRequest, err)
+	}
+	message := &Message{Received: time.Now(), Request: stored.encode()}
+	if message.ID, message.Key, err = h.identify(r); err != nil {
+		return caddyhttp.Error(http.StatusInternalServerError, err)
+	}
+	receipt, err := h.put(r, message)
+	switch {
+	case err == nil:
+		h.access(r, receipt.String(), message.ID)
+		w.WriteHeader(http.StatusAccepted)
+		return nil
+	case errors.Is(err, ErrTooLarge):
+		h.access(r, "refused", message.ID)
+		h.warn("too_large", "request refused: it is larger than the store takes", message, err)
+		return caddyhttp.Error(http.StatusRequestEntityTooLarge, err)
+	}
+	h.access(r, "refused", message.ID)
+	h.warn(putReason(err), "request not stored", message, err)
+	// Not an error of Caddy's own, of which each would be a line in its log.
+	w.Header().Set("Retry-After", retryAfter)
+	w.WriteHeader(http.StatusServiceUnavailable)
+	return nil
+}
+
+// put stores a message. Neither a client that goes away nor the time that a chain in front gives cuts it off: what it
+// returns is what has happened.
+func (h *Handler) put(r *http.Request, message *Message) (Receipt, error) {
+	store := h.box.store.Load()
+	if store == nil {
+		return 0, errNotReady
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), putPatience)
+	defer cancel()
+	began := time.Now()
+	receipt, err := store.Put(ctx, message)
+	h.metrics.put(h.Inbox, time.Since(began))
+	switch {
+	case err == nil:
+		if since, failures, recovered := store.storing.passed(); recovered {
+			h.events("inbox.recovered", map[string]any{"inbox": h.Inbox, "since": since, "failures": failures})
+			h.logger.Info("requests are stored again", zap.Time("since", since), zap.Int("failures", failures))
+		}
+	case !errors.Is(err, ErrTooLarge) && !errors.Is(err, ErrClosed):
+		store.storing.failed(time.Now())
+	}
+	return receipt, err
+}
+
+var errNotReady = errors.New("the inbox has not been opened yet")
+
+// putReason is a word of a bounded set for why a request was not stored.
+func putReason(err error) string {
+	switch {
+	case errors.Is(err, ErrFull):
+		return "full"
+	case errors.Is(err, ErrClosed):
+		return "closed"
+	case errors.Is(err, errNotReady):
+		return "not_ready"
+	case errors.Is(err, context.DeadlineExceeded):
+		return "slow"
+	}
+	return "store"
+}
+
+// warn logs why a request was not stored, at most ten times a minute for each reason.
+func (h *Handler) warn(reason, text string, message *Message, err error) {
+	suppressed, ok := h.notes.Allow(reason)
+	if !ok {
+		return
+	}
+	h.logger.Error(text, zap.String("reason", reason), zap.String("event", clip(message.ID, loggedID)), zap.Int("size", len(message.Request)),
+		zap.Error(err), zap.Int("suppressed", suppressed))
+}
+
+// access adds what was done to the access log.
+func (h *Handler) access(r *http.Request, receipt, id string) {
+	if extra, ok := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
+		extra.Add(zap.String("inbox", h.Inbox))
+		extra.Add(zap.String("receipt", receipt))
+		if id != "" {
+			extra.Add(zap.String("event", clip(id, loggedID)))
+		}
+	}
+}
+
+// unreadable is the answer to a request whose body could not be read.
+func unreadable(err error) error {
+	if failed, ok := errors.AsType[caddyhttp.HandlerError](err); ok { // request_body's, for one
+		return failed
+	}
+	switch {
+	case errors.Is(err, body.ErrTooLarge):
+		return caddyhttp.Error(http.StatusRequestEntityTooLarge, err)
+	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
+		return caddyhttp.Error(http.StatusRequestTimeout, err)
+	default:
+		return caddyhttp.Error(http.StatusBadRequest, err)
+	}
+}
+
+// identify returns the message's id and the key of its order.
+func (h *Handler) identify(r *http.Request) (id, key string, err error) {
+	repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	if !ok {
+		return "", "", errors.New("the request has no placeholders")
+	}
+	id, empty, err := h.id.fill(repl)
+	if err != nil {
+		return "", "", fmt.Errorf("id: %w", err)
+	}
+	if empty {
+		id = uuid.NewString()
+		if suppressed, ok := h.notes.Allow("no_id"); ok {
+			h.logger.Warn("request without an id: repetitions of it will be delivered too; set the option id", zap.String("id", h.ID),
+				zap.String("fresh_id", id), zap.Int("suppressed", suppressed))
+		}
+	}
+	if h.OrderBy != "" {
+		if key, empty, err = h.orderBy.fill(repl); err != nil {
+			return "", "", fmt.Errorf("order_by: %w", err)
+		} else if empty {
+			key = ""
+		}
+	}
+	return id, key, nil
+}
+
+// template is a text with placeholders, of which different values are to make different texts.
+type template struct {
+	text           string
+	holes          int
+	prefix, suffix string
+	literals       map[string]int // what stands between two placeholders, and how often
+}
+
+// newTemplate finds out what stands between a text's placeholders.
+func newTemplate(text string) template {
+	const mark = "\x00"
+	repl := caddy.NewEmptyReplacer()
+	repl.Map(func(string) (any, bool) { return mark, true })
+	parts := strings.Split(repl.ReplaceAll(text, ""), mark)
+	t := template{text: text, holes: len(parts) - 1, prefix: parts[0], suffix: parts[len(parts)-1], literals: make(map[string]int)}
+	for i := 1; i < t.holes; i++ {
+		t.literals[parts[i]]++
+	}
+	return t
+}
+
+// fill puts the values in, and reports whether all of them are empty. Where other values could have made the same text,
+// as a and b#c might instead of a#b and c, or where the text is long, the result is a digest of the values.
+func (t template) fill(repl *caddy.Replacer) (filled string, empty bool, err error) {
+	values := make([]string, 0, 4)
+	empty = true
+	filled, err = repl.ReplaceFunc(t.text, func(_ string, value any) (any, error) {
+		text := caddy.ToString(value)
+		values = append(values, text)
+		empty = empty && text == ""
+		return text, nil
+	})
+	if err != nil || len(filled) <= maxID && !t.ambiguous(filled) {
+		return filled, empty, err
+	}
+	digest := sha256.New()
+	for _, value := range values {
+		var length [8]byte
+		binary.BigEndian.PutUint64(length[:], uint64(len(value)))
+		digest.Write(length[:])
+		digest.Write([]byte(value))
+	}
+	return "sha256:" + hex.EncodeToString(digest.Sum(nil)), empty, nil
+}
+
+// ambiguous reports whether what stands between placeholders is found more often than the template has it.
+func (t template) ambiguous(filled string) bool {
+	inner := filled[len(t.prefix) : len(filled)-len(t.suffix)]
+	for literal, count := range t.literals {
+		if literal == "" {
+			continue
+		}
+		for rest := inner; ; count-- {
+			at := strings.Index(rest, literal)
+			if at < 0 {
+				break
+			}
+			rest = rest[at+1:] // they may overlap
+		}
+		if count < 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// String is the receipt's word.
+func (r Receipt) String() string {
+	switch r {
+	case Stored:
+		return "stored"
+	case Repeated:
+		return "repeated"
+	case Revived:
+		return "revived"
+	}
+	return fmt.Sprintf("receipt(%d)", int(r))
+}
+
+// Interface guards
+var (
+	_ caddy.Provisioner           = (*Handler)(nil)
+	_ caddyhttp.MiddlewareHandler = (*Handler)(nil)
+)

@@ -1,0 +1,357 @@
+package inbox
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+
+	"github.com/caddy-chinaums/caddy-chinaums/internal/ratelog"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/verdict"
+)
+
+// What is kept of an answer, and what a log line shows of texts from outside.
+const (
+	keptAnswer   = 256
+	loggedAnswer = 80
+	loggedID     = 128
+)
+
+const (
+	settleTry      = 10 * time.Second       // for one try to settle
+	settlePatience = time.Minute            // for all of them, beyond the delivery's own time
+	firstPause     = 100 * time.Millisecond // between tries at a store that fails; then twice as long
+	longestPause   = 5 * time.Second
+	stopPatience   = 2 * time.Second // for a delivery to end beyond its own time, and again when it has been cut
+)
+
+// delivery is how one inbox's messages are delivered, and the deliveries in flight.
+type delivery struct {
+	identity    string // equal for equal options
+	handler     caddyhttp.Handler
+	server      *caddyhttp.Server
+	ack         string
+	schedule    schedule
+	concurrency int
+
+	app     *App
+	name    string
+	store   *shared
+	logger  *zap.Logger
+	notes   *ratelog.Limiter
+	now     func() time.Time
+	jitter  func() float64 // from -1 to 1
+	workers sync.WaitGroup
+
+	leasing  context.Context // ends when no more messages are to be leased
+	endLease context.CancelFunc
+	running  context.Context // ends when deliveries in flight are cut
+	cut      context.CancelFunc
+}
+
+func newDelivery(h *Handler, identity string, handler caddyhttp.MiddlewareHandler, server *caddyhttp.Server) *delivery {
+	d := &delivery{
+		identity: identity, server: server, ack: h.Ack, concurrency: h.Concurrency,
+		schedule: schedule{giveUp: time.Duration(h.GiveUp), timeout: time.Duration(h.Timeout)},
+		notes:    ratelog.New(10), now: time.Now,
+		jitter: func() float64 { return 2*rand.Float64() - 1 },
+	}
+	for _, delay := range h.Retry {
+		d.schedule.delays = append(d.schedule.delays, time.Duration(delay))
+	}
+	// Nothing comes behind: a chain that leaves a request to the next handler has taken nothing.
+	nobody := caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error { return nil })
+	d.handler = caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+		return handler.ServeHTTP(w, caddyhttp.PrepareRequest(r, caddy.NewReplacer(), w, server), nobody)
+	})
+	d.leasing, d.endLease = context.WithCancel(context.Background())
+	d.running, d.cut = context.WithCancel(context.Background())
+	return d
+}
+
+// start begins to deliver.
+func (d *delivery) start(app *App, b *box) {
+	d.app, d.name, d.store, d.logger = app, b.name, b.store.Load(), b.logger
+	for range d.concurrency {
+		d.workers.Go(d.work)
+	}
+}
+
+// stop leases nothing more and waits for the deliveries in flight: as long as they may take, or as grace says if that is
+// not 0 and less; then it cuts them. It may be called again.
+func (d *delivery) stop(grace time.Duration) {
+	d.endLease()
+	ended := make(chan struct{})
+	go func() {
+		d.workers.Wait()
+		close(ended)
+	}()
+	patience := d.schedule.timeout
+	if grace > 0 {
+		patience = min(patience, grace)
+	}
+	for _, patience := range []time.Duration{patience + stopPatience, stopPatience} {
+		timer := time.NewTimer(patience)
+		select {
+		case <-ended:
+			timer.Stop()
+			d.cut()
+			return
+		case <-timer.C:
+			d.cut()
+		}
+	}
+	d.logger.Warn("a delivery does not end at its time limit; give its handler one of its own, such as php_fastcgi's read_timeout")
+}
+
+// work delivers one message after the other.
+func (d *delivery) work() {
+	pause := firstPause
+	for {
+		message, err := d.store.Lease(d.leasing)
+		if d.leasing.Err() != nil {
+			if err == nil {
+				d.settle(message, Outcome{Released: true})
+			}
+			return
+		}
+		if errors.Is(err, ErrClosed) {
+			return
+		}
+		if err != nil {
+			d.storeFailed("lease", "the inbox's messages cannot be delivered now", err)
+			if !wait(d.leasing, pause) {
+				return
+			}
+			pause = min(2*pause, longestPause)
+			continue
+		}
+		pause = firstPause
+		d.storePassed()
+		d.deliver(message)
+	}
+}
+
+// wait reports whether the time has passed before ctx ended.
+func wait(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// deliver makes one delivery and settles the message.
+func (d *delivery) deliver(message *Message) {
+	outcome, result := d.attempt(message)
+	if !d.settle(message, outcome) {
+		return
+	}
+	if outcome.Released {
+		return
+	}
+	d.app.metrics.delivered(d.name, result)
+	switch outcome.Result {
+	case Delivered:
+		d.taken(message)
+	case Dead:
+		d.store.taking.failed(d.now())
+		d.logger.Error("message given up: it is a dead letter now", append(d.describe(message, outcome), zap.Int("attempts", message.Attempts+1))...)
+		d.app.emit("inbox.dead_letter", map[string]any{
+			"inbox": d.name, "seq": message.Seq, "id": message.ID, "attempts": message.Attempts + 1,
+			"answer": map[string]any{"status": outcome.Answer.Status, "body": outcome.Answer.Body, "error": outcome.Answer.Error},
+		})
+	default:
+		d.store.taking.failed(d.now())
+		d.logFailed(message, outcome, result)
+	}
+}
+
+// attempt runs the handlers once and says what becomes of the message.
+func (d *delivery) attempt(message *Message) (outcome Outcome, result string) {
+	stored, err := decodeRequest(message.Request)
+	if err != nil {
+		// No later attempt could read it either. It stays, for somebody to look at.
+		return Outcome{Result: Dead, Answer: Answer{Error: clip("the stored request cannot be read: "+err.Error(), keptAnswer)}}, "dead"
+	}
+	ctx, cancel := context.WithTimeout(d.running, d.schedule.timeout)
+	judged := verdict.Deliver(stored.restore(ctx), d.handler, d.ack, d.logger)
+	cancel()
+	outcome.Answer = answerOf(judged)
+	switch {
+	case judged.Taken || judged.Late:
+		outcome.Result = Delivered
+		return outcome, "delivered"
+	case d.running.Err() != nil:
+		// The gateway stops and has cut it: that is not the app's fault.
+		return Outcome{Released: true}, ""
+	}
+	result = "failed"
+	if judged.TimedOut {
+		result = "timeout"
+	}
+	delay, again := d.schedule.next(message.Attempts+1, d.now().Sub(message.Received), d.jitter())
+	if !again {
+		outcome.Result = Dead
+		return outcome, "dead"
+	}
+	outcome.Result, outcome.Delay = Pending, delay
+	return outcome, result
+}
+
+// answerOf is what is kept of an answer.
+func answerOf(judged verdict.Verdict) Answer {
+	answer := Answer{Status: judged.Status, Body: clip(string(judged.Answer), keptAnswer)}
+	switch {
+	case judged.Taken || judged.Late:
+	case judged.TimedOut:
+		answer.Error = "timeout"
+	case errors.Is(judged.Err, verdict.ErrNoHandler):
+		answer.Error = "no_handler"
+	case errors.Is(judged.Err, http.ErrAbortHandler):
+		answer.Error = "the answer broke off"
+	case judged.Err != nil:
+		err := judged.Err
+		if failed, ok := errors.AsType[caddyhttp.HandlerError](err); ok && failed.Err != nil {
+			err = failed.Err
+		}
+		answer.Error = clip(err.Error(), keptAnswer)
+	default:
+		answer.Error = "refused"
+	}
+	return answer
+}
+
+// clip is the beginning of a text, as valid UTF-8 of at most limit bytes.
+func clip(text string, limit int) string {
+	if len(text) > limit {
+		text = text[:limit]
+	}
+	return strings.ToValidUTF8(text, "?")
+}
+
+// settle stores what became of a delivery, and reports whether that has succeeded.
+func (d *delivery) settle(message *Message, outcome Outcome) bool {
+	patience := time.Now().Add(d.schedule.timeout + settlePatience)
+	for pause := firstPause; ; pause = min(2*pause, longestPause) {
+		ctx, cancel := context.WithTimeout(context.Background(), settleTry)
+		err := d.store.Settle(ctx, message, outcome)
+		cancel()
+		if err == nil {
+			d.storePassed()
+			return true
+		}
+		d.storeFailed("settle", "what became of a delivery cannot be stored now", err)
+		if errors.Is(err, ErrClosed) || time.Now().After(patience) || !wait(d.running, pause) {
+			// The store hands it out again when the lease has run out.
+			d.logger.Error("what became of a delivery could not be stored: it will be delivered again",
+				append(d.describe(message, outcome), zap.String("result", string(outcome.Result)), zap.Error(err))...)
+			return false
+		}
+	}
+}
+
+// taken notes that the app has taken a message.
+func (d *delivery) taken(message *Message) {
+	if message.Attempts == 0 && message.Answer == (Answer{}) {
+		return
+	}
+	since, failures, recovered := d.store.taking.passedAfter(message.Received, message.Attempts)
+	if !recovered {
+		return
+	}
+	d.logger.Info("messages are taken again", zap.Time("since", since), zap.Int("failures", failures))
+	d.app.emit("inbox.recovered", map[string]any{"inbox": d.name, "since": since, "failures": failures})
+}
+
+// storeFailed notes that the store has failed; storePassed that it works.
+func (d *delivery) storeFailed(reason, text string, err error) {
+	d.store.leasing.failed(d.now())
+	if suppressed, ok := d.notes.Allow(reason); ok {
+		d.logger.Error(text, zap.Error(err), zap.Int("suppressed", suppressed))
+	}
+}
+
+func (d *delivery) storePassed() {
+	if since, failures, recovered := d.store.leasing.passed(); recovered {
+		d.logger.Info("the inbox's store works again", zap.Time("since", since), zap.Int("failures", failures))
+		d.app.emit("inbox.recovered", map[string]any{"inbox": d.name, "since": since, "failures": failures})
+	}
+}
+
+// logFailed logs a delivery that has failed, at most ten times a minute for each way.
+func (d *delivery) logFailed(message *Message, outcome Outcome, result string) {
+	text := "message not delivered; it will be tried again"
+	if outcome.Answer.Status >= 200 && outcome.Answer.Status <= 299 && outcome.Answer.Error == "refused" {
+		result = "unclear"
+		text = "app answered 2xx but did not take the message; answer with an empty body, SUCCESS or OK, or set ack 2xx"
+	}
+	suppressed, ok := d.notes.Allow(result)
+	if !ok {
+		return
+	}
+	d.logger.Warn(text, append(d.describe(message, outcome), zap.Int("attempts", message.Attempts+1),
+		zap.Duration("next", outcome.Delay), zap.Int("suppressed", suppressed))...)
+}
+
+// describe are the fields that tell which message it was and what the app said.
+func (d *delivery) describe(message *Message, outcome Outcome) []zap.Field {
+	return []zap.Field{
+		zap.Uint64("seq", message.Seq), zap.String("event", clip(message.ID, loggedID)), zap.Int("app_status", outcome.Answer.Status),
+		zap.String("answer", strconv.QuoteToASCII(clip(outcome.Answer.Body, loggedAnswer))), zap.String("reason", outcome.Answer.Error),
+	}
+}
+
+// schedule says when a message is tried again, and when it is given up.
+type schedule struct {
+	delays  []time.Duration
+	giveUp  time.Duration
+	timeout time.Duration
+}
+
+// next returns the delay before the next attempt, after so many that have failed, age after the message was received;
+// again is false where that was the last one.
+//
+// What counts is the schedule's own time: age, but not much less or more than the delays so far make. So neither a clock
+// that jumps nor a gateway that was off for days gives messages up. The last attempt is at giveUp.
+func (s schedule) next(failed int, age time.Duration, jitter float64) (delay time.Duration, again bool) {
+	waited := time.Duration(0)
+	for i := range min(failed-1, len(s.delays)) {
+		waited += s.delays[i]
+	}
+	last := s.delays[len(s.delays)-1]
+	if more := failed - 1 - len(s.delays); more > 0 {
+		waited += saturate(last, more)
+	}
+	elapsed := min(max(age, waited-waited/5), waited+waited/5+saturate(s.timeout, failed))
+	left := s.giveUp - elapsed
+	if left <= s.giveUp/100 {
+		return 0, false
+	}
+	delay = last
+	if failed <= len(s.delays) {
+		delay = s.delays[failed-1]
+	}
+	delay += time.Duration(float64(delay) * jitter / 10)
+	return min(delay, left), true
+}
+
+// saturate is d n times, or longer than anybody waits.
+func saturate(d time.Duration, n int) time.Duration {
+	const longest = 100 * 365 * 24 * time.Hour
+	if d > 0 && int64(n) > int64(longest/d) {
+		return longest
+	}
+	return d * time.Duration(n)
+}

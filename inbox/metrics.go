@@ -1,0 +1,113 @@
+package inbox
+
+import (
+	"context"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"github.com/caddy-chinaums/caddy-chinaums/internal/metric"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/ratelog"
+)
+
+// What is counted outlives a configuration, as the stores do: a reload does not set the counters back.
+var (
+	deliveriesTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Namespace: "caddy", Subsystem: "inbox", Name: "deliveries_total",
+		Help: "Deliveries, by inbox and result: delivered, failed, timeout, or dead where it was the last one.",
+	}, []string{"inbox", "result"})
+	storeDuration = prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Namespace: "caddy", Subsystem: "inbox", Name: "store_duration_seconds",
+		Help:    "How long storing a request safely took, successful or not.",
+		Buckets: prometheus.ExponentialBuckets(0.0001, 2.5, 13), // to about 6 s
+	}, []string{"inbox"})
+)
+
+// metrics counts what inboxes do. Its verbs may be called on nil. Inboxes come from the configuration: the labels are
+// bounded.
+type metrics struct {
+	deliveries *prometheus.CounterVec
+	stored     *prometheus.HistogramVec
+}
+
+func newMetrics(registry prometheus.Registerer, a *App) (*metrics, error) {
+	m := new(metrics)
+	var err error
+	if m.deliveries, err = metric.RegisterOrExisting(registry, deliveriesTotal); err != nil {
+		return nil, err
+	}
+	if m.stored, err = metric.RegisterOrExisting(registry, storeDuration); err != nil {
+		return nil, err
+	}
+	return m, registry.Register(&collector{app: a, failures: ratelog.New(1)})
+}
+
+// delivered counts one delivery.
+func (m *metrics) delivered(inbox, result string) {
+	if m != nil {
+		m.deliveries.WithLabelValues(inbox, result).Inc()
+	}
+}
+
+// put counts one request that was to be stored.
+func (m *metrics) put(inbox string, took time.Duration) {
+	if m != nil {
+		m.stored.WithLabelValues(inbox).Observe(took.Seconds())
+	}
+}
+
+// scrapeTimeout bounds how long the stores may take to count, all together.
+const scrapeTimeout = 3 * time.Second
+
+var (
+	messagesDesc = prometheus.NewDesc("caddy_inbox_messages", "Messages in the inbox, by state: pending, delivered, dead.",
+		[]string{"inbox", "state"}, nil)
+	oldestDesc = prometheus.NewDesc("caddy_inbox_oldest_seconds", "For how long the oldest pending message has waited; 0 if there is none.",
+		[]string{"inbox"}, nil)
+)
+
+// collector asks the stores when Prometheus asks. A store that cannot tell now is left out.
+type collector struct {
+	app      *App
+	failures *ratelog.Limiter
+}
+
+// Describe implements prometheus.Collector.
+func (c *collector) Describe(descriptions chan<- *prometheus.Desc) {
+	descriptions <- messagesDesc
+	descriptions <- oldestDesc
+}
+
+// Collect implements prometheus.Collector.
+func (c *collector) Collect(values chan<- prometheus.Metric) {
+	ctx, cancel := context.WithTimeout(context.Background(), scrapeTimeout)
+	defer cancel()
+	for _, name := range c.app.Names() {
+		store, ok := c.app.Lookup(name)
+		if !ok {
+			continue
+		}
+		stats, err := store.Stats(ctx)
+		if err != nil {
+			if suppressed, ok := c.failures.Allow(name); ok {
+				c.app.logger.Warn("the inbox's messages could not be counted", zap.String("inbox", name), zap.Error(err), zap.Int("suppressed", suppressed))
+			}
+			continue
+		}
+		gauge := func(desc *prometheus.Desc, value float64, labels ...string) {
+			values <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, labels...)
+		}
+		gauge(messagesDesc, float64(stats.Pending), name, string(Pending))
+		gauge(messagesDesc, float64(stats.Delivered), name, string(Delivered))
+		gauge(messagesDesc, float64(stats.Dead), name, string(Dead))
+		oldest := 0.0
+		if !stats.Oldest.IsZero() {
+			oldest = max(0, time.Since(stats.Oldest).Seconds())
+		}
+		gauge(oldestDesc, oldest, name)
+	}
+}
+
+// Interface guards
+var _ prometheus.Collector = (*collector)(nil)

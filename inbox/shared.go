@@ -1,0 +1,286 @@
+package inbox
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+)
+
+// stores are the open stores of all configurations: at a reload the new one runs before the old one has ended.
+var stores = caddy.NewUsagePool()
+
+// storeKey names what is exclusive: the kind of store and, say, its file.
+type storeKey struct{ module, name string }
+
+// openTimeout bounds how long a store may take to open.
+const openTimeout = time.Minute
+
+// shared is an open store, which outlives the configurations that use it, and what must outlive them with it. As a
+// Store it answers ErrClosed once it is closed, to requests of a configuration that has gone.
+type shared struct {
+	store Store
+	log   *currentCore
+
+	// Held for reading by each call, so that none runs into Close.
+	calls  sync.RWMutex
+	closed bool
+
+	mu    sync.Mutex
+	users []*box // of each configuration, oldest first
+
+	// Whether the app takes messages, requests can be stored, and messages can be leased and settled.
+	taking, storing, leasing condition
+}
+
+// open makes b use its store.
+func (b *box) open() error {
+	value, _, err := stores.LoadOrNew(b.key, func() (caddy.Destructor, error) {
+		s := &shared{log: &currentCore{current: new(atomic.Pointer[zap.Logger])}}
+		s.log.current.Store(b.logger)
+		ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
+		defer cancel()
+		store, err := b.provider.Open(ctx, b.name, b.settings, zap.New(s.log).Named("inbox"))
+		if err != nil {
+			return nil, err
+		}
+		s.store = store
+		return s, nil
+	})
+	if err != nil {
+		return err
+	}
+	s := value.(*shared)
+	if err := s.use(b); err != nil {
+		_, _ = stores.Delete(b.key)
+		return err
+	}
+	b.held = true
+	b.store.Store(s)
+	return nil
+}
+
+// release gives b's store back.
+func (b *box) release() error {
+	if !b.held {
+		return nil
+	}
+	b.held = false
+	b.store.Load().leave(b)
+	_, err := stores.Delete(b.key)
+	return err
+}
+
+// use makes b's settings those of the store.
+func (s *shared) use(b *box) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.users) > 0 {
+		if err := s.Configure(b.settings); err != nil {
+			return err
+		}
+	}
+	s.users = append(s.users, b)
+	s.log.current.Store(b.logger)
+	return nil
+}
+
+// leave gives the store the settings of the configuration that remains: the old one, if the new one failed to start.
+func (s *shared) leave(b *box) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.users = slices.DeleteFunc(s.users, func(other *box) bool { return other == b })
+	if len(s.users) == 0 {
+		return
+	}
+	newest := s.users[len(s.users)-1]
+	s.log.current.Store(newest.logger)
+	if err := s.Configure(newest.settings); err != nil {
+		newest.logger.Error("the inbox's settings could not be taken back", zap.Error(err))
+	}
+}
+
+// Destruct implements caddy.Destructor.
+func (s *shared) Destruct() error { return s.Close() }
+
+// begin lets a call at the store, or says that it is closed. The call must end it.
+func (s *shared) begin() error {
+	s.calls.RLock()
+	if s.closed {
+		s.calls.RUnlock()
+		return ErrClosed
+	}
+	return nil
+}
+
+// Configure implements Store.
+func (s *shared) Configure(settings Settings) error {
+	if err := s.begin(); err != nil {
+		return err
+	}
+	defer s.calls.RUnlock()
+	return s.store.Configure(settings)
+}
+
+// Put implements Store.
+func (s *shared) Put(ctx context.Context, message *Message) (Receipt, error) {
+	if err := s.begin(); err != nil {
+		return 0, err
+	}
+	defer s.calls.RUnlock()
+	return s.store.Put(ctx, message)
+}
+
+// Lease implements Store. It may wait for ever, and so holds up no Close: whoever leases, ends before it gives the
+// store back.
+func (s *shared) Lease(ctx context.Context) (*Message, error) {
+	if err := s.begin(); err != nil {
+		return nil, err
+	}
+	s.calls.RUnlock()
+	return s.store.Lease(ctx)
+}
+
+// Settle implements Store.
+func (s *shared) Settle(ctx context.Context, message *Message, outcome Outcome) error {
+	if err := s.begin(); err != nil {
+		return err
+	}
+	defer s.calls.RUnlock()
+	return s.store.Settle(ctx, message, outcome)
+}
+
+// List implements Store.
+func (s *shared) List(ctx context.Context, query Query) ([]*Message, error) {
+	if err := s.begin(); err != nil {
+		return nil, err
+	}
+	defer s.calls.RUnlock()
+	return s.store.List(ctx, query)
+}
+
+// Get implements Store.
+func (s *shared) Get(ctx context.Context, seq uint64) (*Message, error) {
+	if err := s.begin(); err != nil {
+		return nil, err
+	}
+	defer s.calls.RUnlock()
+	return s.store.Get(ctx, seq)
+}
+
+// Redeliver implements Store.
+func (s *shared) Redeliver(ctx context.Context, seq uint64, force bool) (uint64, error) {
+	if err := s.begin(); err != nil {
+		return 0, err
+	}
+	defer s.calls.RUnlock()
+	return s.store.Redeliver(ctx, seq, force)
+}
+
+// Stats implements Store.
+func (s *shared) Stats(ctx context.Context) (Stats, error) {
+	if err := s.begin(); err != nil {
+		return Stats{}, err
+	}
+	defer s.calls.RUnlock()
+	return s.store.Stats(ctx)
+}
+
+// Close implements Store. It waits for the calls that are under way.
+func (s *shared) Close() error {
+	s.calls.Lock()
+	defer s.calls.Unlock()
+	s.closed = true
+	return s.store.Close()
+}
+
+// condition remembers since when something has been failing.
+type condition struct {
+	mu       sync.Mutex
+	state    int // unknown, fine or failing
+	since    time.Time
+	failures int
+}
+
+const (
+	unknown = iota
+	fine
+	failing
+)
+
+// failed counts one failure.
+func (c *condition) failed(now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.state != failing {
+		c.state, c.since, c.failures = failing, now, 0
+	}
+	c.failures++
+}
+
+// passed says that it works, and returns since when it had not, and how often; recovered is false where it had.
+func (c *condition) passed() (since time.Time, failures int, recovered bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	recovered = c.state == failing
+	c.state = fine
+	return c.since, c.failures, recovered
+}
+
+// passedAfter does the same for what is known to have failed before, maybe before this process began.
+func (c *condition) passedAfter(since time.Time, failures int) (time.Time, int, bool) {
+	c.mu.Lock()
+	if c.state == unknown {
+		c.state, c.since, c.failures = failing, since, failures
+	}
+	c.mu.Unlock()
+	return c.passed()
+}
+
+// currentCore logs to the newest configuration's logger: a store outlives the one that it was opened by, and that one's
+// log files.
+type currentCore struct {
+	current *atomic.Pointer[zap.Logger]
+	fields  []zap.Field
+}
+
+// Enabled implements zapcore.LevelEnabler.
+func (c *currentCore) Enabled(level zapcore.Level) bool {
+	return c.current.Load().Core().Enabled(level)
+}
+
+// With implements zapcore.Core.
+func (c *currentCore) With(fields []zap.Field) zapcore.Core {
+	return &currentCore{c.current, append(slices.Clone(c.fields), fields...)}
+}
+
+// Check implements zapcore.Core.
+func (c *currentCore) Check(entry zapcore.Entry, checked *zapcore.CheckedEntry) *zapcore.CheckedEntry {
+	if c.Enabled(entry.Level) {
+		return checked.AddCore(entry, c)
+	}
+	return checked
+}
+
+// Write implements zapcore.Core.
+func (c *currentCore) Write(entry zapcore.Entry, fields []zap.Field) error {
+	if checked := c.current.Load().Core().Check(entry, nil); checked != nil {
+		checked.Write(append(slices.Clone(c.fields), fields...)...)
+	}
+	return nil
+}
+
+// Sync implements zapcore.Core.
+func (c *currentCore) Sync() error { return c.current.Load().Sync() }
+
+// Interface guards
+var (
+	_ Store            = (*shared)(nil)
+	_ caddy.Destructor = (*shared)(nil)
+	_ zapcore.Core     = (*currentCore)(nil)
+)
