@@ -100,15 +100,22 @@ func (o *Options) Word(target *string, words ...string) error {
 }
 
 // Size reads an option such as 64KiB.
-func (o *Options) Size(target *int64) error {
+func (o *Options) Size(target *int64) error { return o.SizeTo(target, "1GiB") }
+
+// SizeTo reads an option such as 64KiB, up to a limit such as 1GiB.
+func (o *Options) SizeTo(target *int64, limit string) error {
 	name := o.D.Val()
 	var text string
 	if err := o.One(&text); err != nil {
 		return err
 	}
+	most, err := humanize.ParseBytes(limit)
+	if err != nil {
+		return o.D.Errf("%s: %s: %v", o.Of, name, err)
+	}
 	size, err := humanize.ParseBytes(text)
-	if err != nil || size == 0 || size > 1<<30 {
-		return o.D.Errf("%s: %s: %q is not a size between 1 byte and 1GiB", o.Of, name, text)
+	if err != nil || size == 0 || size > most {
+		return o.D.Errf("%s: %s: %q is not a size between 1 byte and %s", o.Of, name, text, limit)
 	}
 	*target = int64(size)
 	return nil
