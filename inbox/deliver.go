@@ -328,11 +328,11 @@ type schedule struct {
 func (s schedule) next(failed int, age time.Duration, jitter float64) (delay time.Duration, again bool) {
 	waited := time.Duration(0)
 	for i := range min(failed-1, len(s.delays)) {
-		waited += s.delays[i]
+		waited = min(waited+saturate(s.delays[i], 1), longest)
 	}
 	last := s.delays[len(s.delays)-1]
 	if more := failed - 1 - len(s.delays); more > 0 {
-		waited += saturate(last, more)
+		waited = min(waited+saturate(last, more), longest)
 	}
 	elapsed := min(max(age, waited-waited/5), waited+waited/5+saturate(s.timeout, failed))
 	left := s.giveUp - elapsed
@@ -343,13 +343,16 @@ func (s schedule) next(failed int, age time.Duration, jitter float64) (delay tim
 	if failed <= len(s.delays) {
 		delay = s.delays[failed-1]
 	}
+	delay = saturate(delay, 1)
 	delay += time.Duration(float64(delay) * jitter / 10)
 	return min(delay, left), true
 }
 
-// saturate is d n times, or longer than anybody waits.
+// longest is longer than anybody waits, and so short that no sum here wraps around.
+const longest = 50 * 365 * 24 * time.Hour
+
+// saturate is d n times, or longest.
 func saturate(d time.Duration, n int) time.Duration {
-	const longest = 100 * 365 * 24 * time.Hour
 	if d > 0 && int64(n) > int64(longest/d) {
 		return longest
 	}

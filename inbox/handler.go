@@ -47,6 +47,8 @@ const (
 	putPatience  = 10 * time.Second // for the store to store it
 	retryAfter   = "30"             // seconds, for whoever is answered 503
 	maxID        = 1 << 10          // longer ids and keys are stored by their digest
+
+	longestOption = caddy.Duration(10 * 365 * 24 * time.Hour)
 )
 
 // Handler answers 202 once the request is safely stored, and at once if one with the same id is pending or was
@@ -163,18 +165,18 @@ func (h *Handler) check() error {
 		return errors.New("max_size: must be positive")
 	case len(h.Retry) == 0:
 		return errors.New("retry: at least one delay is needed")
-	case h.GiveUp < 0:
-		return errors.New("give_up: must be positive")
-	case h.Timeout < 0:
-		return errors.New("timeout: must be positive")
+	case h.GiveUp < 0 || h.GiveUp > longestOption:
+		return errors.New("give_up: must be positive, and at most ten years")
+	case h.Timeout < 0 || h.Timeout > longestOption:
+		return errors.New("timeout: must be positive, and at most ten years")
 	case h.Concurrency < 0:
 		return errors.New("concurrency: must be positive")
 	case h.Ack != verdict.AckWord && h.Ack != verdict.Ack2xx:
 		return fmt.Errorf("ack: %q is neither word nor 2xx", h.Ack)
 	}
 	for _, delay := range h.Retry {
-		if delay <= 0 {
-			return errors.New("retry: every delay must be positive")
+		if delay <= 0 || delay > longestOption {
+			return errors.New("retry: every delay must be positive, and at most ten years")
 		}
 	}
 	if h.id = newTemplate(h.ID); h.id.holes == 0 {
