@@ -1,0 +1,88 @@
+//go:build linux
+
+package main
+
+import (
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// benchmarkLine is a line of go test -bench: what was measured, and the values by their units.
+type benchmarkLine struct {
+	Group string // BenchmarkDepth of BenchmarkDepth/1000-2
+	Case  string // 1000
+	Units []string
+	Value []float64
+}
+
+var benchmarkName = regexp.MustCompile(`^(Benchmark[^/\s]+?)(?:/(\S+?))?(?:-\d+)?$`)
+
+// parseBenchmarks finds the benchmarks in the output of go test.
+func parseBenchmarks(output string) []benchmarkLine {
+	var all []benchmarkLine
+	for line := range strings.Lines(output) {
+		words := strings.Fields(line)
+		if len(words) < 4 {
+			continue
+		}
+		match := benchmarkName.FindStringSubmatch(words[0])
+		if _, err := strconv.Atoi(words[1]); match == nil || err != nil {
+			continue
+		}
+		b := benchmarkLine{Group: match[1], Case: match[2]}
+		for i := 2; i+1 < len(words); i += 2 {
+			value, err := strconv.ParseFloat(words[i], 64)
+			if err != nil {
+				break
+			}
+			b.Value, b.Units = append(b.Value, value), append(b.Units, words[i+1])
+		}
+		all = append(all, b)
+	}
+	return all
+}
+
+// benchmarks writes a table for each benchmark, and a plot where its cases are numbers.
+func (r *report) benchmarks() {
+	if len(r.results.Benchmarks) == 0 {
+		return
+	}
+	r.line("\n## Go benchmarks\n")
+	r.line("Of `go test -bench`, on the same machine.")
+	var groups []string
+	cases := make(map[string][]benchmarkLine)
+	for _, b := range r.results.Benchmarks {
+		if cases[b.Group] == nil {
+			groups = append(groups, b.Group)
+		}
+		cases[b.Group] = append(cases[b.Group], b)
+	}
+	for _, group := range groups {
+		var units []string // of all cases, in the order in which they come first
+		for _, b := range cases[group] {
+			for _, unit := range b.Units {
+				if !slices.Contains(units, unit) {
+					units = append(units, unit)
+				}
+			}
+		}
+		r.line("\n### %s", group)
+		var rows [][]string
+		for _, b := range cases[group] {
+			row := []string{b.Case}
+			for _, unit := range units {
+				cell := ""
+				for i, u := range b.Units {
+					if u == unit {
+						cell = number(b.Value[i])
+					}
+				}
+				row = append(row, cell)
+			}
+			rows = append(rows, row)
+		}
+		r.table(append([]string{""}, units...), rows)
+	}
+}

@@ -1,0 +1,182 @@
+//go:build linux
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// process is a program that the bench has started, with all that it starts itself.
+type process struct {
+	command *exec.Cmd
+	name    string
+	log     *bytes.Buffer
+	done    chan struct{}
+	failure error // valid when done is closed
+}
+
+// startProcess starts a program that ends when the bench does, however that ends. It must be called on the main thread,
+// whose end is the process's.
+func startProcess(name string, command *exec.Cmd, environment []string) (*process, error) {
+	p := &process{command: command, name: name, log: new(bytes.Buffer), done: make(chan struct{})}
+	command.Env = environment
+	if command.Stderr == nil {
+		command.Stderr = p.log
+	}
+	command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
+	if err := command.Start(); err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	go func() {
+		p.failure = command.Wait()
+		close(p.done)
+	}()
+	return p, nil
+}
+
+// stop ends the process, by force if it does not end by itself.
+func (p *process) stop() {
+	_ = p.command.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-p.done:
+	case <-time.After(3 * time.Second):
+		for _, pid := range p.family() {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+		<-p.done
+	}
+}
+
+// family is the process and its descendants.
+func (p *process) family() []int {
+	parents := make(map[int]int)
+	entries, _ := filepath.Glob("/proc/[0-9]*/stat")
+	for _, entry := range entries {
+		content, err := os.ReadFile(entry)
+		if err != nil {
+			continue // it has just ended
+		}
+		if pid, parent, ok := parseStat(content); ok {
+			parents[pid] = parent
+		}
+	}
+	family := []int{p.command.Process.Pid}
+	for i := 0; i < len(family); i++ {
+		for pid, parent := range parents {
+			if parent == family[i] && !slices.Contains(family, pid) {
+				family = append(family, pid)
+			}
+		}
+	}
+	return family
+}
+
+// parseStat reads a process's number and its parent's from /proc/<pid>/stat. The name between may hold anything.
+func parseStat(content []byte) (pid, parent int, ok bool) {
+	open, end := bytes.IndexByte(content, '('), bytes.LastIndexByte(content, ')')
+	if open < 0 || end < open {
+		return 0, 0, false
+	}
+	pid, err := strconv.Atoi(string(bytes.TrimSpace(content[:open])))
+	rest := bytes.Fields(content[end+1:])
+	if err != nil || len(rest) < 2 {
+		return 0, 0, false
+	}
+	parent, err = strconv.Atoi(string(rest[1]))
+	return pid, parent, err == nil
+}
+
+// memory is what processes have in memory.
+type memory struct {
+	RSS int64 // bytes; what processes share counts for each of them
+	PSS int64 // bytes; what they share is divided among them
+}
+
+// readMemory adds up the memory of these processes.
+func readMemory(pids []int) (memory, error) {
+	var sum memory
+	for _, pid := range pids {
+		content, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+		if err != nil {
+			if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
+				continue
+			}
+			return memory{}, err
+		}
+		rss, pss := parseRollup(content)
+		sum.RSS += rss
+		sum.PSS += pss
+	}
+	return sum, nil
+}
+
+// parseRollup reads Rss and Pss, in bytes.
+func parseRollup(content []byte) (rss, pss int64) {
+	for line := range strings.Lines(string(content)) {
+		parts := strings.Fields(line)
+		if len(parts) != 3 || parts[2] != "kB" {
+			continue
+		}
+		value, _ := strconv.ParseInt(parts[1], 10, 64)
+		switch parts[0] {
+		case "Rss:":
+			rss = value << 10
+		case "Pss:":
+			pss = value << 10
+		}
+	}
+	return rss, pss
+}
+
+// freePorts are ports that nobody listened on a moment ago.
+func freePorts(count int) ([]int, error) {
+	ports := make([]int, count)
+	for i := range ports {
+		listener, err := net.Listen("tcp4", "127.0.0.1:0")
+		if err != nil {
+			return nil, err
+		}
+		defer listener.Close() // all at the end: none is given twice
+		ports[i] = listener.Addr().(*net.TCPAddr).Port
+	}
+	return ports, nil
+}
+
+// listening waits until all addresses take connections.
+func (p *process) listening(addresses []string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	for _, address := range addresses {
+		network := "tcp4"
+		if strings.HasPrefix(address, "/") {
+			network = "unix"
+		}
+		for {
+			connection, err := net.Dial(network, address)
+			if err == nil {
+				connection.Close()
+				break
+			}
+			select {
+			case <-p.done:
+				return fmt.Errorf("%s ended: %w\n%s", p.name, p.failure, p.log)
+			case <-ctx.Done():
+				return fmt.Errorf("%s does not listen: %w", p.name, err)
+			case <-time.After(20 * time.Millisecond):
+			}
+		}
+	}
+	return nil
+}
