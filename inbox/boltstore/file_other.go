@@ -1,0 +1,12 @@
+//go:build !linux
+
+package boltstore
+
+// fileSystem cannot tell here.
+func fileSystem(string) (suitability, string) { return durable, "" }
+
+// freeSpace cannot tell here.
+func freeSpace(string) (bytes uint64, known bool) { return 0, false }
+
+// forget cannot be done here.
+func forget(string) {}

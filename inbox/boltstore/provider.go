@@ -1,0 +1,100 @@
+package boltstore
+
+import (
+	"context"
+	"path/filepath"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"go.uber.org/zap"
+
+	"github.com/caddy-chinaums/caddy-chinaums/inbox"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/syntax"
+)
+
+func init() {
+	caddy.RegisterModule(Provider{})
+}
+
+// Provider keeps an inbox in one file of this machine, synced to the disk before a request is acknowledged. One process
+// at a time has the file. It must be on a local disk: in memory (tmpfs) it is refused.
+type Provider struct {
+	// The file. Placeholders are resolved when the configuration loads. Default: `inbox/<name>.db` under Caddy's data
+	// directory.
+	Path string `json:"path,omitempty"`
+
+	path string
+}
+
+// CaddyModule returns the Caddy module information.
+func (Provider) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "inbox.stores.bolt",
+		New: func() caddy.Module { return new(Provider) },
+	}
+}
+
+// Provision resolves the path.
+func (p *Provider) Provision(caddy.Context) (err error) {
+	p.path, err = caddy.NewReplacer().ReplaceOrErr(p.Path, true, true)
+	return err
+}
+
+// file is the file of an inbox, as an absolute path whose directory is real as far as it exists.
+func (p *Provider) file(name string) string {
+	path := p.path
+	if path == "" {
+		path = filepath.Join(caddy.AppDataDir(), "inbox", name+".db")
+	}
+	if absolute, err := filepath.Abs(path); err == nil {
+		path = absolute
+	}
+	if directory, err := filepath.EvalSymlinks(filepath.Dir(path)); err == nil {
+		path = filepath.Join(directory, filepath.Base(path))
+	}
+	return filepath.Clean(path)
+}
+
+// Key implements inbox.Provider.
+func (p *Provider) Key(name string) string { return "bolt:" + p.file(name) }
+
+// Open implements inbox.Provider.
+func (p *Provider) Open(_ context.Context, name string, settings inbox.Settings, logger *zap.Logger) (inbox.Store, error) {
+	return Open(p.file(name), settings, logger)
+}
+
+// Ordered implements inbox.Provider: the order of a key is kept.
+func (p *Provider) Ordered() error { return nil }
+
+// UnmarshalCaddyfile parses the store of an inbox:
+//
+//	store bolt {
+//		path <file>
+//	}
+func (p *Provider) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // the store's name
+	if d.NextArg() {
+		return d.Errf("store bolt: surplus argument %q", d.Val())
+	}
+	o := syntax.Options{D: d, Of: "store bolt"}
+	for d.NextBlock(d.Nesting()) {
+		var err error
+		switch d.Val() {
+		case "path":
+			err = o.One(&p.Path)
+		default:
+			err = o.Unknown()
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Interface guards
+var (
+	_ caddy.Provisioner     = (*Provider)(nil)
+	_ caddyfile.Unmarshaler = (*Provider)(nil)
+	_ inbox.Provider        = (*Provider)(nil)
+)
