@@ -1,0 +1,436 @@
+package inbox
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+func init() {
+	caddy.RegisterModule(adminAPI{})
+}
+
+// adminAPI is the inboxes' part of Caddy's admin API:
+//
+//	GET  /inbox                                   the inboxes and their counts
+//	GET  /inbox/<name>                            the counts of one
+//	GET  /inbox/<name>/messages                   its messages in the order of seq, without bodies
+//	     ?state=pending|delivered|dead            only those
+//	     &after=<seq>                             only those with a higher seq: the last one's, for the next page
+//	     &limit=100                               at most so many, 1 to 1000
+//	GET  /inbox/<name>/messages/<seq>             one message, masked
+//	     ?show=1                                  unmasked
+//	POST /inbox/<name>/messages/<seq>/redeliver   delivers it now, again if it was given up
+//	     ?force=1                                 even if it was delivered
+//
+// Lists are arrays. What goes wrong is answered as in the rest of the API: {"error":"…"} with 400 for a query that is
+// wrong, 404 for what there is not, 409 for a message that cannot be redelivered, 503 while the inbox is not open.
+type adminAPI struct {
+	inboxes func() (directory, error) // nil: those of the running configuration
+}
+
+// directory is what the API needs of the app.
+type directory interface {
+	Names() []string
+	Lookup(name string) (Store, bool)
+}
+
+// adminPatience bounds how long a store may take to answer.
+const adminPatience = 30 * time.Second
+
+// Limits of a list.
+const (
+	defaultPage  = 100
+	largestPage  = 1000
+	shownInError = 64 // bytes
+)
+
+// CaddyModule returns the Caddy module information.
+func (adminAPI) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "admin.api.inbox",
+		New: func() caddy.Module { return new(adminAPI) },
+	}
+}
+
+// Routes implements caddy.AdminRouter.
+func (a *adminAPI) Routes() []caddy.AdminRoute {
+	return []caddy.AdminRoute{
+		a.route("/inbox", http.MethodGet, a.serveInboxes),
+		a.route("/inbox/{name}", http.MethodGet, a.serveInbox),
+		a.route("/inbox/{name}/messages", http.MethodGet, a.serveMessages, "state", "after", "limit"),
+		a.route("/inbox/{name}/messages/{seq}", http.MethodGet, a.serveMessage, "show"),
+		a.route("/inbox/{name}/messages/{seq}/redeliver", http.MethodPost, a.serveRedeliver, "force"),
+		{Pattern: "/inbox/", Handler: caddy.AdminHandlerFunc(func(http.ResponseWriter, *http.Request) error {
+			return apiError(http.StatusNotFound, "there is nothing here; see /inbox, /inbox/<name> and /inbox/<name>/messages")
+		})},
+	}
+}
+
+// route makes a route that takes one method and these parameters, each at most once.
+func (a *adminAPI) route(pattern, method string, serve func(r *http.Request, query url.Values) (any, error), parameters ...string) caddy.AdminRoute {
+	return caddy.AdminRoute{Pattern: pattern, Handler: caddy.AdminHandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+		if r.Method != method {
+			w.Header().Set("Allow", method)
+			return apiError(http.StatusMethodNotAllowed, "method not allowed; it is %s", method)
+		}
+		query, err := url.ParseQuery(r.URL.RawQuery)
+		if err != nil {
+			return apiError(http.StatusBadRequest, "the query cannot be read")
+		}
+		for _, name := range slices.Sorted(maps.Keys(query)) {
+			if !slices.Contains(parameters, name) {
+				return apiError(http.StatusBadRequest, "unknown parameter %s; known here: %s", shown(name), cmp.Or(strings.Join(parameters, ", "), "none"))
+			}
+			if len(query[name]) > 1 {
+				return apiError(http.StatusBadRequest, "%s is given twice", name)
+			}
+		}
+		ctx, cancel := context.WithTimeout(r.Context(), adminPatience)
+		defer cancel()
+		answer, err := serve(r.WithContext(ctx), query)
+		if err != nil {
+			return asAPIError(err)
+		}
+		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("Cache-Control", "no-store")
+		encoder := json.NewEncoder(w)
+		encoder.SetEscapeHTML(false)
+		return encoder.Encode(answer)
+	})}
+}
+
+func apiError(status int, format string, arguments ...any) error {
+	return caddy.APIError{HTTPStatus: status, Err: fmt.Errorf(format, arguments...)}
+}
+
+// asAPIError finds the status of a store's error.
+func asAPIError(err error) error {
+	if _, ok := err.(caddy.APIError); ok { //nolint:errorlint // Caddy does not look deeper either
+		return err
+	}
+	status := http.StatusServiceUnavailable // it may pass: the engine is gone, or slow
+	switch {
+	case errors.Is(err, ErrNotFound):
+		status = http.StatusNotFound
+	case errors.Is(err, ErrDelivered):
+		return apiError(http.StatusConflict, "the message was delivered; force=1 delivers it again")
+	case errors.Is(err, ErrLeased), errors.Is(err, ErrNoRequest):
+		status = http.StatusConflict
+	case errors.Is(err, context.DeadlineExceeded):
+		return apiError(status, "the store did not answer in time")
+	}
+	return caddy.APIError{HTTPStatus: status, Err: err}
+}
+
+// shown quotes what a client wrote, for an error.
+func shown(text string) string {
+	if len(text) > shownInError {
+		return strconv.QuoteToASCII(text[:shownInError]) + "…"
+	}
+	return strconv.QuoteToASCII(text)
+}
+
+// active finds the inboxes of the configuration that runs now. They are looked for at each request: the API is there
+// before the apps are, and an app need not be configured to be there, as a handler's inbox `default` is. The context that
+// the API's modules are provisioned with would not do: apps are being added to it while requests already come in.
+func active() (directory, error) {
+	ctx := caddy.ActiveContext()
+	if ctx.Context == nil {
+		return nil, apiError(http.StatusServiceUnavailable, "Caddy has not started yet")
+	}
+	app, err := ctx.AppIfConfigured("inbox")
+	if errors.Is(err, caddy.ErrNotConfigured) {
+		return new(App), nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return app.(*App), nil
+}
+
+func (a *adminAPI) directory() (directory, error) {
+	if a.inboxes != nil {
+		return a.inboxes()
+	}
+	return active()
+}
+
+// store finds the inbox that the path names.
+func (a *adminAPI) store(r *http.Request) (Store, error) {
+	inboxes, err := a.directory()
+	if err != nil {
+		return nil, err
+	}
+	name := r.PathValue("name")
+	store, ok := inboxes.Lookup(name)
+	switch {
+	case ok:
+		return store, nil
+	case slices.Contains(inboxes.Names(), name):
+		return nil, apiError(http.StatusServiceUnavailable, "inbox %s is not open yet", name)
+	}
+	return nil, apiError(http.StatusNotFound, "there is no inbox %s", shown(name))
+}
+
+// inboxJSON is an inbox in an answer.
+type inboxJSON struct {
+	Name      string    `json:"name"`
+	Pending   int64     `json:"pending"`
+	Delivered int64     `json:"delivered"`
+	Dead      int64     `json:"dead"`
+	Oldest    time.Time `json:"oldest,omitzero"` // when the oldest pending message was received
+	Bytes     int64     `json:"bytes"`           // what counts against max_store
+	Error     string    `json:"error,omitempty"` // why there are no counts
+}
+
+func (j *inboxJSON) count(stats Stats) {
+	j.Pending, j.Delivered, j.Dead, j.Oldest, j.Bytes = stats.Pending, stats.Delivered, stats.Dead, stats.Oldest, stats.Bytes
+}
+
+func (a *adminAPI) serveInboxes(r *http.Request, _ url.Values) (any, error) {
+	inboxes, err := a.directory()
+	if err != nil {
+		return nil, err
+	}
+	list := []inboxJSON{}
+	for _, name := range inboxes.Names() {
+		entry := inboxJSON{Name: name, Error: "not open yet"}
+		if store, ok := inboxes.Lookup(name); ok {
+			entry.Error = ""
+			if stats, err := store.Stats(r.Context()); err != nil {
+				entry.Error = err.Error()
+			} else {
+				entry.count(stats)
+			}
+		}
+		list = append(list, entry)
+	}
+	return list, nil
+}
+
+func (a *adminAPI) serveInbox(r *http.Request, _ url.Values) (any, error) {
+	store, err := a.store(r)
+	if err != nil {
+		return nil, err
+	}
+	stats, err := store.Stats(r.Context())
+	if err != nil {
+		return nil, err
+	}
+	answer := inboxJSON{Name: r.PathValue("name")}
+	answer.count(stats)
+	return answer, nil
+}
+
+// messageJSON is a message in an answer.
+type messageJSON struct {
+	Seq      uint64       `json:"seq"`
+	ID       string       `json:"id"`
+	Key      string       `json:"key,omitempty"` // of order_by
+	State    State        `json:"state"`
+	Received time.Time    `json:"received"`
+	Attempts int          `json:"attempts"`          // deliveries that have failed
+	Due      time.Time    `json:"due,omitzero"`      // of a pending one that has failed: its next delivery
+	Settled  time.Time    `json:"settled,omitzero"`  // when it was delivered, or given up
+	Answer   *Answer      `json:"answer,omitempty"`  // the app's last
+	Request  *requestJSON `json:"request,omitempty"` // not in lists, nor where it was dropped to make room
+}
+
+func newMessageJSON(m *Message) messageJSON {
+	j := messageJSON{
+		Seq: m.Seq, ID: m.ID, Key: m.Key, State: m.State, Received: m.Received, Attempts: m.Attempts,
+		Due: m.Due, Settled: m.Settled,
+	}
+	if m.Answer != (Answer{}) {
+		j.Answer = &m.Answer
+	}
+	return j
+}
+
+func (a *adminAPI) serveMessages(r *http.Request, values url.Values) (any, error) {
+	query := Query{Limit: defaultPage}
+	var err error
+	if values.Has("state") {
+		query.State = State(values.Get("state"))
+		if query.State != Pending && query.State != Delivered && query.State != Dead {
+			return nil, apiError(http.StatusBadRequest, "state: %s is not one of: pending, delivered, dead", shown(string(query.State)))
+		}
+	}
+	if values.Has("after") {
+		if query.After, err = strconv.ParseUint(values.Get("after"), 10, 64); err != nil {
+			return nil, apiError(http.StatusBadRequest, "after: %s is not the seq of a message", shown(values.Get("after")))
+		}
+	}
+	if values.Has("limit") {
+		query.Limit, err = strconv.Atoi(values.Get("limit"))
+		if err != nil || query.Limit < 1 || query.Limit > largestPage {
+			return nil, apiError(http.StatusBadRequest, "limit: %s is not a number from 1 to %d", shown(values.Get("limit")), largestPage)
+		}
+	}
+	store, err := a.store(r)
+	if err != nil {
+		return nil, err
+	}
+	messages, err := store.List(r.Context(), query)
+	if err != nil {
+		return nil, err
+	}
+	list := make([]messageJSON, 0, len(messages))
+	for _, message := range messages {
+		entry := newMessageJSON(message)
+		if entry.Answer != nil {
+			entry.Answer = &Answer{Status: message.Answer.Status, Error: message.Answer.Error} // no bodies
+		}
+		list = append(list, entry)
+	}
+	return list, nil
+}
+
+// message returns the store and the seq that the path names.
+func (a *adminAPI) message(r *http.Request) (Store, uint64, error) {
+	store, err := a.store(r)
+	if err != nil {
+		return nil, 0, err
+	}
+	seq, err := strconv.ParseUint(r.PathValue("seq"), 10, 64)
+	if err != nil || seq == 0 {
+		return nil, 0, ErrNotFound
+	}
+	return store, seq, nil
+}
+
+func (a *adminAPI) serveMessage(r *http.Request, values url.Values) (any, error) {
+	show, err := flag(values, "show")
+	if err != nil {
+		return nil, err
+	}
+	store, seq, err := a.message(r)
+	if err != nil {
+		return nil, err
+	}
+	message, err := store.Get(r.Context(), seq)
+	if err != nil {
+		return nil, err
+	}
+	answer := newMessageJSON(message)
+	if len(message.Request) > 0 {
+		stored, err := decodeRequest(message.Request)
+		if err != nil {
+			return nil, apiError(http.StatusInternalServerError, "the stored request cannot be read: %w", err)
+		}
+		answer.Request = newRequestJSON(stored, show)
+	}
+	return answer, nil
+}
+
+func (a *adminAPI) serveRedeliver(r *http.Request, values url.Values) (any, error) {
+	force, err := flag(values, "force")
+	if err != nil {
+		return nil, err
+	}
+	store, seq, err := a.message(r)
+	if err != nil {
+		return nil, err
+	}
+	seq, err = store.Redeliver(r.Context(), seq, force)
+	if err != nil {
+		return nil, err
+	}
+	return redeliveredJSON{seq, Pending}, nil
+}
+
+// redeliveredJSON is the answer to a redelivery.
+type redeliveredJSON struct {
+	Seq   uint64 `json:"seq"` // it may be a new one
+	State State  `json:"state"`
+}
+
+// flag reads a parameter such as show=1.
+func flag(values url.Values, name string) (bool, error) {
+	if !values.Has(name) {
+		return false, nil
+	}
+	on, err := strconv.ParseBool(values.Get(name))
+	if err != nil {
+		return false, apiError(http.StatusBadRequest, "%s: %s is neither 1 nor 0", name, shown(values.Get(name)))
+	}
+	return on, nil
+}
+
+// requestJSON is a stored request in an answer.
+type requestJSON struct {
+	Method  string      `json:"method"`
+	URI     string      `json:"uri"` // masked: without the query's content
+	Proto   string      `json:"proto"`
+	Host    string      `json:"host"`
+	Remote  string      `json:"remote"`
+	Headers http.Header `json:"headers"` // masked: all values but harmless ones are "REDACTED"
+	Body    bodyJSON    `json:"body"`
+}
+
+// bodyJSON is a body in an answer. Masked it is neither text nor base64; else it is the one or, if it is not UTF-8, the
+// other.
+type bodyJSON struct {
+	Size   int     `json:"size"`
+	SHA256 string  `json:"sha256"`
+	Text   *string `json:"text,omitempty"`
+	Base64 []byte  `json:"base64,omitempty"`
+}
+
+// redacted is what Caddy's logs have in the place of what must not be seen.
+const redacted = "REDACTED"
+
+// harmless are the headers whose values a masked request shows.
+var harmless = map[string]bool{
+	"Content-Type": true, "Content-Length": true, "Content-Encoding": true, "User-Agent": true, "Traceparent": true,
+	"Ce-Specversion": true, "Ce-Id": true, "Ce-Source": true, "Ce-Type": true, "Ce-Subject": true, "Ce-Time": true,
+	"Webhook-Id": true, "Webhook-Timestamp": true,
+}
+
+func newRequestJSON(q *request, show bool) *requestJSON {
+	digest := sha256.Sum256(q.Body)
+	j := &requestJSON{
+		Method: q.Method, URI: q.URI, Proto: q.Proto, Host: q.Host, Remote: q.Remote, Headers: q.Header,
+		Body: bodyJSON{Size: len(q.Body), SHA256: hex.EncodeToString(digest[:])},
+	}
+	switch {
+	case !show:
+		if path, _, ok := strings.Cut(q.URI, "?"); ok {
+			j.URI = path + "?" + redacted
+		}
+		j.Headers = make(http.Header, len(q.Header))
+		for name, values := range q.Header {
+			if !harmless[http.CanonicalHeaderKey(name)] {
+				values = []string{redacted}
+			}
+			j.Headers[name] = values
+		}
+	case utf8.Valid(q.Body):
+		text := string(q.Body)
+		j.Body.Text = &text
+	default:
+		j.Body.Base64 = q.Body
+	}
+	return j
+}
+
+// Interface guards
+var (
+	_ caddy.AdminRouter = (*adminAPI)(nil)
+	_ directory         = (*App)(nil)
+)
