@@ -252,9 +252,11 @@ type messageJSON struct {
 }
 
 func newMessageJSON(m *Message) messageJSON {
-	j := messageJSON{
-		Seq: m.Seq, ID: m.ID, Key: m.Key, State: m.State, Received: m.Received, Attempts: m.Attempts,
-		Due: m.Due, Settled: m.Settled,
+	j := messageJSON{Seq: m.Seq, ID: m.ID, Key: m.Key, State: m.State, Received: m.Received, Attempts: m.Attempts}
+	if m.State == Pending {
+		j.Due = m.Due
+	} else {
+		j.Settled = m.Settled
 	}
 	if m.Answer != (Answer{}) {
 		j.Answer = &m.Answer

@@ -404,3 +404,10 @@ func readsBack(t *testing.T, raw json.RawMessage, target any) {
 		t.Errorf("%s reads back as %s", raw, again)
 	}
 }
+
+func write(t testing.TB, file, content string) {
+	t.Helper()
+	if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
