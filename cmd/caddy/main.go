@@ -1,6 +1,6 @@
-// Command caddy is Caddy with its standard modules and this plugin: what
+// Command caddy is Caddy with its standard modules, this plugin, and its opt-in store for NATS JetStream: what
 //
-//	xcaddy build --with github.com/caddy-chinaums/caddy-chinaums
+//	xcaddy build --with github.com/caddy-chinaums/caddy-chinaums --with github.com/caddy-chinaums/caddy-chinaums/inbox/natsstore
 //
 // generates.
 package main
@@ -12,6 +12,7 @@ import (
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
 
 	_ "github.com/caddy-chinaums/caddy-chinaums"
+	_ "github.com/caddy-chinaums/caddy-chinaums/inbox/natsstore"
 )
 
 func main() {

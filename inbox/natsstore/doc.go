@@ -1,0 +1,62 @@
+// Package natsstore keeps an inbox in an existing NATS JetStream that several gateways share: `store nats <url…>`. It is a
+// client only, and opt-in, as the NATS client is a large dependency: a Caddy has it if this package is built into it.
+//
+// # What is where
+//
+// An inbox `name` has five streams, all of files, with one message a subject:
+//
+//	INBOX_name            inbox.name.message.<SHA-256 of the id>   the requests, until they are forgotten; the seq is the stream's
+//	INBOX-DELIVERED_name  inbox.name.delivered.<seq>               when and how one was delivered
+//	INBOX-DEAD_name       inbox.name.dead.<seq>                    likewise given up
+//	INBOX-RETRY_name      inbox.name.retry.<seq>.entry and .note   which wait for another try; their attempts, due time, last answer
+//	INBOX-LEASES_name     inbox.name.lease.<seq>.…, claim.<seq>    who may deliver what; forgotten after a few minutes
+//
+// (a dot in the name becomes ~), and two consumers, both called `inbox`: of the requests, for first deliveries, and of the
+// entries, for all further ones, so that retries never keep what is new waiting. A message is pending if there is no record
+// of it under delivered or dead: the records decide, and what the consumers know is only how messages come to be looked at.
+// A consumer that was deleted is made anew, and delivers nothing twice.
+//
+// A user of NATS needs to publish to inbox.>, $JS.API.> and $JS.ACK.>, and to subscribe to _INBOX.>.
+//
+// # What of JetStream it relies on
+//
+// With JetStream's own words, from docs.nats.io:
+//
+//   - Put is a publish that expects no message of its subject, and waits for the answer. "Used to apply optimistic
+//     concurrency control at the subject-level. The value is the last expected sequence and the server will reject a publish
+//     if the current sequence does not match for the message's subject." (Nats-Expected-Last-Subject-Sequence). Unlike
+//     Nats-Msg-Id, this has no window of time. "For writes (publications to a stream), the formal consistency model of NATS
+//     JetStream is Linearizable."
+//   - The answer means that a majority has it: "In a replicated setup, a published message is acknowledged after it
+//     successfully replicated to at least a quorum of servers."
+//   - "MaxMsgsPerSubject: Limits maximum number of messages in the stream to retain per subject": an id has one message.
+//   - "AckWait: The duration that the server will wait for an acknowledgment for any individual message once it has been
+//     delivered to a consumer. If an acknowledgment is not received in time, the message will be redelivered." That is how
+//     what was in flight at a crash comes again: after the delivery's timeout and 30 s.
+//   - "You can also control the timing of re-deliveries when messages are negatively acknowledged with Nak(), by passing a
+//     nakDelay() option (or using NakWithDelay())". If that is lost, the message comes early, and the note says so.
+//   - "More consistent results can be achieved by sending get requests to the stream leader": all reads are such; the streams
+//     do not allow direct gets.
+//
+// # What it does not rely on
+//
+// That a consumer hands out a message once. Servers before 2.11 send it before its delivery is agreed on, so that one handed
+// out by a leader that then dies is handed out by the next one too, within its AckWait. Therefore each delivery is claimed in
+// the stream of leases, by a publish that expects none, before it begins. Nor on an expected sequence other than 0: on
+// replicated streams, old servers compare it when a message is proposed, not when it is stored; what replaces a message is
+// claimed as well. Nor on max_bytes: with "discard new", server 2.9.10 may remove the oldest message all the same, so the
+// room is counted here, and several gateways may exceed max_store a little together.
+//
+// # What is not promised
+//
+// "under the default configuration it does not immediately fsync data to disk. The server uses a configurable sync_interval
+// option, with a default value of 2 minutes […] In a non-replicated setup, an OS failure may result in data loss." and "If
+// multiple servers fail simultaneously, all due to an OS failure, and before their data has been fsync-ed, the cluster may
+// fail to recover the most recently acknowledged messages." So the death of any server's process loses nothing, nor does
+// that of one machine of three with `replicas 3`; the power failing on all at once, or on the one, may lose the last two
+// minutes. "setting sync_interval: always will make sure servers fsync after every message before it is acknowledged": set
+// it (from server 2.10 on) where there is one server, or all are in one room. A client cannot see whether it is set.
+//
+// A server that answers reads while it does not know yet that it is no leader any more may miss a delivery recorded a moment
+// ago. That could make one message come twice only if, at once, its acknowledgment was lost and its lease had run out.
+package natsstore

@@ -1,0 +1,78 @@
+package natsstore
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"time"
+
+	"github.com/caddy-chinaums/caddy-chinaums/inbox"
+)
+
+// wakeJanitor tells it that something was delivered, or that the settings have changed.
+func (s *store) wakeJanitor() {
+	select {
+	case s.janitor <- struct{}{}:
+	default:
+	}
+}
+
+// clean removes messages that were delivered long ago, in the order of their delivery. It waits for the first of them to
+// become old enough; where nothing was delivered, for something to be. Several gateways do it side by side: what one has
+// removed is gone for the others.
+func (s *store) clean() {
+	select {
+	case <-s.ready:
+	case <-s.ctx.Done():
+		return
+	}
+	for {
+		wait, err := s.cleanOnce(s.ctx)
+		if s.ctx.Err() != nil {
+			return
+		}
+		if err != nil {
+			s.logger.Debug("inbox could not remove what is old", zapError(s.config, err))
+			wait = 30 * time.Second
+		}
+		if !s.await(wait, s.janitor) {
+			return
+		}
+	}
+}
+
+// cleanOnce removes what is old, and returns how long it is until the next is; 0 where there is none.
+func (s *store) cleanOnce(ctx context.Context) (time.Duration, error) {
+	for {
+		first, err := s.getNext(ctx, s.names.delivered, s.names.subject+"delivered.*", 1)
+		if errors.Is(err, inbox.ErrNotFound) {
+			return 0, nil
+		}
+		if err != nil {
+			return 0, err
+		}
+		r, err := parseRecord(first.Data)
+		if err != nil {
+			return 0, err
+		}
+		if !s.forgotten(r) {
+			s.mu.Lock()
+			left := r.Time.Add(s.settings.Remember).Sub(s.clock())
+			s.mu.Unlock()
+			// Not at the moment: there are more soon after it, and other gateways.
+			return min(max(left, 0)+time.Minute+rand.N(time.Minute), time.Hour), nil
+		}
+		seq := s.names.seqOf(first.Subject)
+		if err := s.remove(ctx, s.names.messages, seq); err != nil {
+			return 0, err
+		}
+		if err := s.remove(ctx, s.names.delivered, first.Sequence); err != nil {
+			return 0, err
+		}
+		if r.Attempts > 0 {
+			if err := s.purge(ctx, s.names.retry, s.names.retrying(seq)); err != nil {
+				return 0, err
+			}
+		}
+	}
+}

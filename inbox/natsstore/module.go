@@ -1,0 +1,186 @@
+package natsstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
+
+	"github.com/caddy-chinaums/caddy-chinaums/inbox"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/secret"
+)
+
+func init() { caddy.RegisterModule(new(Nats)) }
+
+// Nats keeps an inbox's messages in an existing NATS JetStream, from server 2.9 on, which several gateways share. It makes
+// the streams and consumers that it needs where they are absent, and never changes what an operator has set, but for the
+// room (max_store) and for a consumer's AckWait, which grows with the handlers' timeout.
+//
+// A gateway starts while NATS is out of reach: until it is there, requests are answered 503.
+type Nats struct {
+	// The servers: `nats://host:4222`, or `tls://…`; several of one cluster, for the first connection. A user and password,
+	// or a token, may be in them; placeholders, resolved when the config loads, keep them out of it.
+	URLs []string `json:"urls,omitempty"`
+
+	// How many servers keep each message: 1, 3 or 5. A stream that exists keeps what it has, with a WARN. Default: 1.
+	Replicas int `json:"replicas,omitempty"`
+
+	// A credentials file (JWT and NKey). It is read again at each connection.
+	Creds string `json:"creds,omitempty"`
+
+	// A PEM file with the certificate authorities of the servers. Default: the system's.
+	CA string `json:"ca,omitempty"`
+
+	// A client certificate and its key, as PEM files.
+	CertFile string `json:"cert,omitempty"`
+	KeyFile  string `json:"key,omitempty"`
+
+	servers []string // what URLs stand for
+	secrets []string // what of them never appears in an error
+
+	slack time.Duration    // how much longer than a delivery's timeout a lease is: what settling it may take
+	clock func() time.Time // both are set by tests
+}
+
+// CaddyModule returns the Caddy module information.
+func (*Nats) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "inbox.stores.nats", New: func() caddy.Module { return new(Nats) }}
+}
+
+// Provision resolves the placeholders and checks what can be checked without a connection.
+func (n *Nats) Provision(caddy.Context) error {
+	if n.slack == 0 {
+		n.slack = 30 * time.Second
+	}
+	if n.clock == nil {
+		n.clock = time.Now
+	}
+	if n.Replicas == 0 {
+		n.Replicas = 1
+	}
+	if n.Replicas < 1 || n.Replicas > 5 {
+		return fmt.Errorf("nats: replicas must be 1 to 5, not %d", n.Replicas)
+	}
+	if len(n.URLs) == 0 {
+		return errors.New("nats: the URL of a server is missing, such as nats://127.0.0.1:4222")
+	}
+	if (n.CertFile == "") != (n.KeyFile == "") {
+		return errors.New("nats: cert needs a certificate file and a key file")
+	}
+	n.servers, n.secrets = nil, nil
+	for i, raw := range n.URLs {
+		value, _, err := secret.Resolve(raw)
+		if err != nil {
+			return fmt.Errorf("nats: URL %d: %w", i+1, err)
+		}
+		for server := range strings.SplitSeq(value, ",") {
+			if err := n.addServer(i, strings.TrimSpace(server)); err != nil {
+				return err
+			}
+		}
+	}
+	for _, file := range []struct {
+		option string
+		path   *string
+	}{{"creds", &n.Creds}, {"ca", &n.CA}, {"cert", &n.CertFile}, {"key", &n.KeyFile}} {
+		if *file.path == "" {
+			continue
+		}
+		value, _, err := secret.Resolve(*file.path)
+		if err != nil {
+			return fmt.Errorf("nats: %s: %w", file.option, err)
+		}
+		*file.path = value
+	}
+	return nil
+}
+
+// addServer takes the URL of a server. Its errors show nothing of it: a password may be there.
+func (n *Nats) addServer(i int, server string) error {
+	if !strings.Contains(server, "://") {
+		server = "nats://" + server
+	}
+	parsed, err := url.Parse(server)
+	if err != nil {
+		return fmt.Errorf("nats: URL %d is no URL (it is not shown, for it may hold a password)", i+1)
+	}
+	if !slices.Contains([]string{"nats", "tls", "ws", "wss"}, parsed.Scheme) || parsed.Hostname() == "" {
+		return fmt.Errorf("nats: URL %d must be like nats://host:4222 or tls://host:4222", i+1)
+	}
+	if parsed.Port() == "" && (parsed.Scheme == "nats" || parsed.Scheme == "tls") {
+		parsed.Host = net.JoinHostPort(parsed.Hostname(), "4222")
+	}
+	if parsed.User != nil {
+		if password, ok := parsed.User.Password(); ok {
+			n.secrets = append(n.secrets, password)
+		} else {
+			n.secrets = append(n.secrets, parsed.User.Username()) // a token
+		}
+	}
+	n.servers = append(n.servers, parsed.String())
+	return nil
+}
+
+// hosts are the servers without what is secret, sorted.
+func (n *Nats) hosts() []string {
+	var hosts []string
+	for _, server := range n.servers {
+		if parsed, err := url.Parse(server); err == nil {
+			hosts = append(hosts, parsed.Scheme+"://"+parsed.Host)
+		}
+	}
+	slices.Sort(hosts)
+	return slices.Compact(hosts)
+}
+
+// redact takes the secrets out of an error's words.
+func (n *Nats) redact(err error) string {
+	words := err.Error()
+	for _, s := range n.secrets {
+		if s != "" {
+			words = strings.ReplaceAll(words, s, "[redacted]")
+			words = strings.ReplaceAll(words, url.QueryEscape(s), "[redacted]")
+			words = strings.ReplaceAll(words, url.PathEscape(s), "[redacted]")
+		}
+	}
+	return words
+}
+
+// Key names the servers and the stream.
+func (n *Nats) Key(name string) string {
+	return "nats:" + strings.Join(n.hosts(), ",") + " " + newNames(name).messages
+}
+
+// Ordered returns why an order cannot be kept: JetStream redelivers message by message, and has no notion of a key.
+func (*Nats) Ordered() error {
+	return errors.New("a nats store cannot keep the order of a key: JetStream hands out messages one by one, to several gateways at once, " +
+		"and another message of the key would go while one waits for a retry; use a bolt store, or let the app look at the event's time")
+}
+
+// Open connects and makes what is missing. Where the server cannot be reached it returns all the same, after a while, and
+// goes on in the background.
+func (n *Nats) Open(ctx context.Context, name string, settings inbox.Settings, logger *zap.Logger) (inbox.Store, error) {
+	for _, file := range []string{n.Creds, n.CA, n.CertFile, n.KeyFile} {
+		if file == "" {
+			continue
+		}
+		if _, err := os.Stat(file); err != nil {
+			return nil, fmt.Errorf("nats: %w", err)
+		}
+	}
+	return open(ctx, n, name, settings, logger)
+}
+
+// Interface guards.
+var (
+	_ inbox.Provider    = (*Nats)(nil)
+	_ caddy.Provisioner = (*Nats)(nil)
+)

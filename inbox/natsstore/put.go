@@ -1,0 +1,307 @@
+package natsstore
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/caddy-chinaums/caddy-chinaums/inbox"
+)
+
+// maxHeader is what a stream takes of headers, less some room.
+const maxHeader = 60_000
+
+// Put stores a message. That no message of its id is there is a condition of the publishing itself, so of all who put one
+// id at once, through whatever gateway, one stores it. A try whose answer was lost is repeated with the same condition; if
+// it has stored the message after all, the message there says that it is ours.
+func (s *store) Put(ctx context.Context, message *inbox.Message) (inbox.Receipt, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
+	if err := s.usable(); err != nil {
+		return 0, err
+	}
+	subject := s.names.message(message.ID)
+	put := nats.NewInbox()
+	wire := encode(subject, message, put)
+	if err := s.fits(wire); err != nil {
+		return 0, err
+	}
+	bounded, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	receipt, _, err := s.replace(bounded, wire, put, func(_ uint64, st standing) (inbox.Receipt, error) {
+		switch {
+		case st.state == inbox.Dead:
+			return inbox.Revived, nil
+		case st.state == inbox.Delivered && s.forgotten(st.record):
+			return inbox.Stored, nil
+		}
+		return inbox.Repeated, nil
+	})
+	if err != nil && ctx.Err() != nil {
+		return 0, ctx.Err()
+	}
+	if err != nil && s.ctx.Err() != nil {
+		return 0, inbox.ErrClosed
+	}
+	return receipt, err
+}
+
+// fits checks a message's size against what the server takes.
+func (s *store) fits(wire *nats.Msg) error {
+	header := headerSize(wire.Header)
+	const expectations = 256 // what publish adds to the header
+	if header > maxHeader || int64(header+len(wire.Data)+expectations) > s.connection.MaxPayload() {
+		return fmt.Errorf("%w: the server's max_payload is %d bytes", inbox.ErrTooLarge, s.connection.MaxPayload())
+	}
+	return nil
+}
+
+// forgotten reports whether a delivery is too long ago to be known.
+func (s *store) forgotten(r *record) bool {
+	s.mu.Lock()
+	remember := s.settings.Remember
+	s.mu.Unlock()
+	return s.clock().Sub(r.Time) > remember
+}
+
+// replace publishes a message as the last one of its subject, and returns its seq. Where there is one already, decide says
+// what is done with it: Repeated leaves it, anything else replaces it and is the result.
+//
+// What is replaced is claimed first. If a stream is replicated, servers before 2.11 compare the expected seq with the real
+// one when a message is proposed, and not when it is stored, unless the seq is 0: two at once might both replace it.
+func (s *store) replace(ctx context.Context, wire *nats.Msg, put string, decide func(seq uint64, st standing) (inbox.Receipt, error)) (inbox.Receipt, uint64, error) {
+	receipt, expect, claimed := inbox.Stored, uint64(0), uint64(0)
+	defer func() {
+		if claimed != 0 {
+			s.tidy(func(ctx context.Context) error { return s.purge(ctx, s.names.leases, s.names.of("claim", claimed)) })
+		}
+	}()
+	replaced := func(seq uint64) (inbox.Receipt, uint64, error) {
+		if expect != 0 {
+			s.forget(expect)
+		}
+		return receipt, seq, nil
+	}
+	for pause := 20 * time.Millisecond; ; pause = min(2*pause, 500*time.Millisecond) {
+		full, err := s.full(ctx, size(wire))
+		if err == nil && !full {
+			var seq uint64
+			if seq, err = s.publish(ctx, s.names.messages, wire, int64(expect)); err == nil {
+				s.count(size(wire))
+				return replaced(seq)
+			}
+		}
+		switch {
+		case errors.Is(err, inbox.ErrTooLarge):
+			return 0, 0, err
+		case err != nil && !errors.Is(err, errMoved):
+			if !s.sleep(ctx, pause) {
+				return 0, 0, fmt.Errorf("not stored in time: %s", s.config.redact(err))
+			}
+			continue
+		}
+		last, err := s.getLast(ctx, s.names.messages, wire.Subject)
+		if errors.Is(err, inbox.ErrNotFound) {
+			if full {
+				if err := s.makeRoom(ctx, size(wire)); err != nil {
+					return 0, 0, err
+				}
+			}
+			expect = 0
+			continue
+		}
+		if err == nil && last.header.Get(headerPut) == put {
+			return replaced(last.Sequence)
+		}
+		var st standing
+		if err == nil {
+			st, err = s.standing(ctx, last.Sequence, last.header)
+		}
+		if err != nil {
+			if !s.sleep(ctx, pause) {
+				return 0, 0, fmt.Errorf("not stored in time: %s", s.config.redact(err))
+			}
+			continue
+		}
+		if receipt, err = decide(last.Sequence, st); err != nil || receipt == inbox.Repeated {
+			return receipt, last.Sequence, err
+		}
+		if claimed != last.Sequence {
+			ok, err := s.claim(ctx, s.names.of("claim", last.Sequence))
+			if err != nil || !ok { // another one replaces it now: the next look finds what came of it
+				if !s.sleep(ctx, pause) {
+					return 0, 0, errors.New("not stored in time: another request with this id is being stored")
+				}
+				expect = 0
+				continue
+			}
+			claimed = last.Sequence
+		}
+		expect = last.Sequence
+		if full {
+			if err := s.makeRoom(ctx, size(wire)); err != nil {
+				return 0, 0, err
+			}
+		}
+	}
+}
+
+// size is about what a message takes in the stream, with the conditions that publish adds to its headers.
+func size(wire *nats.Msg) int {
+	const expectations, record = 160, 34
+	return record + len(wire.Subject) + headerSize(wire.Header) + expectations + len(wire.Data)
+}
+
+// usage is how full the stream is: what the server has said, and what this process has stored since.
+type usage struct {
+	bytes int64
+	said  time.Time
+}
+
+// full reports whether there is no room for a message of a size.
+//
+// The limit is kept here, and not by the stream's own max_bytes: servers that look at it (2.9.10 is one) compare without a
+// message's own overhead, find afterwards that there is too much, and remove the oldest message, whatever its policy.
+// Several gateways may therefore exceed the limit a little together.
+func (s *store) full(ctx context.Context, size int) (bool, error) {
+	const trusted = 2 * time.Second
+	s.mu.Lock()
+	limit, used := s.settings.MaxBytes, s.usage
+	s.mu.Unlock()
+	if limit <= 0 {
+		return false, nil
+	}
+	if time.Since(used.said) < trusted && used.bytes+int64(size) <= limit {
+		return false, nil
+	}
+	begun := time.Now()
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	stream, err := s.js.Stream(ctx, s.names.messages)
+	if err != nil {
+		return false, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	bytes := int64(stream.CachedInfo().State.Bytes)
+	s.usage = usage{bytes, begun}
+	return bytes+int64(size) > limit, nil
+}
+
+// count notes what was stored.
+func (s *store) count(size int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.usage.bytes += int64(size)
+}
+
+// forget removes what is known of a message that is no more.
+func (s *store) forget(seq uint64) {
+	// Not in the background: else the numbers would be wrong for a moment.
+	ctx, cancel := context.WithTimeout(s.ctx, storeTimeout)
+	defer cancel()
+	for _, left := range []struct{ stream, subject string }{
+		{s.names.delivered, s.names.of("delivered", seq)}, {s.names.dead, s.names.of("dead", seq)}, {s.names.retry, s.names.retrying(seq)},
+	} {
+		if err := s.purge(ctx, left.stream, left.subject); err != nil {
+			s.logger.Debug("inbox could not tidy up", zapError(s.config, err))
+		}
+	}
+}
+
+// makeRoom drops requests of delivered messages, the oldest first, until about need bytes are free. Their ids stay: in
+// place of the message a small one is put, with the same headers and no request.
+func (s *store) makeRoom(ctx context.Context, need int) error {
+	s.room.Lock()
+	defer s.room.Unlock()
+	const most = 1024 // looks, of one call
+	freed := 0
+	for range most {
+		next, err := s.getNext(ctx, s.names.delivered, s.names.subject+"delivered.*", s.dropped+1)
+		if errors.Is(err, inbox.ErrNotFound) {
+			if freed > 0 {
+				return nil
+			}
+			return inbox.ErrFull
+		}
+		if err != nil {
+			return fmt.Errorf("no room could be made: %s", s.config.redact(err))
+		}
+		size, err := s.drop(ctx, next)
+		if err != nil {
+			return fmt.Errorf("no room could be made: %s", s.config.redact(err))
+		}
+		s.dropped = next.Sequence
+		// Half of it may be enough, for there may have been some room; if not, the caller comes again.
+		if freed += size; freed > 0 && freed >= need/2 {
+			return nil
+		}
+	}
+	return nil
+}
+
+// drop drops the request of a delivered message, and returns how many bytes that has freed.
+func (s *store) drop(ctx context.Context, delivery *raw) (int, error) {
+	r, err := parseRecord(delivery.Data)
+	if err != nil || r.Dropped {
+		return 0, err
+	}
+	seq := s.names.seqOf(delivery.Subject)
+	old, err := s.getSeq(ctx, s.names.messages, seq)
+	if errors.Is(err, inbox.ErrNotFound) {
+		return 0, s.remove(ctx, s.names.delivered, delivery.Sequence)
+	}
+	if err != nil {
+		return 0, err
+	}
+	if len(old.Data) == 0 {
+		return 0, nil
+	}
+	if ok, err := s.claim(ctx, s.names.of("claim", seq)); err != nil || !ok {
+		return 0, err
+	}
+	r.Dropped = true
+	kept, err := json.Marshal(r)
+	if err != nil {
+		return 0, err
+	}
+	header := nats.Header{headerDropped: {string(kept)}}
+	for _, name := range []string{headerID, headerKey, headerReceived, headerPut} {
+		if value, ok := old.header[name]; ok {
+			header[name] = value
+		}
+	}
+	wire := &nats.Msg{Subject: old.Subject, Header: header}
+	if headerSize(header) >= headerSize(old.header)+len(old.Data) {
+		return 0, nil
+	}
+	if err := s.persist(ctx, s.names.messages, wire, int64(seq)); err != nil && !errors.Is(err, errMoved) {
+		return 0, err
+	}
+	last, err := s.getLast(ctx, s.names.messages, old.Subject)
+	if err != nil {
+		return 0, err
+	}
+	if last.header.Get(headerDropped) == "" { // it is pending again
+		return 0, nil
+	}
+	if err := s.recordDropped(ctx, last.Sequence, kept); err != nil {
+		return 0, err
+	}
+	s.forget(seq)
+	return max(len(old.Data)-len(kept), 0), nil
+}
+
+// recordDropped records the delivery of a message whose request was dropped, which has a new seq since.
+func (s *store) recordDropped(ctx context.Context, seq uint64, kept []byte) error {
+	err := s.persist(ctx, s.names.delivered, &nats.Msg{Subject: s.names.of("delivered", seq), Data: kept}, 0)
+	if errors.Is(err, errMoved) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,186 @@
+package natsstore
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-chinaums/caddy-chinaums/inbox"
+)
+
+// serverBinary is the nats-server of the tests: what NATS_SERVER_BINARY names, or an installed one.
+func serverBinary(t testing.TB) string {
+	t.Helper()
+	if binary := os.Getenv("NATS_SERVER_BINARY"); binary != "" {
+		return binary
+	}
+	for _, name := range []string{"nats-server", "/usr/sbin/nats-server", "/usr/bin/nats-server"} {
+		if binary, err := exec.LookPath(name); err == nil {
+			return binary
+		}
+	}
+	if os.Getenv("CHINAUMS_E2E") == "1" {
+		t.Fatal("nats-server is missing")
+	}
+	t.Skip("nats-server is missing; NATS_SERVER_BINARY may name one")
+	return ""
+}
+
+// server is one nats-server, which can be stopped in every way and started again on its data.
+type server struct {
+	t       testing.TB
+	binary  string
+	config  string
+	port    int
+	command *exec.Cmd
+	done    chan struct{}
+	log     string
+}
+
+func freePorts(t testing.TB, number int) []int {
+	t.Helper()
+	var ports []int
+	for range number {
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = listener.Close() }() // all are held until all are chosen
+		ports = append(ports, listener.Addr().(*net.TCPAddr).Port)
+	}
+	return ports
+}
+
+// newServer writes a server's configuration; extra is added to it.
+func newServer(t testing.TB, port int, extra string) *server {
+	t.Helper()
+	folder := t.TempDir()
+	s := &server{t: t, binary: serverBinary(t), config: filepath.Join(folder, "server.conf"), port: port, log: filepath.Join(folder, "log")}
+	config := fmt.Sprintf("listen: \"127.0.0.1:%d\"\nlog_file: %q\nserver_name: s%d\njetstream { store_dir: %q, max_mem: 64MB, max_file: 4GB }\n%s\n",
+		port, s.log, port, filepath.Join(folder, "data"), extra)
+	if err := os.WriteFile(s.config, []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		s.kill()
+		if t.Failed() {
+			if words, err := os.ReadFile(s.log); err == nil {
+				lines := strings.Split(string(words), "\n")
+				t.Logf("the end of the log of server %d:\n%s", port, strings.Join(lines[max(len(lines)-15, 0):], "\n"))
+			}
+		}
+	})
+	return s
+}
+
+func (s *server) url() string { return fmt.Sprintf("nats://127.0.0.1:%d", s.port) }
+
+// start starts the server, and does not wait for it.
+func (s *server) start() {
+	s.t.Helper()
+	s.command = exec.Command(s.binary, "-c", s.config)
+	if err := s.command.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	s.done = make(chan struct{})
+	go func(command *exec.Cmd, done chan struct{}) {
+		_ = command.Wait()
+		close(done)
+	}(s.command, s.done)
+}
+
+// signal sends a signal to the server's process.
+func (s *server) signal(signal syscall.Signal) {
+	if s.command != nil {
+		_ = s.command.Process.Signal(signal)
+	}
+}
+
+// kill ends it at once, as a crash does.
+func (s *server) kill() {
+	if s.command == nil {
+		return
+	}
+	s.signal(syscall.SIGCONT)
+	s.signal(syscall.SIGKILL)
+	<-s.done
+	s.command = nil
+}
+
+// usable waits until JetStream answers on the server, with as many peers as it is to have.
+func (s *server) usable() {
+	s.t.Helper()
+	eventually(s.t, "JetStream answers", func() bool {
+		connection, err := nats.Connect(s.url(), nats.Timeout(time.Second))
+		if err != nil {
+			return false
+		}
+		defer connection.Close()
+		answer, err := connection.Request("$JS.API.INFO", nil, time.Second)
+		return err == nil && !strings.Contains(string(answer.Data), `"error"`)
+	})
+}
+
+func eventually(t testing.TB, what string, condition func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(60 * time.Second)
+	for !condition() {
+		if time.Now().After(deadline) {
+			t.Fatalf("not in time: %s", what)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// oneServer is a server that is up.
+func oneServer(t testing.TB, extra string) *server {
+	t.Helper()
+	s := newServer(t, freePorts(t, 1)[0], extra)
+	s.start()
+	s.usable()
+	return s
+}
+
+// provider is a provisioned configuration.
+func provider(t testing.TB, change func(*Nats), urls ...string) *Nats {
+	t.Helper()
+	n := &Nats{URLs: urls, slack: 500 * time.Millisecond}
+	if change != nil {
+		change(n)
+	}
+	if err := n.Provision(caddy.Context{}); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func testLogger(t testing.TB) *zap.Logger {
+	if testing.Verbose() && os.Getenv("INBOX_TEST_LOG") != "" {
+		return zaptest.NewLogger(t)
+	}
+	return zap.NewNop()
+}
+
+func openStore(t testing.TB, n *Nats, name string, settings inbox.Settings) *store {
+	t.Helper()
+	opened, err := n.Open(context.Background(), name, settings, testLogger(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := opened.(*store)
+	t.Cleanup(func() { _ = s.Close() })
+	return s
+}
