@@ -1,6 +1,9 @@
 package chinaums
 
 import (
+	// The inbox, with the store that needs no server; inbox/natsstore is for those who ask for it.
+	_ "github.com/caddy-chinaums/caddy-chinaums/inbox"
+	_ "github.com/caddy-chinaums/caddy-chinaums/inbox/boltstore"
 	// The second platform.
 	_ "github.com/caddy-chinaums/caddy-chinaums/shouqianba"
 	// The webhook signature comes with the plugin, as the contract with users says.

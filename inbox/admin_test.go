@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -475,6 +476,45 @@ func TestAdminWithoutConfiguration(t *testing.T) {
 	}
 	if status, _, answer := ask(t, "GET", admin, "/inbox/default/messages"); status != 404 {
 		t.Errorf("%d %v", status, answer)
+	}
+}
+
+// TestAdminOfAnImplicitInbox: where nothing is configured but a handler, its inbox is there all the same, in a file of its
+// own under Caddy's data directory, and the same after a reload.
+func TestAdminOfAnImplicitInbox(t *testing.T) {
+	a, site := newApp(t), freeAddress(t)
+	sites := "http://" + site + " {\nbind 127.0.0.1\ninbox {\nretry 1h\ndeliver {\nreverse_proxy " + a.Listener.Addr().String() + "\n}\n}\n}\n"
+	admin := runCaddy(t, "", sites)
+	send(t, site, "one", []byte("{}"))
+	send(t, site, "one", []byte("{}"))
+	until(t, "it is refused once", func() bool {
+		_, _, answer := ask(t, "GET", admin, "/inbox/default/messages")
+		return seqs(t, answer) == "/chinaums/shop#one:pending" && strings.Contains(fmt.Sprint(answer), "attempts:1")
+	})
+	if files, err := filepath.Glob(filepath.Join(caddy.AppDataDir(), "inbox", "default.db")); err != nil || len(files) != 1 {
+		t.Errorf("%v, %v", files, err)
+	}
+	if status, _, answer := ask(t, "GET", admin, "/inbox"); status != 200 || answer.([]any)[0].(map[string]any)["pending"] != 1.0 {
+		t.Errorf("%d %v", status, answer)
+	}
+
+	document, err := adapt(t, "{\n\tadmin "+admin+"\n\tpersist_config off\n\tlog {\n\t\toutput discard\n\t}\n}\n"+strings.Replace(sites, "retry 1h", "retry 2h", 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := caddy.Load(document, true); err != nil {
+		t.Fatal(err)
+	}
+	a.takes.Store(true)
+	if status, _, answer := ask(t, "POST", admin, "/inbox/default/messages/1/redeliver"); status != 200 {
+		t.Fatalf("%d %v", status, answer)
+	}
+	until(t, "it is delivered", func() bool {
+		_, _, answer := ask(t, "GET", admin, "/inbox/default/messages?state=delivered")
+		return seqs(t, answer) != ""
+	})
+	if a.asked.Load() != 2 {
+		t.Errorf("the app was asked %d times", a.asked.Load())
 	}
 }
 

@@ -21,6 +21,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-chinaums/caddy-chinaums/inbox"
+	_ "github.com/caddy-chinaums/caddy-chinaums/inbox/boltstore"
 	_ "github.com/caddy-chinaums/caddy-chinaums/webhook"
 )
 
@@ -144,9 +145,6 @@ func TestAdapt(t *testing.T) {
 			} else if got != want {
 				t.Errorf("%s:\n%s\nwant:\n%s", file, got, want)
 			}
-			if _, err := caddy.GetModule("inbox.stores.bolt"); err != nil {
-				t.Skip(err)
-			}
 			if err := validate(t, document); err != nil {
 				t.Errorf("it does not load: %v", err)
 			}
@@ -236,6 +234,18 @@ func TestAdaptErrors(t *testing.T) {
 // site is a Caddyfile with these directives.
 func site(body string) string {
 	return "{\n\tadmin off\n\tinbox {\n\t\tstore unordered\n\t}\n\tinbox second {\n\t\tstore unordered\n\t}\n}\nhttp://127.0.0.1:9080 {\n" + body + "}\n"
+}
+
+// TestTwoInboxesInOneFile is refused when it loads: one would take the other's messages.
+func TestTwoInboxesInOneFile(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "inbox.db")
+	document, err := adapt(t, "{\nadmin off\ninbox a {\nstore bolt {\npath "+file+"\n}\n}\ninbox b {\nstore bolt {\npath "+file+"\n}\n}\n}\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := validate(t, document); err == nil || !strings.Contains(err.Error(), "inbox b: store: it is the same as that of inbox a") {
+		t.Errorf("%v", err)
+	}
 }
 
 // TestDeliverIsLikeHandle: what stands in `deliver` means what it means in `handle`: matchers of the site and of the block,

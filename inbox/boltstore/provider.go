@@ -77,7 +77,7 @@ func (p *Provider) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		return d.Errf("store bolt: surplus argument %q", d.Val())
 	}
 	o := syntax.Options{D: d, Of: "store bolt"}
-	for d.NextBlock(d.Nesting()) {
+	for d.NextBlock(0) {
 		var err error
 		switch d.Val() {
 		case "path":
