@@ -49,10 +49,20 @@ func (p *Provider) file(name string) string {
 	if absolute, err := filepath.Abs(path); err == nil {
 		path = absolute
 	}
-	if directory, err := filepath.EvalSymlinks(filepath.Dir(path)); err == nil {
-		path = filepath.Join(directory, filepath.Base(path))
+	return filepath.Join(realDirectory(filepath.Dir(path)), filepath.Base(path))
+}
+
+// realDirectory resolves the symbolic links of a path as far as it exists, so that it stays the same when the rest of it
+// is made: the next configuration is to find the store of this one.
+func realDirectory(path string) string {
+	if resolved, err := filepath.EvalSymlinks(path); err == nil {
+		return resolved
 	}
-	return filepath.Clean(path)
+	parent := filepath.Dir(path)
+	if parent == path {
+		return path
+	}
+	return filepath.Join(realDirectory(parent), filepath.Base(path))
 }
 
 // Key implements inbox.Provider.
