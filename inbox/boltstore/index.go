@@ -12,8 +12,8 @@ import (
 // index finds the newest message of an id. A B+tree keyed by ids would write a random page for nearly every message, and
 // be the most expensive part of a Put. This is a small log-structured merge tree in one bucket of the same file instead:
 // the newest entries are in memory only (they are read from the messages themselves when the file is opened), and when
-// there are enough of them they are written, sorted, as a run. Runs of about one size are merged into a larger one, a
-// bounded step in each commit. So a look-up asks a few runs that grow in number with the logarithm of the messages.
+// there are enough of them they are written, sorted, as a run. Runs of about one size are merged into a larger one, step
+// by step in the commits. So a look-up asks a few runs that grow in number with the logarithm of the messages.
 //
 // A run is cut into chunks by the first bits of the digest, which are as good as random: a chunk is found without a
 // search. An entry is a digest and a seq; the chunk is sorted by them. Entries of messages that are gone are dropped when
@@ -24,6 +24,7 @@ type index struct {
 	limits indexLimits
 	recent map[digest]uint64 // the messages after indexed
 	table  indexTable
+	credit [256]int // how many entries may be merged, for each level
 }
 
 // indexLimits are constants, but for the tests.
@@ -37,9 +38,8 @@ var defaultIndexLimits = indexLimits{recent: 4096, chunk: 512, fanout: 4}
 
 // indexTable is what stands in the file about the runs.
 type indexTable struct {
-	next  uint32     // the number of the next run
-	runs  []indexRun // oldest first; no two have a seq in common
-	merge indexMerge
+	next uint32     // the number of the next run
+	runs []indexRun // oldest first; no two that are not gone have a seq in common, but for a merge and its sources
 }
 
 // indexRun is one run.
@@ -47,15 +47,18 @@ type indexRun struct {
 	number uint32
 	level  uint8
 	bits   uint8 // it has 1<<bits chunks
-	gone   bool  // merged into another; its chunks are being deleted
+	state  runState
+	done   uint32 // of a merge: chunks that are written
 }
 
-// indexMerge is a merge under way: of the runs first…first+count-1 of the table into the run `into`. Count 0: none.
-type indexMerge struct {
-	first, count int
-	into         indexRun
-	done         uint32 // chunks of it that are written
-}
+type runState uint8
+
+const (
+	live    runState = iota
+	source           // it is being merged, and still asked
+	merging          // it is being written, from the sources of the level below; not asked yet
+	gone             // it was merged into another; its chunks are being deleted
+)
 
 const entrySize = 16 + 8
 
@@ -72,62 +75,38 @@ func (r indexRun) chunkOf(d digest) uint32 {
 }
 
 func (t *indexTable) encode() []byte {
-	b := []byte{recordVersion}
-	b = binary.BigEndian.AppendUint32(b, t.next)
-	b = append(b, byte(t.merge.first), byte(t.merge.count))
-	b = t.merge.into.append(b)
-	b = binary.BigEndian.AppendUint32(b, t.merge.done)
-	for _, run := range t.runs {
-		b = run.append(b)
+	b := make([]byte, 0, tableHead+len(t.runs)*runSize)
+	b = binary.BigEndian.AppendUint32(append(b, recordVersion), t.next)
+	for _, r := range t.runs {
+		b = append(binary.BigEndian.AppendUint32(b, r.number), r.level, r.bits, byte(r.state))
+		b = binary.BigEndian.AppendUint32(b, r.done)
 	}
 	return b
 }
 
-const runSize = 4 + 3
-
-func (r indexRun) append(b []byte) []byte {
-	gone := byte(0)
-	if r.gone {
-		gone = 1
-	}
-	return append(binary.BigEndian.AppendUint32(b, r.number), r.level, r.bits, gone)
-}
-
-func decodeRun(b []byte) (indexRun, error) {
-	r := indexRun{number: binary.BigEndian.Uint32(b), level: b[4], bits: b[5], gone: b[6] == 1}
-	if r.bits > 31 || b[6] > 1 {
-		return r, errDamaged
-	}
-	return r, nil
-}
+const (
+	tableHead = 1 + 4
+	runSize   = 4 + 3 + 4
+)
 
 func decodeTable(b []byte) (t indexTable, err error) {
-	const head = 1 + 4 + 2 + runSize + 4
-	if len(b) < head || b[0] != recordVersion || (len(b)-head)%runSize != 0 {
+	if len(b) < tableHead || b[0] != recordVersion || (len(b)-tableHead)%runSize != 0 {
 		return t, errDamaged
 	}
 	t.next = binary.BigEndian.Uint32(b[1:])
-	t.merge.first, t.merge.count = int(b[5]), int(b[6])
-	if t.merge.into, err = decodeRun(b[7:]); err != nil {
-		return t, err
-	}
-	t.merge.done = binary.BigEndian.Uint32(b[7+runSize:])
-	for b = b[head:]; len(b) > 0; b = b[runSize:] {
-		run, err := decodeRun(b)
-		if err != nil {
-			return t, err
+	for b = b[tableHead:]; len(b) > 0; b = b[runSize:] {
+		r := indexRun{number: binary.BigEndian.Uint32(b), level: b[4], bits: b[5], state: runState(b[6]), done: binary.BigEndian.Uint32(b[7:])}
+		if r.bits > 31 || r.state > gone || r.done > 1<<r.bits {
+			return t, errDamaged
 		}
-		t.runs = append(t.runs, run)
-	}
-	if t.merge.first+t.merge.count > len(t.runs) || len(t.runs) > 255 {
-		return t, errDamaged
+		t.runs = append(t.runs, r)
 	}
 	return t, nil
 }
 
 // load reads the table; the caller adds the entries after the last that was written.
 func (x *index) load(b *bbolt.Bucket) (err error) {
-	x.recent, x.table = make(map[digest]uint64), indexTable{next: 1}
+	x.recent, x.table, x.credit = make(map[digest]uint64), indexTable{next: 1}, [256]int{}
 	if raw := b.Get(tableKey); raw != nil {
 		x.table, err = decodeTable(raw)
 	}
@@ -144,7 +123,7 @@ func (x *index) find(b *bbolt.Bucket, d digest) uint64 {
 	}
 	for i := len(x.table.runs) - 1; i >= 0; i-- {
 		run := x.table.runs[i]
-		if run.gone {
+		if run.state == merging || run.state == gone {
 			continue
 		}
 		if seq := findIn(b.Get(chunkKey(run.number, run.chunkOf(d))), d); seq != 0 {
@@ -177,27 +156,23 @@ func searchChunk(chunk []byte, d digest) (at int, found bool) {
 	return low, low < len(chunk)/entrySize && bytes.Equal(chunk[low*entrySize:low*entrySize+16], d[:])
 }
 
-// step does a bounded part of what is to be done: at most about `entries` entries are written, or as many as are in memory.
-// gone says that a message is no longer in the store for sure. It reports whether `recent` was written, so that the
-// caller remembers up to which message.
-func (x *index) step(b *bbolt.Bucket, entries int, gone func(seq uint64) bool) (flushed bool, err error) {
-	changed := false
-	if len(x.recent) >= x.limits.recent && len(x.table.runs) < 250 {
+// step does what is due after so many messages were added: a bounded part, in proportion to them. dropped says that a
+// message is no longer in the store for sure. It reports whether `recent` was written, so that the caller remembers up to
+// which message.
+func (x *index) step(b *bbolt.Bucket, added int, dropped func(seq uint64) bool) (flushed bool, err error) {
+	if len(x.recent) >= x.limits.recent {
 		if err := x.flush(b); err != nil {
 			return false, err
 		}
-		flushed, changed = true, true
+		flushed = true
 	}
-	x.plan()
-	for written := 0; x.table.merge.count > 0 && written < max(entries, 1); {
-		n, err := x.mergeChunk(b, gone)
-		if err != nil {
-			return flushed, err
-		}
-		written, changed = written+max(n, x.limits.chunk/8), true
+	changed := x.plan() || flushed
+	merged, err := x.merge(b, added, dropped)
+	if err != nil {
+		return flushed, err
 	}
-	swept, err := x.sweep(b, max(entries/x.limits.chunk, 4))
-	if err != nil || !changed && !swept {
+	swept, err := x.sweep(b, max(16*added/x.limits.chunk, 4))
+	if err != nil || !changed && !merged && !swept {
 		return flushed, err
 	}
 	return flushed, b.Put(tableKey, x.table.encode())
@@ -211,12 +186,6 @@ func (x *index) bitsFor(entries int) (bits uint8) {
 	return bits
 }
 
-func (x *index) newRun(level, bits uint8) indexRun {
-	run := indexRun{number: x.table.next, level: level, bits: bits}
-	x.table.next++
-	return run
-}
-
 // flush writes the entries in memory as a run.
 func (x *index) flush(b *bbolt.Bucket) error {
 	entries := make([]entry, 0, len(x.recent))
@@ -224,7 +193,8 @@ func (x *index) flush(b *bbolt.Bucket) error {
 		entries = append(entries, entry{d, seq})
 	}
 	slices.SortFunc(entries, entry.compare)
-	run := x.newRun(0, x.bitsFor(len(entries)))
+	run := indexRun{number: x.table.next, bits: x.bitsFor(len(entries))}
+	x.table.next++
 	for len(entries) > 0 {
 		chunk := run.chunkOf(entries[0].digest)
 		n := 1
@@ -263,52 +233,78 @@ func encodeChunk(entries []entry) []byte {
 	return b
 }
 
-// plan begins a merge, if none is under way and one is due: the oldest runs of the lowest level that has enough. The runs
-// of a level stand together, the higher levels before it.
-func (x *index) plan() {
+// plan begins the merges that are due: of the oldest runs of every level that has enough, one merge a level.
+func (x *index) plan() (changed bool) {
 	t := &x.table
-	if t.merge.count > 0 || slices.ContainsFunc(t.runs, func(r indexRun) bool { return r.gone }) {
-		return
+	var levels [256]struct {
+		busy bool
+		live []int
 	}
-	for end := len(t.runs); end > 0; {
-		first := end
-		for first > 0 && t.runs[first-1].level == t.runs[end-1].level {
-			first--
+	for i, run := range t.runs {
+		level := &levels[run.level]
+		switch run.state {
+		case live:
+			level.live = append(level.live, i)
+		case source:
+			level.busy = true
 		}
-		if end-first >= x.limits.fanout {
-			bits, level := uint8(0), t.runs[first].level
-			for _, run := range t.runs[first : first+x.limits.fanout] {
-				bits = max(bits, run.bits)
-			}
-			for n := 1; n < x.limits.fanout; n *= 2 {
-				bits++
-			}
-			t.merge = indexMerge{first: first, count: x.limits.fanout, into: x.newRun(min(level+1, 255), min(bits, 31))}
-			return
-		}
-		end = first
 	}
+	for number := range levels {
+		level := levels[number]
+		if level.busy || len(level.live) < x.limits.fanout {
+			continue
+		}
+		into := indexRun{number: t.next, level: uint8(min(number+1, 255)), state: merging}
+		sources := level.live[:x.limits.fanout]
+		for _, i := range sources {
+			t.runs[i].state = source
+			into.bits = max(into.bits, t.runs[i].bits)
+		}
+		for n := 1; n < x.limits.fanout; n *= 2 {
+			into.bits = min(into.bits+1, 31)
+		}
+		t.next++
+		t.runs = slices.Insert(t.runs, sources[len(sources)-1]+1, into)
+		x.plan() // the places have changed
+		return true
+	}
+	return false
 }
 
-// mergeChunk writes the next chunk of the merge under way, and ends the merge with the last one. It returns how many
-// entries it has read.
-func (x *index) mergeChunk(b *bbolt.Bucket, gone func(seq uint64) bool) (int, error) {
-	t := &x.table
-	m := &t.merge
-	var entries []entry
-	for _, run := range t.runs[m.first : m.first+m.count] {
-		// This chunk's digests are a part of one chunk of each source, which has no more chunks than this run has.
-		from := m.done >> (m.into.bits - run.bits)
-		chunk := b.Get(chunkKey(run.number, from))
-		at := 0
-		if m.into.bits > run.bits {
-			var first digest
-			binary.BigEndian.PutUint32(first[:], uint32(uint64(m.done)<<(32-m.into.bits)))
-			at, _ = searchChunk(chunk, first)
+// merge goes on with every merge under way. A merge must be done before as many messages more are put as it has, when
+// the next one of its level is due: two entries for each message put are enough, and one commit is never held up.
+func (x *index) merge(b *bbolt.Bucket, added int, dropped func(seq uint64) bool) (changed bool, err error) {
+	for i := 0; i < len(x.table.runs); i++ {
+		level := x.table.runs[i].level
+		if x.table.runs[i].state != merging {
+			continue
 		}
-		for ; (at+1)*entrySize <= len(chunk); at++ {
+		for x.credit[level] += 2 * added; x.credit[level] > 0 && x.table.runs[i].state == merging; changed = true {
+			read, err := x.mergeChunk(b, &x.table.runs[i], dropped)
+			if err != nil {
+				return changed, err
+			}
+			x.credit[level] -= max(read, x.limits.chunk/8)
+		}
+	}
+	return changed, nil
+}
+
+// mergeChunk writes the next chunk of a merge, and ends the merge with the last one. It returns how many entries it has
+// read.
+func (x *index) mergeChunk(b *bbolt.Bucket, into *indexRun, dropped func(seq uint64) bool) (int, error) {
+	var entries []entry
+	for _, run := range x.table.runs {
+		if run.state != source || run.level != into.level-1 {
+			continue
+		}
+		// This chunk's digests are a part of one chunk of each source, which has no more chunks than this run has.
+		chunk := b.Get(chunkKey(run.number, into.done>>(into.bits-run.bits)))
+		var first digest
+		binary.BigEndian.PutUint32(first[:], uint32(uint64(into.done)<<(32-into.bits)))
+		for at, _ := searchChunk(chunk, first); (at+1)*entrySize <= len(chunk); at++ {
 			e := entry{digest(chunk[at*entrySize:]), binary.BigEndian.Uint64(chunk[at*entrySize+16:])}
-			if m.into.chunkOf(e.digest) != m.done {
+			if into.chunkOf(e.digest) != into.done {
 				break
 			}
 			entries = append(entries, e)
@@ -317,30 +313,31 @@ func (x *index) mergeChunk(b *bbolt.Bucket, gone func(seq uint64) bool) (int, er
 	read := len(entries)
 	slices.SortFunc(entries, entry.compare)
 	entries = slices.CompactFunc(entries, func(a, b entry) bool { return a.digest == b.digest })
-	entries = slices.DeleteFunc(entries, func(e entry) bool { return gone(e.seq) })
+	entries = slices.DeleteFunc(entries, func(e entry) bool { return dropped(e.seq) })
 	if len(entries) > 0 {
-		if err := b.Put(chunkKey(m.into.number, m.done), encodeChunk(entries)); err != nil {
+		if err := b.Put(chunkKey(into.number, into.done), encodeChunk(entries)); err != nil {
 			return 0, err
 		}
 	}
-	if m.done++; m.done < 1<<m.into.bits {
-		return read, nil
+	if into.done++; into.done == 1<<into.bits {
+		into.state = live
+		for i := range x.table.runs {
+			if run := &x.table.runs[i]; run.state == source && run.level == into.level-1 {
+				run.state = gone
+			}
+		}
 	}
-	for i := range t.runs[m.first : m.first+m.count] {
-		t.runs[m.first+i].gone = true
-	}
-	t.runs = slices.Insert(t.runs, m.first+m.count, m.into)
-	t.merge = indexMerge{}
 	return read, nil
 }
 
 // sweep deletes some chunks of runs that were merged.
 func (x *index) sweep(b *bbolt.Bucket, chunks int) (changed bool, err error) {
 	t := &x.table
-	if t.merge.count > 0 {
-		return false, nil // the places of its sources in the table must not change
-	}
-	for at := slices.IndexFunc(t.runs, func(r indexRun) bool { return r.gone }); at >= 0; {
+	for chunks > 0 {
+		at := slices.IndexFunc(t.runs, func(r indexRun) bool { return r.state == gone })
+		if at < 0 {
+			break
+		}
 		number := t.runs[at].number
 		c := b.Cursor()
 		var keys [][]byte
@@ -355,11 +352,9 @@ func (x *index) sweep(b *bbolt.Bucket, chunks int) (changed bool, err error) {
 				return changed, err
 			}
 		}
-		if chunks -= len(keys); chunks <= 0 {
-			return changed, nil
+		if chunks -= len(keys); chunks > 0 { // there was no other
+			t.runs, changed = slices.Delete(t.runs, at, at+1), true
 		}
-		t.runs, changed = slices.Delete(t.runs, at, at+1), true
-		at = slices.IndexFunc(t.runs, func(r indexRun) bool { return r.gone })
 	}
 	return changed, nil
 }

@@ -261,7 +261,7 @@ func (s *Store) transact(b *batch, operations []*operation) (err error) {
 		return nil
 	}
 	last := b.counters.Last
-	flushed, err := s.index.step(b.index, 8*b.stored, b.goneFor())
+	flushed, err := s.index.step(b.index, b.stored, b.goneFor())
 	if err != nil {
 		return err
 	}
