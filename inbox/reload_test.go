@@ -169,9 +169,9 @@ func TestStopAbandons(t *testing.T) {
 		return nil
 	})
 	g := start(t, options{app: app, handler: map[string]any{"timeout": "1ms"}})
-	next := start(t, options{}) // which has the store still
 	g.accepted("1", "x")
 	receives(t, "the delivery", got)
+	next := start(t, options{}) // which has the store still
 	g.end()
 	if len(g.log.lines("does not end at its time limit")) == 0 {
 		t.Error("nothing is said of it")
@@ -243,7 +243,7 @@ func TestRecoveryAcrossReload(t *testing.T) {
 		receives(t, "a delivery that fails", got)
 	}
 	eventually(t, "it has failed three times", func() bool { return former.message("1").Attempts == 3 })
-	next := start(t, options{})
+	next := start(t, options{handler: map[string]any{"retry": []string{"1ms", "1ms", "1h"}}})
 	former.end()
 	healthy.Store(true)
 	if _, err := next.memory().Redeliver(t.Context(), former.message("1").Seq, false); err != nil {
