@@ -228,8 +228,15 @@ func TestApps(t *testing.T) {
 			t.Fatalf("%d dead messages are listed, want 3", len(dead))
 		}
 		for i, m := range dead {
-			if !strings.HasSuffix(m.ID, "dead"+strconv.Itoa(i)) || m.State != "dead" || m.Attempts < 2 || m.Answer.Status != 503 || m.Answer.Body != "the database is gone" {
+			if !strings.HasSuffix(m.ID, "dead"+strconv.Itoa(i)) || m.State != "dead" || m.Attempts < 2 || m.Answer.Status != 503 {
 				t.Errorf("listed: %+v", m)
+			}
+			path := fmt.Sprintf("/inbox/dead/messages/%d", m.Seq)
+			if status, answer := g.ask(http.MethodGet, path, ""); status != 200 || !strings.Contains(answer, "the database is gone") || strings.Contains(answer, "filler") {
+				t.Errorf("%s: %d %s", path, status, answer)
+			}
+			if status, answer := g.ask(http.MethodGet, path+"?show=1", ""); status != 200 || !strings.Contains(answer, "filler") {
+				t.Errorf("%s unmasked: %d %s", path, status, answer)
 			}
 		}
 		if g.count("dead", "pending") != 0 || len(g.list("dead", "?state=pending")) != 0 {

@@ -346,11 +346,11 @@ type listed struct {
 func (g *gateway) list(inbox, query string) []listed {
 	g.t.Helper()
 	status, answer := g.ask(http.MethodGet, "/inbox/"+inbox+"/messages"+query, "")
-	var page struct{ Messages []listed }
-	if err := json.Unmarshal([]byte(answer), &page); err != nil || status != 200 {
+	var messages []listed
+	if err := json.Unmarshal([]byte(answer), &messages); err != nil || status != 200 {
 		g.t.Errorf("list %s: %d %s, %v", query, status, answer, err)
 	}
-	return page.Messages
+	return messages
 }
 
 // plainClient keeps no connections.
