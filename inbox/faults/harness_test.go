@@ -238,14 +238,17 @@ func (g *gateway) launch() {
 	g.command, g.ended = command, ended
 }
 
-// start runs the gateway and waits until it listens.
+// start runs the gateway and waits until it listens and its inboxes are open: until then it may answer 503.
 func (g *gateway) start() {
 	g.t.Helper()
 	g.launch()
 	for deadline := time.Now().Add(60 * time.Second); ; time.Sleep(2 * time.Millisecond) {
 		if connection, err := net.Dial("tcp", g.address); err == nil {
 			_ = connection.Close()
-			return
+			status, answer, err := post(plainClient, http.MethodGet, "http://"+g.admin+"/inbox", "")
+			if err == nil && status == http.StatusOK && !strings.Contains(answer, "not open yet") {
+				return
+			}
 		}
 		select {
 		case <-g.ended:
@@ -444,7 +447,7 @@ type app struct {
 func newApp(t testing.TB, plan func(r *http.Request, id string, attempt int) reaction) *app {
 	t.Helper()
 	a := &app{
-		t: t, address: freeAddress(t), plan: plan, attempts: make(map[string]int), taken: make(map[string][]string),
+		t: t, plan: plan, attempts: make(map[string]int), taken: make(map[string][]string),
 		at: make(map[string]time.Time),
 		check: func(_ *http.Request, id, body string) string {
 			if body != bodyOf(id) {
@@ -458,16 +461,23 @@ func newApp(t testing.TB, plan func(r *http.Request, id string, attempt int) rea
 	return a
 }
 
+// up makes the app listen, again at its address if it has one.
 func (a *app) up() {
 	a.t.Helper()
-	listener, err := net.Listen("tcp", a.address)
+	address := a.address
+	if address == "" {
+		address = freeAddress(a.t)
+	}
+	listener, err := net.Listen("tcp", address)
 	if err != nil {
 		a.t.Fatal(err)
 	}
+	a.address = address
 	a.server = &http.Server{Handler: a, ReadHeaderTimeout: time.Minute}
 	go func(server *http.Server) { _ = server.Serve(listener) }(a.server)
 }
 
+// down cuts what is being delivered, too.
 func (a *app) down() { _ = a.server.Close() }
 
 func (a *app) ServeHTTP(w http.ResponseWriter, r *http.Request) {

@@ -87,8 +87,8 @@ func TestDeliveredToPHP(t *testing.T) {
 	retry 200ms
 	timeout 10s
 	deliver {
+		root `+web+`
 		php_fastcgi unix/`+socket+` {
-			root `+web+`
 			read_timeout 700ms
 		}
 	}

@@ -105,8 +105,8 @@ func TestReloadedUnderLoad(t *testing.T) {
 	if status, _ := g.load(g.caddyfile(site(-1) + "\nnonsense")); status != http.StatusBadRequest {
 		t.Errorf("a broken configuration: %d", status)
 	}
-	if status, _ := g.load(g.caddyfile(site(-2) + "\nfile_server {\nfs nonsense\n}")); status != http.StatusBadRequest {
-		t.Errorf("a configuration that fails late: %d", status)
+	if status, _ := g.load(g.caddyfile(site(-2)) + "http://" + a.address + " {\nbind 127.0.0.1\nrespond 204\n}\n"); status != http.StatusBadRequest {
+		t.Errorf("a configuration that wants an address that is taken: %d", status)
 	}
 	g.wantSent("/", "after-broken")
 	a.wantTaken("after-broken")
