@@ -19,6 +19,7 @@ import (
 // row, so that the recovery is interrupted too. Nothing that was acknowledged is lost, and of each kill at most as many
 // messages are taken twice as were in flight.
 func TestKilledUnderLoad(t *testing.T) {
+	t.Parallel()
 	const concurrency = 8
 	kills := setting(t, "FAULTS_KILLS", 20)
 	a := newApp(t, troubled)
