@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/iotest"
 
@@ -74,34 +75,37 @@ func TestAnyMethod(t *testing.T) {
 
 // TestReceipts: a repetition is acknowledged and not delivered again; a dead one is.
 func TestReceipts(t *testing.T) {
-	answers := make(chan int)
+	gate := make(chan struct{})
+	var status atomic.Int64
+	status.Store(500)
 	got, app := appOf(func(w http.ResponseWriter, _ *http.Request) error {
-		w.WriteHeader(<-answers)
+		<-gate
+		w.WriteHeader(int(status.Load()))
 		return nil
 	})
-	g := start(t, options{app: app, handler: map[string]any{"give_up": "1ms", "retry": []string{"1h"}}})
+	g := start(t, options{app: app, handler: map[string]any{"give_up": "30ms", "retry": []string{"5ms"}}})
 	g.accepted("1", "first")
 	receives(t, "the first delivery", got)
 	g.accepted("1", "again, in flight")
-	answers <- 500
-	receives(t, "the second delivery, at give_up", got)
-	answers <- 500
-	g.becomes("1", inbox.Dead)
-	if event := g.event("inbox.dead_letter"); event["id"] != "1" || event["attempts"] != 2 || event["inbox"] != "default" {
+	close(gate)
+	dead := g.becomes("1", inbox.Dead)
+	if event := g.event("inbox.dead_letter"); event["id"] != "1" || event["attempts"] != dead.Attempts || event["inbox"] != "default" {
 		t.Errorf("event %v", event)
 	}
+	for len(got) > 0 {
+		<-got
+	}
+	status.Store(200)
 	g.accepted("1", "once more")
 	if r := receives(t, "the delivery of what was revived", got); r.content != "once more" {
 		t.Errorf("delivered %q", r.content)
 	}
-	answers <- 200
 	g.becomes("1", inbox.Delivered)
 	g.accepted("1", "delivered already")
 	g.accepted("2", "another")
 	if r := receives(t, "the other one's delivery", got); r.content != "another" {
 		t.Errorf("delivered %q", r.content)
 	}
-	answers <- 200
 	for receipt, count := range map[string]int{"stored": 2, "repeated": 2, "revived": 1} {
 		if lines := g.log.lines(`"receipt":"` + receipt + `"`); len(lines) != count {
 			t.Errorf("%s: %d times in the access log, want %d", receipt, len(lines), count)
@@ -360,13 +364,13 @@ func TestValidateOpensNothing(t *testing.T) {
 	if got := loadError(t, options{}); got != "" {
 		t.Fatal(got)
 	}
-	if _, ok := recall(&things.memories, t.Name()); ok {
+	if _, ok := recall(&things.memories, nameOf(t)); ok {
 		t.Error("a store was opened")
 	}
 }
 
 func TestOpenFails(t *testing.T) {
-	remember(&things.open, t.Name(), errors.New("another process holds the file"))
+	remember(&things.open, nameOf(t), errors.New("another process holds the file"))
 	g := provision(t, options{})
 	if err := g.app.Start(); err == nil || err.Error() != "inbox default: another process holds the file" {
 		t.Errorf("error %v", err)

@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -43,6 +44,22 @@ var things struct {
 	logs     map[string]*logged
 	open     map[string]error // why a store cannot be opened
 	clocks   map[string]func() time.Time
+}
+
+// names are what the tests' things are called: another at each run of one, since Caddy keeps its logs open.
+var names sync.Map // of testing.TB to string
+
+var namesGiven atomic.Int64
+
+func nameOf(t testing.TB) string {
+	name, known := names.LoadOrStore(t, fmt.Sprint(t.Name(), " ", namesGiven.Add(1)))
+	if !known {
+		t.Cleanup(func() {
+			forget(name.(string))
+			names.Delete(t)
+		})
+	}
+	return name.(string)
 }
 
 // forget removes what belongs to a test.
@@ -265,7 +282,7 @@ func (o options) document(t testing.TB) *caddy.Config {
 func provision(t testing.TB, o options) *gateway {
 	t.Helper()
 	if o.name == "" {
-		o.name = t.Name()
+		o.name = nameOf(t)
 	}
 	g := &gateway{t: t, name: o.name}
 	var ok bool
@@ -273,7 +290,6 @@ func provision(t testing.TB, o options) *gateway {
 		g.log, g.events = new(logged), make(chan caddy.Event, 1000)
 		remember(&things.logs, o.name, g.log)
 		remember(&things.events, o.name, g.events)
-		t.Cleanup(func() { forget(o.name) })
 	}
 	g.events, _ = recall(&things.events, o.name)
 	if o.clock != nil {
@@ -452,7 +468,7 @@ func receives[T any](t testing.TB, what string, values <-chan T) T {
 func loadError(t testing.TB, o options) string {
 	t.Helper()
 	if o.name == "" {
-		o.name = t.Name()
+		o.name = nameOf(t)
 	}
 	return validateConfig(t, o.document(t))
 }
@@ -460,8 +476,7 @@ func loadError(t testing.TB, o options) string {
 // validateConfig is why a configuration of this test is refused, or "".
 func validateConfig(t testing.TB, config *caddy.Config) string {
 	t.Helper()
-	remember(&things.logs, t.Name(), new(logged))
-	t.Cleanup(func() { forget(t.Name()) })
+	remember(&things.logs, nameOf(t), new(logged))
 	if err := caddy.Validate(config); err != nil {
 		return err.Error()
 	}

@@ -345,12 +345,12 @@ func TestReloadsUnderLoad(t *testing.T) {
 
 // TestTwoInboxes: each has its own store, and two must not have one.
 func TestTwoInboxes(t *testing.T) {
-	config := options{name: t.Name()}.document(t)
+	config := options{name: nameOf(t)}.document(t)
 	config.AppsRaw["inbox"] = []byte(`{"inboxes":{"default":{"store":{"store":"memory","name":"a"}},"other":{"store":{"store":"memory","name":"a"}}}}`)
 	if err := validateConfig(t, config); !strings.HasSuffix(err, "inbox other: store: it is the same as that of inbox default (a); each needs its own") {
 		t.Errorf("error %q", err)
 	}
-	config = options{name: t.Name()}.document(t)
+	config = options{name: nameOf(t)}.document(t)
 	config.AppsRaw["inbox"] = []byte(`{"inboxes":{"default":{"store":{"store":"memory","name":"a"}},"other":{"store":{"store":"memory","name":"b"}}}}`)
 	if err := validateConfig(t, config); err != "" {
 		t.Errorf("error %q", err)
