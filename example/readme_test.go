@@ -20,6 +20,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	_ "github.com/caddy-chinaums/caddy-chinaums/inbox/natsstore"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/sandbox"
 	"github.com/caddy-chinaums/caddy-chinaums/webhook"
 )
@@ -364,7 +365,9 @@ func TestReadmeOptions(t *testing.T) {
 	values := strings.NewReplacer(
 		"<id>", "1", "<sn>", "1", "<key>", "{env.APP_SECRET}", "<code>", "{env.APP_SECRET}", " [<previous>…]", "", "<mid…>", "898000000000000",
 		"<scheme://host[:port]>", "http://127.0.0.1:1", "<PEM or file>…", "{env.SQB_PUBLIC_KEY}", "<cidr…>", "10.0.0.0/8",
-		"<path…>", "/v1/netpay/query", "<size>", "32KiB", "<duration>", "5s", "<name…>", "goods")
+		"<path…>", "/v1/netpay/query", "<size>", "32KiB", "<duration>", "5s", "<name…>", "goods", "<url…>", "nats://127.0.0.1:4222",
+		"<placeholders>", "{http.request.header.A}", "<placeholder>", "{http.request.header.A}", "<delay…>", "5s 1m", "<number>", "4",
+		"deliver", "deliver {\nrespond OK\n}")
 	code := regexp.MustCompile("`([^`]+)`")
 	owner, tested := "", 0
 	for line := range strings.Lines(section) {
@@ -373,6 +376,8 @@ func TestReadmeOptions(t *testing.T) {
 			owner = "merchant"
 		case strings.HasPrefix(line, "Terminals:"):
 			owner = "terminal"
+		case strings.HasPrefix(line, "Inboxes:"):
+			owner = "inboxes"
 		case strings.HasPrefix(line, "`"):
 			owner, _, _ = strings.Cut(strings.Trim(line, "`"), " ")
 		}
@@ -418,8 +423,16 @@ func TestReadmeOptions(t *testing.T) {
 func withOption(owner, option string) string {
 	account := "app_id 1\napp_key {env.UMS_APP_KEY}\nnotify_key {env.UMS_NOTIFY_KEY}\n"
 	terminal := "terminal_sn 1\nterminal_key {env.APP_SECRET}\npublic_key {env.SQB_PUBLIC_KEY}\n"
-	site := ""
+	site, inboxes := "", ""
 	switch owner {
+	case "inboxes":
+		inboxes = "inbox {\n" + option + "\n}\n"
+	case "inbox":
+		site = "inbox {\n" + option + "\n"
+		if !strings.HasPrefix(option, "deliver") {
+			site += "deliver {\nrespond OK\n}\n"
+		}
+		site += "}\n"
 	case "merchant":
 		account = without(account, option) + option + "\n"
 	case "terminal":
@@ -434,7 +447,7 @@ func withOption(owner, option string) string {
 	default:
 		return ""
 	}
-	return "{\nchinaums {\nmerchant shop {\n" + account + "}\n}\nshouqianba {\nterminal till {\n" + terminal + "}\n}\n}\nhttp://:1 {\n" + site + "}\n"
+	return "{\n" + inboxes + "chinaums {\nmerchant shop {\n" + account + "}\n}\nshouqianba {\nterminal till {\n" + terminal + "}\n}\n}\nhttp://:1 {\n" + site + "}\n"
 }
 
 // without takes the lines out that name one of the options.
