@@ -139,6 +139,22 @@ func TestParseProcess(t *testing.T) {
 	}
 }
 
+// TestUsage: what others use is what is busy but for the bench itself.
+func TestUsage(t *testing.T) {
+	before, ok := parseTicks("cpu  100 0 100 800 0 0 0 0 0 0\ncpu0 1 2 3\n")
+	after, too := parseTicks("cpu  160 10 130 1000 0 0 0 100 0 0\n")
+	if !ok || !too {
+		t.Fatal("/proc/stat is not read")
+	}
+	others, steal := usage{after, 2 * time.Second}.since(usage{before, 1750 * time.Millisecond})
+	if math.Abs(others-75.0/400) > 1e-9 || math.Abs(steal-0.25) > 1e-9 {
+		t.Errorf("others %f, kept back %f", others, steal)
+	}
+	if _, ok = parseTicks("intr 1 2 3 4 5 6 7 8 9"); ok {
+		t.Error("nonsense is read")
+	}
+}
+
 // TestProcessTime: a process's time is read, in steps far below a tick of 10 ms, and grows.
 func TestProcessTime(t *testing.T) {
 	before, err := processTime(os.Getpid())
@@ -351,7 +367,7 @@ func sampleResults() *results {
 		return &figures{PerSecond: three, CPU: three, P50: three, P99: three, RateCPU: three, Checked: 9}
 	}
 	measured := &results{
-		Machine: machine{Date: "2026-11-25 02:00:00 UTC", Commit: "abcdef0", Cores: 2, CPU: "a <fast> one", Kernel: "6.1.0", Memory: 4 << 30, Versions: []string{"go1.26"}},
+		Machine: machine{Date: "2026-11-25 02:00:00 UTC", Commit: "abcdef0", Cores: 2, CPU: "a <fast> one", Kernel: "6.1.0", Memory: 4 << 30, Versions: []string{"go1.26"}, Others: 0.25, Steal: 0.1},
 		Plan:    fullPlan, Missing: map[string]string{njsName: "ngx_http_js_module.so: not installed"},
 		Ways: map[string]map[string]*figures{
 			wayOut: {bufferedName: rounds(100), pluginName: rounds(102), luaName: rounds(30), phpName: rounds(400)},
@@ -367,6 +383,7 @@ func sampleResults() *results {
 		}},
 		Memories: []memoryFigures{{Product: pluginName, Idle: memory{40 << 20, 39 << 20}, Out: memory{80 << 20, 79 << 20}, AnsweredTogether: 1000}},
 		Benchmarks: parseBenchmarks("goos: linux\nBenchmarkDepth/1000-2   \t 100\t  1234 ns/op\t 5000 deliveries/s\nBenchmarkDepth/1000000-2 50 1300 ns/op\n" +
+			"# How deep\nBenchmarkPending/depth=10-2 1 7 ns/op\nBenchmarkPending/depth=100-2 1 7 ns/op\nBenchmarkPending/depth=1000-2 1 8 ns/op\n" +
 			"BenchmarkIdle 10 7 B/op\nok  \tpackage\t1.2s\n"),
 	}
 	return measured
@@ -410,7 +427,8 @@ func TestReport(t *testing.T) {
 		"commit abcdef0", "2 cores, a <fast> one, 4 GiB, Linux 6.1.0", "nginx + Lua is cheaper than the plugin", "it does this in 29 % of the CPU time",
 		"nginx + PHP-FPM takes 3.9 times", "Left out: nginx + njs", "| ≤ 3 % | +2.0 % (+2.0 to +30.0) | yes |", "| ≤ 12 % | +15.0 % (+15.0 to +15.0) | **no** |",
 		"![CPU time of a call by bytes](growth-body.svg)", "| 1,048,576 | 9000 |", "| **Caddy with this plugin** | 40 (39) | 80 (79) | 0 (0) |",
-		"### BenchmarkDepth", "| 1000 | 1234 | 5000 |", "| 1000000 | 1300 |  |", "### BenchmarkIdle",
+		"### Depth", "| 1000 | 1234 | 5000 |", "| 1000000 | 1300 |  |", "### How deep", "![How deep, ns/op](go-pending-ns-op.svg)",
+		"other programs on the machine took 25 % of its CPU time, and the host kept back 10 %",
 	} {
 		if !strings.Contains(text, part) {
 			t.Errorf("missing: %s", part)
@@ -444,7 +462,7 @@ func TestReport(t *testing.T) {
 			checkPlot(t, plot.Name(), string(content))
 		}
 	}
-	if count != 3 {
+	if count != 4 {
 		t.Errorf("%d plots", count)
 	}
 }
@@ -480,7 +498,7 @@ func TestPlots(t *testing.T) {
 	lines := linePlot("t", "x", "y", []float64{1, 10, 100}, []series{{"l", []spread{{1, 1, 1}, {10, 8, 12}, {100, 100, 100}}, 0}})
 	checkPlot(t, "lines", lines)
 	// A line that grows as x does is straight: the middle point is in the middle.
-	if !strings.Contains(lines, `points="70.0,364.0 330.0,204.0 590.0,44.0"`) {
+	if !strings.Contains(lines, `points="70.0,364.0 330.0,214.0 590.0,64.0"`) {
 		t.Error(lines)
 	}
 	checkPlot(t, "one point", linePlot("t", "x", "y", []float64{5}, []series{{"l", []spread{{1, 1, 1}}, 0}}))

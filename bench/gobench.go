@@ -13,16 +13,21 @@ import (
 type benchmarkLine struct {
 	Group string // BenchmarkDepth of BenchmarkDepth/1000-2
 	Case  string // 1000
+	Title string // the last line before that began with #, if any
 	Units []string
 	Value []float64
 }
 
 var benchmarkName = regexp.MustCompile(`^(Benchmark[^/\s]+?)(?:/(\S+?))?(?:-\d+)?$`)
 
-// parseBenchmarks finds the benchmarks in the output of go test.
+// parseBenchmarks finds the benchmarks in the output of go test. A line "# Inbox depth" in it heads those that follow.
 func parseBenchmarks(output string) []benchmarkLine {
 	var all []benchmarkLine
+	title := ""
 	for line := range strings.Lines(output) {
+		if heading, ok := strings.CutPrefix(line, "#"); ok {
+			title = strings.TrimSpace(heading)
+		}
 		words := strings.Fields(line)
 		if len(words) < 4 {
 			continue
@@ -31,7 +36,7 @@ func parseBenchmarks(output string) []benchmarkLine {
 		if _, err := strconv.Atoi(words[1]); match == nil || err != nil {
 			continue
 		}
-		b := benchmarkLine{Group: match[1], Case: match[2]}
+		b := benchmarkLine{Group: match[1], Case: match[2], Title: title}
 		for i := 2; i+1 < len(words); i += 2 {
 			value, err := strconv.ParseFloat(words[i], 64)
 			if err != nil {
@@ -68,7 +73,11 @@ func (r *report) benchmarks() {
 				}
 			}
 		}
-		r.line("\n### %s", group)
+		heading := cases[group][0].Title
+		if heading == "" {
+			heading = strings.TrimPrefix(group, "Benchmark")
+		}
+		r.line("\n### %s", heading)
 		var rows [][]string
 		for _, b := range cases[group] {
 			row := []string{b.Case}
@@ -84,5 +93,35 @@ func (r *report) benchmarks() {
 			rows = append(rows, row)
 		}
 		r.table(append([]string{""}, units...), rows)
+		r.benchmarkPlots(group, heading, units, cases[group])
 	}
 }
+
+var caseNumber = regexp.MustCompile(`^\D*(\d+)$`) // 1000, depth=1000
+
+// benchmarkPlots draws every unit over the number in the cases' names, if all have one and there are at least three.
+func (r *report) benchmarkPlots(group, heading string, units []string, cases []benchmarkLine) {
+	for _, unit := range units {
+		var x []float64
+		var y []spread
+		for _, b := range cases {
+			match := caseNumber.FindStringSubmatch(b.Case)
+			i := slices.Index(b.Units, unit)
+			if match == nil || i < 0 {
+				continue
+			}
+			value, _ := strconv.ParseFloat(match[1], 64)
+			if value <= 0 || len(x) > 0 && value <= x[len(x)-1] || b.Value[i] <= 0 {
+				continue
+			}
+			x, y = append(x, value), append(y, spread{b.Value[i], b.Value[i], b.Value[i]})
+		}
+		if len(x) < 3 {
+			continue
+		}
+		name := strings.ToLower("go-" + strings.TrimPrefix(group, "Benchmark") + "-" + notWord.ReplaceAllString(unit, "-") + ".svg")
+		r.plot(name, heading+", "+unit, linePlot(heading, "", unit, x, []series{{label: unit, y: y}}))
+	}
+}
+
+var notWord = regexp.MustCompile(`\W+`)

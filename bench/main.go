@@ -148,10 +148,14 @@ func measure(measured *results, caddy string, chosen []string) error {
 		default:
 			return fmt.Errorf("-only: %q is none of %s", part, strings.Join(parts, ", "))
 		}
+		before, ok := b.usage()
 		for _, step := range steps {
 			if err = step(); err != nil {
 				return err
 			}
+		}
+		if after, too := b.usage(); part == "compare" && ok && too {
+			measured.Machine.Others, measured.Machine.Steal = after.since(before)
 		}
 	}
 	return nil

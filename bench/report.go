@@ -69,7 +69,7 @@ func (r *report) table(head []string, rows [][]string) {
 
 func (r *report) plot(name, alternative, content string) {
 	r.plots[name] = content
-	r.line("\n![%s](%s)", alternative, name)
+	r.line("\n![%s](%s)\n", alternative, name)
 }
 
 func (r *report) head() {
@@ -86,11 +86,14 @@ func (r *report) head() {
 		commit = ", commit " + m.Commit
 	}
 	r.line("- %s%s", m.Date, commit)
-	r.line("- Again: `bench/run.sh` (Linux, Go; `bench/run.sh -install` gets the peers from Debian). It takes about half an hour.")
+	r.line("- Again: `bench/run.sh` (Linux, Go; `bench/run.sh -install` gets the peers from Debian). It takes about twenty minutes.")
 	for _, p := range products {
 		if reason, missing := r.results.Missing[p.name]; missing {
 			r.line("- Left out: %s: %s", p.title, reason)
 		}
+	}
+	if m.Others > 0 || m.Steal > 0 {
+		r.line("- While the peers were compared, other programs on the machine took %.0f %% of its CPU time, and the host kept back %.0f %%.", 100*m.Others, 100*m.Steal)
 	}
 	r.line("")
 	r.line("The figure to trust is the **CPU time of a call**: what all processes of the peer used, user and system, divided by the calls that")
@@ -148,7 +151,7 @@ func (r *report) way(way, heading, text string) {
 		case p.works:
 			color = 1
 		}
-		bars = append(bars, bar{plainTitle(p), spreadOf(f.CPU), color})
+		bars = append(bars, bar{shortTitle(p), spreadOf(f.CPU), color})
 	}
 	rate := number(r.results.Plan.Rates[way])
 	r.table([]string{"", "CPU µs a call", "of Caddy with `request_buffers`", "calls/s at saturation", "p50 µs at " + rate + "/s", "p99 µs at " + rate + "/s",
@@ -170,9 +173,9 @@ func (r *report) cheaper(way string) {
 		}
 		ratio := spreadOf(ratios(f.CPU, ours.CPU))
 		if ratio.Median < 1 {
-			r.line("\n**%s is cheaper than the plugin**: it does this in %.0f %% of the CPU time.", plainTitle(p), 100*ratio.Median)
+			r.line("- **%s is cheaper than the plugin**: it does this in %.0f %% of the CPU time.", plainTitle(p), 100*ratio.Median)
 		} else {
-			r.line("\n%s takes %.1f times the plugin's CPU time.", plainTitle(p), ratio.Median)
+			r.line("- %s takes %.1f times the plugin's CPU time.", plainTitle(p), ratio.Median)
 		}
 	}
 }
@@ -382,9 +385,9 @@ func growthText(c *curve, x []float64, y []spread) string {
 func shortTitle(p product) string {
 	switch p.name {
 	case plainName:
-		return "Caddy, plain"
+		return "Caddy"
 	case bufferedName:
-		return "Caddy, buffered"
+		return "Caddy, request_buffers"
 	case pluginName:
 		return "this plugin"
 	}

@@ -31,7 +31,7 @@ type bar struct {
 
 // barPlot draws horizontal bars from zero, with the range of the rounds.
 func barPlot(title, unit string, bars []bar) string {
-	const width, left, right, top, step = 760, 250, 90, 44, 34
+	const width, left, right, top, step = 760, 210, 80, 44, 34
 	height := top + step*len(bars) + 44
 	largest := 0.0
 	for _, b := range bars {
@@ -68,7 +68,7 @@ type series struct {
 // linePlot draws lines over a logarithmic x and a logarithmic y: what is linear in x rises by one decade a decade, what is
 // flat stays flat.
 func linePlot(title, xUnit, yUnit string, x []float64, lines []series) string {
-	const width, height, left, right, top, bottom = 760, 420, 70, 170, 44, 56
+	const width, height, left, right, top, bottom = 760, 420, 70, 170, 64, 56
 	low, high := math.Inf(1), 0.0
 	for _, l := range lines {
 		for _, y := range l.y {
@@ -77,9 +77,9 @@ func linePlot(title, xUnit, yUnit string, x []float64, lines []series) string {
 			}
 		}
 	}
-	low, high = math.Floor(math.Log10(low)), math.Ceil(math.Log10(high))
-	if high <= low {
-		high = low + 1
+	low, high = math.Log10(roundDown(low)), math.Log10(roundUp(high))
+	if high <= low || math.IsInf(low, 0) {
+		low, high = 0, 1
 	}
 	first, last := math.Log10(x[0]), math.Log10(x[len(x)-1])
 	if last <= first {
@@ -91,15 +91,9 @@ func linePlot(title, xUnit, yUnit string, x []float64, lines []series) string {
 	}
 	var s strings.Builder
 	startPlot(&s, width, height, title)
-	for decade := low; decade <= high; decade++ {
-		for _, step := range []float64{1, 2, 5} {
-			v := step * math.Pow(10, decade)
-			if math.Log10(v) > high+1e-9 {
-				break
-			}
-			fmt.Fprintf(&s, `<line class="grid" x1="%d" y1="%.1f" x2="%d" y2="%.1f"/>`+"\n", left, py(v), width-right, py(v))
-			fmt.Fprintf(&s, `<text class="small" x="%d" y="%.1f" text-anchor="end">%s</text>`+"\n", left-8, py(v)+4, compact(v))
-		}
+	for v := math.Pow(10, low); math.Log10(v) <= high+1e-9; v = roundUp(v * 1.01) {
+		fmt.Fprintf(&s, `<line class="grid" x1="%d" y1="%.1f" x2="%d" y2="%.1f"/>`+"\n", left, py(v), width-right, py(v))
+		fmt.Fprintf(&s, `<text class="small" x="%d" y="%.1f" text-anchor="end">%s</text>`+"\n", left-8, py(v)+4, compact(v))
 	}
 	for _, v := range x {
 		fmt.Fprintf(&s, `<line class="grid" x1="%.1f" y1="%d" x2="%.1f" y2="%d"/>`+"\n", px(v), top, px(v), height-bottom)
@@ -127,7 +121,7 @@ func linePlot(title, xUnit, yUnit string, x []float64, lines []series) string {
 		fmt.Fprintf(&s, `<text x="%d" y="%d">%s</text>`+"\n", width-right+42, y+4, html.EscapeString(l.label))
 	}
 	fmt.Fprintf(&s, `<text class="small" x="%d" y="%d" text-anchor="middle">%s</text>`+"\n", left+(width-left-right)/2, height-14, html.EscapeString(xUnit))
-	fmt.Fprintf(&s, `<text class="small" x="%d" y="%d">%s</text>`+"\n</svg>\n", left-50, top-8, html.EscapeString(yUnit))
+	fmt.Fprintf(&s, `<text class="small" x="%d" y="%d">%s</text>`+"\n</svg>\n", 12, top-16, html.EscapeString(yUnit))
 	return s.String()
 }
 
@@ -137,6 +131,27 @@ func startPlot(s *strings.Builder, width, height int, title string) {
 		width, height, width, height, escaped)
 	s.WriteString(plotStyle)
 	fmt.Fprintf(s, `<text class="title" x="12" y="22">%s</text>`+"\n", escaped)
+}
+
+// roundUp is the next of 1, 2, 5, 10, 20, … that is not below v; roundDown the last that is not above it.
+func roundUp(v float64) float64 {
+	decade := math.Pow(10, math.Floor(math.Log10(v)))
+	for _, factor := range []float64{1, 2, 5} {
+		if v <= decade*factor*(1+1e-9) {
+			return decade * factor
+		}
+	}
+	return decade * 10
+}
+
+func roundDown(v float64) float64 {
+	decade := math.Pow(10, math.Floor(math.Log10(v)))
+	for _, factor := range []float64{5, 2} {
+		if v >= decade*factor*(1-1e-9) {
+			return decade * factor
+		}
+	}
+	return decade
 }
 
 // linearTicks are round values from 0 to at least largest, at most seven.
