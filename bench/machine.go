@@ -17,6 +17,7 @@ import (
 type machine struct {
 	Date, Commit string
 	Short        bool
+	Failure      string // why the run ended before its end
 	Cores        int
 	CPU, Kernel  string
 	Memory       int64 // bytes

@@ -64,6 +64,7 @@ func runBench(arguments []string) error {
 		return err
 	}
 	var measured results
+	var failure error
 	if *from != "" {
 		content, err := os.ReadFile(*from)
 		if err != nil {
@@ -84,8 +85,8 @@ func runBench(arguments []string) error {
 			return errors.New("-caddy: which?")
 		}
 		measured = results{Plan: chosen, Missing: make(map[string]string), Ways: make(map[string]map[string]*figures)}
-		if err := measure(&measured, *caddy, strings.Split(*only, ",")); err != nil {
-			return err
+		if failure = measure(&measured, *caddy, strings.Split(*only, ",")); failure != nil {
+			measured.Machine.Failure = failure.Error() // what there is so far is worth keeping
 		}
 		measured.Machine.Commit, measured.Machine.Short = *commit, *short
 	}
@@ -96,7 +97,7 @@ func runBench(arguments []string) error {
 		}
 		measured.Benchmarks = parseBenchmarks(string(content))
 	}
-	return writeReport(&measured, *out)
+	return errors.Join(failure, writeReport(&measured, *out))
 }
 
 // measure measures the chosen parts.

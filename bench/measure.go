@@ -36,9 +36,9 @@ type plan struct {
 }
 
 var fullPlan = plan{
-	Rounds: 5, Turn: 1500 * time.Millisecond, RateTurn: 3 * time.Second, Warm: 300 * time.Millisecond, Connections: 32,
+	Rounds: 11, Turn: 600 * time.Millisecond, RateTurn: 1500 * time.Millisecond, Warm: 150 * time.Millisecond, Connections: 32,
 	Rates:      map[string]float64{wayOut: 1000, wayTLS: 400, wayIn: 1000},
-	PairRounds: 15, GrowTurn: time.Second, GrowRounds: 3,
+	PairRounds: 25, GrowTurn: 400 * time.Millisecond, GrowRounds: 5,
 	Bodies: []int{100, 1 << 10, 10 << 10, 100 << 10, 1 << 20}, Fields: []int{5, 10, 30, 60, 120, 250},
 	Merchants: []int{1, 10, 100, 1000, 10000}, Concurrency: []int{1, 10, 100, 1000}, Concurrent: 1000,
 	Body: 1 << 10, FieldCount: 30,
@@ -544,7 +544,7 @@ func (b *bench) memory() error {
 		if err != nil {
 			return err
 		}
-		f := memoryFigures{Product: p.name, AnsweredTogether: b.plan.Concurrent}
+		f := memoryFigures{Product: p.name, AnsweredTogether: b.concurrent(p)}
 		if f.Idle, err = readMemory(s.pids()); err != nil {
 			s.close()
 			return err
@@ -561,13 +561,22 @@ func (b *bench) memory() error {
 	return nil
 }
 
+// concurrent is how many calls are under way on a product when its memory is read. A thousand PHP processes that wake up at
+// once keep a small machine busy for a minute.
+func (b *bench) concurrent(p product) int {
+	if p.mode == phpName {
+		return min(b.plan.Concurrent, 100)
+	}
+	return b.plan.Concurrent
+}
+
 // busy reads the memory of a fresh product while many calls are under way on it.
 func (b *bench) busy(p product, way string) (memory, error) {
 	started := p
 	if p.mode == phpName { // it takes a process for each call
 		start := p.start
 		started.start = func(s *site) error {
-			s.Children = b.plan.Concurrent
+			s.Children = b.concurrent(p)
 			return start(s)
 		}
 	}
@@ -581,7 +590,7 @@ func (b *bench) busy(p product, way string) (memory, error) {
 	var failure error
 	_, err = b.turn(way, load{
 		aims:        []aim{{s.address(way), b.requests(s, way, b.body(way), slowPath), 200}},
-		connections: b.plan.Concurrent, duration: slowness * 5 / 2,
+		connections: b.concurrent(p), duration: slowness * 5 / 2,
 		now: func() { read, failure = readMemory(pids) }, // in the middle of the second wave
 	}, s)
 	return read, errors.Join(err, failure)

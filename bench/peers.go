@@ -207,7 +207,23 @@ func open(p product, t tools) (*site, error) {
 		s.close()
 		return nil, err
 	}
+	s.settle()
 	return s, nil
+}
+
+// settle waits until no more processes come: nginx and PHP-FPM listen before they start their workers.
+func (s *site) settle() {
+	deadline := time.Now().Add(30 * time.Second)
+	last, since := 0, time.Now()
+	for time.Now().Before(deadline) {
+		if count := len(s.pids()); count != last {
+			last, since = count, time.Now()
+		}
+		if time.Since(since) > 200*time.Millisecond {
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
 }
 
 func (s *site) close() {

@@ -35,6 +35,7 @@ func startProcess(name string, command *exec.Cmd, environment []string) (*proces
 	if command.Stderr == nil {
 		command.Stderr = p.log
 	}
+	command.WaitDelay = time.Second // a descendant that lives on may hold its standard error
 	command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 	if err := command.Start(); err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
@@ -46,17 +47,33 @@ func startProcess(name string, command *exec.Cmd, environment []string) (*proces
 	return p, nil
 }
 
-// stop ends the process, by force if it does not end by itself.
+// stop ends the process and its descendants, by force if they do not end by themselves. PHP-FPM leaves children behind
+// that are still busy.
 func (p *process) stop() {
+	family := p.family()
 	_ = p.command.Process.Signal(syscall.SIGTERM)
-	select {
-	case <-p.done:
-	case <-time.After(3 * time.Second):
-		for _, pid := range p.family() {
-			_ = syscall.Kill(pid, syscall.SIGKILL)
-		}
-		<-p.done
+	deadline := time.Now().Add(3 * time.Second)
+	for len(family) > 0 {
+		force := time.Now().After(deadline)
+		family = slices.DeleteFunc(family, func(pid int) bool {
+			if force {
+				_ = syscall.Kill(pid, syscall.SIGKILL)
+			}
+			return force || !alive(pid)
+		})
+		time.Sleep(5 * time.Millisecond)
 	}
+	<-p.done
+}
+
+// alive reports whether a process runs; a zombie does not.
+func alive(pid int) bool {
+	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return false
+	}
+	end := bytes.LastIndexByte(content, ')')
+	return end >= 0 && !bytes.HasPrefix(content[end+1:], []byte(" Z"))
 }
 
 // family is the process and its descendants.

@@ -79,6 +79,9 @@ func (r *report) head() {
 	if m.Short {
 		r.line("**A short run, which only shows that everything works. The figures mean nothing.**\n")
 	}
+	if m.Failure != "" {
+		r.line("**The run ended before its end: %s**\n", strings.ReplaceAll(m.Failure, "\n", " "))
+	}
 	r.line("- %d cores, %s, %.0f GiB, Linux %s", m.Cores, m.CPU, float64(m.Memory)/(1<<30), m.Kernel)
 	r.line("- %s", strings.Join(m.Versions, ", "))
 	commit := ""
@@ -410,14 +413,17 @@ func (r *report) memories() {
 	count := r.results.Memories[0].AnsweredTogether
 	r.line("\n## Memory\n")
 	r.line("MiB of fresh processes: idle, and while %s calls are under way at the same time (the far end takes a second for each).", grouped(count))
-	r.line("RSS counts what processes share once for each, PSS once for all; for Caddy, one process, both are nearly the same. PHP-FPM needs a process for each call")
-	r.line("that is under way: it has %s children while it is loaded, and 8 a core when idle.", grouped(count))
+	r.line("RSS counts what processes share once for each of them; PSS divides it among all that share it, here also the other peers of the same program.")
 	var rows [][]string
 	for _, m := range r.results.Memories {
 		both := func(m memory) string {
 			return fmt.Sprintf("%s (%s)", number(mebibytes(m.RSS)), number(mebibytes(m.PSS)))
 		}
-		rows = append(rows, []string{productOf(m.Product).title, both(m.Idle), both(m.Out), both(m.In)})
+		name := productOf(m.Product).title
+		if m.AnsweredTogether != count {
+			name += fmt.Sprintf(", with %d calls only, for it needs a process for each", m.AnsweredTogether)
+		}
+		rows = append(rows, []string{name, both(m.Idle), both(m.Out), both(m.In)})
 	}
 	r.table([]string{"RSS (PSS)", "idle", "outbound", "inbound"}, rows)
 }
