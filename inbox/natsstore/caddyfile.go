@@ -23,7 +23,7 @@ func (n *Nats) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		return d.Err("nats: the URL of a server is missing, such as nats://127.0.0.1:4222")
 	}
 	seen := map[string]bool{}
-	for d.NextBlock(0) {
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
 		option := d.Val()
 		if seen[option] {
 			return d.Errf("nats: %s is repeated", option)
@@ -56,7 +56,7 @@ func (n *Nats) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		case "cert":
 			n.CertFile, n.KeyFile = args[0], args[1]
 		}
-		if d.NextBlock(d.Nesting()) {
+		if d.NextBlock(nesting + 1) {
 			return d.Errf("nats: %s takes no block", option)
 		}
 	}

@@ -11,6 +11,7 @@ import (
 
 // TestStore holds the store to the contract, with one server. Each test has an inbox of its own.
 func TestStore(t *testing.T) {
+	t.Parallel()
 	conform(t, oneServer(t, ""), 1)
 }
 

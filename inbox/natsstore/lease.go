@@ -81,11 +81,21 @@ func (s *store) pull() {
 	}
 }
 
-// fetch asks once for a number of messages. The server answers when there are some, or after pullTime that there are none.
+// fetch asks once for a number of messages. The server answers when there are some, or says after a while that there are
+// none. All questions of a source end at the same moments, so that those of an idle gateway become one; and all end when the
+// connection does, for then the server has forgotten them. That it has forgotten them without that (another server has become
+// the leader) is known by its heartbeats.
 func (s *store) fetch(src *source, consumer jetstream.Consumer, number int) {
-	ctx, cancel := context.WithTimeout(s.ctx, pullTime)
+	s.mu.Lock()
+	parent := s.connected
+	s.mu.Unlock()
+	left := pullTime - time.Since(s.begun)%pullTime
+	if left < 3*heartbeat {
+		left += pullTime
+	}
+	ctx, cancel := context.WithTimeout(parent, left)
 	defer cancel()
-	batch, err := consumer.Fetch(number, jetstream.FetchContext(ctx))
+	batch, err := consumer.Fetch(number, jetstream.FetchContext(ctx), jetstream.FetchHeartbeat(heartbeat))
 	received := 0
 	if err == nil {
 		for message := range batch.Messages() {
@@ -100,27 +110,33 @@ func (s *store) fetch(src *source, consumer jetstream.Consumer, number int) {
 		}
 		err = batch.Error()
 	}
-	if s.ctx.Err() != nil {
-		return
-	}
-	if err != nil && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, nats.ErrTimeout) {
-		s.logger.Debug("inbox could not ask for messages", zapError(s.config, err))
-		s.mu.Lock()
+	failed := err != nil && parent.Err() == nil && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, nats.ErrTimeout)
+	pause := time.Duration(0)
+	s.mu.Lock()
+	src.asked -= number - received
+	switch {
+	case failed:
 		src.failures++
-		failures := src.failures
-		s.mu.Unlock()
-		if failures > 1 { // perhaps the consumer is gone
-			s.wake()
-		}
-		s.sleep(s.ctx, min(time.Duration(failures)*100*time.Millisecond, 2*time.Second))
-	} else if received > 0 || err == nil {
-		s.mu.Lock()
+		pause = min(time.Duration(src.failures)*100*time.Millisecond, 2*time.Second)
+	case received == 0:
 		src.failures = 0
-		s.mu.Unlock()
+		pause = 20 * time.Millisecond // until the others have ended too
+	default:
+		src.failures = 0
+	}
+	failures := src.failures
+	s.mu.Unlock()
+	if failed {
+		s.logger.Debug("inbox could not ask for messages", zapError(s.config, err))
+	}
+	if failures > 1 { // perhaps the consumer is gone
+		s.wake()
+	}
+	if pause > 0 && !s.sleep(s.ctx, pause) {
+		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	src.asked -= number - received
 	s.pull()
 }
 

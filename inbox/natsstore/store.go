@@ -24,6 +24,7 @@ const (
 	openTimeout    = 5 * time.Second  // before Open returns with a server that is not there yet
 	setupTimeout   = 20 * time.Second // making the streams, once
 	pullTime       = 30 * time.Second // one question for the next message
+	heartbeat      = 2 * time.Second  // of a server that is asked, and has nothing
 	linger         = time.Second      // how long a message that nobody waits for any more is kept for the next who asks
 )
 
@@ -47,6 +48,7 @@ type store struct {
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
+	begun  time.Time
 	work   sync.WaitGroup // what runs in the background
 
 	kick    chan struct{} // asks for apply
@@ -65,6 +67,9 @@ type store struct {
 	oldest   [2]oldest         // likewise of the sources
 	usage    usage
 
+	connected  context.Context // ends when the connection does
+	disconnect context.CancelFunc
+
 	handed chan *inbox.Message
 
 	room    sync.Mutex // one at a time drops requests
@@ -80,12 +85,13 @@ type store struct {
 func open(ctx context.Context, config *Nats, name string, settings inbox.Settings, logger *zap.Logger) (*store, error) {
 	s := &store{
 		config: config, names: newNames(name), logger: logger, settings: settings,
-		clock: config.clock, kick: make(chan struct{}, 1), ready: make(chan struct{}),
+		clock: config.clock, begun: time.Now(), kick: make(chan struct{}, 1), ready: make(chan struct{}),
 		held: map[uint64]*lease{}, handed: make(chan *inbox.Message),
 		janitor: make(chan struct{}, 1), background: make(chan struct{}, 16),
 		problem: errors.New("not connected yet"),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.connected, s.disconnect = context.WithCancel(s.ctx)
 	if err := s.connect(name); err != nil {
 		s.cancel()
 		return nil, err
@@ -103,10 +109,20 @@ func open(ctx context.Context, config *Nats, name string, settings inbox.Setting
 		_ = s.Close()
 		return nil, err
 	case <-ctx.Done():
+		if err := s.connection.LastError(); refused(err) && !s.connection.IsConnected() {
+			_ = s.Close()
+			return nil, fmt.Errorf("nats: the servers refuse the connection: %s", config.redact(err))
+		}
 		s.logger.Warn("inbox not ready: NATS JetStream is not reachable; requests are answered 503 until it is",
 			zap.Strings("servers", config.hosts()), zap.String("error", s.whyNot()))
 		return s, nil
 	}
+}
+
+// refused reports whether a server was reached, and did not accept the credentials.
+func refused(err error) bool {
+	return errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrAuthExpired) || errors.Is(err, nats.ErrAuthRevoked) ||
+		errors.Is(err, nats.ErrAccountAuthExpired)
 }
 
 func (s *store) connect(name string) error {
@@ -114,6 +130,7 @@ func (s *store) connect(name string) error {
 		nats.Name("caddy inbox " + name),
 		nats.MaxReconnects(-1),
 		nats.RetryOnFailedConnect(true),
+		nats.IgnoreAuthErrorAbort(), // credentials may be mended on the server's side
 		nats.ReconnectWait(500 * time.Millisecond),
 		nats.ReconnectJitter(250*time.Millisecond, 500*time.Millisecond),
 		nats.ReconnectBufSize(-1), // what cannot be sent now has failed: it must not be sent behind the caller's back later
@@ -126,8 +143,8 @@ func (s *store) connect(name string) error {
 			}
 			s.logger.Warn("inbox disconnected from NATS", zap.String("error", s.config.redact(err)))
 		}),
-		nats.ConnectHandler(func(c *nats.Conn) { s.connected(c, "inbox connected to NATS") }),
-		nats.ReconnectHandler(func(c *nats.Conn) { s.connected(c, "inbox connected to NATS again") }),
+		nats.ConnectHandler(func(c *nats.Conn) { s.greet(c, "inbox connected to NATS") }),
+		nats.ReconnectHandler(func(c *nats.Conn) { s.greet(c, "inbox connected to NATS again") }),
 		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) {
 			s.logger.Debug("inbox cannot connect to NATS", zap.String("error", s.config.redact(err)))
 		}),
@@ -156,7 +173,12 @@ func (s *store) connect(name string) error {
 	return nil
 }
 
-func (s *store) connected(c *nats.Conn, words string) {
+// greet is called with each new connection.
+func (s *store) greet(c *nats.Conn, words string) {
+	s.mu.Lock()
+	s.disconnect()
+	s.connected, s.disconnect = context.WithCancel(s.ctx)
+	s.mu.Unlock()
 	s.logger.Info(words, zap.String("server", c.ConnectedUrlRedacted()), zap.String("version", c.ConnectedServerVersion()))
 	s.wake()
 }

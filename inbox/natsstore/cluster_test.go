@@ -1,0 +1,477 @@
+package natsstore
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/caddy-chinaums/caddy-chinaums/inbox"
+)
+
+// newCluster starts three servers, and waits until they keep a replicated stream.
+func newCluster(t testing.TB) []*server {
+	t.Helper()
+	ports := freePorts(t, 6)
+	var routes []string
+	for _, port := range ports[3:] {
+		routes = append(routes, fmt.Sprintf("\"nats://127.0.0.1:%d\"", port))
+	}
+	var servers []*server
+	for i := range 3 {
+		servers = append(servers, newServer(t, ports[i], fmt.Sprintf("cluster { name: fleet, listen: \"127.0.0.1:%d\", routes: [%s] }",
+			ports[3+i], strings.Join(routes, ", "))))
+	}
+	for _, s := range servers {
+		s.start()
+	}
+	for _, s := range servers {
+		s.usable()
+	}
+	connection, err := nats.Connect(servers[0].url())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer connection.Close()
+	js, err := jetstream.New(connection)
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a replicated stream", func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		defer cancel()
+		_, err := js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{Name: "probe", Subjects: []string{"probe"}, Replicas: 3})
+		return err == nil
+	})
+	return servers
+}
+
+func urls(servers []*server) []string {
+	var all []string
+	for _, s := range servers {
+		all = append(all, s.url())
+	}
+	return all
+}
+
+// leader is the server that leads the inbox's stream of requests.
+func leader(t *testing.T, s *store, servers []*server) int {
+	t.Helper()
+	found := -1
+	eventually(t, "a leader", func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		defer cancel()
+		stream, err := s.js.Stream(ctx, s.names.messages)
+		if err != nil || stream.CachedInfo().Cluster == nil {
+			return false
+		}
+		for i, server := range servers {
+			if stream.CachedInfo().Cluster.Leader == fmt.Sprintf("s%d", server.port) {
+				found = i
+				return true
+			}
+		}
+		return false
+	})
+	return found
+}
+
+// fleet is what two gateways do to a store, and what came of it.
+type fleet struct {
+	t      *testing.T
+	lock   sync.Mutex
+	acked  map[string]bool // its sender was told that it is safe
+	taken  map[string]int  // how often the app has taken it
+	inHand map[string]int  // deliveries in flight
+	twice  int             // deliveries that began while another one of the message was in flight
+	failed map[string]int  // how often Put or Settle returned an error
+	late   int             // outcomes that could not be recorded while the lease lasted
+}
+
+func newFleet(t *testing.T) *fleet {
+	return &fleet{t: t, acked: map[string]bool{}, taken: map[string]int{}, inHand: map[string]int{}, failed: map[string]int{}}
+}
+
+// send puts messages, each until it is acknowledged, until ctx ends.
+func (f *fleet) send(ctx context.Context, s *store, name string) {
+	for i := 0; ctx.Err() == nil; i++ {
+		id := fmt.Sprintf("%s/%d", name, i)
+		for ctx.Err() == nil {
+			receipt, err := s.Put(ctx, &inbox.Message{ID: id, Received: time.Now(), Request: []byte("request of " + id)})
+			f.lock.Lock()
+			if err == nil {
+				f.acked[id] = true
+			} else if ctx.Err() == nil {
+				f.failed["put"]++
+			}
+			f.lock.Unlock()
+			if err == nil {
+				if receipt == inbox.Revived {
+					f.t.Errorf("%s was revived", id)
+				}
+				break
+			}
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
+// deliver delivers until ctx ends.
+func (f *fleet) deliver(ctx context.Context, s *store, lease time.Duration) {
+	for {
+		m, err := s.Lease(ctx)
+		if err != nil {
+			return
+		}
+		if string(m.Request) != "request of "+m.ID {
+			f.t.Errorf("%s came with the request %q", m.ID, m.Request)
+		}
+		outcome := inbox.Outcome{Result: inbox.Delivered, Answer: inbox.Answer{Status: 200}}
+		switch rand.IntN(8) {
+		case 0:
+			outcome = inbox.Outcome{Result: inbox.Pending, Delay: 100 * time.Millisecond, Answer: inbox.Answer{Status: 500}}
+		case 1:
+			outcome = inbox.Outcome{Released: true}
+		}
+		f.lock.Lock()
+		if f.inHand[m.ID]++; f.inHand[m.ID] > 1 {
+			f.twice++
+		}
+		if outcome.Result == inbox.Delivered {
+			f.taken[m.ID]++
+		}
+		f.lock.Unlock()
+		time.Sleep(time.Millisecond) // the app
+		// One that is given back may be another's before we hear that it was. One that was taken must never be.
+		if outcome.Result != inbox.Delivered {
+			f.note(func() { f.inHand[m.ID]-- })
+		}
+		settling, cancel := context.WithTimeout(context.Background(), lease)
+		for {
+			if err = s.Settle(settling, m, outcome); err == nil {
+				break
+			}
+			f.note(func() { f.failed["settle"]++ })
+			if settling.Err() != nil {
+				f.note(func() { f.late++ })
+				break
+			}
+		}
+		cancel()
+		if outcome.Result == inbox.Delivered {
+			f.note(func() { f.inHand[m.ID]-- })
+		}
+	}
+}
+
+func (f *fleet) note(do func()) {
+	f.lock.Lock()
+	defer f.lock.Unlock()
+	do()
+}
+
+func (f *fleet) missing() int {
+	f.lock.Lock()
+	defer f.lock.Unlock()
+	missing := 0
+	for id := range f.acked {
+		if f.taken[id] == 0 {
+			missing++
+		}
+	}
+	return missing
+}
+
+func (f *fleet) numbers() (acked, takenTwice int) {
+	f.lock.Lock()
+	defer f.lock.Unlock()
+	for _, times := range f.taken {
+		if times > 1 {
+			takenTwice++
+		}
+	}
+	return len(f.acked), takenTwice
+}
+
+// TestCluster has two gateways send and deliver while three servers have their troubles, one after the other.
+func TestCluster(t *testing.T) {
+	t.Parallel()
+	servers := newCluster(t)
+	const lease = 10 * time.Second
+	settings := inbox.Settings{Remember: time.Hour, Lease: lease, MaxDelay: time.Hour}
+	n := provider(t, func(n *Nats) { n.Replicas = 3; n.slack = 2 * time.Second }, urls(servers)...)
+	stores := []*store{openStore(t, n, "fleet", settings), openStore(t, n, "fleet", settings)}
+	for _, s := range stores {
+		select {
+		case <-s.ready:
+		case <-time.After(time.Minute):
+			t.Fatal("not ready")
+		}
+	}
+	f := newFleet(t)
+	sending, stopSending := context.WithCancel(t.Context())
+	delivering, stopDelivering := context.WithCancel(t.Context())
+	defer stopDelivering()
+	defer stopSending()
+	var senders, deliverers sync.WaitGroup
+	for i, s := range stores {
+		for j := range 4 {
+			senders.Go(func() { f.send(sending, s, fmt.Sprintf("%d/%d", i, j)) })
+		}
+		for range 4 {
+			deliverers.Go(func() { f.deliver(delivering, s, lease) })
+		}
+	}
+	type row struct {
+		what                               string
+		acked, failedPuts, failedSettles   int
+		late, takenTwice, leasedTwice, due int
+		took                               time.Duration
+	}
+	var rows []row
+	phase := func(what string, do func()) {
+		begun := time.Now()
+		f.lock.Lock()
+		ackedBefore, putsBefore, settlesBefore, lateBefore, twiceBefore := len(f.acked), f.failed["put"], f.failed["settle"], f.late, f.twice
+		f.lock.Unlock()
+		_, doubleBefore := f.numbers()
+		do()
+		acked, double := f.numbers()
+		due := f.missing()
+		f.lock.Lock()
+		rows = append(rows, row{what, acked - ackedBefore, f.failed["put"] - putsBefore, f.failed["settle"] - settlesBefore,
+			f.late - lateBefore, double - doubleBefore, f.twice - twiceBefore, due, time.Since(begun)})
+		f.lock.Unlock()
+	}
+	more := func(number int) {
+		t.Helper()
+		before, _ := f.numbers()
+		eventually(t, "the gateways go on", func() bool { now, _ := f.numbers(); return now >= before+number })
+	}
+	phase("all well", func() { more(300) })
+	phase("the leader is killed", func() {
+		i := leader(t, stores[0], servers)
+		servers[i].kill()
+		more(300)
+		servers[i].start()
+		servers[i].usable()
+		more(100)
+	})
+	phase("the leader is frozen, and comes back", func() {
+		i := leader(t, stores[0], servers)
+		servers[i].signal(syscall.SIGSTOP)
+		more(300)
+		servers[i].signal(syscall.SIGCONT)
+		more(300)
+	})
+	phase("two are frozen: no quorum", func() {
+		i := leader(t, stores[0], servers)
+		servers[(i+1)%3].signal(syscall.SIGSTOP)
+		servers[(i+2)%3].signal(syscall.SIGSTOP)
+		for j, s := range stores {
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+			id := fmt.Sprint("no quorum ", j)
+			if receipt, err := s.Put(ctx, &inbox.Message{ID: id, Received: time.Now(), Request: []byte("request of " + id)}); err == nil {
+				t.Errorf("without a quorum, a message was acknowledged (%d)", receipt)
+			}
+			cancel()
+		}
+		servers[(i+1)%3].signal(syscall.SIGCONT)
+		servers[(i+2)%3].signal(syscall.SIGCONT)
+		more(300)
+	})
+	phase("the end", func() {
+		stopSending()
+		senders.Wait()
+		eventually(t, "everything is delivered", func() bool {
+			stats, err := stores[0].Stats(t.Context())
+			return err == nil && stats.Pending == 0 && f.missing() == 0
+		})
+		stopDelivering()
+		deliverers.Wait()
+	})
+	t.Logf("%-40s %8s %8s %8s %8s %8s %8s %8s %8s", "", "acked", "put err", "stl err", "late", "2×taken", "2×leased", "to come", "took")
+	for _, r := range rows {
+		t.Logf("%-40s %8d %8d %8d %8d %8d %8d %8d %7.1fs", r.what, r.acked, r.failedPuts, r.failedSettles, r.late, r.takenTwice, r.leasedTwice, r.due, r.took.Seconds())
+	}
+	acked, takenTwice := f.numbers()
+	t.Logf("in all: %d acknowledged, %d lost, %d taken twice, %d leased by two at once", acked, f.missing(), takenTwice, f.twice)
+	if missing := f.missing(); missing > 0 {
+		t.Errorf("%d of %d acknowledged messages are lost", missing, acked)
+	}
+	if takenTwice > f.late {
+		t.Errorf("%d messages were delivered twice, and only %d outcomes could not be recorded in time", takenTwice, f.late)
+	}
+	if f.twice > 0 {
+		t.Errorf("%d times two had one message at once", f.twice)
+	}
+}
+
+// TestGatewayDies kills one of two gateways while it delivers: the other gets what was in flight, after the lease, and
+// nothing else twice.
+func TestGatewayDies(t *testing.T) {
+	if url := os.Getenv("NATSSTORE_GATEWAY"); url != "" {
+		dyingGateway(t, url)
+		return
+	}
+	t.Parallel()
+	server := oneServer(t, "")
+	settings := inbox.Settings{Remember: time.Hour, Lease: time.Second, MaxDelay: time.Hour}
+	s := openStore(t, provider(t, nil, server.url()), "pair", settings)
+	const messages = 40
+	for i := range messages {
+		if _, err := s.Put(t.Context(), &inbox.Message{ID: fmt.Sprint(i), Received: time.Now()}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	command := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestGatewayDies$", "-test.v")
+	command.Env = append(os.Environ(), "NATSSTORE_GATEWAY="+server.url())
+	output, err := command.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := command.Start(); err != nil {
+		t.Fatal(err)
+	}
+	taken, inFlight := map[string]int{}, map[string]bool{}
+	lines := bufio.NewScanner(output)
+	for lines.Scan() {
+		if id, ok := strings.CutPrefix(lines.Text(), "taken "); ok {
+			taken[id]++
+		}
+		if id, ok := strings.CutPrefix(lines.Text(), "holds "); ok {
+			inFlight[id] = true
+		}
+		if lines.Text() == "full" {
+			break
+		}
+	}
+	if len(taken) != 10 || len(inFlight) != 5 {
+		_ = command.Process.Kill()
+		_ = command.Wait()
+		t.Fatalf("the other gateway has taken %d and holds %d", len(taken), len(inFlight))
+	}
+	// While it lives, nobody else gets what it holds.
+	for range messages - 15 {
+		m, err := s.Lease(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if inFlight[m.ID] {
+			t.Errorf("%s was leased by both", m.ID)
+		}
+		taken[m.ID]++
+		if err := s.Settle(t.Context(), m, inbox.Outcome{Result: inbox.Delivered}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_ = command.Process.Signal(syscall.SIGKILL)
+	_ = command.Wait()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for range inFlight {
+		m, err := s.Lease(ctx)
+		if err != nil {
+			t.Fatalf("what the dead gateway held does not come again: %v", err)
+		}
+		if !inFlight[m.ID] {
+			t.Errorf("%s came again, and was not in flight", m.ID)
+		}
+		taken[m.ID]++
+		if err := s.Settle(t.Context(), m, inbox.Outcome{Result: inbox.Delivered}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range messages {
+		if times := taken[fmt.Sprint(i)]; times != 1 {
+			t.Errorf("%d was taken %d times", i, times)
+		}
+	}
+	stats, err := s.Stats(t.Context())
+	if err != nil || stats.Pending != 0 || stats.Delivered != messages {
+		t.Errorf("stats %+v, error %v", stats, err)
+	}
+	t.Logf("%d messages; the other gateway took 10, held 5 when it was killed; lost 0, delivered to the app by both: none but the 5 in flight", messages)
+}
+
+// dyingGateway takes ten messages, holds five more, and waits for its end.
+func dyingGateway(t *testing.T, url string) {
+	s := openStore(t, provider(t, nil, url), "pair", inbox.Settings{Remember: time.Hour, Lease: time.Second, MaxDelay: time.Hour})
+	for i := range 15 {
+		m, err := s.Lease(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i < 10 {
+			if err := s.Settle(t.Context(), m, inbox.Outcome{Result: inbox.Delivered}); err != nil {
+				t.Fatal(err)
+			}
+			fmt.Printf("taken %s\n", m.ID)
+			continue
+		}
+		fmt.Printf("holds %s\n", m.ID)
+	}
+	fmt.Println("full")
+	time.Sleep(time.Minute) // it is killed long before
+	t.Fatal("nobody has killed it")
+}
+
+// TestServerDies kills the only server and starts it again, under load: what was acknowledged is there.
+func TestServerDies(t *testing.T) {
+	t.Parallel()
+	server := oneServer(t, "")
+	settings := inbox.Settings{Remember: time.Hour, Lease: 10 * time.Second, MaxDelay: time.Hour}
+	s := openStore(t, provider(t, nil, server.url()), "one", settings)
+	f := newFleet(t)
+	ctx, stop := context.WithCancel(t.Context())
+	delivering, stopDelivering := context.WithCancel(t.Context())
+	defer stopDelivering()
+	defer stop()
+	var senders, deliverers sync.WaitGroup
+	for i := range 8 {
+		senders.Go(func() { f.send(ctx, s, fmt.Sprint(i)) })
+	}
+	for range 4 {
+		deliverers.Go(func() { f.deliver(delivering, s, settings.Lease) })
+	}
+	const kills = 3
+	for range kills {
+		before, _ := f.numbers()
+		eventually(t, "the gateway goes on", func() bool { now, _ := f.numbers(); return now >= before+200 })
+		server.kill()
+		moment, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+		if _, err := s.Put(moment, &inbox.Message{ID: "nobody", Received: time.Now(), Request: []byte("request of nobody")}); err == nil {
+			t.Error("without a server, a message was acknowledged")
+		}
+		cancel()
+		server.start()
+		server.usable()
+	}
+	stop()
+	senders.Wait()
+	eventually(t, "everything is delivered", func() bool {
+		stats, err := s.Stats(t.Context())
+		return err == nil && stats.Pending == 0 && f.missing() == 0
+	})
+	stopDelivering()
+	deliverers.Wait()
+	acked, takenTwice := f.numbers()
+	t.Logf("%d kills: %d acknowledged, %d lost, %d taken twice, %d leased by two at once, %d outcomes too late, %d failed puts",
+		kills, acked, f.missing(), takenTwice, f.twice, f.late, f.failed["put"])
+	if takenTwice > f.late || f.twice > 0 {
+		t.Errorf("%d taken twice, %d leased by two at once", takenTwice, f.twice)
+	}
+}

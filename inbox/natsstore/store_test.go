@@ -1,0 +1,764 @@
+package natsstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-chinaums/caddy-chinaums/inbox"
+)
+
+func defaults() inbox.Settings {
+	return inbox.Settings{Remember: time.Hour, Lease: 5 * time.Second, MaxDelay: time.Hour}
+}
+
+func message(id string) *inbox.Message {
+	return &inbox.Message{ID: id, Received: time.Now(), Request: []byte("request of " + id)}
+}
+
+func put(t testing.TB, s *store, m *inbox.Message, want inbox.Receipt) {
+	t.Helper()
+	got, err := s.Put(t.Context(), m)
+	if err != nil || got != want {
+		t.Fatalf("put %s: receipt %d, error %v; want %d", m.ID, got, err, want)
+	}
+}
+
+func take(t testing.TB, s *store) *inbox.Message {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	m, err := s.Lease(ctx)
+	if err != nil {
+		t.Fatalf("lease: %v", err)
+	}
+	return m
+}
+
+func settle(t testing.TB, s *store, m *inbox.Message, outcome inbox.Outcome) {
+	t.Helper()
+	if err := s.Settle(t.Context(), m, outcome); err != nil {
+		t.Fatalf("settle %s: %v", m.ID, err)
+	}
+}
+
+func nothing(t testing.TB, s *store) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	if m, err := s.Lease(ctx); err == nil {
+		t.Fatalf("leased %s", m.ID)
+	}
+}
+
+var (
+	isDelivered = inbox.Outcome{Result: inbox.Delivered, Answer: inbox.Answer{Status: 200}}
+	isDead      = inbox.Outcome{Result: inbox.Dead, Answer: inbox.Answer{Status: 500}}
+)
+
+func retryIn(delay time.Duration) inbox.Outcome {
+	return inbox.Outcome{Result: inbox.Pending, Delay: delay, Answer: inbox.Answer{Status: 503}}
+}
+
+// changingClock is a clock that can be set.
+type changingClock struct{ change atomic.Int64 }
+
+func (c *changingClock) now() time.Time { return time.Now().Add(time.Duration(c.change.Load())) }
+
+func (c *changingClock) jump(change time.Duration) { c.change.Add(int64(change)) }
+
+// TestServer holds the store to what only this one has to prove; the tests share a server.
+func TestServer(t *testing.T) {
+	t.Parallel()
+	shared := oneServer(t, "")
+	for name, test := range map[string]func(t *testing.T, server *server){
+		"many poisoned ones":        testPoison,
+		"remember":                  testRemember,
+		"clock":                     testClock,
+		"two gateways":              testTwoGateways,
+		"consumers deleted":         testConsumersDeleted,
+		"acknowledgments lost":      testAcksLost,
+		"streams of others":         testForeignStream,
+		"consumer of others":        testForeignConsumer,
+		"fewer replicas":            testReplicas,
+		"wait grows":                testWaitGrows,
+		"revived through two":       testRevivedThroughTwo,
+		"names":                     testNames,
+		"put back when nobody asks": testPutBack,
+		"foreign message":           testForeignMessage,
+	} {
+		t.Run(name, func(t *testing.T) { test(t, shared) })
+	}
+}
+
+// Thousands that fail and wait keep nobody waiting, and each comes again when it is due.
+func testPoison(t *testing.T, server *server) {
+	s := openStore(t, provider(t, nil, server.url()), "poison", defaults())
+	const poisoned = 2500
+	var all sync.WaitGroup
+	for sender := range 16 {
+		all.Go(func() {
+			for i := sender; i < poisoned; i += 16 {
+				if _, err := s.Put(t.Context(), message(fmt.Sprint("poison ", i))); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	for range 16 {
+		all.Go(func() {
+			for range poisoned / 16 {
+				m, err := s.Lease(t.Context())
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if err := s.Settle(t.Context(), m, retryIn(time.Hour)); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	for range poisoned % 16 {
+		settle(t, s, take(t, s), retryIn(time.Hour))
+	}
+	nothing(t, s) // parks them all
+	put(t, s, message("good"), inbox.Stored)
+	begun := time.Now()
+	m := take(t, s)
+	if m.ID != "good" {
+		t.Fatalf("leased %s", m.ID)
+	}
+	t.Logf("with %d that wait for a retry, a new one is leased after %s", poisoned, time.Since(begun))
+	settle(t, s, m, isDelivered)
+	stats, err := s.Stats(t.Context())
+	if err != nil || stats.Pending != poisoned || stats.Delivered != 1 {
+		t.Fatalf("stats %+v, error %v", stats, err)
+	}
+	page, err := s.List(t.Context(), inbox.Query{State: inbox.Pending, After: 100, Limit: 50})
+	if err != nil || len(page) != 50 {
+		t.Fatalf("%d listed, error %v", len(page), err)
+	}
+	if _, err := s.Redeliver(t.Context(), page[7].Seq, false); err != nil {
+		t.Fatal(err)
+	}
+	if m := take(t, s); m.ID != page[7].ID || m.Attempts != 1 {
+		t.Fatalf("leased %s with %d attempts, want %s", m.ID, m.Attempts, page[7].ID)
+	}
+}
+
+func testRemember(t *testing.T, server *server) {
+	clock := new(changingClock)
+	s := openStore(t, provider(t, func(n *Nats) { n.clock = clock.now }, server.url()), "remember", defaults())
+	for _, id := range []string{"old", "dead", "pending"} {
+		put(t, s, message(id), inbox.Stored)
+	}
+	settle(t, s, take(t, s), isDelivered)
+	settle(t, s, take(t, s), isDead)
+	clock.jump(59 * time.Minute)
+	put(t, s, message("old"), inbox.Repeated)
+	clock.jump(2 * time.Minute)
+	put(t, s, message("old"), inbox.Stored) // as if new
+	put(t, s, message("dead"), inbox.Revived)
+	put(t, s, message("pending"), inbox.Repeated)
+	for range 3 {
+		settle(t, s, take(t, s), isDelivered)
+	}
+	put(t, s, message("left"), inbox.Stored)
+	settle(t, s, take(t, s), isDead)
+	clock.jump(2 * time.Hour)
+	s.wakeJanitor()
+	eventually(t, "what was delivered is removed, what is dead is not", func() bool {
+		stats, err := s.Stats(t.Context())
+		return err == nil && stats.Delivered == 0 && stats.Dead == 1 && stats.Pending == 0
+	})
+	all, err := s.List(t.Context(), inbox.Query{Limit: 10})
+	if err != nil || len(all) != 1 || all[0].ID != "left" {
+		t.Errorf("listed %v, error %v", all, err)
+	}
+	if stream, err := s.js.Stream(t.Context(), s.names.retry); err != nil || stream.CachedInfo().State.Msgs != 0 {
+		t.Errorf("left of retries: %+v, error %v", stream.CachedInfo().State, err)
+	}
+}
+
+// A clock that is set back makes due what is due later than any delay was.
+func testClock(t *testing.T, server *server) {
+	clock := new(changingClock)
+	s := openStore(t, provider(t, func(n *Nats) { n.clock = clock.now }, server.url()), "clock", defaults())
+	put(t, s, message("a"), inbox.Stored)
+	settle(t, s, take(t, s), retryIn(2*time.Second))
+	clock.jump(-10 * 365 * 24 * time.Hour)
+	settle(t, s, take(t, s), isDelivered)
+	put(t, s, message("a"), inbox.Repeated)
+	clock.jump(20 * 365 * 24 * time.Hour)
+	put(t, s, message("b"), inbox.Stored)
+	settle(t, s, take(t, s), isDelivered)
+	nothing(t, s)
+}
+
+// Two gateways share an inbox: each message goes to one of them, once.
+func testTwoGateways(t *testing.T, server *server) {
+	n := provider(t, nil, server.url())
+	stores := []*store{openStore(t, n, "two", defaults()), openStore(t, n, "two", defaults())}
+	const messages = 300
+	var stored, repeated, leased [2]atomic.Int64
+	var all sync.WaitGroup
+	for i, s := range stores { // the platform sends each to both
+		for sender := range 4 {
+			all.Go(func() {
+				for j := sender; j < messages; j += 4 {
+					receipt, err := s.Put(t.Context(), message(fmt.Sprint(j)))
+					switch {
+					case err != nil:
+						t.Error(err)
+					case receipt == inbox.Stored:
+						stored[i].Add(1)
+					default:
+						repeated[i].Add(1)
+					}
+				}
+			})
+		}
+	}
+	var lock sync.Mutex
+	seen := map[string]int{}
+	ctx, done := context.WithTimeout(t.Context(), time.Minute)
+	defer done()
+	for i, s := range stores {
+		for range 4 {
+			all.Go(func() {
+				for {
+					m, err := s.Lease(ctx)
+					if err != nil {
+						return
+					}
+					lock.Lock()
+					seen[m.ID]++
+					leased[i].Add(1)
+					if len(seen) == messages {
+						done()
+					}
+					lock.Unlock()
+					if err := s.Settle(t.Context(), m, isDelivered); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+	}
+	all.Wait()
+	for id, times := range seen {
+		if times != 1 {
+			t.Errorf("%s was delivered %d times", id, times)
+		}
+	}
+	if total := stored[0].Load() + stored[1].Load(); total != messages || repeated[0].Load()+repeated[1].Load() != messages {
+		t.Errorf("%d stored, %d repeated; want %d each", total, repeated[0].Load()+repeated[1].Load(), messages)
+	}
+	if leased[0].Load() == 0 || leased[1].Load() == 0 {
+		t.Errorf("one of them got all: %d and %d", leased[0].Load(), leased[1].Load())
+	}
+	for _, s := range stores {
+		nothing(t, s)
+	}
+}
+
+// An operator deletes the consumers: what was settled is not delivered again, what waits for a retry is not forgotten.
+func testConsumersDeleted(t *testing.T, server *server) {
+	s := openStore(t, provider(t, nil, server.url()), "deleted", defaults())
+	for _, id := range []string{"delivered", "dead", "waits", "new"} {
+		put(t, s, message(id), inbox.Stored)
+	}
+	settle(t, s, take(t, s), isDelivered)
+	settle(t, s, take(t, s), isDead)
+	settle(t, s, take(t, s), retryIn(3*time.Second))
+	_ = s.Close()
+	connection, err := nats.Connect(server.url())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer connection.Close()
+	js, err := jetstream.New(connection)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, stream := range []string{s.names.messages, s.names.retry} {
+		if err := js.DeleteConsumer(t.Context(), stream, consumerName); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// The claims are long forgotten.
+	if stream, err := js.Stream(t.Context(), s.names.leases); err != nil || stream.Purge(t.Context()) != nil {
+		t.Fatal(err)
+	}
+	s = openStore(t, provider(t, nil, server.url()), "deleted", defaults())
+	// Old messages are looked up before they are delivered; these are young, so their age is made up.
+	s.ackWait.Store(-int64(time.Minute))
+	for _, want := range []string{"new", "waits"} {
+		s.ackWait.Store(-int64(time.Minute))
+		m := take(t, s)
+		if m.ID != want {
+			t.Fatalf("leased %s, want %s", m.ID, want)
+		}
+		m.Lease.(*lease).until = time.Now().Add(time.Minute)
+		settle(t, s, m, isDelivered)
+	}
+	nothing(t, s)
+}
+
+// Acknowledgments are not waited for. What comes again for want of them is known.
+func testAcksLost(t *testing.T, server *server) {
+	settings := defaults()
+	settings.Lease = 500 * time.Millisecond
+	s := openStore(t, provider(t, nil, server.url()), "lost", settings)
+	for _, id := range []string{"delivered", "dead", "waits"} {
+		put(t, s, message(id), inbox.Stored)
+	}
+	for _, outcome := range []inbox.Outcome{isDelivered, isDead, retryIn(30 * time.Minute)} {
+		m := take(t, s)
+		m.Lease.(*lease).ack = "nowhere" // the acknowledgment goes there
+		settle(t, s, m, outcome)
+	}
+	// After the lease, the server hands all of them out again.
+	consumer, err := s.js.Consumer(t.Context(), s.names.messages, consumerName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "they are acknowledged after all", func() bool {
+		nothing(t, s)
+		info, err := consumer.Info(t.Context())
+		return err == nil && info.NumAckPending == 0
+	})
+	stats, err := s.Stats(t.Context())
+	if err != nil || stats.Pending != 1 || stats.Delivered != 1 || stats.Dead != 1 {
+		t.Errorf("stats %+v, error %v", stats, err)
+	}
+}
+
+func jetStream(t *testing.T, server *server) jetstream.JetStream {
+	t.Helper()
+	connection, err := nats.Connect(server.url())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(connection.Close)
+	js, err := jetstream.New(connection)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return js
+}
+
+func testForeignStream(t *testing.T, server *server) {
+	for name, test := range map[string]struct {
+		config jetstream.StreamConfig
+		want   []string
+	}{
+		"memory, other subjects": {
+			jetstream.StreamConfig{Name: "INBOX_foreign1", Subjects: []string{"foreign1.>"}, Storage: jetstream.MemoryStorage},
+			[]string{"INBOX_foreign1", "subjects is [foreign1.>]", "storage is Memory, must be File", "discard is DiscardOld, must be DiscardNew"},
+		},
+		"limits": {
+			jetstream.StreamConfig{
+				Name: "INBOX_foreign2", Subjects: []string{"inbox.foreign2.message.*"}, Discard: jetstream.DiscardNew,
+				MaxMsgsPerSubject: 1, MaxBytes: 1 << 20, MaxAge: time.Hour, MaxMsgs: 10,
+			},
+			[]string{"max_bytes is 1048576, must be -1", "max_age is 1h0m0s, must be 0s", "max_msgs is 10, must be -1"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if _, err := jetStream(t, server).CreateStream(t.Context(), test.config); err != nil {
+				t.Fatal(err)
+			}
+			_, err := provider(t, nil, server.url()).Open(t.Context(), test.config.Name[len("INBOX_"):], defaults(), zap.NewNop())
+			if err == nil {
+				t.Fatal("opened")
+			}
+			for _, want := range test.want {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("error %q does not say %q", err, want)
+				}
+			}
+		})
+	}
+}
+
+func testForeignConsumer(t *testing.T, server *server) {
+	s := openStore(t, provider(t, nil, server.url()), "consumer", defaults())
+	_ = s.Close()
+	js := jetStream(t, server)
+	if err := js.DeleteConsumer(t.Context(), s.names.messages, consumerName); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.CreateConsumer(t.Context(), s.names.messages, jetstream.ConsumerConfig{
+		Durable: consumerName, AckPolicy: jetstream.AckExplicitPolicy, MaxDeliver: 3,
+	}); err != nil {
+		t.Fatal(err)
+	}
+	_, err := provider(t, nil, server.url()).Open(t.Context(), "consumer", defaults(), zap.NewNop())
+	if err == nil || !strings.Contains(err.Error(), "delete it, and it is made anew") {
+		t.Errorf("error %v", err)
+	}
+}
+
+func testReplicas(t *testing.T, server *server) {
+	_ = openStore(t, provider(t, nil, server.url()), "replicas", defaults()).Close()
+	core, logs := observer.New(zapcore.WarnLevel)
+	opened, err := provider(t, func(n *Nats) { n.Replicas = 3 }, server.url()).Open(t.Context(), "replicas", defaults(), zap.New(core))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = opened.Close() }()
+	if found := logs.FilterMessageSnippet("another number of replicas").Len(); found != 5 {
+		t.Errorf("%d warnings: %v", found, logs.All())
+	}
+}
+
+func testWaitGrows(t *testing.T, server *server) {
+	n := provider(t, nil, server.url())
+	s := openStore(t, n, "grows", defaults())
+	wait := func() (waits [2]time.Duration, age time.Duration) {
+		for i, stream := range []string{s.names.messages, s.names.retry} {
+			consumer, err := s.js.Consumer(t.Context(), stream, consumerName)
+			if err != nil {
+				t.Fatal(err)
+			}
+			waits[i] = consumer.CachedInfo().Config.AckWait
+		}
+		leases, err := s.js.Stream(t.Context(), s.names.leases)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return waits, leases.CachedInfo().Config.MaxAge
+	}
+	for _, test := range []struct{ lease, want time.Duration }{
+		{5 * time.Second, 5500 * time.Millisecond}, {time.Minute, 60500 * time.Millisecond}, {time.Second, 60500 * time.Millisecond},
+	} {
+		settings := defaults()
+		settings.Lease = test.lease
+		if err := s.Configure(settings); err != nil {
+			t.Fatal(err)
+		}
+		waits, age := wait()
+		if waits != [2]time.Duration{test.want, test.want} || age != 2*test.want+time.Minute {
+			t.Errorf("with %s: wait %s, age of leases %s", test.lease, waits, age)
+		}
+		if got := time.Duration(s.ackWait.Load()); got != test.want {
+			t.Errorf("with %s: it goes by %s", test.lease, got)
+		}
+	}
+}
+
+// A dead message is put through two gateways at once, and redelivered besides: it becomes pending once.
+func testRevivedThroughTwo(t *testing.T, server *server) {
+	n := provider(t, nil, server.url())
+	stores := []*store{openStore(t, n, "revived", defaults()), openStore(t, n, "revived", defaults())}
+	for round := range 5 {
+		id := fmt.Sprint(round)
+		put(t, stores[0], message(id), inbox.Stored)
+		m := take(t, stores[0])
+		settle(t, stores[0], m, isDead)
+		var revived atomic.Int64
+		var all sync.WaitGroup
+		for i := range 8 {
+			all.Go(func() {
+				if i == 0 {
+					if seq, err := stores[1].Redeliver(t.Context(), m.Seq, false); err == nil && seq != m.Seq {
+						return
+					} else if err != nil && !errors.Is(err, inbox.ErrNotFound) {
+						t.Errorf("redeliver: %v", err)
+					}
+					return
+				}
+				receipt, err := stores[i%2].Put(t.Context(), message(id))
+				if err != nil {
+					t.Errorf("put: %v", err)
+				}
+				if receipt == inbox.Revived {
+					revived.Add(1)
+				}
+			})
+		}
+		all.Wait()
+		if revived.Load() > 1 {
+			t.Errorf("revived %d times", revived.Load())
+		}
+		settle(t, stores[1], take(t, stores[1]), isDelivered)
+		nothing(t, stores[0])
+	}
+}
+
+// Names that are alike have streams of their own.
+func testNames(t *testing.T, server *server) {
+	n := provider(t, nil, server.url())
+	all := []string{"a", "a.b", "a_b", "a-b", "A", "delivered", "x_DELIVERED"}
+	seen := map[string]string{}
+	for _, name := range all {
+		names := newNames(name)
+		for _, stream := range []string{names.messages, names.delivered, names.dead, names.retry, names.leases} {
+			if other, ok := seen[stream]; ok {
+				t.Errorf("%s and %s share the stream %s", name, other, stream)
+			}
+			seen[stream] = name
+		}
+		s := openStore(t, n, name, defaults())
+		put(t, s, message("the same id"), inbox.Stored)
+		if m := take(t, s); m.Seq != 1 {
+			t.Errorf("%s: seq %d", name, m.Seq)
+		}
+		if key := n.Key(name); !strings.Contains(key, server.url()) || !strings.HasSuffix(key, " "+names.messages) {
+			t.Errorf("key %q", key)
+		}
+	}
+}
+
+// What was asked for, and comes when nobody waits for it any more, goes back at once, to whoever asks, from this gateway or
+// another.
+func testPutBack(t *testing.T, server *server) {
+	n := provider(t, nil, server.url())
+	s, other := openStore(t, n, "back", defaults()), openStore(t, n, "back", defaults())
+	nothing(t, s) // has asked, and waits no more
+	put(t, other, message("a"), inbox.Stored)
+	begun := time.Now()
+	m := take(t, other)
+	if took := time.Since(begun); took > 4*time.Second { // the lease is 5 s
+		t.Errorf("it came after %s", took)
+	}
+	if m.Attempts != 0 {
+		t.Errorf("%d attempts", m.Attempts)
+	}
+	settle(t, other, m, isDelivered)
+}
+
+// A message that somebody else has put into the stream is an error in the log, and holds up nothing.
+func testForeignMessage(t *testing.T, server *server) {
+	core, logs := observer.New(zapcore.ErrorLevel)
+	opened, err := provider(t, nil, server.url()).Open(t.Context(), "strange", defaults(), zap.New(core))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := opened.(*store)
+	defer func() { _ = s.Close() }()
+	if _, err := s.js.Publish(t.Context(), s.names.message("x"), []byte("hello")); err != nil {
+		t.Fatal(err)
+	}
+	put(t, s, message("a"), inbox.Stored)
+	settle(t, s, take(t, s), isDelivered)
+	if logs.FilterMessage("inbox found a message that is none").Len() == 0 {
+		t.Error("nothing in the log")
+	}
+}
+
+// TestServerIsDown opens the store while there is no server: requests are refused, and taken once there is one.
+func TestServerIsDown(t *testing.T) {
+	t.Parallel()
+	server := newServer(t, freePorts(t, 1)[0], "")
+	core, logs := observer.New(zapcore.WarnLevel)
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	opened, err := provider(t, nil, server.url()).Open(ctx, "down", defaults(), zap.New(core))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := opened.(*store)
+	defer func() { _ = s.Close() }()
+	if logs.FilterMessageSnippet("inbox not ready").Len() != 1 {
+		t.Errorf("log: %v", logs.All())
+	}
+	if _, err := s.Put(t.Context(), message("a")); err == nil || !strings.Contains(err.Error(), "not ready") {
+		t.Errorf("put: %v", err)
+	}
+	if _, err := s.Stats(t.Context()); err == nil {
+		t.Error("stats, from nowhere")
+	}
+	settings := defaults()
+	settings.Lease = time.Minute
+	if err := s.Configure(settings); err != nil {
+		t.Errorf("configure: %v", err)
+	}
+	leased := make(chan *inbox.Message, 1)
+	go func() {
+		m, err := s.Lease(t.Context())
+		if err != nil {
+			t.Errorf("lease: %v", err)
+		}
+		leased <- m
+	}()
+	server.start()
+	eventually(t, "it is stored", func() bool {
+		_, err := s.Put(t.Context(), message("a"))
+		return err == nil
+	})
+	m := <-leased
+	if m == nil || m.ID != "a" {
+		t.Fatalf("leased %+v", m)
+	}
+	settle(t, s, m, isDelivered)
+	if got := time.Duration(s.ackWait.Load()); got != time.Minute+500*time.Millisecond {
+		t.Errorf("it goes by %s", got)
+	}
+}
+
+// TestAccess: the ways to be known to the server; and no password shows.
+func TestAccess(t *testing.T) {
+	t.Parallel()
+	const password, user = "a+very/secret%password", "gateway"
+	server := newServer(t, freePorts(t, 1)[0], fmt.Sprintf("authorization { user: %q, password: %q }", user, password))
+	server.start()
+	good := fmt.Sprintf("nats://%s:%s@127.0.0.1:%d", user, "a%2Bvery%2Fsecret%25password", server.port)
+	eventually(t, "the server is up", func() bool {
+		connection, err := nats.Connect(good)
+		if err == nil {
+			connection.Close()
+		}
+		return err == nil
+	})
+	core, logs := observer.New(zapcore.DebugLevel)
+	n := provider(t, nil, good)
+	opened, err := n.Open(t.Context(), "access", defaults(), zap.New(core))
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(t, opened.(*store), message("a"), inbox.Stored)
+	_ = opened.Close()
+
+	wrong := provider(t, nil, strings.Replace(good, "very", "hardly", 1))
+	opened, err = wrong.Open(t.Context(), "access", defaults(), zap.New(core))
+	if err == nil {
+		_ = opened.Close()
+		t.Error("opened with a wrong password")
+	} else if !strings.Contains(strings.ToLower(err.Error()), "authorization") {
+		t.Errorf("error %v", err)
+	}
+	said := fmt.Sprint(err, n.Key("access"), wrong.Key("access"))
+	for _, entry := range logs.All() {
+		said += fmt.Sprint(entry.Message, entry.ContextMap())
+	}
+	for _, secret := range []string{password, "a%2Bvery", "a+hardly", "a%2Bhardly"} {
+		if strings.Contains(said, secret) {
+			t.Errorf("the password shows: %s", said)
+		}
+	}
+}
+
+func TestRedact(t *testing.T) {
+	n := provider(t, nil, "nats://user:p%40ss%2Fword@one:4222,tls://token123@two")
+	got := n.redact(errors.New(`dial nats://user:p%40ss%2Fword@one: "p@ss/word" token123`))
+	if want := `dial nats://user:[redacted]@one: "[redacted]" [redacted]`; got != want {
+		t.Errorf("got %s", got)
+	}
+	if got, want := n.Key("x"), "nats:nats://one:4222,tls://two:4222 INBOX_x"; got != want {
+		t.Errorf("key %q, want %q", got, want)
+	}
+}
+
+func TestVersion(t *testing.T) {
+	for version, good := range map[string]bool{
+		"2.9.0": true, "2.9.10": true, "2.10.0-beta.1": true, "2.15.2": true, "3.0.0": true,
+		"2.8.4": false, "1.4.1": false, "": false, "master": false,
+	} {
+		err := checkVersion(version)
+		if (err == nil) != good {
+			t.Errorf("%q: %v", version, err)
+		}
+		var permanent unfit
+		if err != nil && (!errors.As(err, &permanent) || !strings.Contains(err.Error(), "2.9")) {
+			t.Errorf("%q: %v", version, err)
+		}
+	}
+}
+
+func TestProvision(t *testing.T) {
+	t.Setenv("NATSSTORE_URL", "nats://gateway:secret-word@broker:4333")
+	for name, test := range map[string]struct {
+		config Nats
+		want   string // the key, or what the error says
+		wrong  bool
+	}{
+		"one":           {config: Nats{URLs: []string{"nats://b:1"}}, want: "nats:nats://b:1 INBOX_x"},
+		"sorted":        {config: Nats{URLs: []string{"nats://b:1", "tls://a"}}, want: "nats:nats://b:1,tls://a:4222 INBOX_x"},
+		"no scheme":     {config: Nats{URLs: []string{"b:1"}}, want: "nats:nats://b:1 INBOX_x"},
+		"placeholder":   {config: Nats{URLs: []string{"{env.NATSSTORE_URL}"}}, want: "nats:nats://broker:4333 INBOX_x"},
+		"unset":         {config: Nats{URLs: []string{"{env.NATSSTORE_UNSET}"}}, want: "NATSSTORE_UNSET", wrong: true},
+		"none":          {config: Nats{}, want: "URL of a server is missing", wrong: true},
+		"http":          {config: Nats{URLs: []string{"http://u:secret-word@b"}}, want: "must be like nats://", wrong: true},
+		"no URL":        {config: Nats{URLs: []string{"nats://u:secret-word@b:port"}}, want: "is no URL", wrong: true},
+		"replicas":      {config: Nats{URLs: []string{"nats://b"}, Replicas: 6}, want: "replicas must be 1 to 5", wrong: true},
+		"cert, no key":  {config: Nats{URLs: []string{"nats://b"}, CertFile: "c"}, want: "cert needs", wrong: true},
+		"empty credits": {config: Nats{URLs: []string{"nats://b"}, Creds: "{env.NATSSTORE_UNSET}"}, want: "creds", wrong: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := test.config.Provision(caddy.Context{})
+			switch {
+			case (err != nil) != test.wrong:
+				t.Fatalf("error %v", err)
+			case err != nil:
+				if !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "secret-word") {
+					t.Errorf("error %q, want %q in it, and no password", err, test.want)
+				}
+			default:
+				if got := test.config.Key("x"); got != test.want {
+					t.Errorf("key %q, want %q", got, test.want)
+				}
+			}
+		})
+	}
+	n := provider(t, func(n *Nats) { n.Creds = "/nowhere/creds" }, "nats://127.0.0.1:1")
+	if _, err := n.Open(t.Context(), "x", defaults(), zap.NewNop()); err == nil || !strings.Contains(err.Error(), "/nowhere/creds") {
+		t.Errorf("error %v", err)
+	}
+	if err := n.Ordered(); err == nil || !strings.Contains(err.Error(), "order") {
+		t.Errorf("ordered: %v", err)
+	}
+}
+
+func TestCaddyfile(t *testing.T) {
+	for name, test := range map[string]struct {
+		input string
+		want  Nats
+		wrong string
+	}{
+		"url":  {input: "nats nats://a:4222", want: Nats{URLs: []string{"nats://a:4222"}}},
+		"urls": {input: "nats nats://a {env.B} tls://c", want: Nats{URLs: []string{"nats://a", "{env.B}", "tls://c"}}},
+		"all": {
+			input: "nats nats://a {\nreplicas 3\ncreds /etc/creds\nca ca.pem\ncert c.pem k.pem\n}",
+			want:  Nats{URLs: []string{"nats://a"}, Replicas: 3, Creds: "/etc/creds", CA: "ca.pem", CertFile: "c.pem", KeyFile: "k.pem"},
+		},
+		"no url":       {input: "nats {\nreplicas 3\n}", wrong: "URL of a server is missing"},
+		"repeated":     {input: "nats nats://a {\nreplicas 3\nreplicas 3\n}", wrong: "replicas is repeated"},
+		"unknown":      {input: "nats nats://a {\nreplica 3\n}", wrong: `unknown option "replica"`},
+		"replicas":     {input: "nats nats://a {\nreplicas many\n}", wrong: "replicas must be a number from 1 to 5"},
+		"surplus":      {input: "nats nats://a {\ncreds a b\n}", wrong: "creds takes 1 argument(s), not 2"},
+		"cert":         {input: "nats nats://a {\ncert a\n}", wrong: "cert takes 2 argument(s), not 1"},
+		"nested block": {input: "nats nats://a {\ncreds a {\nb\n}\n}", wrong: "creds takes no block"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var n Nats
+			err := n.UnmarshalCaddyfile(caddyfile.NewTestDispenser(test.input))
+			if test.wrong != "" {
+				if err == nil || !strings.Contains(err.Error(), test.wrong) {
+					t.Errorf("error %v, want %q", err, test.wrong)
+				}
+				return
+			}
+			if err != nil || fmt.Sprint(n) != fmt.Sprint(test.want) {
+				t.Errorf("%+v, error %v; want %+v", n, err, test.want)
+			}
+		})
+	}
+}
