@@ -433,7 +433,7 @@ func dyingGateway(t *testing.T, url string) {
 func TestServerDies(t *testing.T) {
 	t.Parallel()
 	server := oneServer(t, "")
-	settings := inbox.Settings{Remember: time.Hour, Lease: 10 * time.Second, MaxDelay: time.Hour}
+	settings := inbox.Settings{Remember: time.Hour, Lease: 5 * time.Second, MaxDelay: time.Hour}
 	s := openStore(t, provider(t, nil, server.url()), "one", settings)
 	f := newFleet(t)
 	ctx, stop := context.WithCancel(t.Context())

@@ -25,7 +25,7 @@ const (
 	setupTimeout   = 20 * time.Second // making the streams, once
 	pullTime       = 30 * time.Second // one question for the next message
 	heartbeat      = 2 * time.Second  // of a server that is asked, and has nothing
-	linger         = time.Second      // how long a message that nobody waits for any more is kept for the next who asks
+	linger         = time.Second / 2  // how long a message that nobody waits for any more is kept for the next who asks
 )
 
 // minimum is the oldest server that will do: it has the named consumers that the client makes.
