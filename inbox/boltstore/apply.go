@@ -12,12 +12,13 @@ import (
 
 // batch is what one commit does. An error of the file's ends the batch (err); the answer to one caller does not.
 type batch struct {
-	views
+	*views
 	store    *Store
 	now      time.Time
 	settings inbox.Settings
 	counters counters
-	room     error // why nothing may be added, if so
+	oldest   moment // of the delivered ones: not after the first of them
+	room     error  // why nothing may be added, if so
 	bytes    int
 
 	err     error
@@ -50,15 +51,15 @@ type putting struct {
 
 func (b *batch) put(p *putting) (inbox.Receipt, error) {
 	receipt := inbox.Stored
-	if seq := b.store.index.find(b.index, p.digest); seq != 0 {
+	if seq := b.store.index.find(b.index(), p.digest); seq != 0 {
 		k := seqKey(seq)
-		raw := b.requests.Get(k)
+		raw := b.requests().Get(k)
 		known, err := b.known(k, raw, p.id)
 		if err != nil {
 			return 0, err
 		}
 		if known {
-			if b.dead.Get(k) == nil {
+			if b.dead().Get(k) == nil {
 				return inbox.Repeated, nil
 			}
 			receipt = inbox.Revived
@@ -88,7 +89,7 @@ func (b *batch) known(k, raw, id []byte) (bool, error) {
 	if err != nil || !bytes.Equal(r.id, id) {
 		return false, err
 	}
-	settled := b.delivered.Get(k)
+	settled := b.delivered().Get(k)
 	if settled == nil {
 		return true, nil
 	}
@@ -102,11 +103,11 @@ func (b *batch) expired(settled time.Time) bool { return b.now.Sub(settled) >= b
 func (b *batch) add(raw []byte, d digest, ordered bool, key digest) (uint64, error) {
 	b.counters.Last++
 	seq := b.counters.Last
-	if err := b.requests.Put(seqKey(seq), raw); err != nil {
+	if err := b.requests().Put(seqKey(seq), raw); err != nil {
 		return 0, b.fail(err)
 	}
 	if ordered {
-		if err := b.order.Put(orderKey(key, seq), nil); err != nil {
+		if err := b.order().Put(orderKey(key, seq), nil); err != nil {
 			return 0, b.fail(err)
 		}
 	}
@@ -131,7 +132,7 @@ func (b *batch) makeRoom(bytes int) error {
 	if int64(bytes) > limit {
 		return inbox.ErrFull
 	}
-	c := b.expiry.Cursor()
+	c := b.expiry().Cursor()
 	from := b.counters.Dropped
 	from.seq++
 	var drop []uint64
@@ -142,7 +143,7 @@ func (b *batch) makeRoom(bytes int) error {
 			return b.fail(err)
 		}
 		b.counters.Dropped, b.changed = m, true
-		r, err := decodeRecord(b.requests.Get(seqKey(m.seq)))
+		r, err := decodeRecord(b.requests().Get(seqKey(m.seq)))
 		if err != nil || r.dropped || len(r.request) == 0 {
 			continue
 		}
@@ -151,12 +152,12 @@ func (b *batch) makeRoom(bytes int) error {
 	}
 	for _, seq := range drop {
 		k := seqKey(seq)
-		raw := b.requests.Get(k)
+		raw := b.requests().Get(k)
 		r, err := decodeRecord(raw)
 		if err != nil {
 			return b.fail(err)
 		}
-		if err := b.requests.Put(k, stub(raw, r)); err != nil {
+		if err := b.requests().Put(k, stub(raw, r)); err != nil {
 			return b.fail(err)
 		}
 	}
@@ -171,7 +172,7 @@ func (b *batch) removeDead(k, raw []byte) error {
 	b.counters.Dead--
 	b.counters.Bytes -= int64(len(raw) + overhead)
 	b.changed = true
-	return b.fail(b.dead.Delete(k), b.requests.Delete(k))
+	return b.fail(b.dead().Delete(k), b.requests().Delete(k))
 }
 
 // removeDelivered removes a delivered message.
@@ -179,26 +180,31 @@ func (b *batch) removeDelivered(k, raw []byte, settled time.Time) error {
 	b.counters.Delivered--
 	b.counters.Bytes -= int64(len(raw) + overhead)
 	b.changed = true
-	return b.fail(b.delivered.Delete(k), b.requests.Delete(k), b.expiry.Delete(momentOf(settled, decodeSeq(k)).key()))
+	return b.fail(b.delivered().Delete(k), b.requests().Delete(k), b.expiry().Delete(momentOf(settled, decodeSeq(k)).key()))
 }
 
 // expire removes delivered messages whose ids need not be known any more, so many at most.
 func (b *batch) expire(limit int) error {
-	c := b.expiry.Cursor()
+	if !b.expired(b.oldest.time()) {
+		return nil // without a look into the file, for every commit does this
+	}
+	c := b.expiry().Cursor()
 	var old []moment
-	for k, _ := c.First(); k != nil && len(old) < limit; k, _ = c.Next() {
+	b.oldest = never
+	for k, _ := c.First(); k != nil; k, _ = c.Next() {
 		m, err := decodeMoment(k)
 		if err != nil {
 			return b.fail(err)
 		}
-		if !b.expired(m.time()) {
+		if len(old) == limit || !b.expired(m.time()) {
+			b.oldest = m
 			break
 		}
 		old = append(old, m)
 	}
 	for _, m := range old {
 		k := seqKey(m.seq)
-		if err := b.removeDelivered(k, b.requests.Get(k), m.time()); err != nil {
+		if err := b.removeDelivered(k, b.requests().Get(k), m.time()); err != nil {
 			return err
 		}
 	}
@@ -208,13 +214,18 @@ func (b *batch) expire(limit int) error {
 // goneFor tells the index which messages are gone for sure: those before every delivered and pending one that are not
 // dead.
 func (b *batch) goneFor() func(seq uint64) bool {
-	floor := b.counters.Low
-	for _, bucket := range []*bbolt.Bucket{b.delivered, b.retrying} {
-		if k, _ := bucket.Cursor().First(); k != nil {
-			floor = min(floor, decodeSeq(k))
+	floor := uint64(0)
+	return func(seq uint64) bool {
+		if floor == 0 {
+			floor = b.counters.Low
+			for _, bucket := range []*bbolt.Bucket{b.delivered(), b.retrying()} {
+				if k, _ := bucket.Cursor().First(); k != nil {
+					floor = min(floor, decodeSeq(k))
+				}
+			}
 		}
+		return seq < floor && b.dead().Get(seqKey(seq)) == nil
 	}
-	return func(seq uint64) bool { return seq < floor && b.dead.Get(seqKey(seq)) == nil }
 }
 
 func (b *batch) settle(held *lease, outcome inbox.Outcome) error {
@@ -226,8 +237,8 @@ func (b *batch) settle(held *lease, outcome inbox.Outcome) error {
 		return nil
 	}
 	k := seqKey(held.seq)
-	raw := b.requests.Get(k)
-	if raw == nil || b.delivered.Get(k) != nil || b.dead.Get(k) != nil {
+	raw := b.requests().Get(k)
+	if raw == nil || b.delivered().Get(k) != nil || b.dead().Get(k) != nil {
 		// A commit that was said to have failed has succeeded after all.
 		b.after(func() { s.endLease(held) })
 		b.changed = true
@@ -238,13 +249,13 @@ func (b *batch) settle(held *lease, outcome inbox.Outcome) error {
 		return err
 	}
 	p := progress{answer: outcome.Answer}
-	if old := b.retrying.Get(k); old != nil {
+	if old := b.retrying().Get(k); old != nil {
 		before, err := decodeProgress(old)
 		if err != nil {
 			return err
 		}
 		p.attempts = before.attempts
-		if err := b.fail(b.retrying.Delete(k), b.due.Delete(momentOf(before.when, held.seq).key())); err != nil {
+		if err := b.fail(b.retrying().Delete(k), b.due().Delete(momentOf(before.when, held.seq).key())); err != nil {
 			return err
 		}
 	}
@@ -260,21 +271,24 @@ func (b *batch) settle(held *lease, outcome inbox.Outcome) error {
 			s.endLease(held)
 			s.addDue(due)
 		})
-		return b.fail(b.retrying.Put(k, p.encode()), b.due.Put(due.key(), nil))
+		return b.fail(b.retrying().Put(k, p.encode()), b.due().Put(due.key(), nil))
 	}
 	p.when = b.now.Truncate(time.Microsecond)
 	b.after(func() { s.endLease(held) })
 	b.counters.Pending--
 	if outcome.Result == inbox.Dead {
 		b.counters.Dead++
-		err = b.fail(b.dead.Put(k, p.encode()))
+		err = b.fail(b.dead().Put(k, p.encode()))
 	} else {
 		b.counters.Delivered++
 		settled := momentOf(p.when, held.seq)
+		if settled.compare(b.oldest) < 0 {
+			b.oldest = settled
+		}
 		if settled.compare(b.counters.Dropped) <= 0 { // the clock was set back
 			b.counters.Dropped = moment{at: settled.at - 1}
 		}
-		err = b.fail(b.delivered.Put(k, p.encode()), b.expiry.Put(settled.key(), nil))
+		err = b.fail(b.delivered().Put(k, p.encode()), b.expiry().Put(settled.key(), nil))
 	}
 	if err != nil || len(r.key) == 0 {
 		return err
@@ -285,26 +299,26 @@ func (b *batch) settle(held *lease, outcome inbox.Outcome) error {
 // nextOfKey lets the next message of a key be leased after one was settled. It may have been passed over, so it is found
 // as if it were due for a retry.
 func (b *batch) nextOfKey(key digest, seq uint64) error {
-	if err := b.fail(b.order.Delete(orderKey(key, seq))); err != nil {
+	if err := b.fail(b.order().Delete(orderKey(key, seq))); err != nil {
 		return err
 	}
-	k, _ := b.order.Cursor().Seek(key[:])
+	k, _ := b.order().Cursor().Seek(key[:])
 	if len(k) != 24 || !bytes.Equal(k[:16], key[:]) {
 		return nil
 	}
 	next := bytes.Clone(k[16:])
-	if b.retrying.Get(next) != nil {
+	if b.retrying().Get(next) != nil {
 		return nil
 	}
 	p := progress{when: b.now.Truncate(time.Microsecond)}
 	due := momentOf(p.when, decodeSeq(next))
 	b.after(func() { b.store.addDue(due) })
-	return b.fail(b.retrying.Put(next, p.encode()), b.due.Put(due.key(), nil))
+	return b.fail(b.retrying().Put(next, p.encode()), b.due().Put(due.key(), nil))
 }
 
 func (b *batch) redeliver(seq uint64, force bool) (uint64, error) {
 	k := seqKey(seq)
-	raw := b.requests.Get(k)
+	raw := b.requests().Get(k)
 	if raw == nil {
 		return 0, inbox.ErrNotFound
 	}
@@ -312,7 +326,7 @@ func (b *batch) redeliver(seq uint64, force bool) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	settled := b.delivered.Get(k)
+	settled := b.delivered().Get(k)
 	switch {
 	case settled != nil:
 		if !force {
@@ -329,7 +343,7 @@ func (b *batch) redeliver(seq uint64, force bool) (uint64, error) {
 		if err := b.removeDelivered(k, raw, p.when); err != nil {
 			return 0, err
 		}
-	case b.dead.Get(k) != nil:
+	case b.dead().Get(k) != nil:
 		raw = bytes.Clone(raw)
 		if err := b.removeDead(k, raw); err != nil {
 			return 0, err
@@ -352,7 +366,7 @@ func (b *batch) hurry(seq uint64) error {
 	if held != nil {
 		return inbox.ErrLeased
 	}
-	raw := b.retrying.Get(seqKey(seq))
+	raw := b.retrying().Get(seqKey(seq))
 	if raw == nil {
 		return nil // it was never tried, and is due
 	}
@@ -374,12 +388,12 @@ func (b *batch) moveDue(seq uint64, p progress) error {
 		b.store.dropDue(old)
 		b.store.addDue(due)
 	})
-	return b.fail(b.due.Delete(old.key()), b.due.Put(due.key(), nil), b.retrying.Put(seqKey(seq), p.encode()))
+	return b.fail(b.due().Delete(old.key()), b.due().Put(due.key(), nil), b.retrying().Put(seqKey(seq), p.encode()))
 }
 
 // nearFar makes due now what is due later than any delay can be, because the clock was set back: so many at most.
 func (b *batch) nearFar(longest time.Duration, limit int) (more bool, err error) {
-	c := b.due.Cursor()
+	c := b.due().Cursor()
 	bound := momentOf(b.now.Add(longest), 0)
 	var far []moment
 	for k, _ := c.Last(); k != nil; k, _ = c.Prev() {
@@ -397,7 +411,7 @@ func (b *batch) nearFar(longest time.Duration, limit int) (more bool, err error)
 		far = append(far, m)
 	}
 	for _, m := range far {
-		raw := b.retrying.Get(seqKey(m.seq))
+		raw := b.retrying().Get(seqKey(m.seq))
 		p, err := decodeProgress(raw)
 		if err != nil {
 			return false, b.fail(err)

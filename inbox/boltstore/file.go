@@ -13,6 +13,23 @@ import (
 	"go.uber.org/zap"
 )
 
+// The buckets, by number.
+const (
+	numberRequests = iota
+	numberRetrying
+	numberDue
+	numberDelivered
+	numberDead
+	numberExpiry
+	numberOrder
+	numberIndex
+	numberMeta
+)
+
+var buckets = [...][]byte{
+	bucketRequests, bucketRetrying, bucketDue, bucketDelivered, bucketDead, bucketExpiry, bucketOrder, bucketIndex, bucketMeta,
+}
+
 var (
 	bucketRequests  = []byte("requests")
 	bucketRetrying  = []byte("retrying")
@@ -94,6 +111,7 @@ func (s *Store) openFile() error {
 	s.file.Lock()
 	s.db = db
 	s.file.Unlock()
+	s.oldest, s.filled = moment{}, 0 // to be found out
 	s.lock.Lock()
 	s.counters = c
 	s.queue.reset(c.Low, c.Last)
@@ -144,8 +162,7 @@ func (s *Store) check(db *bbolt.DB) error {
 		return err
 	}
 	return db.Update(func(tx *bbolt.Tx) error {
-		for _, name := range [][]byte{bucketRequests, bucketRetrying, bucketDue, bucketDelivered, bucketDead, bucketExpiry,
-			bucketOrder, bucketIndex, bucketMeta} {
+		for _, name := range buckets {
 			if _, err := tx.CreateBucket(name); err != nil {
 				return err
 			}
@@ -158,14 +175,14 @@ func (s *Store) check(db *bbolt.DB) error {
 // load reads the counters and the newest ids.
 func (s *Store) load(tx *bbolt.Tx) (counters, error) {
 	v := viewOf(tx)
-	c, err := decodeCounters(v.meta.Get(keyCounters))
+	c, err := decodeCounters(v.meta().Get(keyCounters))
 	if err != nil {
 		return c, err
 	}
-	if err := s.index.load(v.index); err != nil {
+	if err := s.index.load(v.index()); err != nil {
 		return c, err
 	}
-	cursor := v.requests.Cursor()
+	cursor := v.requests().Cursor()
 	for k, raw := cursor.Seek(seqKey(c.Indexed + 1)); k != nil; k, raw = cursor.Next() {
 		r, err := decodeRecord(raw)
 		if err != nil {

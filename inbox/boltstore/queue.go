@@ -205,8 +205,8 @@ func (s *Store) take(held *lease) (m *inbox.Message, err error) {
 	err = s.view(func(tx *bbolt.Tx) error {
 		v := viewOf(tx)
 		k := seqKey(held.seq)
-		raw := v.requests.Get(k)
-		if raw == nil || (check || held.retrying) && (v.delivered.Get(k) != nil || v.dead.Get(k) != nil) {
+		raw := v.requests().Get(k)
+		if raw == nil || (check || held.retrying) && (v.delivered().Get(k) != nil || v.dead().Get(k) != nil) {
 			pass = true
 			return nil
 		}
@@ -220,7 +220,7 @@ func (s *Store) take(held *lease) (m *inbox.Message, err error) {
 		}
 		if !held.retrying && len(r.key) > 0 {
 			key := digestOf(m.Key)
-			if first, _ := v.order.Cursor().Seek(key[:]); !bytes.Equal(first, orderKey(key, held.seq)) {
+			if first, _ := v.order().Cursor().Seek(key[:]); !bytes.Equal(first, orderKey(key, held.seq)) {
 				pass = true // when the one before it is settled, it is due
 				return nil
 			}

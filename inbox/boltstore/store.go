@@ -53,8 +53,12 @@ type Store struct {
 	db   *bbolt.DB // nil after a failed commit, until it can be opened again
 
 	writer writer
-	index  index // the writer's own
 	queue  queue
+
+	// These belong to whoever writes.
+	index  index
+	oldest moment // of the delivered ones: not after the first of them
+	filled int64  // see prefill
 
 	lock     sync.Mutex // guards the rest
 	settings inbox.Settings
@@ -93,7 +97,7 @@ func openStore(path string, settings inbox.Settings, logger *zap.Logger, options
 	}
 	s.writer.init()
 	go s.write()
-	s.submit(&operation{apply: s.tidy})
+	s.submit(&operation{apply: func(b *batch) error { return b.expire(1000) }})
 	return s, nil
 }
 
@@ -177,13 +181,13 @@ func (s *Store) Stats(ctx context.Context) (inbox.Stats, error) {
 	}
 	err := s.view(func(tx *bbolt.Tx) error {
 		v := viewOf(tx)
-		if k, _ := v.retrying.Cursor().First(); k != nil {
+		if k, _ := v.retrying().Cursor().First(); k != nil {
 			first = min(first, decodeSeq(k))
 		}
 		// A message before the first may be the last that was settled, of which the file does not yet say that it is.
-		c := v.requests.Cursor()
+		c := v.requests().Cursor()
 		for k, raw := c.Seek(seqKey(first)); k != nil; k, raw = c.Next() {
-			if v.delivered.Get(k) != nil || v.dead.Get(k) != nil {
+			if v.delivered().Get(k) != nil || v.dead().Get(k) != nil {
 				continue
 			}
 			r, err := decodeRecord(raw)
@@ -203,7 +207,7 @@ func (s *Store) Get(ctx context.Context, seq uint64) (*inbox.Message, error) {
 	var m *inbox.Message
 	err := s.view(func(tx *bbolt.Tx) (err error) {
 		v := viewOf(tx)
-		raw := v.requests.Get(seqKey(seq))
+		raw := v.requests().Get(seqKey(seq))
 		if raw == nil {
 			return inbox.ErrNotFound
 		}
@@ -248,11 +252,11 @@ func (s *Store) List(ctx context.Context, query inbox.Query) ([]*inbox.Message, 
 				}
 				next = seq + 1
 				k := seqKey(seq)
-				if query.State == inbox.Pending && (v.delivered.Get(k) != nil || v.dead.Get(k) != nil) {
+				if query.State == inbox.Pending && (v.delivered().Get(k) != nil || v.dead().Get(k) != nil) {
 					walk.next()
 					continue
 				}
-				raw := v.requests.Get(k)
+				raw := v.requests().Get(k)
 				if raw == nil {
 					return errDamaged
 				}
@@ -278,7 +282,7 @@ func (s *Store) close(abandon bool) error {
 	s.lock.Lock()
 	if s.closed {
 		s.lock.Unlock()
-		<-s.writer.ended
+		s.writer.stop(false)
 		return nil
 	}
 	s.closed = true
@@ -286,7 +290,6 @@ func (s *Store) close(abandon bool) error {
 	s.wake(len(s.queue.waiting))
 	s.lock.Unlock()
 	s.writer.stop(abandon)
-	<-s.writer.ended
 
 	s.file.Lock()
 	defer s.file.Unlock()
@@ -307,7 +310,7 @@ func (s *Store) view(read func(tx *bbolt.Tx) error) (err error) {
 	s.file.RLock()
 	defer s.file.RUnlock()
 	if s.db == nil {
-		if s.isClosed() {
+		if s.writer.closed() {
 			return inbox.ErrClosed
 		}
 		return errUnavailable
@@ -315,34 +318,36 @@ func (s *Store) view(read func(tx *bbolt.Tx) error) (err error) {
 	return guard(func() error { return s.db.View(read) })
 }
 
-func (s *Store) isClosed() bool {
-	select {
-	case <-s.writer.closing:
-		return true
-	default:
-		return false
-	}
-}
-
-// views are the buckets of a transaction.
+// views are the buckets of a transaction, each opened when it is first asked for.
 type views struct {
-	requests, retrying, due, delivered, dead, expiry, order, index, meta *bbolt.Bucket
+	tx   *bbolt.Tx
+	open [len(buckets)]*bbolt.Bucket
 }
 
-func viewOf(tx *bbolt.Tx) views {
-	v := views{
-		requests: tx.Bucket(bucketRequests), retrying: tx.Bucket(bucketRetrying), due: tx.Bucket(bucketDue),
-		delivered: tx.Bucket(bucketDelivered), dead: tx.Bucket(bucketDead), expiry: tx.Bucket(bucketExpiry),
-		order: tx.Bucket(bucketOrder), index: tx.Bucket(bucketIndex), meta: tx.Bucket(bucketMeta),
+func (v *views) bucket(number int) *bbolt.Bucket {
+	if v.open[number] == nil {
+		v.open[number] = v.tx.Bucket(buckets[number])
+		if number != numberOrder {
+			v.open[number].FillPercent = 1 // they grow at their end, more or less
+		}
 	}
-	for _, b := range []*bbolt.Bucket{v.requests, v.delivered, v.expiry, v.index, v.due} {
-		b.FillPercent = 1 // they grow at their end
-	}
-	return v
+	return v.open[number]
 }
+
+func (v *views) requests() *bbolt.Bucket  { return v.bucket(numberRequests) }
+func (v *views) retrying() *bbolt.Bucket  { return v.bucket(numberRetrying) }
+func (v *views) due() *bbolt.Bucket       { return v.bucket(numberDue) }
+func (v *views) delivered() *bbolt.Bucket { return v.bucket(numberDelivered) }
+func (v *views) dead() *bbolt.Bucket      { return v.bucket(numberDead) }
+func (v *views) expiry() *bbolt.Bucket    { return v.bucket(numberExpiry) }
+func (v *views) order() *bbolt.Bucket     { return v.bucket(numberOrder) }
+func (v *views) index() *bbolt.Bucket     { return v.bucket(numberIndex) }
+func (v *views) meta() *bbolt.Bucket      { return v.bucket(numberMeta) }
+
+func viewOf(tx *bbolt.Tx) *views { return &views{tx: tx} }
 
 // message makes a message of what stands in the file, without its request.
-func (v views) message(seq uint64, raw []byte) (*inbox.Message, record, error) {
+func (v *views) message(seq uint64, raw []byte) (*inbox.Message, record, error) {
 	r, err := decodeRecord(raw)
 	if err != nil {
 		return nil, r, fmt.Errorf("message %d: %w", seq, err)
@@ -350,13 +355,13 @@ func (v views) message(seq uint64, raw []byte) (*inbox.Message, record, error) {
 	m := &inbox.Message{Seq: seq, ID: string(r.id), Key: string(r.key), Received: r.received, State: inbox.Pending}
 	k := seqKey(seq)
 	var p progress
-	if raw := v.retrying.Get(k); raw != nil {
+	if raw := v.retrying().Get(k); raw != nil {
 		p, err = decodeProgress(raw)
 		m.Due = p.when
-	} else if raw := v.delivered.Get(k); raw != nil {
+	} else if raw := v.delivered().Get(k); raw != nil {
 		p, err = decodeProgress(raw)
 		m.State, m.Settled = inbox.Delivered, p.when
-	} else if raw := v.dead.Get(k); raw != nil {
+	} else if raw := v.dead().Get(k); raw != nil {
 		p, err = decodeProgress(raw)
 		m.State, m.Settled = inbox.Dead, p.when
 	}
@@ -375,23 +380,23 @@ type walker struct {
 	from   uint64        // from here
 }
 
-func (v views) walk(state inbox.State, from uint64) *walker {
+func (v *views) walk(state inbox.State, from uint64) *walker {
 	w := &walker{}
 	switch state {
 	case inbox.Delivered:
-		w.cursor = v.delivered.Cursor()
+		w.cursor = v.delivered().Cursor()
 	case inbox.Dead:
-		w.cursor = v.dead.Cursor()
+		w.cursor = v.dead().Cursor()
 	case inbox.Pending:
-		c, err := decodeCounters(v.meta.Get(keyCounters))
-		if k, _ := v.order.Cursor().First(); k == nil && err == nil {
+		c, err := decodeCounters(v.meta().Get(keyCounters))
+		if k, _ := v.order().Cursor().First(); k == nil && err == nil {
 			// Before the mark, only those that wait for a retry are pending, not one of a million delivered ones.
-			w.cursor, w.then, w.from = v.retrying.Cursor(), v.requests.Cursor(), max(c.Low, from)
+			w.cursor, w.then, w.from = v.retrying().Cursor(), v.requests().Cursor(), max(c.Low, from)
 			break
 		}
-		w.cursor = v.requests.Cursor()
+		w.cursor = v.requests().Cursor()
 	default:
-		w.cursor = v.requests.Cursor()
+		w.cursor = v.requests().Cursor()
 	}
 	w.key, _ = w.cursor.Seek(seqKey(from))
 	w.advance()

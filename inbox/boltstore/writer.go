@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
+	"os"
 	"runtime"
 	"runtime/debug"
 	"sync"
@@ -46,58 +48,79 @@ const (
 	withdrawn
 )
 
-// writer is the queue of the one goroutine that writes. While a commit is under way the next one's operations gather, and
-// that is all the delay there is: a lone caller never waits for others.
+// writer is the queue of what is to be written. Whoever finds nobody writing writes himself: so a lone caller waits for
+// nothing but the disk. While a commit is under way the next one's operations gather, and the writer's goroutine commits
+// them, for as long as there are any.
 type writer struct {
 	lock    sync.Mutex
 	queue   []*operation
+	busy    bool // somebody writes; so long nobody else does
 	stopped bool
+	abandon bool
+	idle    sync.Cond // busy has become false
 
-	kick    chan struct{}
-	closing chan struct{}
-	abandon atomic.Bool
-	ended   chan struct{}
-	last    int // how many operations the last commit had
+	kick chan struct{} // the goroutine is to take over; closed: to end
+	last int           // how many operations the last commit had
 }
 
 func (w *writer) init() {
-	w.kick, w.closing, w.ended = make(chan struct{}, 1), make(chan struct{}), make(chan struct{})
+	w.kick = make(chan struct{}, 1)
+	w.idle.L = &w.lock
 }
 
-// stop lets the writer end: after what is queued, or at once if the store is abandoned.
+// stop returns when nobody writes any more: after what is queued, or, if the store is abandoned, after the commit under
+// way.
 func (w *writer) stop(abandon bool) {
-	w.abandon.Store(abandon)
 	w.lock.Lock()
-	w.stopped = true
-	w.lock.Unlock()
-	close(w.closing)
+	defer w.lock.Unlock()
+	first := !w.stopped
+	w.stopped, w.abandon = true, w.abandon || abandon
+	for w.busy {
+		w.idle.Wait()
+	}
+	if first {
+		close(w.kick)
+	}
 }
 
-// submit queues an operation.
-func (s *Store) submit(o *operation) bool {
+func (w *writer) closed() bool {
+	w.lock.Lock()
+	defer w.lock.Unlock()
+	return w.stopped
+}
+
+// submit queues an operation that nobody waits for.
+func (s *Store) submit(o *operation) {
 	w := &s.writer
 	w.lock.Lock()
+	defer w.lock.Unlock()
 	if w.stopped {
-		w.lock.Unlock()
-		return false
+		return
 	}
-	w.queue = append(w.queue, o)
-	w.lock.Unlock()
-	select {
-	case w.kick <- struct{}{}:
-	default:
+	if w.queue = append(w.queue, o); !w.busy {
+		w.busy = true
+		w.kick <- struct{}{}
 	}
-	return true
 }
 
-// do submits an operation and waits until it is committed. If ctx ends before the operation has begun, it never begins.
+// do queues an operation and waits until it is committed. If ctx ends before the operation has begun, it never begins.
 func (s *Store) do(ctx context.Context, o *operation) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
 	o.done = make(chan struct{})
-	if !s.submit(o) {
+	w := &s.writer
+	w.lock.Lock()
+	if w.stopped {
+		w.lock.Unlock()
 		return inbox.ErrClosed
+	}
+	w.queue = append(w.queue, o)
+	lead := !w.busy
+	w.busy = true
+	w.lock.Unlock()
+	if lead {
+		s.drive(1)
 	}
 	select {
 	case <-o.done:
@@ -110,45 +133,54 @@ func (s *Store) do(ctx context.Context, o *operation) error {
 
 // write is the writer's goroutine.
 func (s *Store) write() {
-	w := &s.writer
-	defer close(w.ended)
-	for {
-		select {
-		case <-w.kick:
-		case <-w.closing:
-		}
-		for {
-			if w.abandon.Load() {
-				s.answer(w.takeAll(), inbox.ErrClosed)
-				return
-			}
-			operations, stopped := w.take()
-			if len(operations) > 0 {
-				s.commit(operations)
-				continue
-			}
-			if stopped {
-				return
-			}
-			break
-		}
+	for range s.writer.kick {
+		s.drive(math.MaxInt)
 	}
 }
 
-// take takes what the next commit does. After a commit that served many, those who were answered are about to come
-// again: they are let run first, so that they share the next commit rather than every other one.
-func (w *writer) take() (operations []*operation, stopped bool) {
+// drive commits what is queued, with so many commits at most; then the goroutine goes on.
+func (s *Store) drive(commits int) {
+	w := &s.writer
+	for ; ; commits-- {
+		w.gather()
+		w.lock.Lock()
+		if w.abandon {
+			s.answer(w.queue, inbox.ErrClosed)
+			w.queue = nil
+		}
+		if len(w.queue) == 0 {
+			w.busy = false
+			w.idle.Broadcast()
+			w.lock.Unlock()
+			return
+		}
+		if commits == 0 {
+			w.kick <- struct{}{} // there is room: only one at a time is busy
+			w.lock.Unlock()
+			return
+		}
+		operations := w.take()
+		w.lock.Unlock()
+		s.commit(operations)
+	}
+}
+
+// gather lets those run who were answered by a commit that served many, and are about to come again: so that they share
+// the next commit rather than every other one. A lone caller is not waited for.
+func (w *writer) gather() {
 	for range 2 * w.last {
 		w.lock.Lock()
 		gathered := len(w.queue)
 		w.lock.Unlock()
 		if gathered >= w.last {
-			break
+			return
 		}
 		runtime.Gosched()
 	}
-	w.lock.Lock()
-	defer w.lock.Unlock()
+}
+
+// take takes what the next commit does.
+func (w *writer) take() (operations []*operation) {
 	size, n := 0, 0
 	for n < len(w.queue) && n < maxOperations && (n == 0 || size+w.queue[n].size <= maxBatchBytes) {
 		size += w.queue[n].size
@@ -162,15 +194,7 @@ func (w *writer) take() (operations []*operation, stopped bool) {
 	if w.last = n; n == 1 {
 		w.last = 0
 	}
-	return operations, w.stopped && n == 0
-}
-
-func (w *writer) takeAll() []*operation {
-	w.lock.Lock()
-	defer w.lock.Unlock()
-	all := w.queue
-	w.queue = nil
-	return all
+	return operations
 }
 
 func (s *Store) answer(operations []*operation, err error) {
@@ -195,14 +219,14 @@ func (s *Store) commit(operations []*operation) {
 	if len(live) == 0 {
 		return
 	}
-	if s.db == nil { // only this goroutine writes it, but for close, which waits for it
+	if s.db == nil { // it is written by whoever writes, and by close, which waits for them
 		if err := s.openFile(); err != nil {
 			s.answer(live, fmt.Errorf("%w: %w", errUnavailable, err))
 			return
 		}
 		s.logger.Info("the inbox's file is open again", zap.String("path", s.path))
 	}
-	b := &batch{store: s, now: s.options.now()}
+	b := &batch{store: s, now: s.options.now(), oldest: s.oldest}
 	s.lock.Lock()
 	b.settings, b.counters = s.settings, s.counters
 	b.counters.Low = max(b.counters.Low, min(s.lowest(), s.counters.Last+1))
@@ -220,6 +244,7 @@ func (s *Store) commit(operations []*operation) {
 		s.answer(live, fmt.Errorf("writing to the inbox's file: %w", err))
 		return
 	}
+	s.oldest = b.oldest
 	if b.changed {
 		s.lock.Lock()
 		s.counters = b.counters
@@ -231,6 +256,9 @@ func (s *Store) commit(operations []*operation) {
 		s.watchFreelist()
 	}
 	s.answer(live, nil)
+	if b.changed && len(live) <= 4 {
+		s.prefill()
+	}
 }
 
 // transact applies the operations and commits. Nothing is committed if nothing was changed.
@@ -260,15 +288,14 @@ func (s *Store) transact(b *batch, operations []*operation) (err error) {
 	if !b.changed {
 		return nil
 	}
-	last := b.counters.Last
-	flushed, err := s.index.step(b.index, b.stored, b.goneFor())
+	flushed, err := s.index.step(b.index(), b.stored, b.goneFor())
 	if err != nil {
 		return err
 	}
 	if flushed {
-		b.counters.Indexed = last
+		b.counters.Indexed = b.counters.Last
 	}
-	if err := b.meta.Put(keyCounters, b.counters.encode()); err != nil {
+	if err := b.meta().Put(keyCounters, b.counters.encode()); err != nil {
 		return err
 	}
 	return tx.Commit()
@@ -347,8 +374,31 @@ func (s *Store) syncFreelist() error {
 	})
 }
 
-// tidy does what is left to do when the file is opened.
-func (s *Store) tidy(b *batch) error { return b.expire(1000) }
+// prefill writes zeros behind the end of what is used, so that the next commits find the disk's blocks allotted: syncing
+// new ones takes longer. It is done for callers who come one by one; where many share a commit, there is less to gain.
+// Nobody else writes meanwhile, and bbolt never makes a file shorter.
+func (s *Store) prefill() {
+	const step = 1 << 20
+	end := int64(0)
+	if err := s.db.View(func(tx *bbolt.Tx) error {
+		end = tx.Size()
+		return nil
+	}); err != nil || end+step/4 <= s.filled {
+		return
+	}
+	free, known := freeSpace(s.path)
+	if !known || free < step+2*s.options.reserve {
+		return
+	}
+	f, err := os.OpenFile(s.path, os.O_WRONLY, 0)
+	if err != nil {
+		return
+	}
+	// If it fails, the next commits take what they need themselves.
+	_, _ = f.WriteAt(make([]byte, step), end)
+	_ = f.Close()
+	s.filled = end + step
+}
 
 // wait is how long from now until the time, by the store's clock.
 func (s *Store) wait(until time.Time) time.Duration { return until.Sub(s.options.now()) }
