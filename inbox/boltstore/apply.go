@@ -262,8 +262,10 @@ func (b *batch) settle(held *lease, outcome inbox.Outcome) error {
 	b.changed = true
 	held.settling = true // once a batch, and again if the batch fails
 	b.cleanup = append(b.cleanup, held)
-	if outcome.Result == inbox.Pending {
+	if outcome.Result != inbox.Delivered {
 		p.attempts++
+	}
+	if outcome.Result == inbox.Pending {
 		p.when = b.now.Add(outcome.Delay + time.Microsecond).Truncate(time.Microsecond)
 		due := momentOf(p.when, held.seq)
 		b.after(func() {

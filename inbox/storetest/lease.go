@@ -348,7 +348,7 @@ func testList(t *testing.T, b *Backend) {
 					case "0", "3":
 						want = inbox.Message{Attempts: want.Attempts, State: inbox.Delivered, Answer: delivered.Answer}
 					case "1", "4":
-						want = inbox.Message{Attempts: want.Attempts, State: inbox.Dead, Answer: dead.Answer}
+						want = inbox.Message{Attempts: 1, State: inbox.Dead, Answer: dead.Answer}
 					case "2", "5":
 						want = inbox.Message{Attempts: 1, State: inbox.Pending, Answer: retryIn(0).Answer}
 					default:
