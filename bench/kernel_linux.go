@@ -27,7 +27,7 @@ func newTimer() (int, error) {
 // setTimer lets the timer go off once.
 func setTimer(fd int, after time.Duration) error {
 	spec := [2]syscall.Timespec{{}, syscall.NsecToTimespec(int64(max(after, 1)))}
-	_, _, errno := syscall.RawSyscall6(syscall.SYS_TIMERFD_SETTIME, uintptr(fd), 0, uintptr(unsafe.Pointer(&spec)), 0, 0, 0)
+	_, _, errno := syscall.RawSyscall6(syscall.SYS_TIMERFD_SETTIME, uintptr(fd), 0, uintptr(unsafe.Pointer(&spec)), 0, 0, 0) //nolint:gosec // the kernel reads a structure of its own kind
 	if errno != 0 {
 		return errno
 	}
@@ -40,7 +40,7 @@ func processTime(pid int) (time.Duration, error) {
 	const perProcess = 2 // CPUCLOCK_SCHED, of the whole process
 	clock := ^pid<<3 | perProcess
 	var spec syscall.Timespec
-	_, _, errno := syscall.RawSyscall(syscall.SYS_CLOCK_GETTIME, uintptr(clock), uintptr(unsafe.Pointer(&spec)), 0)
+	_, _, errno := syscall.RawSyscall(syscall.SYS_CLOCK_GETTIME, uintptr(clock), uintptr(unsafe.Pointer(&spec)), 0) //nolint:gosec // the kernel fills a structure of its own kind
 	if errno != 0 {
 		return 0, errors.Join(errors.New("reading a process's CPU time"), errno)
 	}

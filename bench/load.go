@@ -29,7 +29,7 @@ type load struct {
 	warm        time.Duration
 	duration    time.Duration
 	mark        func() // called when the warm requests have all been answered, and when the counted ones have
-	now         func() // called once in the middle, if set
+	midway      func() // called once in the middle, if set
 }
 
 // outcome is what one aim made of a load.
@@ -109,7 +109,7 @@ func (g *generator) open() error {
 		for aim := range g.aims {
 			c := &connection{fd: -1, aim: aim, worker: worker, buffer: make([]byte, 8<<10)}
 			g.connections = append(g.connections, c)
-			if err = g.dial(len(g.connections) - 1); err != nil {
+			if err := g.dial(len(g.connections) - 1); err != nil {
 				return fmt.Errorf("%s: %w", g.aims[aim].address, err)
 			}
 		}
@@ -151,13 +151,13 @@ func (g *generator) dial(i int) error {
 	if err != nil {
 		return err
 	}
-	if err = syscall.Connect(c.fd, &syscall.SockaddrInet4{Port: address.Port, Addr: [4]byte(address.IP.To4())}); err != nil {
+	if err := syscall.Connect(c.fd, &syscall.SockaddrInet4{Port: address.Port, Addr: [4]byte(address.IP.To4())}); err != nil {
 		return err
 	}
-	if err = syscall.SetsockoptInt(c.fd, syscall.IPPROTO_TCP, syscall.TCP_NODELAY, 1); err != nil {
+	if err := syscall.SetsockoptInt(c.fd, syscall.IPPROTO_TCP, syscall.TCP_NODELAY, 1); err != nil {
 		return err
 	}
-	if err = syscall.SetNonblock(c.fd, true); err != nil {
+	if err := syscall.SetNonblock(c.fd, true); err != nil {
 		return err
 	}
 	c.filled, c.unsent, c.writing = 0, nil, false
@@ -210,9 +210,9 @@ func (g *generator) phase(duration time.Duration, counting bool) error {
 				return fmt.Errorf("%d requests are not answered %s after the last was sent", g.inFlight, patience)
 			}
 		}
-		if g.load.now != nil && counting && now.After(middle) {
-			g.load.now()
-			g.load.now = nil
+		if g.midway != nil && counting && now.After(middle) {
+			g.midway()
+			g.midway = nil
 		}
 		wait := 100
 		if !g.closing {
@@ -240,7 +240,7 @@ func (g *generator) phase(duration time.Duration, counting bool) error {
 				_, _ = syscall.Read(g.timer, expirations[:])
 				continue
 			}
-			if err = g.ready(int(event.Fd), event.Events); err != nil {
+			if err := g.ready(int(event.Fd), event.Events); err != nil {
 				return err
 			}
 		}
@@ -400,7 +400,7 @@ func exchange(address string, request []byte) (answer, error) {
 		return answer{}, err
 	}
 	defer connection.Close()
-	if err = connection.SetDeadline(time.Now().Add(patience)); err != nil {
+	if err := connection.SetDeadline(time.Now().Add(patience)); err != nil {
 		return answer{}, err
 	}
 	if _, err = connection.Write(request); err != nil {

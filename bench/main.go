@@ -70,7 +70,7 @@ func runBench(arguments []string) error {
 		if err != nil {
 			return err
 		}
-		if err = json.Unmarshal(content, &measured); err != nil {
+		if err := json.Unmarshal(content, &measured); err != nil {
 			return fmt.Errorf("%s: %w", *from, err)
 		}
 	} else {
@@ -97,7 +97,11 @@ func runBench(arguments []string) error {
 		}
 		measured.Benchmarks = parseBenchmarks(string(content))
 	}
-	return errors.Join(failure, writeReport(&measured, *out))
+	if err := errors.Join(failure, writeReport(&measured, *out)); err != nil {
+		return err
+	}
+	fmt.Println("written:", filepath.Join(*out, "RESULTS.md"))
+	return nil
 }
 
 // measure measures the chosen parts.
@@ -106,8 +110,8 @@ func measure(measured *results, caddy string, chosen []string) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(scratch)
-	if err = os.Chmod(scratch, 0o755); err != nil { //nolint:gosec // nginx's workers and PHP read it
+	defer func() { _ = os.RemoveAll(scratch) }()
+	if err := os.Chmod(scratch, 0o755); err != nil { //nolint:gosec // nginx's workers and PHP read it
 		return err
 	}
 	b := &bench{plan: measured.Plan, tools: findTools(caddy, scratch), results: measured, progress: os.Stderr}
@@ -128,7 +132,7 @@ func measure(measured *results, caddy string, chosen []string) error {
 	if b.upstream, b.tools.platform, err = startUpstream(scratch); err != nil {
 		return err
 	}
-	if err = b.openAll(); err != nil {
+	if err := b.openAll(); err != nil {
 		return err
 	}
 	for _, part := range chosen {
@@ -151,7 +155,7 @@ func measure(measured *results, caddy string, chosen []string) error {
 		}
 		before, ok := b.usage()
 		for _, step := range steps {
-			if err = step(); err != nil {
+			if err := step(); err != nil {
 				return err
 			}
 		}

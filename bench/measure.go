@@ -151,7 +151,8 @@ func (u *upstreamClient) read() (upstreamReport, error) {
 	if !u.out.Scan() {
 		return report, errors.Join(errors.New("the upstream is silent"), u.out.Err())
 	}
-	return report, json.Unmarshal(u.out.Bytes(), &report)
+	err := json.Unmarshal(u.out.Bytes(), &report)
+	return report, err
 }
 
 // saw is what has come to the far end of a way so far.
@@ -244,7 +245,7 @@ func (b *bench) turn(way string, l load, sites ...*site) ([]measured, error) {
 		marks = append(marks, used)
 	}
 	outcomes, err := run(l)
-	if err = errors.Join(err, failure); err != nil {
+	if err := errors.Join(err, failure); err != nil {
 		return nil, fmt.Errorf("%s, %s: %w", sites[0].name, way, err)
 	}
 	after, err := b.upstream.saw(way)
@@ -271,7 +272,7 @@ func (b *bench) turn(way string, l load, sites ...*site) ([]measured, error) {
 }
 
 func (b *bench) say(format string, arguments ...any) {
-	fmt.Fprintf(b.progress, format+"\n", arguments...)
+	_, _ = fmt.Fprintf(b.progress, format+"\n", arguments...)
 }
 
 // present are the products that run, in the order of this round: each second round is the other way round.
@@ -307,7 +308,7 @@ func (b *bench) openAll() error {
 		}
 		b.sites[p.name] = s
 		for _, way := range ways {
-			if err = b.prove(s, way); err != nil {
+			if err := b.prove(s, way); err != nil {
 				return err
 			}
 		}
@@ -332,7 +333,7 @@ func (b *bench) prove(s *site, way string) error {
 		return err
 	}
 	seen := after.minus(before)
-	if err = seen.judge(way, checkEvery, s); err != nil {
+	if err := seen.judge(way, checkEvery, s); err != nil {
 		return err
 	}
 	if way != wayIn || !s.works {
@@ -483,12 +484,18 @@ func (b *bench) growMerchants() error {
 			Product: pluginName, CPU: make([][]float64, len(c.X)), PerSecond: make([][]float64, len(c.X)), Idle: make([]float64, len(c.X)),
 		}}
 	}
+	defer func() {
+		for _, s := range sites {
+			if s != nil {
+				s.close()
+			}
+		}
+	}()
 	for i, count := range b.plan.Merchants {
 		s, err := open(merchantsProduct(count), b.tools)
 		if err != nil {
 			return err
 		}
-		defer s.close()
 		sites[i] = s
 		idle, err := readMemory(s.pids())
 		if err != nil {
@@ -591,7 +598,7 @@ func (b *bench) busy(p product, way string) (memory, error) {
 	_, err = b.turn(way, load{
 		aims:        []aim{{s.address(way), b.requests(s, way, b.body(way), slowPath), 200}},
 		connections: b.concurrent(p), duration: slowness * 5 / 2,
-		now: func() { read, failure = readMemory(pids) }, // in the middle of the second wave
+		midway: func() { read, failure = readMemory(pids) }, // in the middle of the second wave
 	}, s)
 	return read, errors.Join(err, failure)
 }

@@ -193,17 +193,17 @@ func open(p product, t tools) (*site, error) {
 		s.Ports[way] = ports[i]
 	}
 	if p.needs != nil {
-		if err = p.needs(s); err != nil {
+		if err := p.needs(s); err != nil {
 			return nil, err
 		}
 	}
 	if s.Directory, err = os.MkdirTemp(t.scratch, "peer"); err != nil {
 		return nil, err
 	}
-	if err = os.Chmod(s.Directory, 0o755); err != nil { //nolint:gosec // nginx's workers and PHP read it
+	if err := os.Chmod(s.Directory, 0o755); err != nil { //nolint:gosec // nginx's workers and PHP read it
 		return nil, err
 	}
-	if err = s.start(s); err != nil {
+	if err := s.start(s); err != nil {
 		s.close()
 		return nil, err
 	}
@@ -245,10 +245,10 @@ func (s *site) write(names ...string) error {
 			return err
 		}
 		var out strings.Builder
-		if err = parsed.Execute(&out, s); err != nil {
+		if err := parsed.Execute(&out, s); err != nil {
 			return err
 		}
-		if err = os.WriteFile(filepath.Join(s.Directory, name), []byte(out.String()), 0o644); err != nil { //nolint:gosec // as above
+		if err := os.WriteFile(filepath.Join(s.Directory, name), []byte(out.String()), 0o644); err != nil { //nolint:gosec // as above
 			return err
 		}
 	}
@@ -272,7 +272,7 @@ func (s *site) run(name string, addresses []string, program string, arguments ..
 		return err
 	}
 	s.processes = append(s.processes, p)
-	if err = p.listening(addresses); err != nil {
+	if err := p.listening(addresses); err != nil {
 		log, _ := os.ReadFile(filepath.Join(s.Directory, "error.log"))
 		return fmt.Errorf("%w\n%s", err, log)
 	}

@@ -160,12 +160,18 @@ func parseRollup(content []byte) (rss, pss int64) {
 // freePorts are ports that nobody listened on a moment ago.
 func freePorts(count int) ([]int, error) {
 	ports := make([]int, count)
+	var open []net.Listener // all are closed at the end: none is given twice
+	defer func() {
+		for _, listener := range open {
+			_ = listener.Close()
+		}
+	}()
 	for i := range ports {
 		listener, err := net.Listen("tcp4", "127.0.0.1:0")
 		if err != nil {
 			return nil, err
 		}
-		defer listener.Close() // all at the end: none is given twice
+		open = append(open, listener)
 		ports[i] = listener.Addr().(*net.TCPAddr).Port
 	}
 	return ports, nil
@@ -183,7 +189,7 @@ func (p *process) listening(addresses []string) error {
 		for {
 			connection, err := net.Dial(network, address)
 			if err == nil {
-				connection.Close()
+				_ = connection.Close()
 				break
 			}
 			select {

@@ -31,7 +31,7 @@ func writeReport(measured *results, directory string) error {
 		files[name] = plot
 	}
 	for name, text := range files {
-		if err = os.WriteFile(filepath.Join(directory, name), []byte(text), 0o644); err != nil { //nolint:gosec // to be read by all
+		if err := os.WriteFile(filepath.Join(directory, name), []byte(text), 0o644); err != nil { //nolint:gosec // to be read by all
 			return err
 		}
 	}
@@ -55,7 +55,9 @@ func (r *report) write() {
 	r.method()
 }
 
-func (r *report) line(format string, arguments ...any) { fmt.Fprintf(r, format+"\n", arguments...) }
+func (r *report) line(format string, arguments ...any) {
+	_, _ = fmt.Fprintf(r, format+"\n", arguments...) // into memory
+}
 
 // table writes a Markdown table; the first column is text, the others are numbers.
 func (r *report) table(head []string, rows [][]string) {

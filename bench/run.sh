@@ -45,6 +45,3 @@ if [ -n "$measure" ]; then
 	fi
 fi
 "$scratch/bench" -caddy "$scratch/caddy" -out "$out" -commit "$commit" "$@"
-if [ "$out" = bench ]; then
-	echo "written: bench/RESULTS.md"
-fi

@@ -37,9 +37,9 @@ func spreadOf(values []float64) spread {
 // ratios divides round by round: what the machine does in a round it does to both.
 func ratios(values, floors []float64) []float64 {
 	var all []float64
-	for i := range min(len(values), len(floors)) {
-		if floors[i] > 0 {
-			all = append(all, values[i]/floors[i])
+	for i, floor := range floors {
+		if i < len(values) && floor > 0 {
+			all = append(all, values[i]/floor)
 		}
 	}
 	return all

@@ -103,19 +103,18 @@ func linePlot(title, xUnit, yUnit string, x []float64, lines []series) string {
 	fmt.Fprintf(&s, `<line class="axis" x1="%d" y1="%d" x2="%d" y2="%d"/>`+"\n", left, top, left, height-bottom)
 	for i, l := range lines {
 		var points []string
-		for j, y := range l.y {
-			if y.Median > 0 {
-				points = append(points, fmt.Sprintf("%.1f,%.1f", px(x[j]), py(y.Median)))
-			}
-		}
-		fmt.Fprintf(&s, `<g class="c%d"><polyline class="line" points="%s"/>`+"\n", l.color%plotColors, strings.Join(points, " "))
-		for j, y := range l.y {
-			if y.Median <= 0 {
+		var marks strings.Builder
+		for j, v := range x {
+			if j >= len(l.y) || !(l.y[j].Median > 0) {
 				continue
 			}
-			fmt.Fprintf(&s, `<circle class="mark" cx="%.1f" cy="%.1f" r="3.5"/><line class="line" x1="%.1f" y1="%.1f" x2="%.1f" y2="%.1f"/>`+"\n",
-				px(x[j]), py(y.Median), px(x[j]), py(y.Min), px(x[j]), py(y.Max))
+			y := l.y[j]
+			points = append(points, fmt.Sprintf("%.1f,%.1f", px(v), py(y.Median)))
+			fmt.Fprintf(&marks, `<circle class="mark" cx="%.1f" cy="%.1f" r="3.5"/><line class="line" x1="%.1f" y1="%.1f" x2="%.1f" y2="%.1f"/>`+"\n",
+				px(v), py(y.Median), px(v), py(y.Min), px(v), py(y.Max))
 		}
+		fmt.Fprintf(&s, `<g class="c%d"><polyline class="line" points="%s"/>`+"\n", l.color%plotColors, strings.Join(points, " "))
+		s.WriteString(marks.String())
 		y := top + 8 + 22*i
 		fmt.Fprintf(&s, `<line class="line" x1="%d" y1="%d" x2="%d" y2="%d"/></g>`+"\n", width-right+14, y, width-right+36, y)
 		fmt.Fprintf(&s, `<text x="%d" y="%d">%s</text>`+"\n", width-right+42, y+4, html.EscapeString(l.label))

@@ -110,7 +110,7 @@ func runUpstream(directory string) error {
 	lines := bufio.NewScanner(os.Stdin)
 	for {
 		report.PlatformSaw, report.AppSaw = u.platform.counts(), u.app.counts()
-		if err = encoder.Encode(report); err != nil {
+		if err := encoder.Encode(report); err != nil {
 			return err
 		}
 		if !lines.Scan() {
@@ -274,7 +274,7 @@ func newCertificate(file string) (tls.Certificate, error) {
 	if err != nil {
 		return tls.Certificate{}, err
 	}
-	if err = os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644); err != nil { //nolint:gosec // nginx's workers read it
+	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644); err != nil { //nolint:gosec // nginx's workers read it
 		return tls.Certificate{}, err
 	}
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, nil
