@@ -2,6 +2,7 @@ package chinaums
 
 import (
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -20,6 +21,13 @@ type clockGuard struct {
 	skew     *prometheus.GaugeVec
 	logger   *zap.Logger
 	warnings *ratelog.Limiter
+	last     atomic.Pointer[parsedDate]
+}
+
+// parsedDate is a Date header, which changes once a second, and what it says.
+type parsedDate struct {
+	text string
+	at   time.Time
 }
 
 func newClockGuard(registry prometheus.Registerer, logger *zap.Logger) (*clockGuard, error) {
@@ -37,8 +45,7 @@ func (g *clockGuard) answered(merchant, date, errCode string, received time.Time
 		return
 	}
 	refused := errCode == "ABNORMAL_REQUEST_TIME"
-	at, err := http.ParseTime(date)
-	known := err == nil
+	at, known := g.parse(date)
 	var skew time.Duration
 	if known {
 		skew = received.Sub(at)
@@ -58,4 +65,17 @@ func (g *clockGuard) answered(merchant, date, errCode string, received time.Time
 	}
 	g.logger.Warn("this machine's clock differs from the platform's, which refuses calls with ABNORMAL_REQUEST_TIME when it is too far off; "+
 		"synchronize the clock (chronyd or systemd-timesyncd; on a virtual machine also the host's)", clock...)
+}
+
+// parse reads a Date header. Many answers of one second have the same.
+func (g *clockGuard) parse(date string) (at time.Time, ok bool) {
+	if last := g.last.Load(); last != nil && last.text == date {
+		return last.at, true
+	}
+	at, err := http.ParseTime(date)
+	if err != nil {
+		return time.Time{}, false
+	}
+	g.last.Store(&parsedDate{date, at})
+	return at, true
 }

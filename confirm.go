@@ -697,8 +697,8 @@ func later(known states, mine, theirs string, answer *platformAnswer) (string, e
 
 // confirm asks the platform, within the calls that a reload waits for.
 func (n *Notify) confirm(m *merchant, fields *notifyFields, event *notifyEvent, ambiguous bool) *rejection {
-	end := n.app.flights.Begin()
-	defer end()
+	n.app.flights.Begin()
+	defer n.app.flights.End()
 	said := fields.claim()
 	confirmed, rejected := n.confirmer.confirm(m, said, event.Type, ambiguous, time.Duration(n.Timeout))
 	if rejected != nil {

@@ -11,8 +11,8 @@ import (
 
 // notifyEvent is a verified notify as the merchant's app gets it.
 type notifyEvent struct {
-	// Data is the normalized JSON object. It belongs to the caller.
-	Data []byte
+	// Data is the normalized JSON object.
+	Data string
 
 	// ID, Type, Subject and Time are CloudEvents context attributes, not yet encoded for a header. Time is RFC 3339,
 	// or empty.
@@ -235,31 +235,30 @@ func (f *notifyFields) event(rules *normalize.Rules) notifyEvent {
 	}
 	w.Out = append(w.Out, '}')
 
-	event := notifyEvent{Data: bytes.Clone(w.Out), Type: values.eventType()}
-
-	text := w.words[:0]
+	w.words = w.words[:0]
 	if len(billPayTime) > 0 && billPayTime[0] == '"' {
-		text, _ = jsontext.AppendText(text, billPayTime, 0, true)
+		w.words, _ = jsontext.AppendText(w.words, billPayTime, 0, true)
 	}
-	billPayTime = text
-	// All attributes are cut from one string.
-	start := len(text)
+	// The attributes stand behind the JSON, so that all is cut from one string.
+	text := w.Out
+	dataEnd := len(text)
 	text = values.appendID(text)
-	idEnd := len(text) - start
-	text, _ = appendRFC3339(text, values.time(billPayTime))
-	timeEnd := len(text) - start
+	idEnd := len(text)
+	text, _ = appendRFC3339(text, values.time(w.words))
+	timeEnd := len(text)
 	text = append(text, values[fieldMerOrderID]...)
-	orderEnd := len(text) - start
+	orderEnd := len(text)
 	text = append(text, values[fieldTotalAmount]...)
-	amountEnd := len(text) - start
+	amountEnd := len(text)
 	text = append(text, values[fieldStatus]...)
-	statusEnd := len(text) - start
+	statusEnd := len(text)
 	if values.isBill() {
 		text = append(text, values[fieldBillNo]...)
 	}
-	w.words = text
-	all := string(text[start:])
-	event.ID = all[:idEnd]
+	w.Out = text
+	all := string(text)
+	event := notifyEvent{Data: all[:dataEnd], Type: values.eventType()}
+	event.ID = all[dataEnd:idEnd]
 	event.Time = all[idEnd:timeEnd]
 	event.MerOrderID = all[timeEnd:orderEnd]
 	event.TotalAmount = all[orderEnd:amountEnd]

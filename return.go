@@ -101,7 +101,7 @@ func (p *Return) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhtt
 		writeAccess(page.status, page.size, page.Header(), fields...)
 	}()
 	if rejected == nil {
-		event.Placeholders(r, "chinaums", m, new(string))
+		event.Placeholders(r, "chinaums", m)
 		fields = append(fields, zap.String("order", event.Subject))
 		err = next.ServeHTTP(page, r)
 	} else {

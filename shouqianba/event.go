@@ -16,8 +16,8 @@ import (
 
 // notifyEvent is a verified notify as the merchant's app gets it.
 type notifyEvent struct {
-	// Data is the normalized JSON object. It belongs to the caller.
-	Data []byte
+	// Data is the normalized JSON object.
+	Data string
 
 	// ID, Type, Subject and Time are CloudEvents context attributes, not yet encoded for a header. Time is RFC 3339,
 	// or empty.
@@ -263,11 +263,9 @@ func (r *reader) member(body []byte, i int, name []byte, rule normalize.Rule) in
 
 func (r *reader) event() notifyEvent {
 	v := &r.values
-	event := notifyEvent{Data: bytes.Clone(r.writer.Out), Type: v.eventType()}
-
-	// All words are cut from one string.
-	start := len(r.text)
-	text := v.appendID(r.text)
+	// The words stand behind the JSON, so that all is cut from one string.
+	start := len(r.writer.Out)
+	text := v.appendID(r.writer.Out)
 	idEnd := len(text)
 	text, ok := appendRFC3339(text, v[fieldFinishTime])
 	if !ok {
@@ -278,8 +276,10 @@ func (r *reader) event() notifyEvent {
 		text = append(text, v[number]...)
 		ends[2+i] = len(text)
 	}
-	r.text = text
-	all := string(text[start:])
+	r.writer.Out = text
+	all := string(text)
+	event := notifyEvent{Data: all[:start], Type: v.eventType()}
+	all = all[start:]
 	for i, word := range [...]*string{
 		&event.ID, &event.Time, &event.ClientSN, &event.SN, &event.TotalAmount, &event.NetAmount, &event.OrderStatus, &event.TerminalSN,
 	} {

@@ -49,3 +49,26 @@ func BenchmarkVerify(b *testing.B) {
 			}
 		})
 }
+
+// TestAllocations: a signature costs the header that it makes, and a notify one string: the JSON and, behind it, the words.
+func TestAllocations(t *testing.T) {
+	if raceEnabled {
+		t.Skip("a pool drops objects at random under the race detector")
+	}
+	call, notify := []byte(benchCall), []byte(documentNotify)
+	for name, c := range map[string]struct {
+		want float64
+		run  func()
+	}{
+		"authorization": {1, func() { authorization("00101010029201012912", "68d499beda5f72116592f5c527465656", call) }},
+		"notify": {1, func() {
+			if _, err := readEvent(notify, plainRules); err != nil {
+				t.Error(err)
+			}
+		}},
+	} {
+		if got := testing.AllocsPerRun(200, c.run); got != c.want {
+			t.Errorf("%s: %v allocations, want %v", name, got, c.want)
+		}
+	}
+}

@@ -2,7 +2,6 @@
 package body
 
 import (
-	"bytes"
 	"errors"
 	"io"
 	"net/http"
@@ -72,10 +71,17 @@ func ReadRequest(w http.ResponseWriter, r *http.Request, limit int64, patience t
 	return b, err
 }
 
-// Set makes b the request's body, in the reader that net/http sends in one write together with the headers.
-func Set(r *http.Request, b []byte) {
-	r.Body = io.NopCloser(bytes.NewReader(b))
-	r.ContentLength = int64(len(b))
+// Content is a body in memory. It should be a *bytes.Reader or a *strings.Reader: net/http sends those, and no other
+// reader, in one write together with the headers.
+type Content interface {
+	io.Reader
+	Len() int
+}
+
+// Set makes content the request's body.
+func Set(r *http.Request, content Content) {
+	r.Body = io.NopCloser(content)
+	r.ContentLength = int64(content.Len())
 	r.TransferEncoding = nil
 	r.Trailer = nil
 }

@@ -43,12 +43,17 @@ func (c *Context) Headers(header http.Header) {
 }
 
 func percentEncode(s string) string {
-	if strings.IndexFunc(s, func(r rune) bool { return r <= ' ' || r >= 0x7f || r == '"' || r == '%' }) < 0 {
+	encoded := func(c byte) bool { return c <= ' ' || c >= 0x7f || c == '"' || c == '%' }
+	plain := 0
+	for plain < len(s) && !encoded(s[plain]) {
+		plain++
+	}
+	if plain == len(s) {
 		return s
 	}
 	var b strings.Builder
 	for i := range len(s) {
-		if c := s[i]; c <= ' ' || c >= 0x7f || c == '"' || c == '%' {
+		if c := s[i]; encoded(c) {
 			fmt.Fprintf(&b, "%%%02X", c)
 		} else {
 			b.WriteByte(c)
@@ -60,7 +65,7 @@ func percentEncode(s string) string {
 // Prepare makes of the sender's request the one that the app gets: the sender's headers but for a few taken off, the
 // query gone, content in the place of the body, and a context that ends by the timeout but not with the sender. The
 // header map and the URL are changed in place, so that Caddy's placeholders tell the same as the request.
-func Prepare(r *http.Request, content []byte, contentType string, attributes *Context, timeout time.Duration) (*http.Request, context.CancelFunc) {
+func Prepare(r *http.Request, content body.Content, contentType string, attributes *Context, timeout time.Duration) (*http.Request, context.CancelFunc) {
 	for name := range r.Header {
 		switch name {
 		case "User-Agent", "Traceparent", "Tracestate":
@@ -71,7 +76,7 @@ func Prepare(r *http.Request, content []byte, contentType string, attributes *Co
 		}
 	}
 	r.Header["Content-Type"] = []string{contentType}
-	r.Header["Content-Length"] = []string{strconv.Itoa(len(content))}
+	r.Header["Content-Length"] = []string{strconv.Itoa(content.Len())}
 	attributes.Headers(r.Header)
 
 	ctx := context.WithoutCancel(r.Context())

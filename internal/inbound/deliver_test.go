@@ -74,7 +74,7 @@ func TestPrepare(t *testing.T) {
 	r.TransferEncoding, r.Trailer = []string{"chunked"}, http.Header{"Sign": nil}
 	_ = r.ParseForm()
 
-	out, cancel := Prepare(r, []byte(`{"a":1}`), "application/json", &Context{ID: "n"}, time.Hour)
+	out, cancel := Prepare(r, strings.NewReader(`{"a":1}`), "application/json", &Context{ID: "n"}, time.Hour)
 	defer cancel()
 	want := []string{"Ce-Id", "Ce-Specversion", "Content-Length", "Content-Type", "Traceparent", "Tracestate", "User-Agent", "X-Forwarded-For", "X-Forwarded-Proto"}
 	var names []string

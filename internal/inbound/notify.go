@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"mime"
 	"net/http"
 	"os"
 	"slices"
@@ -18,7 +17,9 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
+	"github.com/caddy-chinaums/caddy-chinaums/internal/accesslog"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/body"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/ratelog"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/verdict"
@@ -75,7 +76,10 @@ type Platform struct {
 }
 
 // Flights counts what is under way, so that a configuration is not torn down under it.
-type Flights interface{ Begin() (end func()) }
+type Flights interface {
+	Begin()
+	End()
+}
 
 // Account is the merchant or terminal that a notify is for.
 type Account interface{ Name() string }
@@ -84,11 +88,13 @@ type Account interface{ Name() string }
 type Event struct {
 	Context
 	// Data is the normalized JSON.
-	Data []byte
+	Data string
 	// Label is the event's type as a metric's label: from a bounded set.
 	Label string
 	// Word returns the event's own placeholders, by name.
 	Word func(name string) (string, bool)
+
+	reason string // why the app has not taken it
 }
 
 // Rejection is why a notify is not believed, and the answer's status.
@@ -206,9 +212,6 @@ func (p *Platform) takes(contentType string) bool {
 
 // MediaType is a Content-Type without its parameters. A broken parameter does not make it another type.
 func MediaType(contentType string) string {
-	if parsed, _, err := mime.ParseMediaType(contentType); err == nil {
-		return parsed
-	}
 	bare, _, _ := strings.Cut(contentType, ";")
 	return strings.ToLower(strings.TrimSpace(bare))
 }
@@ -226,30 +229,30 @@ func unreadable(err error) *Rejection {
 
 // deliver hands a true event to the app and tells the platform what became of it.
 func (n *Notify) deliver(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, account Account, event *Event, content []byte) {
-	contentType := "application/json; charset=utf-8"
+	contentType, given := "application/json; charset=utf-8", body.Content(nil)
 	switch n.Format {
 	case FormatJSON:
-		content = event.Data
+		given = strings.NewReader(event.Data)
 	case FormatCloudEvents:
 		contentType = "application/cloudevents+json"
-		content = event.structured()
+		given = bytes.NewReader(event.structured())
 	case FormatOriginal:
 		// What was judged as JSON must not be read as a form, nor the other way round: a text within may say other things then.
 		judged := n.platform.ContentType(content)
 		if contentType = r.Header.Get("Content-Type"); MediaType(contentType) != judged {
 			contentType = judged
 		}
+		given = bytes.NewReader(content)
 	}
-	reason := ""
-	event.Placeholders(r, n.platform.Name, account, &reason)
+	event.Placeholders(r, n.platform.Name, account)
 
-	out, cancel := Prepare(r, content, contentType, &event.Context, time.Duration(n.Timeout))
+	out, cancel := Prepare(r, given, contentType, &event.Context, time.Duration(n.Timeout))
 	defer cancel()
-	end := n.flights.Begin()
+	n.flights.Begin()
 	judged := verdict.Deliver(out, next, n.Ack, n.logger)
-	end()
+	n.flights.End()
 
-	status, word, result := http.StatusOK, n.platform.Success, "taken"
+	status, word, result, reason := http.StatusOK, n.platform.Success, "taken", ""
 	if !judged.Taken {
 		status, word, result = http.StatusBadGateway, n.platform.Failed, "failed"
 		switch {
@@ -263,6 +266,7 @@ func (n *Notify) deliver(w http.ResponseWriter, r *http.Request, next caddyhttp.
 			reason = "app_refused"
 		}
 	}
+	event.reason = reason
 	hungUp := r.Context().Err() // before the answer: a small one is only buffered, and its loss goes unseen
 	if err := Say(w, status, word); err != nil {
 		hungUp = err
@@ -304,7 +308,7 @@ func (n *Notify) observe(r *http.Request, account Account, judge Judge) {
 		n.note(r, account, rejected, "observed")
 		return
 	}
-	event.Placeholders(r, n.platform.Name, account, new(string))
+	event.Placeholders(r, n.platform.Name, account)
 	n.metrics.Verified(account.Name(), time.Now())
 	n.metrics.Notified(account.Name(), event.Label, "observed", "")
 	event.logAccess(r, account, "observed", "")
@@ -369,7 +373,7 @@ func nameOf(account Account) string {
 func (n *Notify) note(r *http.Request, account Account, rejected *Rejection, result string) {
 	name := nameOf(account)
 	n.metrics.Notified(name, "", result, rejected.Reason)
-	if extra, ok := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
+	if extra := accesslog.Fields(r); extra != nil {
 		extra.Add(zap.String("merchant", name))
 		extra.Add(zap.String("outcome", result))
 		extra.Add(zap.String("reason", rejected.Reason))
@@ -397,29 +401,31 @@ func (n *Notify) note(r *http.Request, account Account, rejected *Rejection, res
 
 // logAccess adds a true event to the access log.
 func (e *Event) logAccess(r *http.Request, account Account, result, reason string) {
-	extra, ok := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields)
-	if !ok {
+	extra := accesslog.Fields(r)
+	if extra == nil {
 		return
 	}
-	extra.Add(zap.String("merchant", account.Name()))
-	extra.Add(zap.String("order", e.Subject))
-	extra.Add(zap.String("event", e.ID))
-	extra.Add(zap.String("event_type", e.Type))
-	extra.Add(zap.String("outcome", result))
-	if reason != "" {
-		extra.Add(zap.String("reason", reason))
-	}
+	extra.Add(zap.Inline(zapcore.ObjectMarshalerFunc(func(entry zapcore.ObjectEncoder) error {
+		entry.AddString("merchant", account.Name())
+		entry.AddString("order", e.Subject)
+		entry.AddString("event", e.ID)
+		entry.AddString("event_type", e.Type)
+		entry.AddString("outcome", result)
+		if reason != "" {
+			entry.AddString("reason", reason)
+		}
+		return nil
+	})))
 }
 
 // Placeholders offers the event; nothing is computed unless one is used.
-func (e *Event) Placeholders(r *http.Request, platform string, account Account, reason *string) {
+func (e *Event) Placeholders(r *http.Request, platform string, account Account) {
 	repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	if !ok {
 		return
 	}
-	prefix := "http." + platform + "."
 	repl.Map(func(key string) (any, bool) {
-		name, ok := strings.CutPrefix(key, prefix)
+		name, ok := strings.CutPrefix(key, "http."+platform+".")
 		if !ok {
 			return nil, false
 		}
@@ -431,7 +437,7 @@ func (e *Event) Placeholders(r *http.Request, platform string, account Account, 
 		case "event_type":
 			return e.Type, true
 		case "reason":
-			return *reason, true
+			return e.reason, true
 		}
 		word, ok := e.Word(name)
 		if !ok {

@@ -22,7 +22,8 @@ func (testAccount) Name() string { return "shop" }
 
 type testFlights struct{}
 
-func (testFlights) Begin() func() { return func() {} }
+func (testFlights) Begin() {}
+func (testFlights) End()   {}
 
 var testPlatform = Platform{Name: "test", Success: "YES", Failed: "NO", ContentTypes: []string{"application/json"}}
 

@@ -255,17 +255,12 @@ func newPaths(patterns, deny []string) (paths, error) {
 // plainPath reports whether a decoded path means the same to whatever server reads it: dots, double slashes,
 // semicolons or a second layer of encoding may not.
 func plainPath(urlPath string) bool {
-	if !strings.HasPrefix(urlPath, "/") || strings.Contains(urlPath, "//") {
+	if !strings.HasPrefix(urlPath, "/") || strings.Contains(urlPath, "//") || strings.Contains(urlPath, "/../") || strings.HasSuffix(urlPath, "/..") {
 		return false
 	}
 	for i := range len(urlPath) {
 		switch c := urlPath[i]; {
 		case c <= ' ', c >= 0x7f, c == '%', c == ';', c == '\\', c == '?', c == '#':
-			return false
-		}
-	}
-	for segment := range strings.SplitSeq(urlPath, "/") {
-		if segment == ".." {
 			return false
 		}
 	}

@@ -3,30 +3,23 @@ package outbound
 import (
 	"net/http"
 
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 )
 
-// advise adds to the access log what may be done about an error code of the platform's own, and logs a line of its own
-// where somebody has to look at it.
-func (g *Guard) advise(r *http.Request, call *Call, outcome Outcome, errCode string) {
+// advise says what may be done about an error code of the platform's own, "" where there is nothing to say, and logs a
+// line of its own where somebody has to look at it.
+func (g *Guard) advise(r *http.Request, call *Call, outcome Outcome, errCode string) string {
 	if call == nil || outcome != Answered || g.platform.Advice == nil {
-		return
+		return ""
 	}
 	advice, alarm := g.platform.Advice(errCode)
-	if advice == "" {
-		return
-	}
-	if extra, ok := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
-		extra.Add(zap.String("advice", advice))
-	}
-	if !alarm {
-		return
+	if advice == "" || !alarm {
+		return advice
 	}
 	// The codes that have advice are a bounded set.
 	suppressed, ok := g.refusals.Allow("platform " + errCode)
 	if !ok {
-		return
+		return advice
 	}
 	fields := []zap.Field{
 		zap.String("merchant", call.Account.Name()), zap.String("errcode", errCode), zap.String("advice", advice),
@@ -39,4 +32,5 @@ func (g *Guard) advise(r *http.Request, call *Call, outcome Outcome, errCode str
 		fields = append(fields, zap.Int("suppressed", suppressed))
 	}
 	g.logger.Warn("the platform did not execute the call as asked", fields...)
+	return advice
 }

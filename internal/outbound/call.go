@@ -56,16 +56,26 @@ type Call struct {
 	Body    []byte // what the guard read: signed and sent byte for byte
 
 	platform    *Platform
+	path        string // as it was allowed
 	paths       *paths
 	maxResponse int64
 	timeout     time.Duration
-	clientGone  <-chan struct{}
+	client      context.Context // the client's own request's
 
 	// sent is set when a connection was there for the call: from then on it may have been executed.
 	sent atomic.Bool
 	// answered is set when the platform's answer has been read whole and found good.
 	answered atomic.Bool
 	errCode  string
+
+	offered bool // the placeholders are the call's own
+	told    told
+}
+
+// told is what the client was told in the end; before that, it is zero.
+type told struct {
+	outcome Outcome
+	errCode string
 }
 
 func callFrom(ctx context.Context) *Call {
@@ -94,17 +104,23 @@ func (c *Call) placeholders(r *http.Request) {
 	if !ok {
 		return
 	}
-	prefix := "http." + c.platform.Name + "."
+	c.offered = true
 	repl.Map(func(key string) (any, bool) {
-		name, ok := strings.CutPrefix(key, prefix)
-		switch {
-		case !ok:
-		case name == "merchant":
+		name, ok := strings.CutPrefix(key, "http."+c.platform.Name+".")
+		if !ok {
+			return nil, false
+		}
+		now := c.told
+		if now.outcome == "" {
+			now = told{c.outcome(), c.errCode}
+		}
+		switch name {
+		case "merchant":
 			return c.merchant(), true
-		case name == "outcome":
-			return string(c.outcome()), true
-		case name == "err_code":
-			return c.errCode, true
+		case "outcome":
+			return string(now.outcome), true
+		case "err_code":
+			return now.errCode, true
 		}
 		return nil, false
 	})
@@ -121,11 +137,4 @@ func (c *Call) outcome() Outcome {
 	}
 }
 
-func (c *Call) clientHasGone() bool {
-	select {
-	case <-c.clientGone:
-		return true
-	default:
-		return false
-	}
-}
+func (c *Call) clientHasGone() bool { return c.client.Err() != nil }

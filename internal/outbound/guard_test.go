@@ -217,7 +217,8 @@ func TestFlightsWait(t *testing.T) {
 	if !flights.Wait(t.Context()) {
 		t.Error("nothing to wait for, but it does")
 	}
-	end, end2 := flights.Begin(), flights.Begin()
+	flights.Begin()
+	flights.Begin()
 	short, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
 	if flights.Wait(short) {
@@ -227,12 +228,13 @@ func TestFlightsWait(t *testing.T) {
 	for range 2 {
 		go func() { waited <- flights.Wait(t.Context()) }()
 	}
-	end()
-	end2()
+	flights.End()
+	flights.End()
 	if first, second := <-waited, <-waited; !first || !second {
 		t.Error("it does not see the end")
 	}
-	flights.Begin()()
+	flights.Begin()
+	flights.End()
 	if !flights.Wait(t.Context()) {
 		t.Error("it does not see the end of a later call")
 	}

@@ -100,7 +100,7 @@ func refusal(req *http.Request, call *Call, account Account) string {
 		return "other_merchant"
 	case req.Method != http.MethodPost:
 		return "method"
-	case !call.paths.allowed(req.URL.Path):
+	case req.URL.Path != call.path && !call.paths.allowed(req.URL.Path):
 		// A handler between guard and proxy may have rewritten the path.
 		return "path"
 	}
@@ -141,7 +141,7 @@ func outgoing(ctx context.Context, req *http.Request, call *Call, authorization 
 	u.Scheme = endpoint.Scheme
 	out.URL = &u
 	out.Host = endpoint.Host
-	out.Header = make(http.Header, len(req.Header)+2)
+	out.Header = make(http.Header, 8) // enough but for header_up; a larger map costs four times as much
 	for name, values := range req.Header {
 		switch name {
 		case "Via", "X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", // reverse_proxy's own
@@ -151,10 +151,10 @@ func outgoing(ctx context.Context, req *http.Request, call *Call, authorization 
 			out.Header[name] = values
 		}
 	}
-	out.Header["Accept-Encoding"] = []string{"identity"}
-	out.Header["Authorization"] = []string{authorization}
+	own := &[2]string{"identity", authorization}
+	out.Header["Accept-Encoding"], out.Header["Authorization"] = own[:1:1], own[1:]
 	out.Close = false
-	body.Set(out, call.Body)
+	body.Set(out, bytes.NewReader(call.Body))
 	out.GetBody = nil
 	return out
 }
