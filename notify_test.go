@@ -506,11 +506,11 @@ func TestNotifyHandlers(t *testing.T) {
 		"error 404": {func(http.ResponseWriter, *http.Request, caddyhttp.Handler) error {
 			return caddyhttp.Error(404, errors.New("no file"))
 		}, 502, "app_unreachable", "no file"},
-		"panic": {func(http.ResponseWriter, *http.Request, caddyhttp.Handler) error { panic("secret-in-a-panic") }, 502, "app_unreachable", "panic in a handler behind"},
+		"panic": {func(http.ResponseWriter, *http.Request, caddyhttp.Handler) error { panic("secret-in-a-panic") }, 502, "app_unreachable", "panic in a handler on the way to the app"},
 		"panic after SUCCESS": {func(w http.ResponseWriter, _ *http.Request, _ caddyhttp.Handler) error {
 			io.WriteString(w, "SUCCESS")
 			panic(fmt.Errorf("secret-in-a-panic"))
-		}, 502, "app_unreachable", "panic in a handler behind"},
+		}, 502, "app_unreachable", "panic in a handler on the way to the app"},
 		"abort": {func(http.ResponseWriter, *http.Request, caddyhttp.Handler) error { panic(http.ErrAbortHandler) }, 502, "app_unreachable", "abort"},
 		"hijack": {func(w http.ResponseWriter, _ *http.Request, _ caddyhttp.Handler) error {
 			connection, _, err := http.NewResponseController(w).Hijack()

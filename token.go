@@ -315,7 +315,7 @@ func (t *tokens) ask(ctx context.Context) (*accessToken, error) {
 	}
 	req.Host = t.merchant.endpoint.Host
 	req.Header = http.Header{"Content-Type": {"application/json"}, "Accept-Encoding": {"identity"}, "User-Agent": {""}}
-	body.Set(req, bytes.NewReader(content))
+	body.Set(req, content)
 	// Unlike a payment, this may be asked twice: a connection that was kept too long must not cost the call. An empty
 	// list tells net/http so and is not sent.
 	req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(content)), nil }

@@ -2,6 +2,7 @@
 package body
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"net/http"
@@ -78,8 +79,11 @@ type Content interface {
 	Len() int
 }
 
-// Set makes content the request's body.
-func Set(r *http.Request, content Content) {
+// Set makes b the request's body.
+func Set(r *http.Request, b []byte) { SetContent(r, bytes.NewReader(b)) }
+
+// SetContent makes content the request's body.
+func SetContent(r *http.Request, content Content) {
 	r.Body = io.NopCloser(content)
 	r.ContentLength = int64(content.Len())
 	r.TransferEncoding = nil

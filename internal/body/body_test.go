@@ -77,7 +77,7 @@ func TestRead(t *testing.T) {
 func TestSet(t *testing.T) {
 	r := httptest.NewRequest("POST", "/", strings.NewReader("old"))
 	r.TransferEncoding, r.Trailer, r.ContentLength = []string{"chunked"}, http.Header{"X": nil}, -1
-	Set(r, strings.NewReader("new text"))
+	SetContent(r, strings.NewReader("new text"))
 	got, err := io.ReadAll(r.Body)
 	if err != nil || string(got) != "new text" || r.ContentLength != 8 || r.TransferEncoding != nil || r.Trailer != nil {
 		t.Errorf("%q, %v, %+v", got, err, r)

@@ -91,7 +91,7 @@ func Prepare(r *http.Request, content body.Content, contentType string, attribut
 		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
-	body.Set(r, content)
+	body.SetContent(r, content)
 	out := r.WithContext(ctx)
 	out.RequestURI = r.URL.RequestURI()
 	out.Form, out.PostForm, out.MultipartForm = nil, nil, nil

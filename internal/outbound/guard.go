@@ -1,7 +1,6 @@
 package outbound
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -177,7 +176,7 @@ func (g *Guard) Admit(w http.ResponseWriter, r *http.Request, resolve func() Acc
 
 	out = withCall(r, call)
 	out.Header = scrub(r.Header)
-	body.Set(out, bytes.NewReader(content))
+	body.Set(out, content)
 	return out, call, nil
 }
 

@@ -154,7 +154,7 @@ func outgoing(ctx context.Context, req *http.Request, call *Call, authorization 
 	own := &[2]string{"identity", authorization}
 	out.Header["Accept-Encoding"], out.Header["Authorization"] = own[:1:1], own[1:]
 	out.Close = false
-	body.Set(out, bytes.NewReader(call.Body))
+	body.Set(out, call.Body)
 	out.GetBody = nil
 	return out
 }
