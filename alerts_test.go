@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -111,9 +112,18 @@ func TestAlerts(t *testing.T) {
 	}))
 	defer platform.Close()
 	address := freeAddress(t)
-	startCaddy(t, strings.Replace(merchantOptions(platform.URL), "\t\t\tupstream", "\t\t\tmid 898340149000005\n\t\t\tupstream", 1)+`http://`+address+` {
+	options := strings.Replace(merchantOptions(platform.URL), "\t\t\tupstream", "\t\t\tmid 898340149000005\n\t\t\tupstream", 1)
+	options = strings.Replace(options, "{\n", "{\n\tinbox {\n\t\tstore bolt {\n\t\t\tpath "+filepath.Join(t.TempDir(), "inbox.db")+"\n\t\t}\n\t}\n", 1)
+	startCaddy(t, options+`http://`+address+` {
 	bind 127.0.0.1
 	metrics /metrics
+	inbox /inbox {
+		id      {http.request.uri}
+		retry   1h
+		deliver {
+			respond 500
+		}
+	}
 	chinaums_proxy /v1/*
 	chinaums_notify /notify
 	respond /notify 500
@@ -124,6 +134,7 @@ func TestAlerts(t *testing.T) {
 	call("/v1/netpay/query", "application/json")
 	call("/v1/netpay/refund", "application/json")
 	call("/v1/netpay/query", "text/plain")
+	call("/inbox", "application/json")
 	for _, variant := range []string{"genuine", "foreign-mid", "tampered"} {
 		// The app does not take the genuine one: all three are answered FAILED.
 		_, _ = runCommand(notifyCommand(), "", "--set", "mid=898340149000005", "--variant", variant, "http://"+address+"/notify")
@@ -183,7 +194,7 @@ func TestAlerts(t *testing.T) {
 			})
 		}
 	}
-	if len(names) != 6 {
+	if len(names) != 8 {
 		t.Errorf("%d rules: %q", len(names), names)
 	}
 }
