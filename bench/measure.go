@@ -36,9 +36,9 @@ type plan struct {
 }
 
 var fullPlan = plan{
-	Rounds: 11, Turn: 600 * time.Millisecond, RateTurn: 1500 * time.Millisecond, Warm: 150 * time.Millisecond, Connections: 32,
+	Rounds: 9, Turn: 600 * time.Millisecond, RateTurn: 1500 * time.Millisecond, Warm: 150 * time.Millisecond, Connections: 32,
 	Rates:      map[string]float64{wayOut: 1000, wayTLS: 400, wayIn: 1000},
-	PairRounds: 25, GrowTurn: 400 * time.Millisecond, GrowRounds: 5,
+	PairRounds: 21, GrowTurn: 300 * time.Millisecond, GrowRounds: 3,
 	Bodies: []int{100, 1 << 10, 10 << 10, 100 << 10, 1 << 20}, Fields: []int{5, 10, 30, 60, 120, 250},
 	Merchants: []int{1, 10, 100, 1000, 10000}, Concurrency: []int{1, 10, 100, 1000}, Concurrent: 1000,
 	Body: 1 << 10, FieldCount: 30,
