@@ -167,6 +167,7 @@ func (d *delivery) deliver(message *Message) {
 		d.taken(message)
 	case Dead:
 		d.store.taking.failed(d.now())
+		d.store.died(message.ID)
 		d.logger.Error("message given up: it is a dead letter now", append(d.describe(message, outcome), zap.Int("attempts", message.Attempts+1))...)
 		d.app.emit("inbox.dead_letter", map[string]any{
 			"inbox": d.name, "seq": message.Seq, "id": message.ID, "attempts": message.Attempts + 1,
@@ -262,12 +263,21 @@ func (d *delivery) settle(message *Message, outcome Outcome) bool {
 	}
 }
 
-// taken notes that the app has taken a message.
+// taken notes that the app has taken a message. Where it had not taken messages before, one that is new says nothing: it
+// may never have been the others' trouble. One that was given up counts, though it looks as if it were new.
 func (d *delivery) taken(message *Message) {
-	if message.Attempts == 0 && message.Answer == (Answer{}) {
-		return
+	if ce := d.logger.Check(zap.DebugLevel, "message delivered"); ce != nil {
+		ce.Write(zap.Uint64("seq", message.Seq), zap.String("message_id", clip(message.ID, loggedID)), zap.Int("attempts", message.Attempts+1))
 	}
-	since, failures, recovered := d.store.taking.passedAfter(message.Received, message.Attempts)
+	var since time.Time
+	var failures int
+	var recovered bool
+	switch {
+	case message.Attempts > 0:
+		since, failures, recovered = d.store.taking.passedAfter(message.Received, message.Attempts)
+	case d.store.wasDead(message.ID):
+		since, failures, recovered = d.store.taking.passed()
+	}
 	if !recovered {
 		return
 	}
@@ -308,7 +318,7 @@ func (d *delivery) logFailed(message *Message, outcome Outcome, result string) {
 // describe are the fields that tell which message it was and what the app said.
 func (d *delivery) describe(message *Message, outcome Outcome) []zap.Field {
 	return []zap.Field{
-		zap.Uint64("seq", message.Seq), zap.String("event", clip(message.ID, loggedID)), zap.Int("app_status", outcome.Answer.Status),
+		zap.Uint64("seq", message.Seq), zap.String("message_id", clip(message.ID, loggedID)), zap.Int("app_status", outcome.Answer.Status),
 		zap.String("answer", strconv.QuoteToASCII(clip(outcome.Answer.Body, loggedAnswer))), zap.String("reason", outcome.Answer.Error),
 	}
 }

@@ -106,7 +106,7 @@ func TestVerdicts(t *testing.T) {
 				event["answer"].(map[string]any)["status"] != test.answer.Status {
 				t.Errorf("event %v", event)
 			}
-			if lines := g.log.lines(`"level":"error"`, "dead letter", `"inbox":"default"`, `"event":"1"`); len(lines) != 1 {
+			if lines := g.log.lines(`"level":"error"`, "dead letter", `"inbox":"default"`, `"message_id":"1"`); len(lines) != 1 {
 				t.Errorf("%d lines tell of it", len(lines))
 			}
 			if len(g.log.lines("the body"))+len(g.log.lines("secret")) != 0 {

@@ -57,7 +57,7 @@ const (
 //
 // All handlers of one inbox must deliver in the same way: their options from `retry` on are equal.
 //
-// It adds the fields `inbox`, `receipt` (stored, repeated, revived, or refused) and `event` to the access log.
+// It adds the fields `inbox`, `receipt` (stored, repeated, revived, or refused) and `message_id` to the access log.
 type Handler struct {
 	// The inbox's name. Default: `default`.
 	Inbox string `json:"inbox,omitempty"`
@@ -91,7 +91,7 @@ type Handler struct {
 	// order. Not every store can do it.
 	OrderBy string `json:"order_by,omitempty"`
 
-	// The handler that delivers; usually a subroute. It must not be one that answers by itself whatever the app says.
+	// The handler that delivers, usually a subroute: the app's answer at its end says whether the request was taken.
 	DeliverRaw json.RawMessage `json:"deliver,omitempty" caddy:"namespace=http.handlers inline_key=handler"`
 
 	box     *box
@@ -344,7 +344,7 @@ func (h *Handler) warn(reason, text string, message *Message, err error) {
 	if !ok {
 		return
 	}
-	h.logger.Error(text, zap.String("reason", reason), zap.String("event", clip(message.ID, loggedID)), zap.Int("size", len(message.Request)),
+	h.logger.Error(text, zap.String("reason", reason), zap.String("message_id", clip(message.ID, loggedID)), zap.Int("size", len(message.Request)),
 		zap.Error(err), zap.Int("suppressed", suppressed))
 }
 
@@ -354,7 +354,7 @@ func (h *Handler) access(r *http.Request, receipt, id string) {
 		extra.Add(zap.String("inbox", h.Inbox))
 		extra.Add(zap.String("receipt", receipt))
 		if id != "" {
-			extra.Add(zap.String("event", clip(id, loggedID)))
+			extra.Add(zap.String("message_id", clip(id, loggedID)))
 		}
 	}
 }

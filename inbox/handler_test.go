@@ -52,7 +52,7 @@ func TestDelivered(t *testing.T) {
 	if message.Answer.Status != 200 || message.Answer.Error != "" || message.Attempts != 0 {
 		t.Errorf("%+v", message)
 	}
-	if lines := g.log.lines(`"logger":"http.log.access"`, `"inbox":"default"`, `"receipt":"stored"`, `"event":"1"`, `"status":202`); len(lines) != 1 {
+	if lines := g.log.lines(`"logger":"http.log.access"`, `"inbox":"default"`, `"receipt":"stored"`, `"message_id":"1"`, `"status":202`); len(lines) != 1 {
 		t.Errorf("%d lines of the access log tell it", len(lines))
 	}
 	g.noEvent()
@@ -101,6 +101,9 @@ func TestReceipts(t *testing.T) {
 		t.Errorf("delivered %q", r.content)
 	}
 	g.becomes("1", inbox.Delivered)
+	if event := g.event("inbox.recovered"); event["failures"] != dead.Attempts {
+		t.Errorf("event %v", event)
+	}
 	g.accepted("1", "delivered already")
 	g.accepted("2", "another")
 	if r := receives(t, "the other one's delivery", got); r.content != "another" {
@@ -383,7 +386,7 @@ func TestAccessLogOfLongIDs(t *testing.T) {
 	g := start(t, options{app: app})
 	g.accepted(strings.Repeat("y", 1000), "x")
 	receives(t, "the delivery", got)
-	if len(g.log.lines(`"event":"`+strings.Repeat("y", 128)+`"`, `"receipt":"stored"`)) != 1 {
+	if len(g.log.lines(`"message_id":"`+strings.Repeat("y", 128)+`"`, `"receipt":"stored"`)) != 1 {
 		t.Error("the beginning of the id is not in the log")
 	}
 	g.accepted(strings.Repeat("z", 2000), "x")

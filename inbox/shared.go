@@ -36,6 +36,10 @@ type shared struct {
 
 	// Whether the app takes messages, requests can be stored, and messages can be leased and settled.
 	taking, storing, leasing condition
+
+	// The ids of messages given up, the last ones at least: they come back as if they were new.
+	deadMu sync.Mutex
+	dead   map[string]struct{}
 }
 
 // open makes b use its store.
@@ -197,6 +201,28 @@ func (s *shared) Close() error {
 	defer s.calls.Unlock()
 	s.closed = true
 	return s.store.Close()
+}
+
+// mostDead is how many ids of dead messages are remembered.
+const mostDead = 1000
+
+// died remembers that a message was given up.
+func (s *shared) died(id string) {
+	s.deadMu.Lock()
+	defer s.deadMu.Unlock()
+	if s.dead == nil || len(s.dead) >= mostDead {
+		s.dead = make(map[string]struct{})
+	}
+	s.dead[id] = struct{}{}
+}
+
+// wasDead reports whether a message was given up, once.
+func (s *shared) wasDead(id string) bool {
+	s.deadMu.Lock()
+	defer s.deadMu.Unlock()
+	_, was := s.dead[id]
+	delete(s.dead, id)
+	return was
 }
 
 // condition remembers since when something has been failing.
