@@ -143,6 +143,7 @@ func ask(t testing.TB, method, admin, path string) (status int, header http.Head
 	if err != nil {
 		t.Fatal(err)
 	}
+	request.Close = true // a connection kept from before a reload may be closed any time
 	response, err := http.DefaultClient.Do(request)
 	if err != nil {
 		t.Fatal(err)
