@@ -16,6 +16,12 @@
 // of it under delivered or dead: the records decide, and what the consumers know is only how messages come to be looked at.
 // A consumer that was deleted is made anew, and delivers nothing twice.
 //
+// While nothing comes, a gateway asks each consumer once in half a minute, and the server answers with a heartbeat every two
+// seconds; what is put wakes whoever waits at once.
+//
+// Where a message's request is dropped to make room, or where it is redelivered after it was settled, its seq changes. That
+// one is being delivered at this moment is known of the gateway's own deliveries, not of another's.
+//
 // A user of NATS needs to publish to inbox.>, $JS.API.> and $JS.ACK.>, and to subscribe to _INBOX.>.
 //
 // # What of JetStream it relies on
