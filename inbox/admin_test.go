@@ -348,6 +348,51 @@ func TestAdminRedelivers(t *testing.T) {
 	}
 }
 
+// TestAdminWhileReloading: a request that comes while a configuration is put in the place of another is answered by one of
+// the two; neither is looked into while it is being built.
+func TestAdminWhileReloading(t *testing.T) {
+	admin, first, _ := twoInboxes(t)
+	put(t, first, "one")
+	document, err := adapt(t, "{\nadmin "+admin+"\npersist_config off\nlog {\noutput discard\n}\ninbox {\nstore shelf\n}\ninbox second {\nstore shelf\n}\n}\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop, answered := make(chan struct{}), make(chan int)
+	go func() {
+		count := 0
+		defer func() { answered <- count }()
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			response, err := http.Get("http://" + admin + "/inbox/default")
+			if err != nil {
+				continue // the endpoint changes hands, too
+			}
+			content, err := io.ReadAll(response.Body)
+			response.Body.Close()
+			if err != nil {
+				continue
+			}
+			if count++; response.StatusCode != 200 || !strings.Contains(string(content), `"pending":1`) {
+				t.Errorf("%s %s", response.Status, content)
+			}
+		}
+	}()
+	for range 20 {
+		if err := caddy.Load(document, true); err != nil {
+			t.Error(err)
+			break
+		}
+	}
+	close(stop)
+	if count := <-answered; count == 0 {
+		t.Error("nothing was answered")
+	}
+}
+
 // app is a merchant app that takes requests or does not.
 type app struct {
 	*httptest.Server
