@@ -76,7 +76,8 @@ func (s *store) pull() {
 		}
 		if missing := min(s.want-src.asked, 256); missing > 0 {
 			src.asked += missing
-			s.work.Go(func() { s.fetch(src, src.consumer, missing) })
+			consumer := src.consumer // apply may set another one
+			s.work.Go(func() { s.fetch(src, consumer, missing) })
 		}
 	}
 }
