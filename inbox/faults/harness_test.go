@@ -499,10 +499,11 @@ func (a *app) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if wrong := a.check(r, id, string(body)); wrong != "" {
 		a.wrong = append(a.wrong, id+": "+wrong)
 	}
+	plan := a.plan
 	a.mu.Unlock()
 	var does reaction
-	if a.plan != nil {
-		does = a.plan(r, id, attempt)
+	if plan != nil {
+		does = plan(r, id, attempt)
 	}
 	if does.hold != nil {
 		select {
