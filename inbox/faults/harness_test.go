@@ -3,7 +3,7 @@
 // told and what an app has taken: a message that was acknowledged is never lost, and taken twice only where it was in
 // flight when a gateway died.
 //
-// Longer runs: FAULTS_KILLS=200, FAULTS_RELOAD=1m, FAULTS_POWER=20, FAULTS_DEPTH=1000000.
+// Longer runs: FAULTS_KILLS=200, FAULTS_RELOAD=1m, FAULTS_RELOADS=200, FAULTS_POWER=20, FAULTS_DEPTH=1000000.
 package faults
 
 import (

@@ -104,7 +104,8 @@ func TestReloadedUnderLoad(t *testing.T) {
 	l = newLoad("h", l.send)
 	busy, end := context.WithCancel(t.Context())
 	senders := l.run(busy, 16)
-	for i := range 20 {
+	more := setting(t, "FAULTS_RELOADS", 20)
+	for i := range more {
 		if status, answer := g.load(g.caddyfile(site(1000 + i))); status != http.StatusOK {
 			t.Errorf("reload: %d %s", status, answer)
 		}
@@ -112,7 +113,7 @@ func TestReloadedUnderLoad(t *testing.T) {
 	end()
 	senders.Wait()
 	finish(t, a, l.acknowledged())
-	t.Logf("20 reloads in a row: %v; answers %v, connections lost %d", judge(t, a, l.acknowledged(), nil, 0), l.statuses, l.noAnswer.Load())
+	t.Logf("%d reloads in a row: %v; answers %v, connections lost %d", more, judge(t, a, l.acknowledged(), nil, 0), l.statuses, l.noAnswer.Load())
 	if refused := l.refused.Load(); refused > 0 {
 		t.Errorf("%d requests were refused by a reload", refused)
 	}
