@@ -409,12 +409,14 @@ func TestClockJumps(t *testing.T) {
 			if _, err := g.memory().Put(t.Context(), message); err != nil {
 				t.Fatal(err)
 			}
+			attempts := 0
 			again := func(ahead time.Duration) {
 				t.Helper()
 				receives(t, "a delivery", got)
+				attempts++
 				eventually(t, "it waits", func() bool {
 					m := g.message("1")
-					return m.State == inbox.Pending && m.Due.After(clock.Now())
+					return m.State == inbox.Pending && m.Attempts == attempts && m.Due.After(clock.Now())
 				})
 				clock.jump(ahead)
 				g.memory().Wake()
