@@ -166,13 +166,13 @@ func (a *App) claim(name string) (*box, error) {
 // Names are the names of the inboxes, in order.
 func (a *App) Names() []string { return slices.Sorted(maps.Keys(a.boxes)) }
 
-// Lookup returns the store of an inbox; it is not there before the start.
+// Lookup returns the store of an inbox; it is not there before the start, unless another configuration has it open.
 func (a *App) Lookup(name string) (Store, bool) {
 	b := a.boxes[name]
 	if b == nil {
 		return nil, false
 	}
-	if store := b.store.Load(); store != nil {
+	if store := b.current(); store != nil {
 		return store, true
 	}
 	return nil, false

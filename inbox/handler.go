@@ -300,7 +300,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 // put stores a message. Neither a client that goes away nor the time that a chain in front gives cuts it off: what it
 // returns is what has happened.
 func (h *Handler) put(r *http.Request, message *Message) (Receipt, error) {
-	store := h.box.store.Load()
+	store := h.box.current()
 	if store == nil {
 		return 0, errNotReady
 	}

@@ -191,6 +191,36 @@ func TestIdleInbox(t *testing.T) {
 	}
 }
 
+// TestReloadServesBeforeTheStart: Caddy starts the apps of a new configuration in any order, so that requests may come
+// before this one has started. They are stored all the same, as the store of the configuration before is open. (They were
+// answered 503, one in some thousands where a gateway was reloaded all the time.)
+func TestReloadServesBeforeTheStart(t *testing.T) {
+	got, app := appOf(nil)
+	former := start(t, options{app: app})
+	next := provision(t, options{handler: map[string]any{"timeout": "7s"}})
+	// Caddy serves the metrics of the newest configuration, even when that could not be started: they were gone then.
+	if _, ok := next.app.Lookup("default"); !ok {
+		t.Error("the store that is open is not found")
+	}
+	next.accepted("1", "x")
+	receives(t, "the delivery", got)
+	former.becomes("1", inbox.Delivered)
+	if err := next.app.Start(); err != nil {
+		t.Fatal(err)
+	}
+	former.end()
+	next.accepted("1", "x")
+	next.accepted("2", "y")
+	receives(t, "the delivery after the start", got)
+	next.end()
+	if w := next.post("3", "z"); w.Code != http.StatusServiceUnavailable {
+		t.Errorf("after the end: %d", w.Code)
+	}
+	if w := provision(t, options{}).post("4", "z"); w.Code != http.StatusServiceUnavailable {
+		t.Errorf("before the next start: %d", w.Code)
+	}
+}
+
 func TestLookup(t *testing.T) {
 	g := provision(t, options{})
 	if !slices.Equal(g.app.Names(), []string{"default"}) {

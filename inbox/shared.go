@@ -15,6 +15,9 @@ import (
 // stores are the open stores of all configurations: at a reload the new one runs before the old one has ended.
 var stores = caddy.NewUsagePool()
 
+// opened finds an open store by its key, without a reference to it: UsagePool has no way to do that.
+var opened sync.Map // of storeKey to *shared
+
 // storeKey names what is exclusive: the kind of store and, say, its file.
 type storeKey struct{ module, name string }
 
@@ -24,6 +27,7 @@ const openTimeout = time.Minute
 // shared is an open store, which outlives the configurations that use it, and what must outlive them with it. As a
 // Store it answers ErrClosed once it is closed, to requests of a configuration that has gone.
 type shared struct {
+	key   storeKey
 	store Store
 	log   *currentCore
 
@@ -45,7 +49,7 @@ type shared struct {
 // open makes b use its store.
 func (b *box) open() error {
 	value, _, err := stores.LoadOrNew(b.key, func() (caddy.Destructor, error) {
-		s := &shared{log: &currentCore{current: new(atomic.Pointer[zap.Logger])}}
+		s := &shared{key: b.key, log: &currentCore{current: new(atomic.Pointer[zap.Logger])}}
 		s.log.current.Store(b.logger)
 		ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
 		defer cancel()
@@ -54,6 +58,7 @@ func (b *box) open() error {
 			return nil, err
 		}
 		s.store = store
+		opened.Store(b.key, s)
 		return s, nil
 	})
 	if err != nil {
@@ -66,6 +71,18 @@ func (b *box) open() error {
 	}
 	b.held = true
 	b.store.Store(s)
+	return nil
+}
+
+// current is the store, nil if it is not open. The http app may serve before this one has started: at a
+// reload there is the store of the configuration before, which is closed after the start of the new one only.
+func (b *box) current() *shared {
+	if s := b.store.Load(); s != nil {
+		return s
+	}
+	if s, ok := opened.Load(b.key); ok {
+		return s.(*shared)
+	}
 	return nil
 }
 
@@ -110,7 +127,10 @@ func (s *shared) leave(b *box) {
 }
 
 // Destruct implements caddy.Destructor.
-func (s *shared) Destruct() error { return s.Close() }
+func (s *shared) Destruct() error {
+	opened.CompareAndDelete(s.key, s)
+	return s.Close()
+}
 
 // begin lets a call at the store, or says that it is closed. The call must end it.
 func (s *shared) begin() error {
