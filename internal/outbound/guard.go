@@ -215,7 +215,7 @@ func (g *Guard) Serve(w http.ResponseWriter, r *http.Request, resolve func() Acc
 		name   string
 		values []string
 	}
-	before := make([]line, 0, 8) // no map, whose clone costs as much as the signature's HMAC
+	before := make([]line, 0, 8) // rather than a clone of the map, which costs more
 	for name, values := range w.Header() {
 		before = append(before, line{name, values})
 	}
