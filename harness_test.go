@@ -18,6 +18,8 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
+
+	"github.com/caddy-chinaums/caddy-chinaums/inbox/storetest"
 )
 
 // The tests run a real Caddy in this process, one configuration at a time: no test here may be parallel.
@@ -25,6 +27,7 @@ import (
 // TestMain keeps the tests away from the Caddy that this machine may run: from its autosaved configuration, which
 // `caddy run --resume` starts, and its storage.
 func TestMain(m *testing.M) {
+	storetest.TempOnDisk()
 	directory, err := os.MkdirTemp("", "chinaums-test-")
 	if err != nil {
 		panic(err)

@@ -18,6 +18,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-chinaums/caddy-chinaums/inbox"
+	"github.com/caddy-chinaums/caddy-chinaums/inbox/storetest"
 )
 
 // crashFile names the file that a copy of this test program works on until it is killed.
@@ -30,6 +31,7 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(1)
 	}
+	storetest.TempOnDisk()
 	os.Exit(m.Run())
 }
 

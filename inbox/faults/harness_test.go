@@ -30,6 +30,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/caddy-chinaums/caddy-chinaums/inbox/storetest"
 )
 
 // binary is the built gateway: cmd/caddy, built once, or what CADDY_BINARY names.
@@ -49,6 +51,7 @@ var binary = sync.OnceValues(func() (string, error) {
 var directory string
 
 func TestMain(m *testing.M) {
+	storetest.TempOnDisk()
 	var err error
 	if directory, err = os.MkdirTemp("", "faults-"); err != nil {
 		panic(err)
