@@ -305,6 +305,100 @@ func TestFailedCommit(t *testing.T) {
 	}
 }
 
+// TestUnavailable: a file that could not be opened again is, once it can be, though nobody puts anything.
+func TestUnavailable(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "inbox.db")
+	store, err := openStore(path, storetestSettings, zap.NewNop(), testOptions())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close() //nolint:errcheck // nothing of it is kept
+	if _, err := store.Put(t.Context(), &inbox.Message{ID: "a", Request: []byte("request")}); err != nil {
+		t.Fatal(err)
+	}
+	// In the midst of a commit, when nobody else writes: the file is closed and cannot be opened.
+	if err := store.do(t.Context(), &operation{apply: func(*batch) error {
+		if err := os.Rename(path, path+".away"); err != nil {
+			return err
+		}
+		return os.Mkdir(path, 0o700)
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	store.file.RLock()
+	store.db.MaxSize = 1
+	store.file.RUnlock()
+	for range 2 {
+		if _, err := store.Put(t.Context(), &inbox.Message{ID: "large", Request: make([]byte, 600<<10)}); err == nil {
+			t.Fatal("it was stored in a file that is not open")
+		}
+	}
+	if _, err := store.Lease(t.Context()); !errors.Is(err, errUnavailable) {
+		t.Fatalf("lease: error %v", err)
+	}
+	if err := errors.Join(os.Remove(path), os.Rename(path+".away", path)); err != nil {
+		t.Fatal(err)
+	}
+	deadline := time.Now().Add(30 * time.Second)
+	for {
+		m, err := store.Lease(t.Context())
+		if err == nil {
+			if m.ID != "a" {
+				t.Errorf("leased %q", m.ID)
+			}
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// TestDamaged: a message that cannot be read holds up nobody.
+func TestDamaged(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "inbox.db")
+	store, err := openStore(path, storetestSettings, zap.NewNop(), testOptions())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = store.Close() }()
+	for _, id := range []string{"a", "b", "c"} {
+		if _, err := store.Put(t.Context(), &inbox.Message{ID: id, Request: []byte("request")}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := store.do(t.Context(), &operation{apply: func(b *batch) error {
+		b.changed = true
+		return b.fail(b.requests().Put(seqKey(1), []byte{9}))
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"b", "c"} {
+		m, err := store.Lease(t.Context())
+		if err != nil || m.ID != want {
+			t.Fatalf("leased %+v (%v), want %s", m, err, want)
+		}
+		if err := store.Settle(t.Context(), m, inbox.Outcome{Result: inbox.Delivered}); err != nil {
+			t.Fatal(err)
+		}
+		if want == "b" {
+			if err := store.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if store, err = openStore(path, storetestSettings, zap.NewNop(), testOptions()); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if _, err := store.Get(t.Context(), 1); !errors.Is(err, errDamaged) {
+		t.Errorf("get: %v", err)
+	}
+	if stats, err := store.Stats(t.Context()); err != nil || stats.Pending != 1 {
+		t.Errorf("stats %+v, %v", stats, err)
+	}
+}
+
 // TestGroupCommit: while a commit is under way the next one's operations gather, and one whose caller has gone before it
 // began is not done.
 func TestGroupCommit(t *testing.T) {

@@ -186,7 +186,8 @@ func (s *Store) load(tx *bbolt.Tx) (counters, error) {
 	for k, raw := cursor.Seek(seqKey(c.Indexed + 1)); k != nil; k, raw = cursor.Next() {
 		r, err := decodeRecord(raw)
 		if err != nil {
-			return c, fmt.Errorf("message %d: %w", decodeSeq(k), err)
+			s.logger.Error("a message of the inbox is damaged", zap.String("path", s.path), zap.Uint64("seq", decodeSeq(k)), zap.Error(err))
+			continue
 		}
 		s.index.add(digestOf(string(r.id)), decodeSeq(k))
 	}

@@ -3,10 +3,12 @@ package boltstore
 import (
 	"bytes"
 	"context"
+	"errors"
 	"slices"
 	"time"
 
 	"go.etcd.io/bbolt"
+	"go.uber.org/zap"
 
 	"github.com/caddy-chinaums/caddy-chinaums/inbox"
 )
@@ -88,7 +90,7 @@ func (s *Store) Lease(ctx context.Context) (*inbox.Message, error) {
 		held, err := s.pick()
 		if err != nil {
 			s.lock.Unlock()
-			return nil, err
+			return nil, s.revive(err)
 		}
 		if held == nil {
 			wake := make(chan struct{})
@@ -109,12 +111,20 @@ func (s *Store) Lease(ctx context.Context) (*inbox.Message, error) {
 			s.lock.Lock()
 			s.giveBack(held)
 			s.lock.Unlock()
-			return nil, err
+			return nil, s.revive(err)
 		}
 		if m != nil {
 			return m, nil
 		}
 	}
+}
+
+// revive lets the file be opened again, if that is what an error is about: there may be no Put that does it.
+func (s *Store) revive(err error) error {
+	if errors.Is(err, errUnavailable) {
+		s.submit(&operation{apply: func(*batch) error { return nil }})
+	}
+	return err
 }
 
 // leave ends a wait. If the caller was woken at the same moment, another is woken for it.
@@ -228,6 +238,12 @@ func (s *Store) take(held *lease) (m *inbox.Message, err error) {
 		m.Request = bytes.Clone(r.request)
 		return nil
 	})
+	if errors.Is(err, errDamaged) {
+		// It is there for whoever can mend it, but holds up nobody.
+		s.logger.Error("a message of the inbox is damaged and is not delivered", zap.String("path", s.path),
+			zap.Uint64("seq", held.seq), zap.Error(err))
+		pass, err = true, nil
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -190,9 +190,10 @@ func (s *Store) Stats(ctx context.Context) (inbox.Stats, error) {
 			if v.delivered().Get(k) != nil || v.dead().Get(k) != nil {
 				continue
 			}
-			r, err := decodeRecord(raw)
-			stats.Oldest = r.received
-			return err
+			if r, err := decodeRecord(raw); err == nil {
+				stats.Oldest = r.received
+				return nil
+			}
 		}
 		return nil
 	})
