@@ -534,3 +534,29 @@ func armed(store *Store) bool {
 	defer store.lock.Unlock()
 	return store.queue.timer != nil
 }
+
+// TestWakeHandedOn: a caller that was woken and is gone wakes another; one that was not woken does not.
+func TestWakeHandedOn(t *testing.T) {
+	store, err := openStore(filepath.Join(t.TempDir(), "inbox.db"), storetestSettings, zap.NewNop(), testOptions())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close() //nolint:errcheck // nothing of it is kept
+	first, second, third := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	store.lock.Lock()
+	store.queue.waiting = []chan struct{}{first, second, third}
+	store.wake(1)
+	store.lock.Unlock()
+	store.leave(third)
+	select {
+	case <-second:
+		t.Fatal("another was woken by a caller that was not woken")
+	default:
+	}
+	store.leave(first)
+	select {
+	case <-second:
+	default:
+		t.Error("a caller that was woken and is gone has woken nobody")
+	}
+}

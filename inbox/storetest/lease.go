@@ -42,6 +42,37 @@ func testLeaseWaits(t *testing.T, b *Backend) {
 	}
 }
 
+// What wakes a caller that is gone by then must wake another.
+func testLeaseHandedOn(t *testing.T, b *Backend) {
+	store := open(t, b)
+	for i := range 200 {
+		ctx, cancel := context.WithCancel(t.Context())
+		var all sync.WaitGroup
+		leased := make(chan *inbox.Message, 2)
+		lease := func(ctx context.Context) {
+			if m, err := store.Lease(ctx); err == nil {
+				leased <- m
+			}
+		}
+		all.Go(func() { lease(ctx) })
+		other, stop := context.WithTimeout(t.Context(), patience)
+		all.Go(func() { lease(other) })
+		all.Go(cancel)
+		put(t, store, message(fmt.Sprint(i)), inbox.Stored)
+		select {
+		case m := <-leased:
+			settle(t, store, m, delivered)
+		case <-other.Done():
+			t.Errorf("message %d was leased to nobody while somebody waited", i)
+		}
+		stop()
+		all.Wait()
+		if t.Failed() {
+			return
+		}
+	}
+}
+
 // A message must not vanish with a caller whose context ends while it is handed out.
 func testLeaseCancelled(t *testing.T, b *Backend) {
 	store := open(t, b)

@@ -62,6 +62,7 @@ func Run(t *testing.T, backend func(t *testing.T) *Backend) {
 		{"too large", testTooLarge},
 		{"lease waits for a put", testLeaseWaits},
 		{"lease of a caller that is gone", testLeaseCancelled},
+		{"lease handed on from a caller that is gone", testLeaseHandedOn},
 		{"one lease at a time", testExclusive},
 		{"first deliveries in order", testFirstInFirstOut},
 		{"released", testReleased},
