@@ -58,7 +58,10 @@ func capture(r *http.Request, content []byte) (*request, error) {
 	if _, ok := stored.Header["Content-Length"]; ok || len(content) > 0 {
 		stored.Header["Content-Length"] = []string{strconv.Itoa(len(content))}
 	}
-	return stored, stored.check()
+	if err := stored.check(); err != nil {
+		return nil, err
+	}
+	return stored, nil
 }
 
 // check says why it could not be delivered, or nil.

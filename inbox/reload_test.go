@@ -122,8 +122,8 @@ func TestStopWaits(t *testing.T) {
 	stopped := make(chan error)
 	go func() { stopped <- g.app.Stop() }()
 	select {
-	case <-stopped:
-		t.Fatal("stopped with a delivery in flight")
+	case err := <-stopped:
+		t.Fatalf("stopped with a delivery in flight: %v", err)
 	case <-time.After(50 * time.Millisecond):
 	}
 	close(release)
