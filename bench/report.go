@@ -99,6 +99,9 @@ func (r *report) head() {
 	}
 	if m.Others > 0 || m.Steal > 0 {
 		r.line("- While the peers were compared, other programs on the machine took %.0f %% of its CPU time, and the host kept back %.0f %%.", 100*m.Others, 100*m.Steal)
+		if m.Others > 0.2 {
+			r.line("  **That is much: latencies, and calls a second, say little here; CPU times are higher than on a quiet machine, and the ranges wide.**")
+		}
 	}
 	r.line("")
 	r.line("The figure to trust is the **CPU time of a call**: what all processes of the peer used, user and system, divided by the calls that")
