@@ -8,10 +8,12 @@ import (
 	"net/url"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"go.uber.org/zap"
 
 	"github.com/caddy-chinaums/caddy-chinaums/inbox"
@@ -27,7 +29,8 @@ func init() { caddy.RegisterModule(new(Nats)) }
 // A gateway starts while NATS is out of reach: until it is there, requests are answered 503.
 type Nats struct {
 	// The servers: `nats://host:4222`, or `tls://…`; several of one cluster, for the first connection. A user and password,
-	// or a token, may be in them; placeholders, resolved when the config loads, keep them out of it.
+	// or a token, may be in them, with %2C for a comma, %2F for a slash and so on; placeholders, resolved when the config
+	// loads, keep them out of it.
 	URLs []string `json:"urls,omitempty"`
 
 	// How many servers keep each message: 1, 3 or 5. A stream that exists keeps what it has, with a WARN. Default: 1.
@@ -44,7 +47,7 @@ type Nats struct {
 	KeyFile  string `json:"key,omitempty"`
 
 	servers []string // what URLs stand for
-	secrets []string // what of them never appears in an error
+	secrets []string // what of them never appears in an error, in every spelling, the longest first
 
 	slack time.Duration    // how much longer than a delivery's timeout a lease is: what settling it may take
 	clock func() time.Time // both are set by tests
@@ -81,12 +84,17 @@ func (n *Nats) Provision(caddy.Context) error {
 		if err != nil {
 			return fmt.Errorf("nats: URL %d: %w", i+1, err)
 		}
-		for server := range strings.SplitSeq(value, ",") {
-			if err := n.addServer(i, strings.TrimSpace(server)); err != nil {
+		for j, server := range strings.Split(value, ",") { // a comma of a password is written %2C
+			server = strings.TrimSpace(server)
+			if j > 0 && strings.Contains(server, "@") && !strings.Contains(server, "://") {
+				return fmt.Errorf("nats: URL %d: behind a comma, a server with a password or token must begin with nats:// or tls://%s", i+1, marks)
+			}
+			if err := n.addServer(i, server); err != nil {
 				return err
 			}
 		}
 	}
+	slices.SortStableFunc(n.secrets, func(a, b string) int { return len(b) - len(a) })
 	for _, file := range []struct {
 		option string
 		path   *string
@@ -103,6 +111,9 @@ func (n *Nats) Provision(caddy.Context) error {
 	return nil
 }
 
+// marks says how a password is written that does not fit into a URL as it is.
+const marks = "; in a user, password or token write %2C for a comma, %2F for a slash, %3F for ?, %23 for #, %40 for @, %25 for %"
+
 // addServer takes the URL of a server. Its errors show nothing of it: a password may be there.
 func (n *Nats) addServer(i int, server string) error {
 	if !strings.Contains(server, "://") {
@@ -110,32 +121,44 @@ func (n *Nats) addServer(i int, server string) error {
 	}
 	parsed, err := url.Parse(server)
 	if err != nil {
-		return fmt.Errorf("nats: URL %d is no URL (it is not shown, for it may hold a password)", i+1)
+		return fmt.Errorf("nats: URL %d is no URL (it is not shown, for it may hold a password)%s", i+1, marks)
 	}
 	if !slices.Contains([]string{"nats", "tls", "ws", "wss"}, parsed.Scheme) || parsed.Hostname() == "" {
 		return fmt.Errorf("nats: URL %d must be like nats://host:4222 or tls://host:4222", i+1)
+	}
+	if strings.Contains(parsed.Path+parsed.RawQuery+parsed.Fragment, "@") { // what stands before it is no server
+		return fmt.Errorf("nats: URL %d holds an @ behind the server (it is not shown, for it may hold a password)%s", i+1, marks)
 	}
 	if parsed.Port() == "" && (parsed.Scheme == "nats" || parsed.Scheme == "tls") {
 		parsed.Host = net.JoinHostPort(parsed.Hostname(), "4222")
 	}
 	if parsed.User != nil {
 		if password, ok := parsed.User.Password(); ok {
-			n.secrets = append(n.secrets, password)
+			n.addSecret(password)
 		} else {
-			n.secrets = append(n.secrets, parsed.User.Username()) // a token
+			n.addSecret(parsed.User.Username()) // a token
 		}
 	}
 	n.servers = append(n.servers, parsed.String())
 	return nil
 }
 
+// addSecret takes a secret in all the ways in which an error may spell it.
+func (n *Nats) addSecret(value string) {
+	if value == "" {
+		return
+	}
+	quoted, encoded := strconv.Quote(value), caddyconfig.JSON(value, nil)
+	inURL := strings.TrimPrefix(url.UserPassword("", value).String(), ":")
+	n.secrets = append(n.secrets, value, inURL, strings.ReplaceAll(inURL, ",", "%2C"), url.User(value).String(),
+		url.QueryEscape(value), url.PathEscape(value), quoted[1:len(quoted)-1], string(encoded[1:len(encoded)-1]))
+}
+
 // hosts are the servers without what is secret, sorted.
 func (n *Nats) hosts() []string {
 	var hosts []string
 	for _, server := range n.servers {
-		if parsed, err := url.Parse(server); err == nil {
-			hosts = append(hosts, parsed.Scheme+"://"+parsed.Host)
-		}
+		hosts = append(hosts, address(server))
 	}
 	slices.Sort(hosts)
 	return slices.Compact(hosts)
@@ -143,15 +166,11 @@ func (n *Nats) hosts() []string {
 
 // redact takes the secrets out of an error's words.
 func (n *Nats) redact(err error) string {
-	words := err.Error()
+	var pairs []string
 	for _, s := range n.secrets {
-		if s != "" {
-			words = strings.ReplaceAll(words, s, "[redacted]")
-			words = strings.ReplaceAll(words, url.QueryEscape(s), "[redacted]")
-			words = strings.ReplaceAll(words, url.PathEscape(s), "[redacted]")
-		}
+		pairs = append(pairs, s, "[redacted]")
 	}
-	return words
+	return strings.NewReplacer(pairs...).Replace(err.Error())
 }
 
 // Key names the servers and the stream.

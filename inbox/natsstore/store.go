@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/url"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -126,6 +127,8 @@ func refused(err error) bool {
 }
 
 func (s *store) connect(name string) error {
+	settings := nats.GetDefaultOptions()
+	settings.Servers = s.config.servers // one by one: nats.Connect takes them in one text, and a comma of a password would end one
 	options := []nats.Option{
 		nats.Name("caddy inbox " + name),
 		nats.MaxReconnects(-1),
@@ -161,7 +164,12 @@ func (s *store) connect(name string) error {
 	if s.config.CertFile != "" {
 		options = append(options, nats.ClientCert(s.config.CertFile, s.config.KeyFile))
 	}
-	connection, err := nats.Connect(strings.Join(s.config.servers, ","), options...)
+	for _, option := range options {
+		if err := option(&settings); err != nil {
+			return fmt.Errorf("nats: cannot connect: %s", s.config.redact(err))
+		}
+	}
+	connection, err := settings.Connect()
 	if err != nil {
 		return fmt.Errorf("nats: cannot connect: %s", s.config.redact(err))
 	}
@@ -179,8 +187,17 @@ func (s *store) greet(c *nats.Conn, words string) {
 	s.disconnect()
 	s.connected, s.disconnect = context.WithCancel(s.ctx)
 	s.mu.Unlock()
-	s.logger.Info(words, zap.String("server", c.ConnectedUrlRedacted()), zap.String("version", c.ConnectedServerVersion()))
+	s.logger.Info(words, zap.String("server", address(c.ConnectedUrl())), zap.String("version", c.ConnectedServerVersion()))
 	s.wake()
+}
+
+// address is a server's URL without user, password and token.
+func address(server string) string {
+	parsed, err := url.Parse(server)
+	if err != nil || parsed.Host == "" {
+		return ""
+	}
+	return parsed.Scheme + "://" + parsed.Host
 }
 
 // wake asks for a look whether everything is in place.
