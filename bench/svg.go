@@ -68,7 +68,7 @@ type series struct {
 // linePlot draws lines over a logarithmic x and a logarithmic y: what is linear in x rises by one decade a decade, what is
 // flat stays flat.
 func linePlot(title, xUnit, yUnit string, x []float64, lines []series) string {
-	const width, height, left, right, top, bottom = 760, 420, 70, 170, 64, 56
+	const width, height, left, right, top, bottom = 800, 420, 70, 210, 64, 56
 	low, high := math.Inf(1), 0.0
 	for _, l := range lines {
 		for _, y := range l.y {
@@ -189,7 +189,7 @@ func number(v float64) string {
 	switch {
 	case math.IsNaN(v):
 		return "–"
-	case math.Abs(v) >= 100 || v == math.Trunc(v):
+	case math.Abs(v) >= 100 || math.Abs(v-math.Round(v)) < 1e-9:
 		return fmt.Sprintf("%.0f", v)
 	case math.Abs(v) >= 10:
 		return fmt.Sprintf("%.1f", v)
