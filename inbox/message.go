@@ -35,6 +35,11 @@ type tlsState struct {
 // hopByHop are headers that are about a connection, not about the request (RFC 9110, 7.6.1).
 var hopByHop = []string{"Connection", "Transfer-Encoding", "Upgrade", "Keep-Alive", "Te", "Trailer", "Expect"}
 
+// forAnswers are headers that ask for another answer than the one the app would give by itself, compressed or a part of
+// it, such as 206 or 304. The sender is not who reads it: what is looked for in it is the word. Those that begin with If-
+// are left out too.
+var forAnswers = []string{"Accept-Encoding", "Range"}
+
 // capture takes what is stored from a request whose body has been read. It shares the values of its headers.
 func capture(r *http.Request, content []byte) (*request, error) {
 	stored := &request{
@@ -44,14 +49,22 @@ func capture(r *http.Request, content []byte) (*request, error) {
 	if r.TLS != nil {
 		stored.TLS = &tlsState{r.TLS.Version, r.TLS.CipherSuite, r.TLS.ServerName}
 	}
-	dropped := hopByHop
+	// Only names that there are: the sender may list as many as fit.
+	stays := make(map[string]bool, len(r.Header))
+	for name := range r.Header {
+		name = http.CanonicalHeaderKey(name)
+		stays[name] = !slices.Contains(hopByHop, name) && !slices.Contains(forAnswers, name) &&
+			!strings.HasPrefix(name, "Proxy-") && !strings.HasPrefix(name, "If-")
+	}
 	for _, value := range r.Header["Connection"] {
 		for name := range strings.SplitSeq(value, ",") {
-			dropped = append(slices.Clip(dropped), http.CanonicalHeaderKey(strings.TrimSpace(name)))
+			if name = http.CanonicalHeaderKey(strings.TrimSpace(name)); stays[name] {
+				stays[name] = false
+			}
 		}
 	}
 	for name, values := range r.Header {
-		if len(values) > 0 && !strings.HasPrefix(name, "Proxy-") && !slices.Contains(dropped, http.CanonicalHeaderKey(name)) {
+		if len(values) > 0 && stays[http.CanonicalHeaderKey(name)] {
 			stored.Header[name] = values
 		}
 	}
@@ -120,6 +133,10 @@ func appendText(b []byte, text string) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(text))), text...)
 }
 
+// enough is for how many headers, and values of one, there is room at once. Room for more is made only when they have
+// been read: a number alone says nothing in an encoding that is damaged.
+const enough = 64
+
 // decodeRequest reads what encode wrote. The body shares memory with encoded.
 func decodeRequest(encoded []byte) (*request, error) {
 	if len(encoded) == 0 {
@@ -137,7 +154,7 @@ func decodeRequest(encoded []byte) (*request, error) {
 		q.TLS = &tlsState{Version: uint16(d.number(1<<16 - 1)), Cipher: uint16(d.number(1<<16 - 1)), ServerName: d.text()}
 	}
 	count := d.number(uint64(len(d.rest)) / 3) // a header takes three bytes at least
-	q.Header = make(http.Header, count)
+	q.Header = make(http.Header, min(count, enough))
 	last := ""
 	for i := range count {
 		name := d.text()
@@ -145,12 +162,16 @@ func decodeRequest(encoded []byte) (*request, error) {
 			d.broken = true
 		}
 		last = name
-		values := make([]string, d.number(uint64(len(d.rest))))
-		if len(values) == 0 {
+		several := d.number(uint64(len(d.rest)))
+		if several == 0 {
 			d.broken = true
 		}
-		for i := range values {
-			values[i] = d.text()
+		values := make([]string, 0, min(several, enough))
+		for range several {
+			values = append(values, d.text())
+			if d.broken {
+				break
+			}
 		}
 		if d.broken {
 			break

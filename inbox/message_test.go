@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"reflect"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -119,11 +120,13 @@ func lengthOf(content []byte) string {
 	return ""
 }
 
-// TestHopByHop: what is about the connection stays behind, and a length that is not the body's.
+// TestHopByHop: what is about the connection stays behind, a length that is not the body's, and what asks for another
+// answer than the app's word.
 func TestHopByHop(t *testing.T) {
 	r := sent("POST", "http://shop.example/", "four", "Connection: close, X-Hop", "Connection: x-other", "X-Hop: 1", "X-Other: 1", "Keep-Alive: 5",
 		"Te: trailers", "Trailer: X", "Transfer-Encoding: chunked", "Upgrade: h2c", "Proxy-Authorization: secret", "Proxy-Connection: close",
-		"Expect: 100-continue", "Content-Length: 9", "X-Stays: 1", "Authorization: Bearer a")
+		"Expect: 100-continue", "Content-Length: 9", "X-Stays: 1", "Authorization: Bearer a",
+		"Accept-Encoding: gzip", "Range: bytes=0-1", "If-None-Match: \"a\"", "If-Modified-Since: Sun, 01 Mar 2026 00:00:00 GMT", "If-Range: \"a\"")
 	r.Header["X-None"] = nil
 	got := stored(t, r)
 	names := slices.Sorted(maps.Keys(got.Header))
@@ -135,6 +138,57 @@ func TestHopByHop(t *testing.T) {
 	}
 	if r.Header.Get("Proxy-Authorization") == "" || r.Header.Get("Content-Length") != "9" {
 		t.Error("the sender's own request was changed")
+	}
+}
+
+// allocated is how many bytes f allocates.
+func allocated(f func()) uint64 {
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	f()
+	runtime.ReadMemStats(&after)
+	return after.TotalAlloc - before.TotalAlloc
+}
+
+// TestConnectionHeaderIsCheap: a sender's Connection header costs no more than in proportion to its length.
+func TestConnectionHeaderIsCheap(t *testing.T) {
+	for name, value := range map[string]string{
+		"commas": strings.Repeat(",", 16<<10), "names": strings.Repeat("a,", 8<<10), "names that differ": strings.Repeat("ab,bc,c d,", 2<<10),
+	} {
+		r := sent("POST", "/", "", "Connection: "+value, "Connection: x-hop", "X-Hop: 1", "X-Stays: 1")
+		var captured *request
+		n := allocated(func() {
+			var err error
+			if captured, err = capture(r, nil); err != nil {
+				t.Fatal(err)
+			}
+		})
+		if n > 4<<20 {
+			t.Errorf("%s: %d KiB are allocated for 16", name, n>>10)
+		}
+		if names := slices.Sorted(maps.Keys(captured.Header)); !slices.Equal(names, []string{"X-Stays"}) {
+			t.Errorf("%s: headers %q", name, names)
+		}
+	}
+}
+
+// TestDamagedIsCheap: a number that promises more than there is takes no memory.
+func TestDamagedIsCheap(t *testing.T) {
+	whole, _ := hex.DecodeString(golden)
+	at := bytes.Index(whole, []byte("\x02\x05Ce-Id"))
+	rest := bytes.Repeat([]byte{0xff}, 1<<20)
+	for name, encoded := range map[string][]byte{
+		"headers": slices.Concat(whole[:at], []byte("\x80\x80\x14"), rest),
+		"values":  slices.Concat(whole[:at], []byte("\x01\x05Ce-Id\x80\x80\x20"), rest),
+	} {
+		n := allocated(func() {
+			if _, err := decodeRequest(encoded); err == nil {
+				t.Errorf("%s: it is read", name)
+			}
+		})
+		if n > 1<<20 {
+			t.Errorf("%s: %d KiB are allocated", name, n>>10)
+		}
 	}
 }
 
