@@ -407,6 +407,7 @@ type template struct {
 	holes          int
 	prefix, suffix string
 	literals       map[string]int // what stands between two placeholders, and how often
+	adjacent       bool           // two placeholders have nothing between them
 }
 
 // newTemplate finds out what stands between a text's placeholders.
@@ -418,6 +419,7 @@ func newTemplate(text string) template {
 	t := template{text: text, holes: len(parts) - 1, prefix: parts[0], suffix: parts[len(parts)-1], literals: make(map[string]int)}
 	for i := 1; i < t.holes; i++ {
 		t.literals[parts[i]]++
+		t.adjacent = t.adjacent || parts[i] == ""
 	}
 	return t
 }
@@ -446,13 +448,14 @@ func (t template) fill(repl *caddy.Replacer) (filled string, empty bool, err err
 	return "sha256:" + hex.EncodeToString(digest.Sum(nil)), empty, nil
 }
 
-// ambiguous reports whether what stands between placeholders is found more often than the template has it.
+// ambiguous reports whether what stands between placeholders is found more often than the template has it. Where nothing
+// stands there, every text is.
 func (t template) ambiguous(filled string) bool {
+	if t.adjacent {
+		return true
+	}
 	inner := filled[len(t.prefix) : len(filled)-len(t.suffix)]
 	for literal, count := range t.literals {
-		if literal == "" {
-			continue
-		}
 		for rest := inner; ; count-- {
 			at := strings.Index(rest, literal)
 			if at < 0 {

@@ -40,6 +40,8 @@ func TestTemplate(t *testing.T) {
 		"one value holds anything":  {"id-{a}", values{"a": "id-#{}"}, "id-id-#{}", false},
 		"the same mark twice":       {"{a}/{b}/{c}", values{"a": "1", "b": "2", "c": "3"}, "1/2/3", false},
 		"and once too often":        {"{a}/{b}/{c}", values{"a": "1", "b": "2/", "c": "3"}, "sha256:", false},
+		"side by side":              {"{a}{b}", values{"a": "1", "b": "23"}, "sha256:", false},
+		"side by side, with a mark": {"{a}#{b}{c}", values{"a": "1", "b": "2", "c": "3"}, "sha256:", false},
 		"a mark of two may overlap": {"{a}##{b}", values{"a": "1#", "b": "2"}, "sha256:", false},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -54,6 +56,16 @@ func TestTemplate(t *testing.T) {
 				t.Errorf("%q, want %q", got, test.want)
 			}
 		})
+	}
+}
+
+// TestTemplateSideBySide: placeholders with nothing between them make one text for one choice of values only.
+func TestTemplateSideBySide(t *testing.T) {
+	first, _ := fill(t, "{a}{b}", map[string]string{"a": "1", "b": "23"})
+	second, _ := fill(t, "{a}{b}", map[string]string{"a": "12", "b": "3"})
+	again, _ := fill(t, "{a}{b}", map[string]string{"a": "12", "b": "3"})
+	if first == second || second != again {
+		t.Errorf("%q, %q and %q", first, second, again)
 	}
 }
 
