@@ -15,6 +15,7 @@ import (
 	"text/tabwriter"
 	"time"
 	"unicode"
+	"unicode/utf16"
 
 	"github.com/caddyserver/caddy/v2"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
@@ -150,12 +151,13 @@ func showCommand(reach reachFlags) *cobra.Command {
 		Short: "Shows one message, masked",
 		Long: `
 Prints one message as JSON. Of the request, header values and the URI's query are
-masked, and of the body only its size and digest are there; --show prints all of it,
-which may be secret.`,
+masked, and of the body only its size and digest are there; the text of the app's
+answer is masked too, for it may repeat them. --show prints all of it, which may be
+secret.`,
 		Args:    cobra.ExactArgs(1),
 		Example: "  caddy inbox show 12",
 	}
-	show := cmd.Flags().Bool("show", false, "Print the request unmasked")
+	show := cmd.Flags().Bool("show", false, "Print the request and the answer unmasked")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		seqs, err := parseSeqs(args)
 		if err != nil {
@@ -306,8 +308,25 @@ func writeJSON(w io.Writer, content []byte) error {
 	if err := json.Indent(&indented, content, "", "  "); err != nil {
 		return fmt.Errorf("reading the admin API's answer: %w", err)
 	}
-	_, err := fmt.Fprintln(w, strings.TrimSpace(indented.String()))
+	_, err := fmt.Fprintln(w, escaped(strings.TrimSpace(indented.String())))
 	return err
+}
+
+// escaped writes what would do something to a terminal, such as C1 controls and those that turn the direction of text,
+// as JSON's escapes: all of it stands in strings.
+func escaped(document string) string {
+	var b strings.Builder
+	b.Grow(len(document))
+	for _, r := range document {
+		if r < 0x7f || unicode.IsGraphic(r) {
+			b.WriteRune(r)
+			continue
+		}
+		for _, unit := range utf16.Encode([]rune{r}) {
+			fmt.Fprintf(&b, `\u%04x`, unit)
+		}
+	}
+	return b.String()
 }
 
 // adminClient calls the admin API for one inbox. It is not caddycmd.AdminAPIRequest because that makes a connection for
