@@ -27,7 +27,7 @@ const (
 
 const (
 	settleTry      = 10 * time.Second       // for one try to settle
-	settlePatience = time.Minute            // for all of them, beyond the delivery's own time
+	settlePatience = time.Minute            // for all of them, beyond the delivery's own time, if the app has not taken it
 	firstPause     = 100 * time.Millisecond // between tries at a store that fails; then twice as long
 	longestPause   = 5 * time.Second
 	stopPatience   = 2 * time.Second // for a delivery to end beyond its own time, and again when it has been cut
@@ -242,25 +242,37 @@ func clip(text string, limit int) string {
 	return strings.ToValidUTF8(text, "?")
 }
 
-// settle stores what became of a delivery, and reports whether that has succeeded.
+// settle stores what became of a delivery, and reports whether that has succeeded. Where it has not, the lease is given
+// back, so that the message is delivered again: some stores would keep it until a restart. A message that the app has
+// taken is worth more patience: as long as the gateway runs.
 func (d *delivery) settle(message *Message, outcome Outcome) bool {
 	patience := time.Now().Add(d.schedule.timeout + settlePatience)
 	for pause := firstPause; ; pause = min(2*pause, longestPause) {
-		ctx, cancel := context.WithTimeout(context.Background(), settleTry)
-		err := d.store.Settle(ctx, message, outcome)
-		cancel()
+		err := d.trySettle(message, outcome, settleTry)
 		if err == nil {
 			d.storePassed()
 			return true
 		}
 		d.storeFailed("settle", "what became of a delivery cannot be stored now", err)
-		if errors.Is(err, ErrClosed) || time.Now().After(patience) || !wait(d.running, pause) {
-			// The store hands it out again when the lease has run out.
-			d.logger.Error("what became of a delivery could not be stored: it will be delivered again",
-				append(d.describe(message, outcome), zap.String("result", string(outcome.Result)), zap.Error(err))...)
-			return false
+		patient := outcome.Result == Delivered || time.Now().Before(patience)
+		if !errors.Is(err, ErrClosed) && patient && wait(d.running, pause) {
+			continue
 		}
+		if !outcome.Released {
+			_ = d.trySettle(message, Outcome{Released: true}, stopPatience) // what fails then has been told already
+		}
+		if suppressed, ok := d.notes.Allow("unsettled"); ok {
+			d.logger.Error("what became of a delivery could not be stored: it will be delivered again", append(d.describe(message, outcome),
+				zap.String("result", string(outcome.Result)), zap.Error(err), zap.Int("suppressed", suppressed))...)
+		}
+		return false
 	}
+}
+
+func (d *delivery) trySettle(message *Message, outcome Outcome, patience time.Duration) error {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	return d.store.Settle(ctx, message, outcome)
 }
 
 // taken notes that the app has taken a message. Where it had not taken messages before, one that is new says nothing: it
