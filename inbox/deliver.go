@@ -168,7 +168,10 @@ func (d *delivery) deliver(message *Message) {
 	case Dead:
 		d.store.taking.failed(d.now())
 		d.store.died(message.ID)
-		d.logger.Error("message given up: it is a dead letter now", append(d.describe(message, outcome), zap.Int("attempts", message.Attempts+1))...)
+		if suppressed, ok := d.notes.Allow("given up"); ok {
+			d.logger.Error("message given up: it is a dead letter now", append(d.describe(message, outcome),
+				zap.Int("attempts", message.Attempts+1), zap.Int("suppressed", suppressed))...)
+		}
 		d.app.emit("inbox.dead_letter", map[string]any{
 			"inbox": d.name, "seq": message.Seq, "id": message.ID, "attempts": message.Attempts + 1,
 			"answer": map[string]any{"status": outcome.Answer.Status, "body": outcome.Answer.Body, "error": outcome.Answer.Error},
@@ -211,6 +214,9 @@ func (d *delivery) attempt(message *Message) (outcome Outcome, result string) {
 	return outcome, result
 }
 
+// encodedAnswer is what is said of an answer with a word that cannot be read.
+const encodedAnswer = "the answer is encoded"
+
 // answerOf is what is kept of an answer.
 func answerOf(judged verdict.Verdict) Answer {
 	answer := Answer{Status: judged.Status, Body: clip(string(judged.Answer), keptAnswer)}
@@ -228,6 +234,8 @@ func answerOf(judged verdict.Verdict) Answer {
 			err = failed.Err
 		}
 		answer.Error = clip(err.Error(), keptAnswer)
+	case judged.Encoded:
+		answer.Error = encodedAnswer
 	default:
 		answer.Error = "refused"
 	}
@@ -318,6 +326,10 @@ func (d *delivery) logFailed(message *Message, outcome Outcome, result string) {
 	if outcome.Answer.Status >= 200 && outcome.Answer.Status <= 299 && outcome.Answer.Error == "refused" {
 		result = "unclear"
 		text = "app answered 2xx but did not take the message; answer with an empty body, SUCCESS or OK, or set ack 2xx"
+	}
+	if outcome.Answer.Error == encodedAnswer {
+		result = "encoded"
+		text = "app answered 2xx, but with a Content-Encoding, so that its word cannot be read; let it answer without"
 	}
 	suppressed, ok := d.notes.Allow(result)
 	if !ok {

@@ -119,6 +119,37 @@ func TestVerdicts(t *testing.T) {
 	}
 }
 
+// TestDeadLettersAreLoggedAtTimes: every dead letter is an event, and the log is not flooded.
+func TestDeadLettersAreLoggedAtTimes(t *testing.T) {
+	g := start(t, options{app: answering(500, ""), handler: map[string]any{"give_up": "1ns"}})
+	const many = 15
+	for i := range many {
+		g.accepted(fmt.Sprint(i), "x")
+	}
+	for range many {
+		g.event("inbox.dead_letter")
+	}
+	if lines := len(g.log.lines("dead letter", `"suppressed":0`)); lines != 10 {
+		t.Errorf("%d lines in a minute, want 10", lines)
+	}
+}
+
+// TestEncodedAnswer: an app that compresses its word is told so.
+func TestEncodedAnswer(t *testing.T) {
+	g := start(t, options{app: func(w http.ResponseWriter, _ *http.Request) error {
+		w.Header().Set("Content-Encoding", "gzip")
+		_, err := io.WriteString(w, "\x1f\x8b\x08")
+		return err
+	}, handler: map[string]any{"ack": "2xx"}})
+	g.accepted("1", "x")
+	eventually(t, "it is logged", func() bool {
+		return len(g.log.lines(`"level":"warn"`, "Content-Encoding", `"app_status":200`, `"message_id":"1"`)) > 0
+	})
+	if message := g.message("1"); message.Answer.Body != "" || message.Answer.Error != "the answer is encoded" {
+		t.Errorf("answer %+v", message.Answer)
+	}
+}
+
 // TestRetries: again and again until it is taken; then it is told that it works again.
 func TestRetries(t *testing.T) {
 	var calls atomic.Int64

@@ -287,6 +287,8 @@ func (n *Notify) logUndelivered(account Account, event *Event, judged verdict.Ve
 	case judged.Taken:
 		// The app has it, but the platform may not know: it will send the event again.
 		n.logger.Warn("event taken, but the platform hung up before it was told", append(fields, zap.Error(hungUp))...)
+	case judged.Encoded && !judged.TimedOut:
+		n.logger.Warn("app answered 2xx, but with a Content-Encoding, so that its word cannot be read; let it answer without", fields...)
 	case judged.Status >= 200 && judged.Status <= 299 && judged.Err == nil && !judged.TimedOut:
 		n.logger.Warn("app answered 2xx but did not take the event; answer with an empty body, SUCCESS or OK, or set ack 2xx",
 			append(fields, zap.String("answer", Quote(string(judged.Answer), 80)))...)

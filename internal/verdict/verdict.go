@@ -14,6 +14,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
+
+	"github.com/caddy-chinaums/caddy-chinaums/internal/ratelog"
 )
 
 // Verdict is what the app made of an event.
@@ -22,12 +24,15 @@ type Verdict struct {
 	TimedOut bool
 	Late     bool   // timed out, but then the app answered all the same, whole, and had taken it
 	Status   int    // the app's; 0 where it gave none
+	Encoded  bool   // a 2xx whose body, having a Content-Encoding, could not be read
 	Answer   []byte // the beginning of the app's answer
 	Err      error
 }
 
 // Acks are the ways to say that an event was taken.
 const (
+	// In either way, a body with a Content-Encoding, which cannot be read, does not say that the event was taken.
+
 	// AckWord asks for a 2xx whose body is empty or says SUCCESS or OK.
 	AckWord = "word"
 	// Ack2xx asks for any 2xx but one whose body says FAILED or FAIL.
@@ -42,6 +47,10 @@ func Deliver(r *http.Request, next caddyhttp.Handler, ack string, logger *zap.Lo
 	answer := answerWriter{header: make(http.Header)}
 	err := run(&answer, r, next, logger)
 	verdict := Verdict{Status: answer.status, Answer: answer.kept, Err: err}
+	if answer.unreadable() {
+		verdict.Answer = nil
+		verdict.Encoded = err == nil && answer.status <= 299
+	}
 	switch {
 	case r.Context().Err() != nil, isTimeout(err):
 		verdict.TimedOut = true
@@ -77,10 +86,14 @@ func run(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, logger 
 }
 
 // LogPanic must be called while the panic is being recovered from. The value may hold anything: its type and the stack
-// tell enough.
+// tell enough. It logs each message, which is a constant, at most ten times a minute: a handler may panic at every retry.
 func LogPanic(logger *zap.Logger, message string, v any) {
-	logger.Error(message, zap.String("type", fmt.Sprintf("%T", v)), zap.ByteString("stack", debug.Stack()))
+	if suppressed, ok := panics.Allow(message); ok {
+		logger.Error(message, zap.String("type", fmt.Sprintf("%T", v)), zap.ByteString("stack", debug.Stack()), zap.Int("suppressed", suppressed))
+	}
 }
+
+var panics = ratelog.New(10)
 
 // answerKept is how much of the app's answer is kept: more than any word, and enough for a log line.
 const answerKept = 512
@@ -90,6 +103,7 @@ const answerKept = 512
 type answerWriter struct {
 	header http.Header
 	status int
+	coded  bool   // it has a Content-Encoding
 	kept   []byte // without white space in front
 	more   bool   // there was more than was kept, other than white space
 }
@@ -99,7 +113,36 @@ func (w *answerWriter) Header() http.Header { return w.header }
 func (w *answerWriter) WriteHeader(status int) {
 	if status >= 200 && w.status == 0 {
 		w.status = status
+		w.coded = encoded(w.header)
 	}
+}
+
+// encoded reports whether a body is not as the app wrote it. Some apps take the header for the charset's.
+func encoded(header http.Header) bool {
+	for _, value := range header["Content-Encoding"] {
+		for coding := range strings.SplitSeq(value, ",") {
+			switch strings.ToLower(strings.TrimSpace(coding)) {
+			case "", "identity", "utf-8", "utf8":
+			default:
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// words are those that an answer may be.
+var words = []string{"SUCCESS", "OK", "FAILED", "FAIL"}
+
+// unreadable reports whether there is a body that may say anything. What says a word as it stands can be read all the same.
+func (w *answerWriter) unreadable() bool {
+	return w.coded && (len(w.kept) > 0 || w.more) && !w.says(words...)
+}
+
+// says reports whether the whole body is one of these words.
+func (w *answerWriter) says(words ...string) bool {
+	word := bytes.TrimFunc(w.kept, unicode.IsSpace)
+	return !w.more && slices.ContainsFunc(words, func(s string) bool { return strings.EqualFold(s, string(word)) })
 }
 
 func (w *answerWriter) Write(p []byte) (int, error) {
@@ -120,17 +163,13 @@ func (w *answerWriter) Write(p []byte) (int, error) {
 func (w *answerWriter) Flush() { w.WriteHeader(http.StatusOK) }
 
 func (w *answerWriter) taken(ack string) bool {
-	if w.status < 200 || w.status > 299 {
+	if w.status < 200 || w.status > 299 || w.unreadable() {
 		return false
 	}
-	word := bytes.TrimFunc(w.kept, unicode.IsSpace)
-	says := func(words ...string) bool {
-		return !w.more && slices.ContainsFunc(words, func(s string) bool { return strings.EqualFold(s, string(word)) })
-	}
 	if ack == Ack2xx {
-		return !says("FAILED", "FAIL")
+		return !w.says("FAILED", "FAIL")
 	}
-	return says("", "SUCCESS", "OK")
+	return w.says("", "SUCCESS", "OK")
 }
 
 // Interface guards

@@ -13,6 +13,8 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/caddy-chinaums/caddy-chinaums/internal/ratelog"
 )
 
 func TestDeliver(t *testing.T) {
@@ -62,6 +64,7 @@ func TestDeliver(t *testing.T) {
 		"abort": {func(http.ResponseWriter, *http.Request) error { panic(http.ErrAbortHandler) }, Verdict{}, "abort"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			panics = ratelog.New(10)
 			core, logs := observer.New(zapcore.DebugLevel)
 			handler := caddyhttp.HandlerFunc(test.handler)
 			ctx, cancel := context.WithCancel(t.Context())
@@ -103,5 +106,60 @@ func TestDeliverKeepsLittle(t *testing.T) {
 	got := Deliver(httptest.NewRequest("POST", "/", nil), handler, Ack2xx, zap.NewNop())
 	if !got.Taken || len(got.Answer) != answerKept || cap(got.Answer) > 4*answerKept {
 		t.Errorf("kept %d of %d bytes", len(got.Answer), cap(got.Answer))
+	}
+}
+
+// TestDeliverEncoded: what is compressed says nothing; it may be a refusal.
+func TestDeliverEncoded(t *testing.T) {
+	const gzipped = "\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03\x73\x73\xf4\xf4\x71\x75\x01\x00\xb5\x3c\x1c\x9f\x06\x00\x00\x00"
+	for name, test := range map[string]struct {
+		status         int
+		encoding, body string
+		ack            string
+		taken, encoded bool
+	}{
+		"gzip":                {200, "gzip", gzipped, AckWord, false, true},
+		"gzip, 2xx":           {200, "gzip", gzipped, Ack2xx, false, true},
+		"br, 2xx":             {201, "BR", "\x0b\x02\x80FAILED\x03", Ack2xx, false, true},
+		"two, 2xx":            {200, "identity, gzip", gzipped, Ack2xx, false, true},
+		"gzip that failed":    {500, "gzip", gzipped, Ack2xx, false, false},
+		"gzip of nothing":     {204, "gzip", "", AckWord, true, false},
+		"identity":            {200, "identity", "SUCCESS", AckWord, true, false},
+		"identity, 2xx":       {200, "Identity", "{}", Ack2xx, true, false},
+		"empty, 2xx":          {200, "", "{}", Ack2xx, true, false},
+		"a charset, 2xx":      {200, "UTF-8", "{}", Ack2xx, true, false},
+		"a charset, FAILED":   {200, "utf-8", "FAILED", Ack2xx, false, false},
+		"a word all the same": {200, "gzip", "SUCCESS", AckWord, true, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			handler := caddyhttp.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) error {
+				w.Header().Set("Content-Encoding", test.encoding)
+				w.WriteHeader(test.status)
+				_, err := io.WriteString(w, test.body)
+				return err
+			})
+			got := Deliver(httptest.NewRequest("POST", "/", nil), handler, test.ack, zap.NewNop())
+			if got.Taken != test.taken || got.Encoded != test.encoded || got.Err != nil {
+				t.Errorf("verdict %+v", got)
+			}
+			if got.Encoded && len(got.Answer) > 0 {
+				t.Errorf("%q is kept for people to read", got.Answer)
+			}
+		})
+	}
+}
+
+// TestPanicsAreLoggedAtTimes: a handler that panics at each retry floods no log.
+func TestPanicsAreLoggedAtTimes(t *testing.T) {
+	panics = ratelog.New(10)
+	core, logs := observer.New(zapcore.DebugLevel)
+	handler := caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error { panic("again") })
+	for range 100 {
+		if got := Deliver(httptest.NewRequest("POST", "/", nil), handler, AckWord, zap.New(core)); got.Err == nil {
+			t.Fatalf("verdict %+v", got)
+		}
+	}
+	if logs.Len() != 10 {
+		t.Errorf("%d lines in a minute, want 10", logs.Len())
 	}
 }
