@@ -35,7 +35,7 @@ import (
 //     their ids stay known; then Put returns ErrFull.
 //   - Clocks may jump. A message whose retry is due later than the longest delay it was given, counted from now, is due.
 //   - Its costs (time to open, memory, time of Put, Lease and Settle) do not grow with the number of messages. No timer
-//     runs while nothing waits for a retry.
+//     runs while nothing waits for a retry or is leased.
 //
 // What the caller owes: every lease is settled or released, soon after Settings.Lease at the latest; no method is called
 // after Close but Close. All methods may be called at the same time from many goroutines.

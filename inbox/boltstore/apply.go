@@ -260,7 +260,9 @@ func (b *batch) settle(held *lease, outcome inbox.Outcome) error {
 		}
 	}
 	b.changed = true
+	s.lock.Lock()
 	held.settling = true // once a batch, and again if the batch fails
+	s.lock.Unlock()
 	b.cleanup = append(b.cleanup, held)
 	if outcome.Result != inbox.Delivered {
 		p.attempts++

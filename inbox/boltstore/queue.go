@@ -2,6 +2,7 @@ package boltstore
 
 import (
 	"bytes"
+	"container/list"
 	"context"
 	"errors"
 	"slices"
@@ -17,6 +18,7 @@ import (
 // over the messages that were never tried, and the first few of those that wait for a retry.
 type queue struct {
 	leases map[uint64]*lease
+	given  *list.List // of the leases, the one given first in front
 
 	cursor   uint64   // the next message that was never tried
 	checked  uint64   // up to here such a message may have been settled before the file was opened
@@ -34,6 +36,8 @@ type queue struct {
 	waiting []chan struct{} // the callers of Lease that wait
 	timer   *time.Timer     // runs while callers wait and something is due later
 	armed   time.Time
+
+	lapse *time.Timer // runs while callers wait and there are leases that may be outlived
 }
 
 // maxDue is how many of those that wait for a retry are in memory.
@@ -45,13 +49,51 @@ type lease struct {
 	due      moment // its place in the bucket due
 	retrying bool   // it was leased from there
 	moved    bool   // it has come there, or to another place there, since it was leased
+	settling bool   // it is settled in the commit under way
 
-	settling bool // the writer's: it is settled in the commit under way
+	// Since when the holder has it; every Settle is a sign of life. By the monotonic clock: the other may jump.
+	given time.Time
+	place *list.Element
 }
 
+// A lease is outlived after so many times Settings.Lease and the grace: by then its holder is gone, or has forgotten it.
+const (
+	outlivedLeases = 3
+	outlivedGrace  = 5 * time.Minute
+)
+
 func (q *queue) init() {
-	q.leases = make(map[uint64]*lease)
+	q.leases, q.given = make(map[uint64]*lease), list.New()
 	q.reset(0, 0)
+}
+
+// hold gives a lease.
+func (q *queue) hold(held *lease) {
+	held.given = time.Now()
+	held.place = q.given.PushBack(held)
+	q.leases[held.seq] = held
+}
+
+// drop ends a lease, if it has not ended. It reports whether it did.
+func (q *queue) drop(held *lease) bool {
+	if q.leases[held.seq] != held {
+		return false
+	}
+	delete(q.leases, held.seq)
+	if q.given.Remove(held.place); len(q.leases) == 0 {
+		q.stopLapse()
+	}
+	return true
+}
+
+// alive notes a sign of life of a lease's holder. It reports whether the lease is still its own.
+func (q *queue) alive(held *lease) bool {
+	if q.leases[held.seq] != held {
+		return false
+	}
+	held.given = time.Now()
+	q.given.MoveToBack(held.place)
+	return true
 }
 
 // reset is for a file that was just opened. Leases stay.
@@ -155,6 +197,7 @@ func (s *Store) wake(n int) {
 // retry and those that were never tried take turns, so that neither starve.
 func (s *Store) pick() (*lease, error) {
 	q := &s.queue
+	s.lapse()
 	now := s.options.now()
 	if now.Before(q.seen.Add(-time.Second)) {
 		q.checkFar = true
@@ -199,7 +242,8 @@ func (s *Store) pick() (*lease, error) {
 		}
 		return s.pick()
 	}
-	q.leases[held.seq] = held
+	q.hold(held)
+	s.armLapse()
 	if len(q.returned) > 0 || q.cursor <= s.counters.Last || len(q.due) > 0 && !q.due[0].time().After(now) || len(q.due) == 0 && q.bound != never {
 		s.wake(1) // there is more
 	}
@@ -259,11 +303,7 @@ func (s *Store) take(held *lease) (m *inbox.Message, err error) {
 
 // pass ends a lease that was none. If the message has become due for a retry meanwhile, it is found there.
 func (s *Store) pass(held *lease) {
-	if s.queue.leases[held.seq] != held {
-		return
-	}
-	delete(s.queue.leases, held.seq)
-	if held.moved {
+	if s.queue.drop(held) && held.moved {
 		s.addDue(held.due)
 	}
 }
@@ -271,10 +311,9 @@ func (s *Store) pass(held *lease) {
 // giveBack ends a lease as if it had never been.
 func (s *Store) giveBack(held *lease) {
 	q := &s.queue
-	if q.leases[held.seq] != held {
+	if !q.drop(held) {
 		return
 	}
-	delete(q.leases, held.seq)
 	if held.retrying || held.moved {
 		s.addDue(held.due)
 		return
@@ -285,9 +324,26 @@ func (s *Store) giveBack(held *lease) {
 }
 
 // endLease ends the lease of a message that was settled.
-func (s *Store) endLease(held *lease) {
-	if s.queue.leases[held.seq] == held {
-		delete(s.queue.leases, held.seq)
+func (s *Store) endLease(held *lease) { s.queue.drop(held) }
+
+// outlived is after what time a lease is.
+func (s *Store) outlived() time.Duration { return outlivedLeases*s.settings.Lease + s.options.grace }
+
+// lapse gives back the messages of leases that are outlived: whoever settles one of them later changes nothing.
+func (s *Store) lapse() {
+	q := &s.queue
+	for first := q.given.Front(); first != nil; first = q.given.Front() {
+		held := first.Value.(*lease)
+		if time.Since(held.given) < s.outlived() {
+			return
+		}
+		if held.settling {
+			q.alive(held) // the disk hangs, not the holder
+			continue
+		}
+		s.logger.Error("a delivery was never settled; its message is delivered again", zap.String("path", s.path),
+			zap.Uint64("seq", held.seq))
+		s.giveBack(held)
 	}
 }
 
@@ -386,9 +442,42 @@ func (s *Store) submitFar(longest time.Duration) {
 	}})
 }
 
+// armLapse lets a timer wake a caller that waits when the first lease may be outlived. It may come early, if that lease has
+// ended meanwhile; then it is armed for the next.
+func (s *Store) armLapse() {
+	q := &s.queue
+	if len(q.waiting) == 0 || len(q.leases) == 0 || s.closed {
+		q.stopLapse()
+		return
+	}
+	if q.lapse != nil {
+		return
+	}
+	first := q.given.Front().Value.(*lease)
+	var timer *time.Timer
+	timer = time.AfterFunc(max(time.Until(first.given.Add(s.outlived())), 0), func() {
+		s.lock.Lock()
+		defer s.lock.Unlock()
+		if q.lapse != timer {
+			return
+		}
+		q.lapse = nil
+		s.wake(1)
+	})
+	q.lapse = timer
+}
+
+func (q *queue) stopLapse() {
+	if q.lapse != nil {
+		q.lapse.Stop()
+		q.lapse = nil
+	}
+}
+
 // arm lets the timer wake a caller when the next retry is due. There is none while nobody waits or nothing does.
 func (s *Store) arm() {
 	q := &s.queue
+	s.armLapse()
 	if len(q.waiting) == 0 || len(q.due) == 0 || s.closed {
 		q.stopTimer()
 		return

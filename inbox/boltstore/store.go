@@ -71,13 +71,14 @@ type options struct {
 	now       func() time.Time
 	maxRecord int
 	index     indexLimits
-	anywhere  bool   // the file may be in memory
-	noSync    bool   // for comparison only
-	reserve   uint64 // see room
+	grace     time.Duration // see outlivedGrace
+	anywhere  bool          // the file may be in memory
+	noSync    bool          // for comparison only
+	reserve   uint64        // see room
 }
 
 func defaultOptions() options {
-	return options{now: time.Now, maxRecord: maxRecord, index: defaultIndexLimits, reserve: 4 << 20}
+	return options{now: time.Now, maxRecord: maxRecord, index: defaultIndexLimits, reserve: 4 << 20, grace: outlivedGrace}
 }
 
 // Open opens the file, and makes it where there is none.
@@ -107,6 +108,7 @@ func (s *Store) Configure(settings inbox.Settings) error {
 	s.settings = settings
 	s.queue.longest = 0
 	s.queue.checkFar = true
+	s.queue.stopLapse() // the time may have changed; whoever is woken arms it again
 	s.wake(1)
 	s.lock.Unlock()
 	return nil
@@ -149,6 +151,12 @@ func (s *Store) Settle(ctx context.Context, m *inbox.Message, outcome inbox.Outc
 	case inbox.Pending, inbox.Delivered, inbox.Dead:
 	default:
 		return fmt.Errorf("a message cannot be settled as %q", outcome.Result)
+	}
+	s.lock.Lock()
+	holds := s.queue.alive(held)
+	s.lock.Unlock()
+	if !holds {
+		return nil
 	}
 	return s.do(ctx, &operation{apply: func(b *batch) error { return b.settle(held, outcome) }})
 }
@@ -288,6 +296,7 @@ func (s *Store) close(abandon bool) error {
 	}
 	s.closed = true
 	s.queue.stopTimer()
+	s.queue.stopLapse()
 	s.wake(len(s.queue.waiting))
 	s.lock.Unlock()
 	s.writer.stop(abandon)

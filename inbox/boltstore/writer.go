@@ -235,10 +235,8 @@ func (s *Store) commit(operations []*operation) {
 		b.bytes += o.size
 	}
 	err := guard(func() error { return s.transact(b, live) })
-	for _, held := range b.cleanup {
-		held.settling = false
-	}
 	if err != nil {
+		s.settled(b)
 		s.logger.Error("writing to the inbox's file failed; it is opened again", zap.String("path", s.path), zap.Error(err))
 		s.reopen()
 		s.answer(live, fmt.Errorf("writing to the inbox's file: %w", err))
@@ -251,6 +249,9 @@ func (s *Store) commit(operations []*operation) {
 		for _, then := range b.then {
 			then()
 		}
+		for _, held := range b.cleanup {
+			held.settling = false
+		}
 		s.wake(b.fresh)
 		s.lock.Unlock()
 		s.watchFreelist()
@@ -258,6 +259,15 @@ func (s *Store) commit(operations []*operation) {
 	s.answer(live, nil)
 	if b.changed && len(live) <= 4 {
 		s.prefill()
+	}
+}
+
+// settled ends the settling of a batch that has failed.
+func (s *Store) settled(b *batch) {
+	s.lock.Lock()
+	defer s.lock.Unlock()
+	for _, held := range b.cleanup {
+		held.settling = false
 	}
 }
 
