@@ -70,6 +70,7 @@ type Store struct {
 type options struct {
 	now       func() time.Time
 	maxRecord int
+	maxQueued int
 	index     indexLimits
 	grace     time.Duration // see outlivedGrace
 	anywhere  bool          // the file may be in memory
@@ -78,7 +79,7 @@ type options struct {
 }
 
 func defaultOptions() options {
-	return options{now: time.Now, maxRecord: maxRecord, index: defaultIndexLimits, reserve: 4 << 20, grace: outlivedGrace}
+	return options{now: time.Now, maxRecord: maxRecord, maxQueued: maxQueued, index: defaultIndexLimits, reserve: 4 << 20, grace: outlivedGrace}
 }
 
 // Open opens the file, and makes it where there is none.

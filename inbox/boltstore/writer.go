@@ -8,6 +8,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -26,17 +27,23 @@ const (
 	maxBatchBytes = 16 << 20
 )
 
+// maxQueued is how many bytes wait to be written at most: more only gather where the disk hangs.
+const maxQueued = 256 << 20
+
+var errBehind = errors.New("the disk does not keep up: too much waits to be written")
+
 // errUnavailable says that the file could not be opened again after it had failed; the next commit tries again.
 var errUnavailable = errors.New("the store's file is not open since a write to it failed")
 
 // operation is what one caller wants written.
 type operation struct {
 	// apply changes what is to be committed, and returns the answer to the caller if the commit succeeds. It runs at most
-	// once.
+	// once. It belongs to whoever has the operation.
 	apply func(b *batch) error
 
 	size  int // of what it writes, about
 	state atomic.Int32
+	waits bool // it is in the queue; the writer's lock guards this
 	err   error
 	done  chan struct{} // nil: nobody waits
 }
@@ -54,6 +61,8 @@ const (
 type writer struct {
 	lock    sync.Mutex
 	queue   []*operation
+	size    int  // of those in the queue that are not withdrawn
+	gone    int  // how many in the queue are withdrawn
 	busy    bool // somebody writes; so long nobody else does
 	stopped bool
 	abandon bool
@@ -115,7 +124,13 @@ func (s *Store) do(ctx context.Context, o *operation) error {
 		w.lock.Unlock()
 		return inbox.ErrClosed
 	}
+	if o.size > 0 && w.size > 0 && w.size+o.size > s.options.maxQueued {
+		w.lock.Unlock()
+		return errBehind
+	}
 	w.queue = append(w.queue, o)
+	w.size += o.size
+	o.waits = true
 	lead := !w.busy
 	w.busy = true
 	w.lock.Unlock()
@@ -126,8 +141,26 @@ func (s *Store) do(ctx context.Context, o *operation) error {
 	case <-o.done:
 		return o.err
 	case <-ctx.Done():
-		o.state.CompareAndSwap(queued, withdrawn)
+		w.withdraw(o)
 		return ctx.Err()
+	}
+}
+
+// withdraw lets go of an operation that has not begun, and of what it would have written.
+func (w *writer) withdraw(o *operation) {
+	w.lock.Lock()
+	defer w.lock.Unlock()
+	if !o.state.CompareAndSwap(queued, withdrawn) {
+		return
+	}
+	o.apply = nil
+	if !o.waits {
+		return
+	}
+	w.size -= o.size
+	if w.gone++; w.gone > 100 && w.gone > len(w.queue)/2 {
+		w.queue = slices.DeleteFunc(w.queue, func(o *operation) bool { return o.state.Load() == withdrawn })
+		w.gone = 0
 	}
 }
 
@@ -146,7 +179,7 @@ func (s *Store) drive(commits int) {
 		w.lock.Lock()
 		if w.abandon {
 			s.answer(w.queue, inbox.ErrClosed)
-			w.queue = nil
+			w.queue, w.size, w.gone = nil, 0, 0
 		}
 		if len(w.queue) == 0 {
 			w.busy = false
@@ -183,7 +216,13 @@ func (w *writer) gather() {
 func (w *writer) take() (operations []*operation) {
 	size, n := 0, 0
 	for n < len(w.queue) && n < maxOperations && (n == 0 || size+w.queue[n].size <= maxBatchBytes) {
-		size += w.queue[n].size
+		o := w.queue[n]
+		size += o.size
+		if o.waits = false; o.state.Load() == withdrawn {
+			w.gone--
+		} else {
+			w.size -= o.size
+		}
 		n++
 	}
 	if n == len(w.queue) {
