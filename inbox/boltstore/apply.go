@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	"go.uber.org/zap"
 
 	"github.com/caddy-chinaums/caddy-chinaums/inbox"
 )
@@ -415,10 +416,12 @@ func (b *batch) nearFar(longest time.Duration, limit int) (more bool, err error)
 		far = append(far, m)
 	}
 	for _, m := range far {
-		raw := b.retrying().Get(seqKey(m.seq))
-		p, err := decodeProgress(raw)
+		p, err := decodeProgress(b.retrying().Get(seqKey(m.seq)))
 		if err != nil {
-			return false, b.fail(err)
+			// It stays where it is: the others are not to suffer from it.
+			b.store.logger.Error("a message of the inbox is damaged", zap.String("path", b.store.path),
+				zap.Uint64("seq", m.seq), zap.Error(err))
+			continue
 		}
 		if err := b.moveDue(m.seq, p); err != nil {
 			return false, err

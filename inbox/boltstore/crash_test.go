@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -396,6 +397,53 @@ func TestDamaged(t *testing.T) {
 	}
 	if stats, err := store.Stats(t.Context()); err != nil || stats.Pending != 1 {
 		t.Errorf("stats %+v, %v", stats, err)
+	}
+	for state, want := range map[inbox.State]int{"": 3, inbox.Delivered: 2} {
+		all, err := store.List(t.Context(), inbox.Query{State: state, Limit: 10})
+		if err != nil || len(all) != want {
+			t.Errorf("list %q: %d messages, %v; want %d", state, len(all), err, want)
+			continue
+		}
+		if first := all[0]; state != inbox.Delivered &&
+			(first.Seq != 1 || first.State != inbox.Pending || first.Answer.Error != "damaged") {
+			t.Errorf("list %q: %+v, want it to say that it is damaged", state, first)
+		}
+	}
+}
+
+// TestDamagedRetry: what is damaged of a message that waits for a retry keeps nothing from being written.
+func TestDamagedRetry(t *testing.T) {
+	o := testOptions()
+	var jump atomic.Int64
+	o.now = func() time.Time { return time.Now().Add(time.Duration(jump.Load())) }
+	store, err := openStore(filepath.Join(t.TempDir(), "inbox.db"), storetestSettings, zap.NewNop(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close() //nolint:errcheck // nothing of it is kept
+	for _, id := range []string{"a", "b"} {
+		if _, err := store.Put(t.Context(), &inbox.Message{ID: id}); err != nil {
+			t.Fatal(err)
+		}
+		m, err := store.Lease(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := store.Settle(t.Context(), m, inbox.Outcome{Result: inbox.Pending, Delay: time.Minute}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := store.do(t.Context(), &operation{apply: func(b *batch) error {
+		b.changed = true
+		return b.fail(b.retrying().Put(seqKey(1), []byte{9}))
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	jump.Store(int64(-1000 * time.Hour)) // both are due too late
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if m, err := store.Lease(ctx); err != nil || m.ID != "b" {
+		t.Fatalf("leased %+v, %v; want b", m, err)
 	}
 }
 

@@ -266,13 +266,9 @@ func (s *Store) List(ctx context.Context, query inbox.Query) ([]*inbox.Message, 
 					walk.next()
 					continue
 				}
-				raw := v.requests().Get(k)
-				if raw == nil {
-					return errDamaged
-				}
-				m, _, err := v.message(seq, raw)
+				m, _, err := v.message(seq, v.requests().Get(k))
 				if err != nil {
-					return err
+					m = v.damaged(seq)
 				}
 				all = append(all, m)
 				walk.next()
@@ -381,6 +377,18 @@ func (v *views) message(seq uint64, raw []byte) (*inbox.Message, record, error) 
 		return nil, r, fmt.Errorf("message %d: %w", seq, err)
 	}
 	return m, r, nil
+}
+
+// damaged stands for a message that cannot be read.
+func (v *views) damaged(seq uint64) *inbox.Message {
+	m := &inbox.Message{Seq: seq, State: inbox.Pending, Answer: inbox.Answer{Error: "damaged"}}
+	switch k := seqKey(seq); {
+	case v.delivered().Get(k) != nil:
+		m.State = inbox.Delivered
+	case v.dead().Get(k) != nil:
+		m.State = inbox.Dead
+	}
+	return m
 }
 
 // walker goes over the messages of a state in the order of seq; pending ones may be mixed with others.
