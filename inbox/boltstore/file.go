@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -81,18 +82,32 @@ const (
 // openFile opens the file, checks that it is an inbox's, and reads what is kept in memory.
 func (s *Store) openFile() error {
 	_, statErr := os.Stat(s.path)
-	var db *bbolt.DB
+	var (
+		db     *bbolt.DB
+		handle *os.File
+	)
 	err := guard(func() (err error) {
 		db, err = bbolt.Open(s.path, 0o600, &bbolt.Options{
 			Timeout: lockTimeout, FreelistType: bbolt.FreelistMapType, NoSync: s.options.noSync,
+			OpenFile: func(path string, flag int, mode os.FileMode) (f *os.File, err error) {
+				f, err = os.OpenFile(path, flag, mode)
+				handle = f
+				return f, err
+			},
 		})
 		return err
 	})
 	if err != nil {
 		return s.explain(err)
 	}
-	var c counters
-	err = guard(func() error {
+	var (
+		c        counters
+		identity os.FileInfo
+	)
+	err = guard(func() (err error) {
+		if identity, err = handle.Stat(); err != nil {
+			return err
+		}
 		if err := s.check(db); err != nil {
 			return err
 		}
@@ -112,12 +127,37 @@ func (s *Store) openFile() error {
 	s.db = db
 	s.file.Unlock()
 	s.oldest, s.filled = moment{}, 0 // to be found out
+	another := s.identity != nil && !os.SameFile(s.identity, identity)
+	s.handle, s.identity = handle, identity
 	s.lock.Lock()
 	s.counters = c
+	if another {
+		s.queue.forget()
+	}
 	s.queue.reset(c.Low, c.Last)
 	s.wake(len(s.queue.waiting))
 	s.lock.Unlock()
 	return nil
+}
+
+// warnMode warns of a file that others may read or write. What it is given is its owner's business.
+func (s *Store) warnMode() {
+	if mode := s.identity.Mode().Perm(); mode&^0o600 != 0 && runtime.GOOS != "windows" {
+		s.logger.Warn("the inbox's file has what payers and the app told each other, and others may open it: chmod 600",
+			zap.String("path", s.path), zap.String("mode", fmt.Sprintf("%04o", mode)))
+	}
+}
+
+// errReplaced says that what is written would be lost, though the system would not say so.
+var errReplaced = errors.New("the file was removed or replaced while in use")
+
+// inPlace makes sure that the open file is the one at the path.
+func (s *Store) inPlace() error {
+	now, err := os.Stat(s.path)
+	if errors.Is(err, os.ErrNotExist) || err == nil && !os.SameFile(now, s.identity) {
+		return errReplaced
+	}
+	return nil // where it cannot be told, the commit will
 }
 
 func (s *Store) explain(err error) error {

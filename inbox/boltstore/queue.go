@@ -5,6 +5,7 @@ import (
 	"container/list"
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"time"
 
@@ -101,6 +102,14 @@ func (q *queue) reset(low, last uint64) {
 	q.cursor, q.checked = max(q.cursor, low, 1), last
 	q.due, q.bound = nil, moment{}
 	q.checkFar = true
+}
+
+// forget is for a file that is another one than before: nothing of the old one's is leased from it.
+func (q *queue) forget() {
+	for held := range maps.Values(q.leases) {
+		q.drop(held)
+	}
+	q.cursor, q.returned = 0, nil
 }
 
 // lowest returns the first message that may never have been tried.

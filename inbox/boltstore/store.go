@@ -26,6 +26,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"sync"
 	"time"
 
@@ -59,6 +60,10 @@ type Store struct {
 	index  index
 	oldest moment // of the delivered ones: not after the first of them
 	filled int64  // see prefill
+
+	// The open file, which db closes, and which one it is.
+	handle   *os.File
+	identity os.FileInfo
 
 	lock     sync.Mutex // guards the rest
 	settings inbox.Settings
@@ -97,6 +102,7 @@ func openStore(path string, settings inbox.Settings, logger *zap.Logger, options
 	if err := s.openFile(); err != nil {
 		return nil, err
 	}
+	s.warnMode()
 	s.writer.init()
 	go s.write()
 	s.submit(&operation{apply: func(b *batch) error { return b.expire(1000) }})

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"os"
 	"runtime"
 	"runtime/debug"
 	"slices"
@@ -265,6 +264,13 @@ func (s *Store) commit(operations []*operation) {
 		}
 		s.logger.Info("the inbox's file is open again", zap.String("path", s.path))
 	}
+	if err := s.inPlace(); err != nil {
+		s.logger.Error("nothing is written to the inbox's file; the next write opens the one that is there then",
+			zap.String("path", s.path), zap.Error(err))
+		s.shut()
+		s.answer(live, fmt.Errorf("writing to the inbox's file: %w", err))
+		return
+	}
 	b := &batch{store: s, now: s.options.now(), oldest: s.oldest}
 	s.lock.Lock()
 	b.settings, b.counters = s.settings, s.counters
@@ -364,19 +370,25 @@ func guard(f func() error) (err error) {
 // reopen closes the file after a failed commit and opens it again: what a failed sync has left in memory is not to be
 // trusted. It may fail; the next commit tries again.
 func (s *Store) reopen() {
+	s.shut()
+	if err := s.openFile(); err != nil {
+		s.logger.Error("opening the inbox's file again failed; the next write tries again", zap.String("path", s.path), zap.Error(err))
+	}
+}
+
+// shut closes the file.
+func (s *Store) shut() {
 	s.file.Lock()
 	db := s.db
 	s.db = nil
 	s.file.Unlock()
-	if db != nil {
-		if err := guard(db.Close); err != nil {
-			s.logger.Error("closing the inbox's file", zap.String("path", s.path), zap.Error(err))
-		}
-		forget(s.path)
+	if db == nil {
+		return
 	}
-	if err := s.openFile(); err != nil {
-		s.logger.Error("opening the inbox's file again failed; the next write tries again", zap.String("path", s.path), zap.Error(err))
+	if err := guard(db.Close); err != nil {
+		s.logger.Error("closing the inbox's file", zap.String("path", s.path), zap.Error(err))
 	}
+	forget(s.path)
 }
 
 // room says why nothing may be added, if the disk is nearly full: then what is left is for settling what there is.
@@ -439,13 +451,8 @@ func (s *Store) prefill() {
 	if !known || free < step+2*s.options.reserve {
 		return
 	}
-	f, err := os.OpenFile(s.path, os.O_WRONLY, 0)
-	if err != nil {
-		return
-	}
-	// If it fails, the next commits take what they need themselves.
-	_, _ = f.WriteAt(make([]byte, step), end)
-	_ = f.Close()
+	// If it fails, the next commits take what they need themselves. It is never written by path: another file may be there.
+	_, _ = s.handle.WriteAt(make([]byte, step), end)
 	s.filled = end + step
 }
 
