@@ -22,6 +22,10 @@ type batch struct {
 	room     error  // why nothing may be added, if so
 	bytes    int
 
+	seen    int   // how many delivered messages were looked at to make room
+	dropped int64 // the bytes of them that were dropped
+	short   int64 // so many bytes cannot be dropped, if it is not 0
+
 	err     error
 	changed bool
 	cleanup []*lease // those that are settled in this batch
@@ -121,6 +125,12 @@ func (b *batch) add(raw []byte, d digest, ordered bool, key digest) (uint64, err
 	return seq, nil
 }
 
+// How many delivered messages one commit looks at to make room, and how many bytes it drops; the next goes on.
+const (
+	maxSeen    = 4096
+	maxDropped = maxRecord
+)
+
 // makeRoom lets so many bytes more be stored, at the cost of requests of delivered messages.
 func (b *batch) makeRoom(bytes int) error {
 	if b.room != nil && bytes > 0 {
@@ -130,20 +140,22 @@ func (b *batch) makeRoom(bytes int) error {
 	if limit <= 0 || bytes <= 0 || b.counters.Bytes+int64(bytes) <= limit {
 		return nil
 	}
-	if int64(bytes) > limit {
+	over := b.counters.Bytes + int64(bytes) - limit
+	if int64(bytes) > limit || b.counters.Delivered == 0 || b.short > 0 && over >= b.short {
 		return inbox.ErrFull
 	}
 	c := b.expiry().Cursor()
-	from := b.counters.Dropped
+	upTo, drop, freed := b.counters.Dropped, []uint64(nil), int64(0)
+	from := upTo
 	from.seq++
-	var drop []uint64
-	freed := int64(0)
-	for k, _ := c.Seek(from.key()); k != nil && b.counters.Bytes-freed+int64(bytes) > limit; k, _ = c.Next() {
+	k, _ := c.Seek(from.key())
+	for ; k != nil && freed < over && b.seen < b.store.options.maxSeen && b.dropped+freed < maxDropped; k, _ = c.Next() {
 		m, err := decodeMoment(k)
 		if err != nil {
 			return b.fail(err)
 		}
-		b.counters.Dropped, b.changed = m, true
+		upTo = m
+		b.seen++
 		r, err := decodeRecord(b.requests().Get(seqKey(m.seq)))
 		if err != nil || r.dropped || len(r.request) == 0 {
 			continue
@@ -151,6 +163,16 @@ func (b *batch) makeRoom(bytes int) error {
 		drop = append(drop, m.seq)
 		freed += int64(len(r.request))
 	}
+	if k == nil && freed < over {
+		// All that could be dropped would not do.
+		b.short = over
+		return inbox.ErrFull
+	}
+	if upTo != b.counters.Dropped {
+		b.counters.Dropped, b.changed = upTo, true
+	}
+	b.dropped += freed
+	b.counters.Bytes -= freed
 	for _, seq := range drop {
 		k := seqKey(seq)
 		raw := b.requests().Get(k)
@@ -162,7 +184,7 @@ func (b *batch) makeRoom(bytes int) error {
 			return b.fail(err)
 		}
 	}
-	if b.counters.Bytes -= freed; b.counters.Bytes+int64(bytes) > limit {
+	if freed < over {
 		return inbox.ErrFull
 	}
 	return nil
@@ -286,6 +308,7 @@ func (b *batch) settle(held *lease, outcome inbox.Outcome) error {
 		err = b.fail(b.dead().Put(k, p.encode()))
 	} else {
 		b.counters.Delivered++
+		b.short = 0
 		settled := momentOf(p.when, held.seq)
 		if settled.compare(b.oldest) < 0 {
 			b.oldest = settled

@@ -76,6 +76,7 @@ type options struct {
 	now       func() time.Time
 	maxRecord int
 	maxQueued int
+	maxSeen   int
 	index     indexLimits
 	grace     time.Duration // see outlivedGrace
 	anywhere  bool          // the file may be in memory
@@ -84,7 +85,7 @@ type options struct {
 }
 
 func defaultOptions() options {
-	return options{now: time.Now, maxRecord: maxRecord, maxQueued: maxQueued, index: defaultIndexLimits, reserve: 4 << 20, grace: outlivedGrace}
+	return options{now: time.Now, maxRecord: maxRecord, maxQueued: maxQueued, maxSeen: maxSeen, index: defaultIndexLimits, reserve: 4 << 20, grace: outlivedGrace}
 }
 
 // Open opens the file, and makes it where there is none.
