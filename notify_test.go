@@ -478,6 +478,27 @@ func TestNotifyQuotesRefusal(t *testing.T) {
 	}
 }
 
+// TestNotifyEncodedAnswer: what the app says in another encoding than asked for may be anything; it is told so, in words
+// that can be read.
+func TestNotifyEncodedAnswer(t *testing.T) {
+	app := newMerchantApp(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Encoding", "br")
+		io.WriteString(w, "\x0b\x02\x80FAILED\x03")
+	})
+	for _, ack := range []string{"word", "2xx"} {
+		t.Run(ack, func(t *testing.T) {
+			url, log := startNotify(t, "chinaums_notify {\n\t\tack "+ack+"\n\t}\n\treverse_proxy "+app.URL)
+			wantWord(t, postNotify(t, url, signedPayment()), 502)
+			if lines := log.lines(`"level":"warn"`, `"logger":"http.handlers.chinaums_notify"`, "Content-Encoding", `"reason":"app_refused"`, `"app_status":200`); len(lines) != 1 {
+				t.Errorf("logged: %s", lines)
+			}
+			if lines := log.lines("did not take the event"); len(lines) != 0 {
+				t.Errorf("logged: %s", lines)
+			}
+		})
+	}
+}
+
 // TestNotifyHandlers: other handlers than reverse_proxy behind, with all that can go wrong in them.
 func TestNotifyHandlers(t *testing.T) {
 	type handler = func(http.ResponseWriter, *http.Request, caddyhttp.Handler) error

@@ -84,7 +84,7 @@ type Handler struct {
 	Concurrency int `json:"concurrency,omitempty"`
 
 	// When the app has taken a request: `word`, a 2xx whose body is empty or says SUCCESS or OK, or `2xx`, any 2xx but one
-	// whose body says FAILED or FAIL. Default: `word`.
+	// whose body says FAILED or FAIL. A compressed body cannot be read and is not taken. Default: `word`.
 	Ack string `json:"ack,omitempty"`
 
 	// Requests for which this is the same, and not empty, are delivered one after the other; placeholders. Default: no
