@@ -44,7 +44,11 @@ type App struct {
 	// The inboxes by name. A name is made of letters, digits, `.`, `_` and `-`, and begins with a letter or digit.
 	Inboxes map[string]*Inbox `json:"inboxes,omitempty"`
 
-	boxes   map[string]*box
+	// The default inbox is added when a handler names it, while the metrics may be asked already: whoever is not of the
+	// configuration's own life cycle takes the lock.
+	lock  *sync.RWMutex
+	boxes map[string]*box
+
 	metrics *metrics
 	events  *caddyevents.App
 	ctx     caddy.Context
@@ -89,7 +93,7 @@ func (App) CaddyModule() caddy.ModuleInfo {
 
 // Provision loads the inboxes' stores, which are opened at the start only.
 func (a *App) Provision(ctx caddy.Context) error {
-	a.ctx, a.logger, a.boxes = ctx, ctx.Logger(), make(map[string]*box)
+	a.ctx, a.logger, a.boxes, a.lock = ctx, ctx.Logger(), make(map[string]*box), new(sync.RWMutex)
 	events, err := ctx.App("events")
 	if err != nil {
 		return fmt.Errorf("getting events app: %w", err)
@@ -146,7 +150,9 @@ func (a *App) add(name string, config *Inbox) error {
 			return fmt.Errorf("store: it is the same as that of inbox %s (%s); each needs its own", other.name, b.key.name)
 		}
 	}
+	a.lock.Lock()
 	a.boxes[name] = b
+	a.lock.Unlock()
 	return nil
 }
 
@@ -164,11 +170,17 @@ func (a *App) claim(name string) (*box, error) {
 }
 
 // Names are the names of the inboxes, in order.
-func (a *App) Names() []string { return slices.Sorted(maps.Keys(a.boxes)) }
+func (a *App) Names() []string {
+	a.lock.RLock()
+	defer a.lock.RUnlock()
+	return slices.Sorted(maps.Keys(a.boxes))
+}
 
 // Lookup returns the store of an inbox; it is not there before the start, unless another configuration has it open.
 func (a *App) Lookup(name string) (Store, bool) {
+	a.lock.RLock()
 	b := a.boxes[name]
+	a.lock.RUnlock()
 	if b == nil {
 		return nil, false
 	}

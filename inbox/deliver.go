@@ -55,6 +55,7 @@ type delivery struct {
 	endLease context.CancelFunc
 	running  context.Context // ends when deliveries in flight are cut
 	cut      context.CancelFunc
+	stopped  bool // whether the deliveries were waited for
 }
 
 func newDelivery(h *Handler, identity string, handler caddyhttp.MiddlewareHandler, server *caddyhttp.Server) *delivery {
@@ -86,9 +87,13 @@ func (d *delivery) start(app *App, b *box) {
 }
 
 // stop leases nothing more and waits for the deliveries in flight: as long as they may take, or as grace says if that is
-// not 0 and less; then it cuts them. It may be called again.
+// not 0 and less; then it cuts them. It may be called again, and waits once.
 func (d *delivery) stop(grace time.Duration) {
 	d.endLease()
+	if d.stopped {
+		return
+	}
+	d.stopped = true
 	ended := make(chan struct{})
 	go func() {
 		d.workers.Wait()

@@ -11,6 +11,12 @@ func (a *App) SetClock(now func() time.Time) {
 	}
 }
 
+// Claim is what a handler does that names an inbox.
+func (a *App) Claim(name string) error {
+	_, err := a.claim(name)
+	return err
+}
+
 // RequestOf is what a handler stores of a request; for tests that put messages into a store themselves.
 func RequestOf(method, uri, body string) []byte {
 	return (&request{Method: method, URI: uri, Proto: "HTTP/1.1", Host: "shop.example", Remote: "192.0.2.1:1", Body: []byte(body)}).encode()

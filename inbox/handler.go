@@ -9,8 +9,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -43,10 +45,11 @@ var defaultRetry = []caddy.Duration{
 }
 
 const (
-	bodyPatience = 30 * time.Second // for a request's body to arrive
-	putPatience  = 10 * time.Second // for the store to store it
-	retryAfter   = "30"             // seconds, for whoever is answered 503
-	maxID        = 1 << 10          // longer ids and keys are stored by their digest
+	bodyPatience   = 30 * time.Second // for a request's body to arrive
+	putPatience    = 10 * time.Second // for the store to store it
+	retryAfter     = "30"             // seconds, for whoever is answered 503
+	maxConcurrency = 1000
+	maxID          = 1 << 10 // longer ids and keys are stored by their digest
 
 	longestOption = caddy.Duration(10 * 365 * 24 * time.Hour)
 )
@@ -80,7 +83,7 @@ type Handler struct {
 	// How long one delivery may take. php_fastcgi does not watch it: set its read_timeout too. Default: 30s.
 	Timeout caddy.Duration `json:"timeout,omitempty"`
 
-	// How many deliveries may be in flight at once. Default: 8.
+	// How many deliveries may be in flight at once, at most 1000. Default: 8.
 	Concurrency int `json:"concurrency,omitempty"`
 
 	// When the app has taken a request: `word`, a 2xx whose body is empty or says SUCCESS or OK, or `2xx`, any 2xx but one
@@ -169,8 +172,8 @@ func (h *Handler) check() error {
 		return errors.New("give_up: must be positive, and at most ten years")
 	case h.Timeout < 0 || h.Timeout > longestOption:
 		return errors.New("timeout: must be positive, and at most ten years")
-	case h.Concurrency < 0:
-		return errors.New("concurrency: must be positive")
+	case h.Concurrency < 0 || h.Concurrency > maxConcurrency:
+		return fmt.Errorf("concurrency: must be from 1 to %d", maxConcurrency)
 	case h.Ack != verdict.AckWord && h.Ack != verdict.Ack2xx:
 		return fmt.Errorf("ack: %q is neither word nor 2xx", h.Ack)
 	}
@@ -209,6 +212,9 @@ func (h *Handler) provisionDelivery(ctx caddy.Context) error {
 	}
 	if subroute, ok := loaded.(*caddyhttp.Subroute); ok && len(subroute.Routes) == 0 {
 		return errors.New("deliver: at least one handler is needed, such as reverse_proxy")
+	}
+	if h.box.delivery != nil {
+		return fmt.Errorf("deliver: it hands the requests of inbox %s to this inbox itself: nobody would get them", h.Inbox)
 	}
 	server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	if !ok || server == nil {
@@ -254,9 +260,8 @@ func renumberGroups(value any, names map[string]string) {
 			renumberGroups(element, names)
 		}
 	case map[string]any:
-		// Within an object, only one list of routes has groups of its own: the order of its keys does not matter.
-		for _, element := range value {
-			renumberGroups(element, names)
+		for _, key := range slices.Sorted(maps.Keys(value)) {
+			renumberGroups(value[key], names)
 		}
 	}
 }

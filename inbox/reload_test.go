@@ -1,6 +1,7 @@
 package inbox_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -10,6 +11,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-chinaums/caddy-chinaums/inbox"
 )
@@ -173,11 +176,52 @@ func TestStopAbandons(t *testing.T) {
 	receives(t, "the delivery", got)
 	next := start(t, options{}) // which has the store still
 	g.end()
-	if len(g.log.lines("does not end at its time limit")) == 0 {
-		t.Error("nothing is said of it")
+	if lines := g.log.lines("does not end at its time limit"); len(lines) != 1 {
+		t.Errorf("it is waited for, and that is said, %d times, want once", len(lines))
 	}
 	close(release)
 	next.becomes("1", inbox.Delivered)
+}
+
+// TestNamesWhileProvisioning: the metrics are asked for while handlers still add the default inbox; a map that is read
+// and written at once ends the process.
+func TestNamesWhileProvisioning(t *testing.T) {
+	// The store of the default inbox is never opened here.
+	var config caddy.Config
+	if err := json.Unmarshal([]byte(`{"admin": {"disabled": true, "config": {"persist": false}}, "apps": {"inbox": {}}}`), &config); err != nil {
+		t.Fatal(err)
+	}
+	ctx, err := caddy.ProvisionContext(&config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	module, err := ctx.App("inbox")
+	if err != nil {
+		t.Fatal(err)
+	}
+	app := module.(*inbox.App)
+	asking, asked := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(asked)
+		for first := true; ; first = false {
+			names := app.Names()
+			_, open := app.Lookup("default")
+			if first {
+				close(asking)
+			}
+			if open {
+				t.Error("a store is open before the start")
+			}
+			if len(names) == 1 {
+				return
+			}
+		}
+	}()
+	<-asking
+	if err := app.Claim("default"); err != nil {
+		t.Fatal(err)
+	}
+	<-asked
 }
 
 // TestIdleInbox: messages of an inbox that no handler delivers wait, and that is said.
