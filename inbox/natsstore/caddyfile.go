@@ -1,6 +1,7 @@
 package natsstore
 
 import (
+	"slices"
 	"strconv"
 
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
@@ -45,8 +46,8 @@ func (n *Nats) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		switch option {
 		case "replicas":
 			replicas, err := strconv.Atoi(args[0])
-			if err != nil || replicas < 1 || replicas > 5 {
-				return d.Errf("nats: replicas must be a number from 1 to 5, not %.64q", args[0])
+			if err != nil || !slices.Contains(replicaNumbers, replicas) {
+				return d.Errf("nats: replicas must be 1, 3 or 5, not %.64q", args[0])
 			}
 			n.Replicas = replicas
 		case "creds":

@@ -24,7 +24,9 @@ func TestCaddyfile(t *testing.T) {
 		{"an option twice", server + "{\nreplicas 3\nreplicas 5\n}", "replicas is repeated"},
 		{"a value too much", server + "{\ncreds a b\n}", "creds takes 1 argument(s), not 2"},
 		{"a value too few", server + "{\nreplicas 3\ncert cert.pem\n}", "cert takes 2 argument(s), not 1"},
-		{"a number that is none", server + "{\nreplicas all\n}", "replicas must be a number from 1 to 5"},
+		{"a number that is none", server + "{\nreplicas all\n}", "replicas must be 1, 3 or 5"},
+		{"an even number", server + "{\nreplicas 2\n}", "replicas must be 1, 3 or 5"},
+		{"no replicas", server + "{\nreplicas 0\n}", "replicas must be 1, 3 or 5"},
 		{"a block", server + "{\ncreds a {\nb\n}\n}", "creds takes no block"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

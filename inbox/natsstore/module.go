@@ -2,6 +2,10 @@ package natsstore
 
 import (
 	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net"
@@ -48,6 +52,7 @@ type Nats struct {
 
 	servers []string // what URLs stand for
 	secrets []string // what of them never appears in an error, in every spelling, the longest first
+	shown   bool     // whether a secret is written out in URLs
 
 	slack time.Duration    // how much longer than a delivery's timeout a lease is: what settling it may take
 	clock func() time.Time // both are set by tests
@@ -59,7 +64,7 @@ func (*Nats) CaddyModule() caddy.ModuleInfo {
 }
 
 // Provision resolves the placeholders and checks what can be checked without a connection.
-func (n *Nats) Provision(caddy.Context) error {
+func (n *Nats) Provision(ctx caddy.Context) error {
 	if n.slack == 0 {
 		n.slack = 30 * time.Second
 	}
@@ -69,8 +74,8 @@ func (n *Nats) Provision(caddy.Context) error {
 	if n.Replicas == 0 {
 		n.Replicas = 1
 	}
-	if n.Replicas < 1 || n.Replicas > 5 {
-		return fmt.Errorf("nats: replicas must be 1 to 5, not %d", n.Replicas)
+	if !slices.Contains(replicaNumbers, n.Replicas) {
+		return fmt.Errorf("nats: replicas must be 1, 3 or 5, not %d", n.Replicas)
 	}
 	if len(n.URLs) == 0 {
 		return errors.New("nats: the URL of a server is missing, such as nats://127.0.0.1:4222")
@@ -78,7 +83,7 @@ func (n *Nats) Provision(caddy.Context) error {
 	if (n.CertFile == "") != (n.KeyFile == "") {
 		return errors.New("nats: cert needs a certificate file and a key file")
 	}
-	n.servers, n.secrets = nil, nil
+	n.servers, n.secrets, n.shown = nil, nil, false
 	for i, raw := range n.URLs {
 		value, _, err := secret.Resolve(raw)
 		if err != nil {
@@ -92,7 +97,12 @@ func (n *Nats) Provision(caddy.Context) error {
 			if err := n.addServer(i, server); err != nil {
 				return err
 			}
+			n.shown = n.shown || writtenOut(raw, server)
 		}
+	}
+	if n.shown {
+		ctx.Logger().Warn("a password or token is written out in a NATS URL in the configuration, where the config API and autosave.json show it; " +
+			"use {env.…} or {file.…}")
 	}
 	slices.SortStableFunc(n.secrets, func(a, b string) int { return len(b) - len(a) })
 	for _, file := range []struct {
@@ -110,6 +120,9 @@ func (n *Nats) Provision(caddy.Context) error {
 	}
 	return nil
 }
+
+// replicaNumbers are what makes sense: an even number survives no more servers than the one below it.
+var replicaNumbers = []int{1, 3, 5}
 
 // marks says how a password is written that does not fit into a URL as it is.
 const marks = "; in a user, password or token write %2C for a comma, %2F for a slash, %3F for ?, %23 for #, %40 for @, %25 for %"
@@ -173,9 +186,42 @@ func (n *Nats) redact(err error) string {
 	return strings.NewReplacer(pairs...).Replace(err.Error())
 }
 
-// Key names the servers and the stream.
+// writtenOut reports whether the password or token of a server stands in the configured URL as it is.
+func writtenOut(raw, server string) bool {
+	_, behind, found := strings.Cut(server, "://")
+	if !found {
+		behind = server
+	}
+	at := strings.LastIndex(behind, "@")
+	if at < 0 {
+		return false
+	}
+	secret := behind[:at]
+	if _, password, ok := strings.Cut(secret, ":"); ok {
+		secret = password
+	}
+	return secret != "" && strings.Contains(raw, secret+"@")
+}
+
+// Key names the servers and the stream. A configuration with other credentials has a key, and a connection, of its own: for
+// a while the two are as two gateways are.
 func (n *Nats) Key(name string) string {
-	return "nats:" + strings.Join(n.hosts(), ",") + " " + newNames(name).messages
+	return "nats:" + strings.Join(n.hosts(), ",") + " " + n.access() + " " + newNames(name).messages
+}
+
+// keySecret keeps a password from being guessed by its digest.
+var keySecret = func() []byte {
+	secret := make([]byte, sha256.Size)
+	_, _ = rand.Read(secret) // never fails
+	return secret
+}()
+
+// access is a digest of how the servers are reached, and as whom. It shows nothing of it.
+func (n *Nats) access() string {
+	digest := hmac.New(sha256.New, keySecret)
+	// JSON, for one list is not to look like another.
+	digest.Write(caddyconfig.JSON([]any{slices.Sorted(slices.Values(n.servers)), n.Creds, n.CA, n.CertFile, n.KeyFile}, nil))
+	return hex.EncodeToString(digest.Sum(nil))[:16]
 }
 
 // Ordered returns why an order cannot be kept: JetStream redelivers message by message, and has no notion of a key.

@@ -662,7 +662,7 @@ func TestRedact(t *testing.T) {
 	if want := `dial nats://user:[redacted]@one: "[redacted]" [redacted]`; got != want {
 		t.Errorf("got %s", got)
 	}
-	if got, want := n.Key("x"), "nats:nats://one:4222,tls://two:4222 INBOX_x"; got != want {
+	if got, want := plainKey(n.Key("x")), "nats:nats://one:4222,tls://two:4222 INBOX_x"; got != want {
 		t.Errorf("key %q, want %q", got, want)
 	}
 }
@@ -698,7 +698,9 @@ func TestProvision(t *testing.T) {
 		"none":          {config: Nats{}, want: "URL of a server is missing", wrong: true},
 		"http":          {config: Nats{URLs: []string{"http://u:secret-word@b"}}, want: "must be like nats://", wrong: true},
 		"no URL":        {config: Nats{URLs: []string{"nats://u:secret-word@b:port"}}, want: "is no URL", wrong: true},
-		"replicas":      {config: Nats{URLs: []string{"nats://b"}, Replicas: 6}, want: "replicas must be 1 to 5", wrong: true},
+		"replicas":      {config: Nats{URLs: []string{"nats://b"}, Replicas: 6}, want: "replicas must be 1, 3 or 5", wrong: true},
+		"two replicas":  {config: Nats{URLs: []string{"nats://b"}, Replicas: 2}, want: "replicas must be 1, 3 or 5", wrong: true},
+		"less than one": {config: Nats{URLs: []string{"nats://b"}, Replicas: -1}, want: "replicas must be 1, 3 or 5", wrong: true},
 		"cert, no key":  {config: Nats{URLs: []string{"nats://b"}, CertFile: "c"}, want: "cert needs", wrong: true},
 		"empty credits": {config: Nats{URLs: []string{"nats://b"}, Creds: "{env.NATSSTORE_UNSET}"}, want: "creds", wrong: true},
 	} {
@@ -712,7 +714,7 @@ func TestProvision(t *testing.T) {
 					t.Errorf("error %q, want %q in it, and no password", err, test.want)
 				}
 			default:
-				if got := test.config.Key("x"); got != test.want {
+				if got := plainKey(test.config.Key("x")); got != test.want {
 					t.Errorf("key %q, want %q", got, test.want)
 				}
 			}
@@ -742,7 +744,7 @@ func TestCaddyfile(t *testing.T) {
 		"no url":       {input: "nats {\nreplicas 3\n}", wrong: "URL of a server is missing"},
 		"repeated":     {input: "nats nats://a {\nreplicas 3\nreplicas 3\n}", wrong: "replicas is repeated"},
 		"unknown":      {input: "nats nats://a {\nreplica 3\n}", wrong: `unknown option "replica"`},
-		"replicas":     {input: "nats nats://a {\nreplicas many\n}", wrong: "replicas must be a number from 1 to 5"},
+		"replicas":     {input: "nats nats://a {\nreplicas many\n}", wrong: "replicas must be 1, 3 or 5"},
 		"surplus":      {input: "nats nats://a {\ncreds a b\n}", wrong: "creds takes 1 argument(s), not 2"},
 		"cert":         {input: "nats nats://a {\ncert a\n}", wrong: "cert takes 2 argument(s), not 1"},
 		"nested block": {input: "nats nats://a {\ncreds a {\nb\n}\n}", wrong: "creds takes no block"},
