@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"strconv"
 	"strings"
@@ -74,7 +75,8 @@ func newDelivery(h *Handler, identity string, handler caddyhttp.MiddlewareHandle
 		return handler.ServeHTTP(w, caddyhttp.PrepareRequest(r, caddy.NewReplacer(), w, server), nobody)
 	})
 	d.leasing, d.endLease = context.WithCancel(context.Background())
-	d.running, d.cut = context.WithCancel(context.Background())
+	// A delivery comes in at no address; the placeholders {http.request.local…} would panic without any.
+	d.running, d.cut = context.WithCancel(context.WithValue(context.Background(), http.LocalAddrContextKey, net.Addr(new(net.TCPAddr))))
 	return d
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
@@ -20,7 +21,9 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/google/uuid"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
+	"github.com/caddy-chinaums/caddy-chinaums/internal/accesslog"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/body"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/ratelog"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/verdict"
@@ -280,7 +283,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 		return caddyhttp.Error(http.StatusBadRequest, err)
 	}
 	message := &Message{Received: time.Now(), Request: stored.encode()}
-	if message.ID, message.Key, err = h.identify(r); err != nil {
+	if message.ID, message.Key, err = h.identify(r, content); err != nil {
 		return caddyhttp.Error(http.StatusInternalServerError, err)
 	}
 	receipt, err := h.put(r, message)
@@ -355,13 +358,18 @@ func (h *Handler) warn(reason, text string, message *Message, err error) {
 
 // access adds what was done to the access log.
 func (h *Handler) access(r *http.Request, receipt, id string) {
-	if extra, ok := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
-		extra.Add(zap.String("inbox", h.Inbox))
-		extra.Add(zap.String("receipt", receipt))
-		if id != "" {
-			extra.Add(zap.String("message_id", clip(id, loggedID)))
-		}
+	extra := accesslog.Fields(r)
+	if extra == nil {
+		return
 	}
+	extra.Add(zap.Inline(zapcore.ObjectMarshalerFunc(func(entry zapcore.ObjectEncoder) error {
+		entry.AddString("inbox", h.Inbox)
+		entry.AddString("receipt", receipt)
+		if id != "" {
+			entry.AddString("message_id", clip(id, loggedID))
+		}
+		return nil
+	})))
 }
 
 // unreadable is the answer to a request whose body could not be read.
@@ -380,12 +388,12 @@ func unreadable(err error) error {
 }
 
 // identify returns the message's id and the key of its order.
-func (h *Handler) identify(r *http.Request) (id, key string, err error) {
+func (h *Handler) identify(r *http.Request, content []byte) (id, key string, err error) {
 	repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	if !ok {
 		return "", "", errors.New("the request has no placeholders")
 	}
-	id, empty, err := h.id.fill(repl)
+	id, empty, err := h.id.fill(repl, content)
 	if err != nil {
 		return "", "", fmt.Errorf("id: %w", err)
 	}
@@ -397,7 +405,7 @@ func (h *Handler) identify(r *http.Request) (id, key string, err error) {
 		}
 	}
 	if h.OrderBy != "" {
-		if key, empty, err = h.orderBy.fill(repl); err != nil {
+		if key, empty, err = h.orderBy.fill(repl, content); err != nil {
 			return "", "", fmt.Errorf("order_by: %w", err)
 		} else if empty {
 			key = ""
@@ -431,11 +439,21 @@ func newTemplate(text string) template {
 
 // fill puts the values in, and reports whether all of them are empty. Where other values could have made the same text,
 // as a and b#c might instead of a#b and c, or where the text is long, the result is a digest of the values.
-func (t template) fill(repl *caddy.Replacer) (filled string, empty bool, err error) {
+//
+// The body's placeholders are answered here: content has been read, and is not in the request any more.
+func (t template) fill(repl *caddy.Replacer, content []byte) (filled string, empty bool, err error) {
 	values := make([]string, 0, 4)
 	empty = true
-	filled, err = repl.ReplaceFunc(t.text, func(_ string, value any) (any, error) {
-		text := caddy.ToString(value)
+	filled, err = repl.ReplaceFunc(t.text, func(name string, value any) (any, error) {
+		var text string
+		switch name {
+		case "http.request.body":
+			text = string(content)
+		case "http.request.body_base64":
+			text = base64.StdEncoding.EncodeToString(content)
+		default:
+			text = caddy.ToString(value)
+		}
 		values = append(values, text)
 		empty = empty && text == ""
 		return text, nil

@@ -218,6 +218,7 @@ type options struct {
 	http    map[string]any // of the http app, beside the servers
 	second  map[string]any // another handler, behind /second
 	idle    bool           // no handler
+	front   map[string]any // a handler in front of the inbox handler
 	clock   func() time.Time
 	app     func(http.ResponseWriter, *http.Request) error
 }
@@ -246,6 +247,9 @@ func (o options) document(t testing.TB) *caddy.Config {
 	routes := []any{map[string]any{"handle": []any{handler(o.handler)}}}
 	if o.second != nil {
 		routes = append([]any{map[string]any{"match": []any{map[string]any{"path": []string{"/second"}}}, "handle": []any{handler(o.second)}, "terminal": true}}, routes...)
+	}
+	if o.front != nil {
+		routes = append([]any{map[string]any{"handle": []any{o.front}}}, routes...)
 	}
 	if o.idle {
 		routes = nil

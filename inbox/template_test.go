@@ -11,7 +11,7 @@ func fill(t *testing.T, text string, values map[string]string) (string, bool) {
 	t.Helper()
 	repl := caddy.NewEmptyReplacer()
 	repl.Map(func(key string) (any, bool) { value, ok := values[key]; return value, ok })
-	filled, empty, err := newTemplate(text).fill(repl)
+	filled, empty, err := newTemplate(text).fill(repl, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

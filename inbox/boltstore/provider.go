@@ -2,6 +2,7 @@ package boltstore
 
 import (
 	"context"
+	"fmt"
 	"path/filepath"
 
 	"github.com/caddyserver/caddy/v2"
@@ -36,8 +37,10 @@ func (Provider) CaddyModule() caddy.ModuleInfo {
 
 // Provision resolves the path.
 func (p *Provider) Provision(caddy.Context) (err error) {
-	p.path, err = caddy.NewReplacer().ReplaceOrErr(p.Path, true, true)
-	return err
+	if p.path, err = caddy.NewReplacer().ReplaceOrErr(p.Path, true, true); err != nil {
+		return fmt.Errorf("path: %w", err)
+	}
+	return nil
 }
 
 // file is the file of an inbox, as an absolute path whose directory is real as far as it exists.

@@ -98,8 +98,8 @@ func TestKey(t *testing.T) {
 	if a, b := byDefault.Key("a"), byDefault.Key("b"); a == b || !strings.HasSuffix(a, filepath.Join("inbox", "a.db")) {
 		t.Errorf("keys %q and %q", a, b)
 	}
-	if err := (&Provider{Path: "{env.INBOX_NOT_SET}/a.db"}).Provision(caddy.Context{}); err == nil {
-		t.Error("a placeholder that is empty was taken")
+	if err := (&Provider{Path: "{env.INBOX_NOT_SET}/a.db"}).Provision(caddy.Context{}); err == nil || !strings.HasPrefix(err.Error(), "path: ") {
+		t.Errorf("a placeholder that is empty: %v", err)
 	}
 	if provision(t, "").Ordered() != nil {
 		t.Error("the store keeps the order, and says that it does not")
