@@ -12,6 +12,13 @@ cd "$(dirname "$0")/.."
 
 peers="nginx libnginx-mod-http-js libnginx-mod-http-lua lua-resty-core php-fpm php-curl"
 
+case ${1:-} in
+-h | -help | --help)
+	sed -n '2,9s/^#\( \|$\)//p' bench/run.sh
+	exit
+	;;
+esac
+
 if [ "${1:-}" = -install ]; then
 	root=
 	[ "$(id -u)" = 0 ] || root=sudo
