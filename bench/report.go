@@ -315,7 +315,9 @@ func (r *report) curves() {
 	r.line("\n## Growth\n")
 	r.line("CPU µs a call, medians. Both axes of the plots are logarithmic: what is linear rises by a decade in a decade, what does not depend on x is flat.")
 	for _, c := range r.results.Curves {
-		r.curve(c)
+		if len(c.Lines) > 0 { // else the run ended there
+			r.curve(c)
+		}
 	}
 }
 
