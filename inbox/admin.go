@@ -330,10 +330,6 @@ func (a *adminAPI) serveMessage(r *http.Request, values url.Values) (any, error)
 		return nil, err
 	}
 	answer := newMessageJSON(message)
-	if !show && message.Answer.Body != "" {
-		// It may repeat what it was asked.
-		answer.Answer = &Answer{Status: message.Answer.Status, Body: redacted, Error: message.Answer.Error}
-	}
 	if len(message.Request) > 0 {
 		stored, err := decodeRequest(message.Request)
 		if err != nil {

@@ -27,7 +27,7 @@ import (
 )
 
 func init() {
-	caddy.RegisterModule(App{})
+	caddy.RegisterModule(new(App))
 }
 
 // Defaults of an inbox.
@@ -46,7 +46,7 @@ type App struct {
 
 	// The default inbox is added when a handler names it, while the metrics may be asked already: whoever is not of the
 	// configuration's own life cycle takes the lock.
-	lock  *sync.RWMutex
+	lock  sync.RWMutex
 	boxes map[string]*box
 
 	metrics *metrics
@@ -84,7 +84,7 @@ type box struct {
 }
 
 // CaddyModule returns the Caddy module information.
-func (App) CaddyModule() caddy.ModuleInfo {
+func (*App) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
 		ID:  "inbox",
 		New: func() caddy.Module { return new(App) },
@@ -93,7 +93,7 @@ func (App) CaddyModule() caddy.ModuleInfo {
 
 // Provision loads the inboxes' stores, which are opened at the start only.
 func (a *App) Provision(ctx caddy.Context) error {
-	a.ctx, a.logger, a.boxes, a.lock = ctx, ctx.Logger(), make(map[string]*box), new(sync.RWMutex)
+	a.ctx, a.logger, a.boxes = ctx, ctx.Logger(), make(map[string]*box)
 	events, err := ctx.App("events")
 	if err != nil {
 		return fmt.Errorf("getting events app: %w", err)
