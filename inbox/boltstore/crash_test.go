@@ -319,10 +319,7 @@ func TestUnavailable(t *testing.T) {
 	}
 	// In the midst of a commit, when nobody else writes: the file is closed and cannot be opened.
 	if err := store.do(t.Context(), &operation{apply: func(*batch) error {
-		if err := os.Rename(path, path+".away"); err != nil {
-			return err
-		}
-		return os.Mkdir(path, 0o700)
+		return errors.Join(os.Rename(path, path+".away"), os.WriteFile(path, []byte("something else"), 0o600))
 	}}); err != nil {
 		t.Fatal(err)
 	}
@@ -337,7 +334,8 @@ func TestUnavailable(t *testing.T) {
 	if _, err := store.Lease(t.Context()); !errors.Is(err, errUnavailable) {
 		t.Fatalf("lease: error %v", err)
 	}
-	if err := errors.Join(os.Remove(path), os.Rename(path+".away", path)); err != nil {
+	// At once, for where there is no file a new one is made.
+	if err := os.Rename(path+".away", path); err != nil {
 		t.Fatal(err)
 	}
 	deadline := time.Now().Add(30 * time.Second)
