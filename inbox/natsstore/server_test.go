@@ -109,6 +109,21 @@ func (s *server) signal(signal syscall.Signal) {
 	}
 }
 
+// freeze stops it, and returns when it stands still: the signal alone does not wait for that, and what a server does in
+// between counts.
+func (s *server) freeze() {
+	s.signal(syscall.SIGSTOP)
+	eventually(s.t, "the server stands still", func() bool {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.command.Process.Pid))
+		if err != nil { // no Linux
+			time.Sleep(time.Second)
+			return true
+		}
+		// The state stands behind the name, which may hold anything.
+		return strings.HasPrefix(string(stat[strings.LastIndexByte(string(stat), ')')+1:]), " T")
+	})
+}
+
 // kill ends it at once, as a crash does.
 func (s *server) kill() {
 	if s.command == nil {
@@ -136,7 +151,7 @@ func (s *server) usable() {
 
 func eventually(t testing.TB, what string, condition func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(60 * time.Second)
+	deadline := time.Now().Add(3 * time.Minute) // of a busy machine; servers may need most of a minute to agree again
 	for !condition() {
 		if time.Now().After(deadline) {
 			t.Fatalf("not in time: %s", what)
