@@ -235,7 +235,7 @@ http://`+address+` {
 		{"an address that redirects", append(from, gateway+"/moved"), "error: redirected"},
 		{"an app that is busy", append(from, gateway+"/busy"), "error: not taken"},
 		{"somebody who takes anything", append(from, "--variant", "tampered", gateway+"/anything"), "error: a false notify was taken"},
-		{"nobody there", append(from, "http://"+freeAddress(t)+"/notify"), "error: no answer"},
+		{"nobody there", append(from, "http://127.0.0.1:1/notify"), "error: no answer"},
 		{"an unknown kind", append(from, "--kind", "gift", gateway), "error: no kind of notify"},
 		{"an unknown variant", append(from, "--variant", "odd", gateway), "error: no variant"},
 		{"a duplicate of nothing", append(from, "--variant", "duplicate", gateway), "error: duplicate"},

@@ -479,6 +479,12 @@ func (a *app) up() {
 		address = freeAddress(a.t)
 	}
 	listener, err := net.Listen("tcp", address)
+	// A program that another test starts at this moment has all our sockets until it is its own, also the one that has just
+	// found the address free.
+	for until := time.Now().Add(10 * time.Second); errors.Is(err, syscall.EADDRINUSE) && time.Now().Before(until); {
+		time.Sleep(10 * time.Millisecond)
+		listener, err = net.Listen("tcp", address)
+	}
 	if err != nil {
 		a.t.Fatal(err)
 	}
