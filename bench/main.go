@@ -146,6 +146,7 @@ func measure(measured *results, caddy string, chosen []string) error {
 			for _, way := range ways {
 				steps = append(steps, func() error { return b.pair(way, bufferedName, pluginName) })
 			}
+			steps = append(steps, func() error { return b.pair(wayIn, plainName, pluginName) })
 		case "growth":
 			steps = append(steps, b.growth)
 		case "memory":

@@ -275,12 +275,12 @@ func (b *bench) say(format string, arguments ...any) {
 	_, _ = fmt.Fprintf(b.progress, format+"\n", arguments...)
 }
 
-// present are the products that run, in the order of this round: each second round is the other way round.
-func (b *bench) present(round int, names ...string) []*site {
+// present are the products that run and go this way, in the order of this round: each second round is the other way round.
+func (b *bench) present(way string, round int, names ...string) []*site {
 	var all []*site
 	for _, p := range products {
 		s := b.sites[p.name]
-		if s == nil || len(names) > 0 && !strings.Contains(" "+strings.Join(names, " ")+" ", " "+p.name+" ") {
+		if s == nil || !s.goes(way) || len(names) > 0 && !strings.Contains(" "+strings.Join(names, " ")+" ", " "+p.name+" ") {
 			continue
 		}
 		all = append(all, s)
@@ -308,6 +308,9 @@ func (b *bench) openAll() error {
 		}
 		b.sites[p.name] = s
 		for _, way := range ways {
+			if !p.goes(way) {
+				continue
+			}
 			if err := b.prove(s, way); err != nil {
 				return err
 			}
@@ -354,12 +357,14 @@ func (b *bench) prove(s *site, way string) error {
 func (b *bench) compare(way string) error {
 	table := make(map[string]*figures)
 	b.results.Ways[way] = table
-	for name := range b.sites {
-		table[name] = new(figures)
+	for name, s := range b.sites {
+		if s.goes(way) {
+			table[name] = new(figures)
+		}
 	}
 	body := b.body(way)
 	for round := range b.plan.Rounds {
-		for _, s := range b.present(round) {
+		for _, s := range b.present(way, round) {
 			aims := []aim{{s.address(way), b.requests(s, way, body, ""), 200}}
 			m, err := b.turn(way, load{aims: aims, connections: b.plan.Connections, warm: b.plan.Warm, duration: b.plan.Turn}, s)
 			if err != nil {
@@ -372,7 +377,7 @@ func (b *bench) compare(way string) error {
 		}
 	}
 	for round := range b.plan.Rounds {
-		for _, s := range b.present(round) {
+		for _, s := range b.present(way, round) {
 			aims := []aim{{s.address(way), b.requests(s, way, body, ""), 200}}
 			m, err := b.turn(way, load{
 				aims: aims, connections: 2 * b.plan.Connections, rate: b.plan.Rates[way], warm: b.plan.Warm, duration: b.plan.RateTurn,
@@ -419,12 +424,12 @@ func (b *bench) pair(way, floor, other string) error {
 func (b *bench) grow(c *curve, names []string, at func(s *site, x int) load) error {
 	b.results.Curves = append(b.results.Curves, c)
 	lines := make(map[string]*curveLine)
-	for _, s := range b.present(0, names...) {
+	for _, s := range b.present(c.Way, 0, names...) {
 		lines[s.name] = &curveLine{Product: s.name, CPU: make([][]float64, len(c.X)), PerSecond: make([][]float64, len(c.X))}
 	}
 	for round := range b.plan.GrowRounds {
 		for i, x := range c.X {
-			for _, s := range b.present(round, names...) {
+			for _, s := range b.present(c.Way, round, names...) {
 				l := at(s, x)
 				l.warm, l.duration = b.plan.Warm, b.plan.GrowTurn
 				m, err := b.turn(c.Way, l, s)
@@ -437,7 +442,7 @@ func (b *bench) grow(c *curve, names []string, at func(s *site, x int) load) err
 			}
 		}
 	}
-	for _, s := range b.present(0, names...) {
+	for _, s := range b.present(c.Way, 0, names...) {
 		c.Lines = append(c.Lines, *lines[s.name])
 	}
 	return nil
@@ -544,7 +549,7 @@ func merchantRequests(s *site, way string, fieldCount, size int) [][]byte {
 // memory reads what fresh processes take, idle and with many calls under way.
 func (b *bench) memory() error {
 	for _, p := range products {
-		if b.sites[p.name] == nil {
+		if b.sites[p.name] == nil || p.ways != nil {
 			continue
 		}
 		s, err := open(p, b.tools)

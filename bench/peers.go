@@ -35,6 +35,7 @@ type product struct {
 	name  string // in results
 	title string
 	works bool // signs and verifies
+	ways  []string // on which it differs from its neighbor; nil: all
 	mode  string
 	needs func(*site) error // the programs
 	files []string
@@ -48,6 +49,7 @@ const (
 	pluginName   = "plugin"
 	nginxName    = "nginx"
 	njsName      = "njs"
+	njsJSONName  = "njs-json"
 	luaName      = "lua"
 	phpName      = "php"
 )
@@ -61,10 +63,17 @@ var products = []product{
 	{name: luaName, title: "nginx + Lua", works: true, mode: "lua", needs: needNginx, files: []string{"chinaums.lua"}, start: startNginx},
 	{name: njsName, title: "nginx + njs", works: true, mode: "njs", needs: needNginx, files: []string{"sign.js", "verify.js"}, start: startNginx},
 	{
+		name: njsJSONName, title: "nginx + njs, writing JSON too", works: true, ways: []string{wayIn}, mode: "njs-json", needs: needNginx,
+		files: []string{"sign.js", "verify.js", "notify.js"}, start: startNginx,
+	},
+	{
 		name: phpName, title: "nginx + PHP-FPM", works: true, mode: "php", needs: needPHP,
 		files: []string{"fpm.conf", "fastcgi.conf", "call.php", "notify.php"}, start: startPHP,
 	},
 }
+
+// goes reports whether the product is measured on a way.
+func (p product) goes(way string) bool { return p.ways == nil || slices.Contains(p.ways, way) }
 
 // merchantsProduct is the plugin with many merchants, told apart by a header.
 func merchantsProduct(count int) product {
@@ -159,8 +168,9 @@ func needNginx(s *site) error {
 		return fmt.Errorf("nginx: %w", errMissing)
 	}
 	for _, module := range map[string][]string{
-		"njs": {"ngx_http_js_module.so"},
-		"lua": {"ndk_http_module.so", "ngx_http_lua_module.so"},
+		"njs":      {"ngx_http_js_module.so"},
+		"njs-json": {"ngx_http_js_module.so"},
+		"lua":      {"ndk_http_module.so", "ngx_http_lua_module.so"},
 	}[s.mode] {
 		file := filepath.Join(s.modules, module)
 		if _, err := os.Stat(file); err != nil || s.modules == "" {

@@ -15,6 +15,7 @@ function equal(a, b) {
     return difference === 0;
 }
 
+// verified returns a true notify's fields, else null.
 function verified(text) {
     const fields = querystring.parse(text);
     const names = Object.keys(fields).sort();
@@ -22,7 +23,7 @@ function verified(text) {
     for (let i = 0; i < names.length; i++) {
         const name = names[i], value = fields[name];
         if (typeof value !== 'string') {
-            return false; // given twice
+            return null; // given twice
         }
         if (value !== '' && name !== 'sign') {
             pairs.push(`${name}=${value}`);
@@ -30,7 +31,7 @@ function verified(text) {
     }
     const algorithm = (fields.signType || 'MD5').toUpperCase() === 'SHA256' ? 'sha256' : 'md5';
     const expected = crypto.createHash(algorithm).update(pairs.join('&') + notifyKey).digest('hex');
-    return equal(expected, (fields.sign || '').toLowerCase());
+    return equal(expected, (fields.sign || '').toLowerCase()) ? fields : null;
 }
 
 function notify(r) {
@@ -41,4 +42,4 @@ function notify(r) {
     r.internalRedirect('@app');
 }
 
-export default { notify };
+export default { notify, verified };
