@@ -63,6 +63,9 @@ func runBench(arguments []string) error {
 		}
 		return err
 	}
+	if err := os.MkdirAll(*out, 0o755); err != nil { //nolint:gosec // a report for everybody; now, and not after twenty minutes
+		return err
+	}
 	var measured results
 	var failure error
 	if *from != "" {

@@ -34,7 +34,7 @@ var ways = []string{wayOut, wayTLS, wayIn}
 type product struct {
 	name  string // in results
 	title string
-	works bool // signs and verifies
+	works bool     // signs and verifies
 	ways  []string // on which it differs from its neighbor; nil: all
 	mode  string
 	needs func(*site) error // the programs
