@@ -3,14 +3,14 @@ package natsstore
 import (
 	"cmp"
 	"context"
-	"encoding/json"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/caddy-chinaums/caddy-chinaums/inbox"
@@ -21,26 +21,25 @@ func (s *store) Get(ctx context.Context, seq uint64) (*inbox.Message, error) {
 	if err := s.usable(); err != nil {
 		return nil, err
 	}
-	m, _, err := s.read(ctx, seq)
-	return m, err
-}
-
-// read reads a message and what has become of it.
-func (s *store) read(ctx context.Context, seq uint64) (*inbox.Message, *raw, error) {
 	kept, err := s.getSeq(ctx, s.names.messages, seq)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	m, err := decode(seq, kept.header, kept.Data)
+	return s.read(ctx, kept)
+}
+
+// read decodes a message and reads what has become of it.
+func (s *store) read(ctx context.Context, kept *raw) (*inbox.Message, error) {
+	m, err := decode(kept.Sequence, kept.header, kept.Data)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	st, err := s.standing(ctx, seq, kept.header)
+	st, err := s.standing(ctx, keyOf(kept.Sequence, kept.header), kept.header)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	st.fill(m)
-	return m, kept, nil
+	return m, nil
 }
 
 // enough is how many records are read to find those with the lowest seqs, before the messages themselves are looked through.
@@ -103,11 +102,16 @@ func (s *store) floor(ctx context.Context, i int) (uint64, error) {
 
 // headers goes through the headers of a stream's messages from a seq on, until take says that it is enough.
 func (s *store) headers(ctx context.Context, stream, filter string, from uint64, batch int, take func([]jetstream.Msg) (more bool, err error)) error {
-	consumer, err := s.js.CreateConsumer(ctx, stream, jetstream.ConsumerConfig{
-		Description: "caddy inbox: a list", FilterSubject: filter, AckPolicy: jetstream.AckNonePolicy,
-		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: max(from, 1), HeadersOnly: true,
-		InactiveThreshold: 10 * time.Second, MemoryStorage: true, Replicas: 1,
-	})
+	return s.headersOf(ctx, stream, jetstream.ConsumerConfig{
+		FilterSubject: filter, DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: max(from, 1),
+	}, batch, take)
+}
+
+// headersOf does it where a configuration says it to begin.
+func (s *store) headersOf(ctx context.Context, stream string, config jetstream.ConsumerConfig, batch int, take func([]jetstream.Msg) (more bool, err error)) error {
+	config.Description, config.AckPolicy, config.HeadersOnly = "caddy inbox: a list", jetstream.AckNonePolicy, true
+	config.InactiveThreshold, config.MemoryStorage, config.Replicas = 10*time.Second, true, 1
+	consumer, err := s.js.CreateConsumer(ctx, stream, config)
 	if err != nil {
 		return err
 	}
@@ -164,7 +168,7 @@ func (s *store) scan(ctx context.Context, state inbox.State, after uint64, limit
 			if err != nil {
 				return nil // not ours
 			}
-			st, err := s.standing(ctx, m.Seq, messages[i].Headers())
+			st, err := s.standing(ctx, keyOf(m.Seq, messages[i].Headers()), messages[i].Headers())
 			if err != nil {
 				return err
 			}
@@ -187,19 +191,26 @@ func (s *store) scan(ctx context.Context, state inbox.State, after uint64, limit
 // listRecorded lists the messages of which there is a record in a stream.
 func (s *store) listRecorded(ctx context.Context, state inbox.State, stream, kind string, after uint64, limit int) ([]*inbox.Message, error) {
 	var found []*inbox.Message
+	first := after
 	for len(found) < limit {
-		seqs, err := s.lowest(ctx, stream, s.names.subject+kind, after, limit)
-		if err != nil || len(seqs) == 0 {
+		recorded, err := s.lowest(ctx, stream, s.names.subject+kind, after, limit)
+		if err != nil || len(recorded) == 0 {
 			return found, err
 		}
-		page := make([]*inbox.Message, len(seqs))
-		err = parallel(len(seqs), func(i int) error {
-			m, _, err := s.read(ctx, seqs[i])
-			if errors.Is(err, inbox.ErrNotFound) { // what is left of one that is no more
-				s.forget(seqs[i])
+		page := make([]*inbox.Message, len(recorded))
+		err = parallel(len(recorded), func(i int) error {
+			kept, err := s.find(ctx, recorded[i].reference)
+			if errors.Is(err, inbox.ErrNotFound) { // what is left of one that is no more; unless the server does not know it yet
+				if time.Since(recorded[i].since) > time.Minute {
+					s.forget(recorded[i].key)
+				}
 				return nil
 			}
-			if err == nil && m.State == state {
+			if err != nil {
+				return err
+			}
+			m, err := s.read(ctx, kept)
+			if err == nil && m.State == state && m.Seq > first {
 				m.Request = nil
 				page[i] = m
 			}
@@ -213,30 +224,49 @@ func (s *store) listRecorded(ctx context.Context, state inbox.State, stream, kin
 				found = append(found, m)
 			}
 		}
-		after = seqs[len(seqs)-1]
+		after = recorded[len(recorded)-1].seq
 	}
+	slices.SortStableFunc(found, func(a, b *inbox.Message) int { return cmp.Compare(a.Seq, b.Seq) }) // some may have moved
 	return found, nil
 }
 
-// lowest returns the lowest seqs above one that are in the subjects of a stream.
-func (s *store) lowest(ctx context.Context, stream, filter string, after uint64, limit int) ([]uint64, error) {
-	var seqs []uint64
+// listed is a record that was found.
+type listed struct {
+	reference
+	since time.Time
+}
+
+// lowest returns the records of a stream that are of the messages with the lowest seqs above one.
+func (s *store) lowest(ctx context.Context, stream, filter string, after uint64, limit int) ([]listed, error) {
+	var all []listed
+	best := func() {
+		slices.SortFunc(all, func(a, b listed) int { return cmp.Or(cmp.Compare(a.seq, b.seq), strings.Compare(a.key, b.key)) })
+		all = slices.CompactFunc(all, func(a, b listed) bool { return a.key == b.key })
+		end := min(len(all), limit)
+		for end > 0 && end < len(all) && all[end].seq == all[end-1].seq { // the next page begins behind this seq
+			end++
+		}
+		all = all[:end]
+	}
 	err := s.headers(ctx, stream, filter, 1, 1000, func(messages []jetstream.Msg) (bool, error) {
 		for _, m := range messages {
-			if seq := s.names.seqOf(m.Subject()); seq > after {
-				seqs = append(seqs, seq)
+			of := s.names.referred(m.Subject(), m.Headers())
+			if of.seq <= after {
+				continue
 			}
+			meta, err := m.Metadata()
+			if err != nil {
+				return false, err
+			}
+			all = append(all, listed{of, meta.Timestamp})
 		}
-		if len(seqs) > 4*limit {
-			slices.Sort(seqs)
-			seqs = slices.Compact(seqs)
-			seqs = seqs[:min(len(seqs), limit)]
+		if len(all) > 4*limit {
+			best()
 		}
 		return true, nil
 	})
-	slices.Sort(seqs)
-	seqs = slices.Compact(seqs)
-	return seqs[:min(len(seqs), limit)], err
+	best()
+	return all, err
 }
 
 // soon is how near the next try must be for Redeliver to leave it alone: it may be handed out at this moment.
@@ -248,24 +278,29 @@ func (s *store) Redeliver(ctx context.Context, seq uint64, force bool) (uint64, 
 	if err := s.usable(); err != nil {
 		return 0, err
 	}
-	m, kept, err := s.read(ctx, seq)
+	kept, err := s.getSeq(ctx, s.names.messages, seq)
 	if err != nil {
 		return 0, err
 	}
+	m, err := s.read(ctx, kept)
+	if err != nil {
+		return 0, err
+	}
+	of := referenceOf(kept.Subject, kept.Sequence, kept.header)
 	s.mu.Lock()
-	held := s.held[seq]
+	held := s.held[of.key]
 	s.mu.Unlock()
 	switch {
 	case held != nil && time.Now().Before(held.until):
 		return 0, inbox.ErrLeased
 	case m.State == inbox.Pending:
-		return seq, s.hurry(ctx, m)
+		return seq, s.hurry(ctx, of, m.Received)
 	case m.State == inbox.Delivered && !force:
 		return 0, inbox.ErrDelivered
 	case kept.header.Get(headerDropped) != "":
 		return 0, inbox.ErrNoRequest
 	}
-	put := nats.NewInbox()
+	put := rand.Text()
 	wire := encode(kept.Subject, m, put)
 	wire.Data = kept.Data
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
@@ -283,37 +318,42 @@ func (s *store) Redeliver(ctx context.Context, seq uint64, force bool) (uint64, 
 }
 
 // hurry ends a message's wait for its retry. Its place in the queue is given up for a new one.
-func (s *store) hurry(ctx context.Context, m *inbox.Message) error {
-	r, err := s.getRecord(ctx, s.names.retry, s.names.note(m.Seq))
+func (s *store) hurry(ctx context.Context, of reference, received time.Time) error {
+	r, err := s.getRecord(ctx, s.names.retry, s.names.note(of.key))
 	if err != nil || r == nil || s.left(r) < soon {
 		return err
 	}
-	r.Due, r.Delay = s.clock(), 0
-	body, err := json.Marshal(r)
+	entry := rand.Text()
+	r.Due, r.Delay, r.Entry = s.clock(), 0, entry
+	note, err := s.names.noting(of, r)
 	if err != nil {
 		return err
 	}
-	if err := s.persist(ctx, s.names.retry, &nats.Msg{Subject: s.names.note(m.Seq), Data: body}, -1); err != nil {
+	if err := s.persist(ctx, s.names.retry, note, -1); err != nil {
 		return err
 	}
-	old, err := s.getLast(ctx, s.names.retry, s.names.entry(m.Seq))
+	old, err := s.getLast(ctx, s.names.retry, s.names.entry(of.key))
 	if err != nil && !errors.Is(err, inbox.ErrNotFound) {
 		return err
 	}
-	wire := &nats.Msg{Subject: s.names.entry(m.Seq), Header: nats.Header{headerReceived: {m.Received.UTC().Format(time.RFC3339Nano)}}}
-	if err := s.persist(ctx, s.names.retry, wire, -1); err != nil {
+	if err := s.persist(ctx, s.names.retry, s.names.entering(of, entry, received), -1); err != nil {
 		return err
 	}
 	if old != nil {
-		// The server would look for the old one again and again. It takes an acknowledgment of whatever it has handed out.
-		s.mu.Lock()
-		consumer := s.sources[1].consumer
-		s.mu.Unlock()
-		if info, err := consumer.Info(ctx); err == nil {
-			s.ack(fmt.Sprintf("$JS.ACK.%s.%s.1.%d.%d.%d.0", s.names.retry, consumerName, old.Sequence, info.Delivered.Consumer, old.Time.UnixNano()))
-		}
+		s.abolish(ctx, old)
 	}
 	return nil
+}
+
+// abolish tells the server that an entry which another has replaced is not to be handed out: it would look for it again and
+// again. It takes an acknowledgment of whatever it has handed out.
+func (s *store) abolish(ctx context.Context, old *raw) {
+	s.mu.Lock()
+	consumer := s.sources[1].consumer
+	s.mu.Unlock()
+	if info, err := consumer.Info(ctx); err == nil {
+		s.ack(fmt.Sprintf("$JS.ACK.%s.%s.1.%d.%d.%d.0", s.names.retry, consumerName, old.Sequence, info.Delivered.Consumer, old.Time.UnixNano()))
+	}
 }
 
 // oldest is what was found last for Stats.
@@ -384,11 +424,11 @@ func (s *store) oldestOf(ctx context.Context, i int) (time.Time, error) {
 			return time.Time{}, err
 		}
 		from = next.Sequence + 1
-		seq := next.Sequence
+		key := keyOf(next.Sequence, next.header)
 		if i == 1 {
-			seq = s.names.seqOf(next.Subject)
+			key = s.names.referred(next.Subject, next.header).key
 		}
-		st, err := s.standing(ctx, seq, next.header)
+		st, err := s.standing(ctx, key, next.header)
 		if err != nil {
 			return time.Time{}, err
 		}

@@ -62,17 +62,38 @@ func (s *store) cleanOnce(ctx context.Context) (time.Duration, error) {
 			// Not at the moment: there are more soon after it, and other gateways.
 			return min(max(left, 0)+time.Minute+rand.N(time.Minute), time.Hour), nil
 		}
-		seq := s.names.seqOf(first.Subject)
-		if err := s.remove(ctx, s.names.messages, seq); err != nil {
-			return 0, err
-		}
-		if err := s.remove(ctx, s.names.delivered, first.Sequence); err != nil {
-			return 0, err
-		}
-		if r.Attempts > 0 {
-			if err := s.purge(ctx, s.names.retry, s.names.retrying(seq)); err != nil {
-				return 0, err
-			}
+		if done, err := s.removeDelivered(ctx, s.names.referred(first.Subject, first.header), r); err != nil || !done {
+			return time.Minute, err
 		}
 	}
+}
+
+// removeDelivered removes a message, and then what is recorded of it; false where somebody replaces it at this moment. It
+// removes by subjects: a seq may be another message's on another server of the cluster.
+func (s *store) removeDelivered(ctx context.Context, of reference, r *record) (bool, error) {
+	kept, err := s.find(ctx, of)
+	if err != nil && !errors.Is(err, inbox.ErrNotFound) {
+		return false, err
+	}
+	if err == nil {
+		// Who replaces it claims it as well: what is removed under the subject is this one.
+		claim := s.names.of("claim", of.key)
+		if ok, err := s.claim(ctx, claim); err != nil || !ok {
+			return false, err
+		}
+		if kept, err = s.find(ctx, of); err == nil {
+			err = s.purge(ctx, s.names.messages, kept.Subject)
+		}
+		if err != nil && !errors.Is(err, inbox.ErrNotFound) {
+			s.tidy(func(ctx context.Context) error { return s.purge(ctx, s.names.leases, claim) })
+			return false, err
+		}
+	}
+	if err := s.purge(ctx, s.names.delivered, s.names.of("delivered", of.key)); err != nil {
+		return false, err
+	}
+	if r.Attempts > 0 || r.Entry != "" {
+		return true, s.purge(ctx, s.names.retry, s.names.retrying(of.key))
+	}
+	return true, nil
 }

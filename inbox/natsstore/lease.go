@@ -2,10 +2,9 @@ package natsstore
 
 import (
 	"context"
-	"encoding/json"
+	"crypto/rand"
 	"errors"
 	"fmt"
-	"strconv"
 	"sync"
 	"time"
 
@@ -22,15 +21,18 @@ import (
 type source struct {
 	consumer jetstream.Consumer
 	retry    bool
-	asked    int // messages that the server was asked for, and that have not come
-	failures int // in a row
+	asked    int       // messages that the server was asked for, and that have not come
+	failures int       // in a row
+	waits    time.Time // since when it owes a message, and has sent none
 }
 
 // lease is what a leased message's Lease is.
 type lease struct {
 	mu       sync.Mutex
+	of       reference
 	ack      string // where it is acknowledged
 	retry    bool   // it came out of the queue of retries
+	entry    string // then: which entry
 	attempts int
 	until    time.Time // when the server takes it back
 	done     bool
@@ -75,6 +77,9 @@ func (s *store) pull() {
 			continue
 		}
 		if missing := min(s.want-src.asked, 256); missing > 0 {
+			if src.asked == 0 {
+				src.waits = time.Now()
+			}
 			src.asked += missing
 			consumer := src.consumer // apply may set another one
 			s.work.Go(func() { s.fetch(src, consumer, missing) })
@@ -106,6 +111,7 @@ func (s *store) fetch(src *source, consumer jetstream.Consumer, number int) {
 				s.mu.Lock()
 				defer s.mu.Unlock()
 				src.asked--
+				src.waits = time.Now()
 				s.pull()
 			})
 		}
@@ -129,6 +135,7 @@ func (s *store) fetch(src *source, consumer jetstream.Consumer, number int) {
 	s.mu.Unlock()
 	if failed {
 		s.logger.Debug("inbox could not ask for messages", zapError(s.config, err))
+		s.doubt()
 	}
 	if failures > 1 { // perhaps the consumer is gone
 		s.wake()
@@ -143,6 +150,7 @@ func (s *store) fetch(src *source, consumer jetstream.Consumer, number int) {
 
 // handle gives a message that the server has handed out to somebody who waits, if it is to be delivered now.
 func (s *store) handle(src *source, message jetstream.Msg) {
+	s.stir()
 	ctx, cancel := context.WithTimeout(s.ctx, 2*storeTimeout)
 	defer cancel()
 	var m *inbox.Message
@@ -173,9 +181,9 @@ func (s *store) handle(src *source, message jetstream.Msg) {
 	select {
 	case s.handed <- m:
 	case <-timer.C:
-		s.release(m, held)
+		s.release(held)
 	case <-s.ctx.Done():
-		s.release(m, held)
+		s.release(held)
 	}
 }
 
@@ -183,12 +191,13 @@ func (s *store) handle(src *source, message jetstream.Msg) {
 func (s *store) hold(m *inbox.Message) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for seq, other := range s.held { // few; what has outlived its lease goes
+	for key, other := range s.held { // few; what has outlived its lease goes
 		if time.Now().After(other.until) {
-			delete(s.held, seq)
+			delete(s.held, key)
 		}
 	}
-	s.held[m.Seq] = m.Lease.(*lease)
+	held := m.Lease.(*lease)
+	s.held[held.of.key] = held
 }
 
 // takeNew leases a message of the first queue; nil where it is not to be delivered.
@@ -202,8 +211,9 @@ func (s *store) takeNew(ctx context.Context, message jetstream.Msg) (*inbox.Mess
 		return nil, err
 	}
 	seq, header := meta.Sequence.Stream, message.Headers()
+	of := referenceOf(message.Subject(), seq, header)
 	if dropped := header.Get(headerDropped); dropped != "" {
-		if err := s.recordDropped(ctx, seq, []byte(dropped)); err != nil {
+		if err := s.recordDropped(ctx, of, []byte(dropped)); err != nil {
 			return nil, err
 		}
 		s.ack(message.Reply())
@@ -215,21 +225,19 @@ func (s *store) takeNew(ctx context.Context, message jetstream.Msg) (*inbox.Mess
 		s.putBack(message.Reply(), time.Hour)
 		return nil, nil
 	}
-	lease := s.lease(message, false)
-	subject := s.names.of("lease", seq) + ".new." + strconv.FormatUint(meta.NumDelivered, 10)
+	lease := s.lease(message, of)
 	ackWait := time.Duration(s.ackWait.Load())
 	fresh := meta.NumDelivered == 1 && time.Since(meta.Timestamp).Abs() < leaseAge(ackWait)/2
-	if fresh {
-		claimed, err := s.claim(ctx, subject)
-		if err != nil {
-			return nil, err
-		}
-		if claimed {
-			m.Lease = lease
-			return m, nil
-		}
+	// What is looked up is looked up under the claim: an audit that brings it back first leaves word, and then looks for claims.
+	claimed, err := s.claim(ctx, s.names.firstClaim(of.key, meta.NumDelivered))
+	if err != nil {
+		return nil, err
 	}
-	st, err := s.standing(ctx, seq, header)
+	if fresh && claimed {
+		m.Lease = lease
+		return m, nil
+	}
+	st, err := s.standing(ctx, of.key, header)
 	switch {
 	case err != nil:
 		return nil, err
@@ -237,17 +245,11 @@ func (s *store) takeNew(ctx context.Context, message jetstream.Msg) (*inbox.Mess
 		s.ack(message.Reply())
 		return nil, nil
 	case st.record != nil: // it waits for another try
-		if err := s.enqueue(ctx, m); err != nil {
+		if err := s.enqueue(ctx, of, m.Received); err != nil {
 			return nil, err
 		}
 		s.ack(message.Reply())
 		return nil, nil
-	}
-	claimed := false
-	if !fresh {
-		if claimed, err = s.claim(ctx, subject); err != nil {
-			return nil, err
-		}
 	}
 	if !claimed { // somebody has it
 		s.putBack(message.Reply(), ackWait)
@@ -263,27 +265,46 @@ func (s *store) takeRetry(ctx context.Context, message jetstream.Msg) (*inbox.Me
 	if err != nil {
 		return nil, err
 	}
-	lease := s.lease(message, true)
-	seq := s.names.seqOf(message.Subject())
-	kept, err := s.getSeq(ctx, s.names.messages, seq)
-	if errors.Is(err, inbox.ErrNotFound) {
+	of, ackWait := s.names.referred(message.Subject(), message.Headers()), time.Duration(s.ackWait.Load())
+	over := func() (*inbox.Message, error) {
 		s.ack(message.Reply())
-		s.tidy(func(ctx context.Context) error { return s.purge(ctx, s.names.retry, s.names.retrying(seq)) })
+		s.tidy(func(ctx context.Context) error { return s.purge(ctx, s.names.retry, s.names.retrying(of.key)) })
 		return nil, nil
+	}
+	kept, err := s.find(ctx, of)
+	if errors.Is(err, inbox.ErrNotFound) {
+		return over()
 	}
 	if err != nil {
 		return nil, err
 	}
-	st, err := s.standing(ctx, seq, kept.header)
+	of = referenceOf(kept.Subject, kept.Sequence, kept.header)
+	lease := s.lease(message, of)
+	lease.retry, lease.entry = true, entryOf(meta.Sequence.Stream, message.Headers())
+	// What is looked up is looked up under the claim, as in takeNew.
+	claim := s.names.retryClaim(of.key, lease.entry, meta.NumDelivered)
+	claimed, err := s.claim(ctx, claim)
+	if err != nil {
+		return nil, err
+	}
+	st, err := s.standing(ctx, of.key, kept.header)
 	if err != nil {
 		return nil, err
 	}
 	if st.state != inbox.Pending {
-		s.ack(message.Reply())
-		s.tidy(func(ctx context.Context) error { return s.purge(ctx, s.names.retry, s.names.retrying(seq)) })
-		return nil, nil
+		return over()
 	}
-	m, err := decode(seq, kept.header, kept.Data)
+	if st.record != nil && st.record.Entry != "" && st.record.Entry != lease.entry {
+		current, err := s.getLast(ctx, s.names.retry, s.names.entry(of.key))
+		if err != nil && !errors.Is(err, inbox.ErrNotFound) {
+			return nil, err
+		}
+		if err == nil && entryOf(current.Sequence, current.header) != lease.entry { // it was replaced
+			s.ack(message.Reply())
+			return nil, nil
+		}
+	}
+	m, err := decode(kept.Sequence, kept.header, kept.Data)
 	if err != nil {
 		return nil, err
 	}
@@ -292,12 +313,15 @@ func (s *store) takeRetry(ctx context.Context, message jetstream.Msg) (*inbox.Me
 		s.putBack(message.Reply(), left)
 		return nil, nil
 	}
-	claimed, err := s.claim(ctx, fmt.Sprintf("%s.retry.%d.%d", s.names.of("lease", seq), meta.Sequence.Stream, meta.NumDelivered))
-	if err != nil {
-		return nil, err
+	if claimed && message.Headers().Get(headerReplaces) != "" {
+		elsewhere, err := s.claimedElsewhere(ctx, of.key, claim, lease.entry)
+		if err != nil {
+			return nil, err
+		}
+		claimed = !elsewhere
 	}
 	if !claimed {
-		s.putBack(message.Reply(), time.Duration(s.ackWait.Load()))
+		s.putBack(message.Reply(), ackWait)
 		return nil, nil
 	}
 	lease.attempts = m.Attempts
@@ -318,8 +342,8 @@ func (s *store) left(r *record) time.Duration {
 	return left
 }
 
-func (s *store) lease(message jetstream.Msg, retry bool) *lease {
-	return &lease{ack: message.Reply(), retry: retry, until: time.Now().Add(time.Duration(s.ackWait.Load()))}
+func (s *store) lease(message jetstream.Msg, of reference) *lease {
+	return &lease{of: of, ack: message.Reply(), until: time.Now().Add(time.Duration(s.ackWait.Load()))}
 }
 
 // ack, putBack: the server's word is not waited for. What is lost here comes again after the lease, and then the record
@@ -341,23 +365,23 @@ func (s *store) send(subject, words string) {
 }
 
 // release gives a lease back.
-func (s *store) release(m *inbox.Message, held *lease) {
+func (s *store) release(held *lease) {
 	held.mu.Lock()
 	defer held.mu.Unlock()
 	if held.done {
 		return
 	}
 	s.putBack(held.ack, 0)
-	s.end(m, held)
+	s.end(held)
 }
 
 // end ends a lease. held.mu is held.
-func (s *store) end(m *inbox.Message, held *lease) {
+func (s *store) end(held *lease) {
 	held.done = true
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.held[m.Seq] == held {
-		delete(s.held, m.Seq)
+	if s.held[held.of.key] == held {
+		delete(s.held, held.of.key)
 	}
 }
 
@@ -378,58 +402,57 @@ func (s *store) Settle(ctx context.Context, message *inbox.Message, outcome inbo
 		if !late {
 			s.putBack(held.ack, 0)
 		}
-		s.end(message, held)
+		s.end(held)
 		return nil
 	case late:
 		// The app has taken it: that is worth to be known, unless another holder was faster.
-		st, err := s.standing(ctx, message.Seq, nil)
+		st, err := s.standing(ctx, held.of.key, nil)
 		if err != nil {
 			return err
 		}
-		if _, err := s.getSeq(ctx, s.names.messages, message.Seq); st.state != inbox.Pending || errors.Is(err, inbox.ErrNotFound) {
-			s.end(message, held)
+		if _, err := s.find(ctx, held.of); st.state != inbox.Pending || errors.Is(err, inbox.ErrNotFound) {
+			s.end(held)
 			return nil
 		}
 	}
 	now := s.clock()
-	r := record{Time: now, Attempts: held.attempts, Answer: outcome.Answer}
-	stream, subject := s.names.delivered, s.names.of("delivered", message.Seq)
+	r := &record{Time: now, Attempts: held.attempts, Answer: outcome.Answer, Entry: held.entry}
+	stream, subject := s.names.delivered, s.names.of("delivered", held.of.key)
 	switch outcome.Result {
 	case inbox.Delivered:
 	case inbox.Dead:
 		r.Attempts++
-		stream, subject = s.names.dead, s.names.of("dead", message.Seq)
+		stream, subject = s.names.dead, s.names.of("dead", held.of.key)
 	case inbox.Pending:
 		r.Attempts++
 		r.Delay, r.Due = outcome.Delay, now.Add(outcome.Delay)
-		stream, subject = s.names.retry, s.names.note(message.Seq)
+		stream, subject = s.names.retry, s.names.note(held.of.key)
 	default:
 		return fmt.Errorf("unknown outcome %q", outcome.Result)
 	}
-	body, err := json.Marshal(r)
+	wire, err := s.names.recording(held.of, subject, r)
 	if err != nil {
 		return err
 	}
-	if err := s.persist(ctx, stream, &nats.Msg{Subject: subject, Data: body}, -1); err != nil {
+	if err := s.persist(ctx, stream, wire, -1); err != nil {
 		return fmt.Errorf("not recorded: %s", s.config.redact(err))
 	}
 	if outcome.Result == inbox.Pending {
 		if held.retry {
 			s.putBack(held.ack, outcome.Delay)
 		} else {
-			if err := s.enqueue(ctx, message); err != nil {
+			if err := s.enqueue(ctx, held.of, message.Received); err != nil {
 				return fmt.Errorf("not recorded: %s", s.config.redact(err))
 			}
 			s.ack(held.ack)
 		}
-		s.end(message, held)
+		s.end(held)
 		return nil
 	}
 	s.ack(held.ack)
-	s.end(message, held)
+	s.end(held)
 	if held.retry {
-		seq := message.Seq
-		s.tidy(func(ctx context.Context) error { return s.purge(ctx, s.names.retry, s.names.retrying(seq)) })
+		s.tidy(func(ctx context.Context) error { return s.purge(ctx, s.names.retry, s.names.retrying(held.of.key)) })
 	}
 	if outcome.Result == inbox.Delivered {
 		s.wakeJanitor()
@@ -438,9 +461,8 @@ func (s *store) Settle(ctx context.Context, message *inbox.Message, outcome inbo
 }
 
 // enqueue puts a message into the queue of retries, once.
-func (s *store) enqueue(ctx context.Context, m *inbox.Message) error {
-	wire := &nats.Msg{Subject: s.names.entry(m.Seq), Header: nats.Header{headerReceived: {m.Received.UTC().Format(time.RFC3339Nano)}}}
-	if err := s.persist(ctx, s.names.retry, wire, 0); err != nil && !errors.Is(err, errMoved) {
+func (s *store) enqueue(ctx context.Context, of reference, received time.Time) error {
+	if err := s.persist(ctx, s.names.retry, s.names.entering(of, rand.Text(), received), 0); err != nil && !errors.Is(err, errMoved) {
 		return err
 	}
 	return nil

@@ -43,27 +43,108 @@ func (n names) message(id string) string {
 	return n.subject + "message." + hex.EncodeToString(digest[:])
 }
 
-func (n names) of(kind string, seq uint64) string {
-	return n.subject + kind + "." + strconv.FormatUint(seq, 10)
-}
+// of is the subject of what is kept of the message with a key.
+func (n names) of(kind, key string) string { return n.subject + kind + "." + key }
 
 // entry is the subject of the message's place in the queue of retries, note that of what came of its tries, and retrying
 // matches both.
-func (n names) entry(seq uint64) string    { return n.of("retry", seq) + ".entry" }
-func (n names) note(seq uint64) string     { return n.of("retry", seq) + ".note" }
-func (n names) retrying(seq uint64) string { return n.of("retry", seq) + ".*" }
+func (n names) entry(key string) string    { return n.of("retry", key) + ".entry" }
+func (n names) note(key string) string     { return n.of("retry", key) + ".note" }
+func (n names) retrying(key string) string { return n.of("retry", key) + ".*" }
 
-// seqOf is the seq in a subject of these.
-func (n names) seqOf(subject string) uint64 {
-	parts := strings.Split(strings.TrimPrefix(subject, n.subject), ".")
-	if len(parts) < 2 {
-		return 0
+// reference says which message a record, a claim or an entry is of.
+type reference struct {
+	key     string // what it is called by: says which call of Put has stored the message
+	subject string // the message's; empty in what was recorded by key alone
+	seq     uint64 // the message's, when this was written: it may have moved since
+}
+
+// keyOf is what a stored message is called by in all that is recorded of it. It is not the seq: servers were seen that had
+// one message under two numbers, and two under one. Messages without a word of their own have but the seq.
+func keyOf(seq uint64, header nats.Header) string {
+	if put := header.Get(headerPut); put != "" && !strings.ContainsAny(put, ".*> ") {
+		return put
 	}
-	seq, err := strconv.ParseUint(parts[1], 10, 64)
+	return strconv.FormatUint(seq, 10)
+}
+
+func referenceOf(subject string, seq uint64, header nats.Header) reference {
+	return reference{key: keyOf(seq, header), subject: subject, seq: seq}
+}
+
+// referred is the message that a record or an entry is of.
+func (n names) referred(subject string, header nats.Header) reference {
+	var r reference
+	if parts := strings.Split(strings.TrimPrefix(subject, n.subject), "."); len(parts) > 1 {
+		r.key = parts[1]
+	}
+	if digest := header.Get(headerMessage); digest != "" {
+		r.subject = n.subject + "message." + digest
+	}
+	seq, err := strconv.ParseUint(header.Get(headerSeq), 10, 64)
 	if err != nil {
-		return 0
+		seq, _ = strconv.ParseUint(r.key, 10, 64) // 0: none
 	}
-	return seq
+	r.seq = seq
+	return r
+}
+
+// about makes what is recorded of a message.
+func (n names) about(r reference, subject string, body []byte) *nats.Msg {
+	header := nats.Header{headerSeq: {strconv.FormatUint(r.seq, 10)}}
+	if r.subject != "" {
+		header[headerMessage] = []string{strings.TrimPrefix(r.subject, n.subject+"message.")}
+	}
+	return &nats.Msg{Subject: subject, Header: header, Data: body}
+}
+
+// recording makes a record of a message.
+func (n names) recording(of reference, subject string, r *record) (*nats.Msg, error) {
+	body, err := json.Marshal(r)
+	if err != nil {
+		return nil, err
+	}
+	wire := n.about(of, subject, body)
+	if !r.Due.IsZero() {
+		wire.Header[headerDue] = []string{fmt.Sprintf("%d %d", r.Due.UnixNano(), r.Delay)}
+	}
+	return wire, nil
+}
+
+// noting makes a note of a message that waits.
+func (n names) noting(of reference, r *record) (*nats.Msg, error) {
+	return n.recording(of, n.note(of.key), r)
+}
+
+// entering makes a message's place in the queue of retries.
+func (n names) entering(of reference, entry string, received time.Time) *nats.Msg {
+	wire := n.about(of, n.entry(of.key), nil)
+	wire.Header[headerEntry] = []string{entry}
+	wire.Header[headerReceived] = []string{received.UTC().Format(time.RFC3339Nano)}
+	return wire
+}
+
+// entryOf tells an entry from others of its message.
+func entryOf(seq uint64, header nats.Header) string {
+	if entry := header.Get(headerEntry); entry != "" {
+		return entry
+	}
+	return strconv.FormatUint(seq, 10)
+}
+
+// firstClaim is claimed by who delivers a message out of the first queue, handed out for the n-th time, and retryClaim by
+// who delivers it out of the queue of retries.
+func (n names) firstClaim(key string, times uint64) string {
+	return n.of("lease", key) + ".new." + strconv.FormatUint(times, 10)
+}
+
+func (n names) retryClaim(key, entry string, times uint64) string {
+	return n.retryClaims(key, entry) + strconv.FormatUint(times, 10)
+}
+
+// retryClaims is what all claims under an entry begin with.
+func (n names) retryClaims(key, entry string) string {
+	return n.of("lease", key) + ".retry." + entry + "."
 }
 
 // The headers of a message.
@@ -75,6 +156,15 @@ const (
 	headerDropped  = "Inbox-Dropped"  // the request was dropped to make room; the value is the record of its delivery
 )
 
+// The headers of what is recorded of a message.
+const (
+	headerMessage  = "Inbox-Message"  // the last part of the message's subject
+	headerSeq      = "Inbox-Seq"      // the seq that the message had then
+	headerDue      = "Inbox-Due"      // of a note: when the next try is due and how long it was to wait, in nanoseconds
+	headerEntry    = "Inbox-Entry"    // of an entry: tells it from others of the message
+	headerReplaces = "Inbox-Replaces" // of an entry: the audit has made it, and what it replaces may still be handed out
+)
+
 // A record says what became of a message.
 type record struct {
 	Time     time.Time     `json:"time"`               // settled, or tried last
@@ -83,6 +173,7 @@ type record struct {
 	Due      time.Time     `json:"due,omitzero"`       // of one that waits for a retry
 	Delay    time.Duration `json:"delay,omitempty"`    // likewise: how long it was to wait, in nanoseconds
 	Dropped  bool          `json:"dropped,omitempty"`  // of a delivered one: its request is gone
+	Entry    string        `json:"entry,omitempty"`    // of one that waits: its entry; any other of it may be an older one
 }
 
 // encode makes the message of a Put.
@@ -190,6 +281,22 @@ func (s *store) getNext(ctx context.Context, stream, subject string, seq uint64)
 	return s.get(ctx, stream, map[string]any{"seq": seq, "next_by_subj": subject})
 }
 
+// find reads the message that a record is of. The error is inbox.ErrNotFound where it is no more, or another one has taken
+// its id.
+func (s *store) find(ctx context.Context, r reference) (*raw, error) {
+	var kept *raw
+	var err error
+	if r.subject != "" {
+		kept, err = s.getLast(ctx, s.names.messages, r.subject)
+	} else {
+		kept, err = s.getSeq(ctx, s.names.messages, r.seq)
+	}
+	if err == nil && keyOf(kept.Sequence, kept.header) != r.key {
+		return nil, inbox.ErrNotFound
+	}
+	return kept, err
+}
+
 // getRecord reads a record; nil where there is none.
 func (s *store) getRecord(ctx context.Context, stream, subject string) (*record, error) {
 	message, err := s.getLast(ctx, stream, subject)
@@ -217,7 +324,7 @@ type standing struct {
 }
 
 // standing looks a message up. What it says was true at some time during the call.
-func (s *store) standing(ctx context.Context, seq uint64, header nats.Header) (standing, error) {
+func (s *store) standing(ctx context.Context, key string, header nats.Header) (standing, error) {
 	if dropped := header.Get(headerDropped); dropped != "" {
 		r, err := parseRecord([]byte(dropped))
 		return standing{inbox.Delivered, r}, err
@@ -229,9 +336,9 @@ func (s *store) standing(ctx context.Context, seq uint64, header nats.Header) (s
 		records[i], errs[i] = s.getRecord(ctx, stream, subject)
 		done <- struct{}{}
 	}
-	go look(0, s.names.delivered, s.names.of("delivered", seq))
-	go look(1, s.names.dead, s.names.of("dead", seq))
-	go look(2, s.names.retry, s.names.note(seq))
+	go look(0, s.names.delivered, s.names.of("delivered", key))
+	go look(1, s.names.dead, s.names.of("dead", key))
+	go look(2, s.names.retry, s.names.note(key))
 	for range records {
 		<-done
 	}

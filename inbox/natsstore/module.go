@@ -54,8 +54,9 @@ type Nats struct {
 	secrets []string // what of them never appears in an error, in every spelling, the longest first
 	shown   bool     // whether a secret is written out in URLs
 
-	slack time.Duration    // how much longer than a delivery's timeout a lease is: what settling it may take
-	clock func() time.Time // both are set by tests
+	slack    time.Duration    // how much longer than a delivery's timeout a lease is: what settling it may take
+	patience time.Duration    // between the looks of an audit; and how long after a lease's end a message is missed
+	clock    func() time.Time // they are set by tests
 }
 
 // CaddyModule returns the Caddy module information.
@@ -67,6 +68,9 @@ func (*Nats) CaddyModule() caddy.ModuleInfo {
 func (n *Nats) Provision(ctx caddy.Context) error {
 	if n.slack == 0 {
 		n.slack = 30 * time.Second
+	}
+	if n.patience == 0 {
+		n.patience = 30 * time.Second
 	}
 	if n.clock == nil {
 		n.clock = time.Now

@@ -2,6 +2,7 @@ package natsstore
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -26,7 +27,7 @@ func (s *store) Put(ctx context.Context, message *inbox.Message) (inbox.Receipt,
 		return 0, err
 	}
 	subject := s.names.message(message.ID)
-	put := nats.NewInbox()
+	put := rand.Text()
 	wire := encode(subject, message, put)
 	if err := s.fits(wire); err != nil {
 		return 0, err
@@ -75,15 +76,15 @@ func (s *store) forgotten(r *record) bool {
 // What is replaced is claimed first. If a stream is replicated, servers before 2.11 compare the expected seq with the real
 // one when a message is proposed, and not when it is stored, unless the seq is 0: two at once might both replace it.
 func (s *store) replace(ctx context.Context, wire *nats.Msg, put string, decide func(seq uint64, st standing) (inbox.Receipt, error)) (inbox.Receipt, uint64, error) {
-	receipt, expect, claimed := inbox.Stored, uint64(0), uint64(0)
+	receipt, expect, claimed, replaces := inbox.Stored, uint64(0), "", ""
 	defer func() {
-		if claimed != 0 {
+		if claimed != "" {
 			s.tidy(func(ctx context.Context) error { return s.purge(ctx, s.names.leases, s.names.of("claim", claimed)) })
 		}
 	}()
 	replaced := func(seq uint64) (inbox.Receipt, uint64, error) {
 		if expect != 0 {
-			s.forget(expect)
+			s.forget(replaces)
 		}
 		return receipt, seq, nil
 	}
@@ -93,6 +94,7 @@ func (s *store) replace(ctx context.Context, wire *nats.Msg, put string, decide 
 			var seq uint64
 			if seq, err = s.publish(ctx, s.names.messages, wire, int64(expect)); err == nil {
 				s.count(size(wire))
+				s.stir()
 				return replaced(seq)
 			}
 		}
@@ -119,8 +121,10 @@ func (s *store) replace(ctx context.Context, wire *nats.Msg, put string, decide 
 			return replaced(last.Sequence)
 		}
 		var st standing
+		key := ""
 		if err == nil {
-			st, err = s.standing(ctx, last.Sequence, last.header)
+			key = keyOf(last.Sequence, last.header)
+			st, err = s.standing(ctx, key, last.header)
 		}
 		if err != nil {
 			if !s.sleep(ctx, pause) {
@@ -131,8 +135,8 @@ func (s *store) replace(ctx context.Context, wire *nats.Msg, put string, decide 
 		if receipt, err = decide(last.Sequence, st); err != nil || receipt == inbox.Repeated {
 			return receipt, last.Sequence, err
 		}
-		if claimed != last.Sequence {
-			ok, err := s.claim(ctx, s.names.of("claim", last.Sequence))
+		if claimed != key {
+			ok, err := s.claim(ctx, s.names.of("claim", key))
 			if err != nil || !ok { // another one replaces it now: the next look finds what came of it
 				if !s.sleep(ctx, pause) {
 					return 0, 0, errors.New("not stored in time: another request with this id is being stored")
@@ -140,9 +144,9 @@ func (s *store) replace(ctx context.Context, wire *nats.Msg, put string, decide 
 				expect = 0
 				continue
 			}
-			claimed = last.Sequence
+			claimed = key
 		}
-		expect = last.Sequence
+		expect, replaces = last.Sequence, key
 		if full {
 			if err := s.makeRoom(ctx, size(wire)); err != nil {
 				return 0, 0, err
@@ -201,12 +205,12 @@ func (s *store) count(size int) {
 }
 
 // forget removes what is known of a message that is no more.
-func (s *store) forget(seq uint64) {
+func (s *store) forget(key string) {
 	// Not in the background: else the numbers would be wrong for a moment.
 	ctx, cancel := context.WithTimeout(s.ctx, storeTimeout)
 	defer cancel()
 	for _, left := range []struct{ stream, subject string }{
-		{s.names.delivered, s.names.of("delivered", seq)}, {s.names.dead, s.names.of("dead", seq)}, {s.names.retry, s.names.retrying(seq)},
+		{s.names.delivered, s.names.of("delivered", key)}, {s.names.dead, s.names.of("dead", key)}, {s.names.retry, s.names.retrying(key)},
 	} {
 		if err := s.purge(ctx, left.stream, left.subject); err != nil {
 			s.logger.Debug("inbox could not tidy up", zapError(s.config, err))
@@ -251,10 +255,10 @@ func (s *store) drop(ctx context.Context, delivery *raw) (int, error) {
 	if err != nil || r.Dropped {
 		return 0, err
 	}
-	seq := s.names.seqOf(delivery.Subject)
-	old, err := s.getSeq(ctx, s.names.messages, seq)
+	of := s.names.referred(delivery.Subject, delivery.header)
+	old, err := s.find(ctx, of)
 	if errors.Is(err, inbox.ErrNotFound) {
-		return 0, s.remove(ctx, s.names.delivered, delivery.Sequence)
+		return 0, s.purge(ctx, s.names.delivered, delivery.Subject)
 	}
 	if err != nil {
 		return 0, err
@@ -262,7 +266,7 @@ func (s *store) drop(ctx context.Context, delivery *raw) (int, error) {
 	if len(old.Data) == 0 {
 		return 0, nil
 	}
-	if ok, err := s.claim(ctx, s.names.of("claim", seq)); err != nil || !ok {
+	if ok, err := s.claim(ctx, s.names.of("claim", of.key)); err != nil || !ok {
 		return 0, err
 	}
 	r.Dropped = true
@@ -280,7 +284,7 @@ func (s *store) drop(ctx context.Context, delivery *raw) (int, error) {
 	if headerSize(header) >= headerSize(old.header)+len(old.Data) {
 		return 0, nil
 	}
-	if err := s.persist(ctx, s.names.messages, wire, int64(seq)); err != nil && !errors.Is(err, errMoved) {
+	if err := s.persist(ctx, s.names.messages, wire, int64(old.Sequence)); err != nil && !errors.Is(err, errMoved) {
 		return 0, err
 	}
 	last, err := s.getLast(ctx, s.names.messages, old.Subject)
@@ -290,16 +294,19 @@ func (s *store) drop(ctx context.Context, delivery *raw) (int, error) {
 	if last.header.Get(headerDropped) == "" { // it is pending again
 		return 0, nil
 	}
-	if err := s.recordDropped(ctx, last.Sequence, kept); err != nil {
+	now := referenceOf(last.Subject, last.Sequence, last.header)
+	if err := s.persist(ctx, s.names.delivered, s.names.about(now, s.names.of("delivered", now.key), kept), -1); err != nil {
 		return 0, err
 	}
-	s.forget(seq)
+	if now.key != of.key {
+		s.forget(of.key)
+	}
 	return max(len(old.Data)-len(kept), 0), nil
 }
 
-// recordDropped records the delivery of a message whose request was dropped, which has a new seq since.
-func (s *store) recordDropped(ctx context.Context, seq uint64, kept []byte) error {
-	err := s.persist(ctx, s.names.delivered, &nats.Msg{Subject: s.names.of("delivered", seq), Data: kept}, 0)
+// recordDropped records the delivery of a message whose request was dropped, if that is not recorded.
+func (s *store) recordDropped(ctx context.Context, of reference, kept []byte) error {
+	err := s.persist(ctx, s.names.delivered, s.names.about(of, s.names.of("delivered", of.key), kept), 0)
 	if errors.Is(err, errMoved) {
 		return nil
 	}

@@ -2,6 +2,7 @@ package natsstore
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -64,7 +65,7 @@ type store struct {
 	closed   bool
 	want     int               // callers of Lease that wait
 	sources  [2]*source        // of messages that are new, and of those that wait for another try
-	held     map[uint64]*lease // leases of this process, by seq
+	held     map[string]*lease // leases of this process, by the messages' keys
 	oldest   [2]oldest         // likewise of the sources
 	usage    usage
 
@@ -77,6 +78,8 @@ type store struct {
 	dropped uint64     // records of deliveries up to this one need no look when room is sought
 
 	janitor chan struct{} // wakes it
+	auditor chan struct{} // likewise
+	doubts  atomic.Int32  // how many looks are to be taken whatever the numbers say
 
 	background chan struct{} // bounds what is tidied up in the background
 }
@@ -87,8 +90,8 @@ func open(ctx context.Context, config *Nats, name string, settings inbox.Setting
 	s := &store{
 		config: config, names: newNames(name), logger: logger, settings: settings,
 		clock: config.clock, begun: time.Now(), kick: make(chan struct{}, 1), ready: make(chan struct{}),
-		held: map[uint64]*lease{}, handed: make(chan *inbox.Message),
-		janitor: make(chan struct{}, 1), background: make(chan struct{}, 16),
+		held: map[string]*lease{}, handed: make(chan *inbox.Message),
+		janitor: make(chan struct{}, 1), auditor: make(chan struct{}, 1), background: make(chan struct{}, 16),
 		problem: errors.New("not connected yet"),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
@@ -100,6 +103,7 @@ func open(ctx context.Context, config *Nats, name string, settings inbox.Setting
 	found := make(chan error, 1)
 	s.work.Go(func() { s.keepReady(found) })
 	s.work.Go(s.clean)
+	s.work.Go(s.audit)
 
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
@@ -187,6 +191,7 @@ func (s *store) greet(c *nats.Conn, words string) {
 	s.disconnect()
 	s.connected, s.disconnect = context.WithCancel(s.ctx)
 	s.mu.Unlock()
+	s.doubt()
 	s.logger.Info(words, zap.String("server", address(c.ConnectedUrl())), zap.String("version", c.ConnectedServerVersion()))
 	s.wake()
 }
@@ -566,7 +571,10 @@ func (s *store) sleep(ctx context.Context, pause time.Duration) bool {
 // claim takes a subject of the leases for this caller; false where another has it. Of all who try, one gets it: the stream
 // takes the first.
 func (s *store) claim(ctx context.Context, subject string) (bool, error) {
-	token := nats.NewInbox()
+	return s.claimAs(ctx, subject, rand.Text())
+}
+
+func (s *store) claimAs(ctx context.Context, subject, token string) (bool, error) {
 	err := s.persist(ctx, s.names.leases, &nats.Msg{Subject: subject, Data: []byte(token)}, 0)
 	if err == nil {
 		return true, nil
@@ -605,18 +613,6 @@ func (s *store) tidy(do func(ctx context.Context) error) {
 // purge removes what is under a subject.
 func (s *store) purge(ctx context.Context, stream, subject string) error {
 	return s.ask(ctx, "STREAM.PURGE."+stream, map[string]any{"filter": subject})
-}
-
-// remove removes one message. That it is gone already is no error.
-func (s *store) remove(ctx context.Context, stream string, seq uint64) error {
-	err := s.ask(ctx, "STREAM.MSG.DELETE."+stream, map[string]any{"seq": seq, "no_erase": true})
-	if err == nil {
-		return nil
-	}
-	if _, gone := s.getSeq(ctx, stream, seq); errors.Is(gone, inbox.ErrNotFound) {
-		return nil
-	}
-	return err
 }
 
 // ask asks for something that is done or not.

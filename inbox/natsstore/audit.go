@@ -1,0 +1,570 @@
+package natsstore
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"math"
+	mathrand "math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/zap"
+
+	"github.com/caddy-chinaums/caddy-chinaums/inbox"
+)
+
+// The audit finds what is pending by the records, and what no consumer will hand out any more: servers were seen (2.9.10,
+// after the death of a consumer's leader, or of a quorum) that took messages for acknowledged which had never been. It puts
+// them into the queue of retries.
+//
+// It takes a look now and then while something is pending. That costs a few questions, unless the numbers do not add up, or
+// something has happened. Then it reads what there is, without the requests, and remembers what has no explanation: that may
+// be in flight at this moment, or wait in a consumer. Only what is the same after a lease and some patience is brought back.
+//
+// That nothing is delivered twice does not rest on that patience alone. Who brings a message back leaves word first (a note
+// that names the new entry), and who takes one looks for that word after its claim; who takes what was brought back looks for
+// the claims of others. One of the two sees the other.
+
+// Bounds of a look.
+const (
+	mostSuspects = 10_000           // missed messages that are remembered; there are more next time
+	mostMarks    = 2_000_000        // of what is accounted for, in memory at once; eight bytes each
+	unsure       = 10 * time.Minute // how far the clocks of the servers may be apart
+	afterDoubt   = 3                // looks after something has happened
+)
+
+// suspect is a message that seems to be missed.
+type suspect struct {
+	of    reference
+	entry string    // its entry in the queue of retries; empty: it has none
+	tried string    // what was noted of its tries
+	since time.Time // seen first
+}
+
+// ledger is what the audit remembers between its looks.
+type ledger struct {
+	suspects map[string]suspect // by key
+	from     time.Time          // what was stored before is settled, or in the queue of retries
+	short    bool               // the numbers did not add up last time
+	rests    int                // looks to be left out, for the numbers do not add up and nothing is missed all the same
+	rested   int                // how many were left out before
+	leaders  [2]string          // of the consumers
+}
+
+// doubt notes that something has happened which may have cost the server its memory.
+func (s *store) doubt() {
+	s.doubts.Store(afterDoubt)
+	s.stir()
+}
+
+// stir wakes the audit, if it sleeps because there is nothing.
+func (s *store) stir() {
+	select {
+	case s.auditor <- struct{}{}:
+	default:
+	}
+}
+
+// audit looks after the consumers until the store ends.
+func (s *store) audit() {
+	select {
+	case <-s.ready:
+	case <-s.ctx.Done():
+		return
+	}
+	s.doubt()
+	book := &ledger{suspects: map[string]suspect{}}
+	for {
+		// Several gateways are not to look at once.
+		if !s.sleep(s.ctx, s.config.patience*3/4+mathrand.N(s.config.patience/2)) {
+			return
+		}
+		ctx, cancel := context.WithTimeout(s.ctx, 10*time.Minute)
+		more, err := s.look(ctx, book)
+		cancel()
+		if s.ctx.Err() != nil {
+			return
+		}
+		if err != nil {
+			s.logger.Debug("inbox could not look for missed messages", zapError(s.config, err))
+			continue
+		}
+		if !more && !s.await(0, s.auditor) {
+			return
+		}
+	}
+}
+
+// census is what the server says of numbers.
+type census struct {
+	stored      jetstream.StreamState
+	records     uint64
+	pending     int64     // at least so many
+	outstanding int64     // what the consumers still have to hand out, or to hear of
+	handed      [2]uint64 // the last seq that each has handed out
+	leaders     [2]string
+}
+
+// census asks in the order in which messages go: so what moves meanwhile is counted twice rather than not at all.
+func (s *store) census(ctx context.Context) (*census, error) {
+	state := func(stream string) (jetstream.StreamState, error) {
+		ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+		defer cancel()
+		found, err := s.js.Stream(ctx, stream)
+		if err != nil {
+			return jetstream.StreamState{}, err
+		}
+		return found.CachedInfo().State, nil
+	}
+	c := new(census)
+	var err error
+	if c.stored, err = state(s.names.messages); err != nil {
+		return nil, err
+	}
+	c.pending = int64(c.stored.Msgs)
+	s.mu.Lock()
+	consumers := [2]jetstream.Consumer{s.sources[0].consumer, s.sources[1].consumer}
+	s.mu.Unlock()
+	for i, consumer := range consumers {
+		ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+		info, err := consumer.Info(ctx)
+		cancel()
+		if err != nil {
+			return nil, err
+		}
+		c.outstanding += int64(info.NumPending) + int64(info.NumAckPending)
+		c.handed[i] = info.Delivered.Stream
+		if info.Cluster != nil {
+			c.leaders[i] = info.Cluster.Leader
+		}
+	}
+	for _, stream := range []string{s.names.delivered, s.names.dead, s.names.retry} {
+		records, err := state(stream)
+		if err != nil {
+			return nil, err
+		}
+		c.records += records.Msgs
+		if stream != s.names.retry {
+			c.pending -= int64(records.Msgs)
+		}
+	}
+	return c, nil
+}
+
+// look takes one look, and says whether there is reason for another.
+func (s *store) look(ctx context.Context, book *ledger) (more bool, err error) {
+	now, err := s.census(ctx)
+	if err != nil {
+		return true, err
+	}
+	if book.leaders != now.leaders {
+		if book.leaders != [2]string{} {
+			s.doubt()
+		}
+		book.leaders = now.leaders
+	}
+	short := now.pending > now.outstanding
+	still := short && book.short
+	book.short = short
+	doubts := s.doubts.Load()
+	// A consumer that owes us something and sends nothing has nothing, whatever it says.
+	idle := [2]bool{s.waitsFor(0), s.waitsFor(1)}
+	switch {
+	case doubts > 0:
+		err = s.compare(ctx, book, now, idle)
+		s.doubts.CompareAndSwap(doubts, doubts-1)
+	case still && book.rests > 0:
+		book.rests--
+	case still:
+		err = s.compare(ctx, book, now, idle)
+		if len(book.suspects) == 0 {
+			book.rested = min(2*book.rested+1, 31)
+			book.rests = book.rested
+		}
+	default:
+		book.rested, book.rests = 0, 0
+	}
+	if err != nil {
+		s.doubts.CompareAndSwap(doubts-1, doubts)
+		return true, err
+	}
+	ripe := time.Duration(s.ackWait.Load()) + s.config.patience
+	var missed []suspect
+	for _, each := range book.suspects {
+		// Many that are due may wait for callers who are all busy: then the entries are left alone.
+		if time.Since(each.since) >= ripe && (each.entry == "" || still || idle[1]) {
+			missed = append(missed, each)
+		}
+	}
+	var lock sync.Mutex
+	brought := 0
+	err = parallel(len(missed), func(i int) error {
+		result, err := s.bringBack(ctx, missed[i])
+		lock.Lock()
+		defer lock.Unlock()
+		if result == isBack {
+			brought++
+		}
+		if err == nil && result != mayBeHeld {
+			delete(book.suspects, missed[i].of.key)
+		}
+		return err
+	})
+	if brought > 0 {
+		s.logger.Warn("inbox found messages that NATS would not have handed out any more; they are delivered", zap.Int("messages", brought))
+	}
+	if err != nil { // something may be half done
+		s.doubt()
+	}
+	return now.pending > 0 || len(book.suspects) > 0 || s.doubts.Load() > 0, err
+}
+
+// compare reads what there is, and remembers what has no explanation.
+func (s *store) compare(ctx context.Context, book *ledger, now *census, idle [2]bool) error {
+	upto := now.handed
+	for i := range upto {
+		if idle[i] {
+			upto[i] = math.MaxUint64
+		}
+	}
+	open, oldest, err := s.unaccounted(ctx, book.from, upto[0], now)
+	if err != nil {
+		return err
+	}
+	late, err := s.overdue(ctx, upto[1])
+	if err != nil {
+		return err
+	}
+	book.from = oldest.Add(-unsure)
+	seen := map[string]suspect{}
+	for _, found := range append(open, late...) {
+		if len(seen) >= mostSuspects {
+			break
+		}
+		if before, ok := book.suspects[found.of.key]; ok && before.entry == found.entry && before.tried == found.tried {
+			found.since = before.since
+		}
+		seen[found.of.key] = found
+	}
+	book.suspects = seen
+	return nil
+}
+
+// waitsFor reports whether a source has owed messages for a while, and sent none.
+func (s *store) waitsFor(i int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	src := s.sources[i]
+	return s.connection.IsConnected() && src.asked > 0 && src.failures == 0 && time.Since(src.waits) > 3*heartbeat
+}
+
+// tally is what is accounted for: hashes of keys, as there may be many.
+type tally struct {
+	seed        maphash.Seed
+	part, parts uint64
+	hashes      []uint64
+}
+
+func (m *tally) ours(key string) (uint64, bool) {
+	hash := maphash.String(m.seed, key)
+	return hash, hash%m.parts == m.part
+}
+
+func (m *tally) add(key string) {
+	if hash, ours := m.ours(key); ours {
+		m.hashes = append(m.hashes, hash)
+	}
+}
+
+func (m *tally) has(hash uint64) bool {
+	_, found := slices.BinarySearch(m.hashes, hash)
+	return found
+}
+
+// unaccounted finds the messages that were stored since a time, up to a seq, which are neither settled nor in the queue of
+// retries; and when the oldest of them was stored, or the last there is.
+func (s *store) unaccounted(ctx context.Context, from time.Time, upto uint64, now *census) ([]suspect, time.Time, error) {
+	oldest := now.stored.LastTime
+	if upto == 0 || now.stored.Msgs == 0 {
+		return nil, from.Add(unsure), nil
+	}
+	type candidate struct {
+		message jetstream.Msg
+		of      reference
+		stored  time.Time
+	}
+	var candidates []candidate
+	seed, parts := maphash.MakeSeed(), 1+now.records/mostMarks
+	for part := range parts {
+		known := &tally{seed: seed, part: part, parts: parts}
+		mark := func(m jetstream.Msg) error {
+			known.add(s.names.referred(m.Subject(), nil).key)
+			return nil
+		}
+		for stream, kind := range map[string]string{s.names.delivered: "delivered.*", s.names.dead: "dead.*"} {
+			if err := s.since(ctx, stream, kind, from.Add(-unsure), mark); err != nil {
+				return nil, oldest, err
+			}
+		}
+		if err := s.since(ctx, s.names.retry, "retry.*.entry", time.Time{}, mark); err != nil {
+			return nil, oldest, err
+		}
+		slices.Sort(known.hashes)
+		err := s.since(ctx, s.names.messages, "message.*", from, func(m jetstream.Msg) error {
+			meta, err := m.Metadata()
+			if err != nil {
+				return err
+			}
+			seq := meta.Sequence.Stream
+			of := referenceOf(m.Subject(), seq, m.Headers())
+			hash, ours := known.ours(of.key)
+			if !ours || known.has(hash) || m.Headers().Get(headerDropped) != "" {
+				return nil
+			}
+			if _, err := decode(seq, m.Headers(), nil); err != nil {
+				return nil // not ours
+			}
+			if meta.Timestamp.Before(oldest) {
+				oldest = meta.Timestamp
+			}
+			if seq <= upto && len(candidates) < mostSuspects {
+				candidates = append(candidates, candidate{m, of, meta.Timestamp})
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, oldest, err
+		}
+	}
+	found := make([]*suspect, len(candidates))
+	err := parallel(len(candidates), func(i int) error {
+		of := candidates[i].of
+		st, err := s.standing(ctx, of.key, candidates[i].message.Headers())
+		if err != nil || st.state != inbox.Pending {
+			return err
+		}
+		_, err = s.getLast(ctx, s.names.retry, s.names.entry(of.key))
+		if errors.Is(err, inbox.ErrNotFound) {
+			found[i] = &suspect{of: of, tried: tried(st.record), since: time.Now()}
+			return nil
+		}
+		return err
+	})
+	return present(found), oldest, err
+}
+
+// overdue finds the entries of the queue of retries, up to a seq, that are due.
+func (s *store) overdue(ctx context.Context, upto uint64) ([]suspect, error) {
+	waiting := &tally{seed: maphash.MakeSeed(), parts: 1}
+	err := s.since(ctx, s.names.retry, "retry.*.note", time.Time{}, func(m jetstream.Msg) error {
+		var due, delay int64
+		if _, err := fmt.Sscanf(m.Headers().Get(headerDue), "%d %d", &due, &delay); err != nil {
+			return nil // due at once
+		}
+		if s.left(&record{Due: time.Unix(0, due), Delay: time.Duration(delay)}) > 0 {
+			waiting.add(s.names.referred(m.Subject(), nil).key)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	slices.Sort(waiting.hashes)
+	var candidates []suspect
+	err = s.since(ctx, s.names.retry, "retry.*.entry", time.Time{}, func(m jetstream.Msg) error {
+		meta, err := m.Metadata()
+		if err != nil {
+			return err
+		}
+		of := s.names.referred(m.Subject(), m.Headers())
+		if hash, _ := waiting.ours(of.key); meta.Sequence.Stream <= upto && len(candidates) < mostSuspects && !waiting.has(hash) {
+			candidates = append(candidates, suspect{of: of, entry: entryOf(meta.Sequence.Stream, m.Headers())})
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	found := make([]*suspect, len(candidates))
+	err = parallel(len(candidates), func(i int) error {
+		st, err := s.standing(ctx, candidates[i].of.key, nil)
+		if err != nil || st.state != inbox.Pending || s.left(st.record) > 0 {
+			return err
+		}
+		found[i] = &candidates[i]
+		found[i].tried, found[i].since = tried(st.record), time.Now()
+		return nil
+	})
+	return present(found), err
+}
+
+func present(found []*suspect) []suspect {
+	var all []suspect
+	for _, f := range found {
+		if f != nil {
+			all = append(all, *f)
+		}
+	}
+	return all
+}
+
+// tried tells what is noted of a message's tries from what is noted later.
+func tried(r *record) string {
+	if r == nil {
+		return ""
+	}
+	return fmt.Sprint(r.Attempts, r.Time.UnixNano(), r.Due.UnixNano(), r.Entry)
+}
+
+// since goes through the headers of what was stored since a time, all of it.
+func (s *store) since(ctx context.Context, stream, kind string, from time.Time, take func(jetstream.Msg) error) error {
+	config := jetstream.ConsumerConfig{FilterSubject: s.names.subject + kind, DeliverPolicy: jetstream.DeliverAllPolicy}
+	if from.Unix() > 0 {
+		config.DeliverPolicy, config.OptStartTime = jetstream.DeliverByStartTimePolicy, &from
+	}
+	left := uint64(0)
+	err := s.headersOf(ctx, stream, config, 1000, func(messages []jetstream.Msg) (bool, error) {
+		for _, m := range messages {
+			meta, err := m.Metadata()
+			if err != nil {
+				return false, err
+			}
+			left = meta.NumPending
+			if err := take(m); err != nil {
+				return false, err
+			}
+		}
+		return true, nil
+	})
+	if err == nil && left > 0 {
+		return fmt.Errorf("of %s, %d were not read", stream, left)
+	}
+	return err
+}
+
+// What comes of bringing a message back.
+type result int
+
+const (
+	notMissed result = iota // it is settled, or has moved
+	mayBeHeld               // somebody may deliver it
+	isBack
+)
+
+// bringBack puts a missed message into the queue of retries, unless somebody has it, or another gateway does it.
+func (s *store) bringBack(ctx context.Context, missed suspect) (result, error) {
+	kept, err := s.find(ctx, missed.of)
+	if err != nil {
+		return notMissed, ignore(err, inbox.ErrNotFound)
+	}
+	of := referenceOf(kept.Subject, kept.Sequence, kept.header)
+	m, err := decode(kept.Sequence, kept.header, nil)
+	if err != nil {
+		return notMissed, nil // not ours
+	}
+	st, err := s.standing(ctx, of.key, kept.header)
+	if err != nil || st.state != inbox.Pending || tried(st.record) != missed.tried {
+		return notMissed, err
+	}
+	expectEntry, expectNote := int64(0), int64(0)
+	old, err := s.getLast(ctx, s.names.retry, s.names.entry(of.key))
+	switch {
+	case errors.Is(err, inbox.ErrNotFound) && missed.entry == "":
+	case err != nil:
+		return notMissed, ignore(err, inbox.ErrNotFound)
+	case entryOf(old.Sequence, old.header) != missed.entry || s.left(st.record) > 0:
+		return notMissed, nil
+	default:
+		expectEntry = int64(old.Sequence)
+	}
+	// One gateway brings it back. The claim ends by itself, later than what was brought back has come.
+	mine, done := s.names.of("lease", of.key)+auditClaim, false
+	if ok, err := s.claimAs(ctx, mine, auditWord+rand.Text()); err != nil || !ok {
+		return mayBeHeld, err
+	}
+	defer func() {
+		if !done {
+			s.tidy(func(ctx context.Context) error { return s.purge(ctx, s.names.leases, mine) })
+		}
+	}()
+	if taken, err := s.claimedElsewhere(ctx, of.key, mine, ""); err != nil || taken {
+		return mayBeHeld, err
+	}
+	if old == nil {
+		// Who is handed it out for the first time, late, looks no further than for this claim.
+		if _, err := s.claimAs(ctx, s.names.firstClaim(of.key, 1), auditWord+rand.Text()); err != nil {
+			return mayBeHeld, err
+		}
+	}
+	r := &record{Time: s.clock()}
+	note, err := s.getLast(ctx, s.names.retry, s.names.note(of.key))
+	switch {
+	case errors.Is(err, inbox.ErrNotFound) && missed.tried == "":
+	case err != nil:
+		return notMissed, ignore(err, inbox.ErrNotFound)
+	default:
+		if r, err = parseRecord(note.Data); err != nil || tried(r) != missed.tried {
+			return notMissed, err
+		}
+		expectNote = int64(note.Sequence)
+	}
+	r.Entry = rand.Text()
+	word, err := s.names.noting(of, r)
+	if err != nil {
+		return notMissed, err
+	}
+	if err := s.persist(ctx, s.names.retry, word, expectNote); err != nil {
+		return notMissed, ignore(err, errMoved)
+	}
+	entry := s.names.entering(of, r.Entry, m.Received)
+	entry.Header[headerReplaces] = []string{"1"}
+	if err := s.persist(ctx, s.names.retry, entry, expectEntry); err != nil {
+		return notMissed, ignore(err, errMoved)
+	}
+	done = true
+	if old != nil {
+		s.abolish(ctx, old)
+	}
+	return isBack, nil
+}
+
+// What the audit claims.
+const (
+	auditClaim = ".audit"
+	auditWord  = "audit "
+)
+
+// claimedElsewhere reports whether somebody has claimed a message so short a time before a claim that he may have it still:
+// anybody but the audits, and but those who have claimed it under an entry (none: empty).
+func (s *store) claimedElsewhere(ctx context.Context, key, claim, entry string) (bool, error) {
+	mine, err := s.getLast(ctx, s.names.leases, claim)
+	if err != nil {
+		return false, err
+	}
+	for seq := uint64(1); ; {
+		next, err := s.getNext(ctx, s.names.leases, s.names.of("lease", key)+".>", seq)
+		if err != nil {
+			return false, ignore(err, inbox.ErrNotFound)
+		}
+		seq = next.Sequence + 1
+		recent := mine.Time.Sub(next.Time) < time.Duration(s.ackWait.Load())+s.config.slack
+		own := next.Subject == claim || strings.HasPrefix(string(next.Data), auditWord) ||
+			entry != "" && strings.HasPrefix(next.Subject, s.names.retryClaims(key, entry))
+		if recent && !own {
+			return true, nil
+		}
+	}
+}
+
+func ignore(err, harmless error) error {
+	if errors.Is(err, harmless) {
+		return nil
+	}
+	return err
+}
