@@ -148,9 +148,8 @@ func (f *fleet) deliver(ctx context.Context, s *store, lease time.Duration) {
 			outcome = inbox.Outcome{Released: true}
 		}
 		f.lock.Lock()
-		// Where servers stand still or the machine is busy, a lease may run out while its holder still tries to settle. It
-		// counts from when the server has sent the message, which may be earlier than we know.
-		if f.inHand[m.ID]++; f.inHand[m.ID] > 1 && time.Since(f.begun[m.ID]) < lease/2 {
+		// Where servers stand still or the machine is busy, a lease may run out while its holder still tries to settle.
+		if f.inHand[m.ID]++; f.inHand[m.ID] > 1 && time.Since(f.begun[m.ID]) < lease {
 			f.twice++
 		}
 		f.begun[m.ID] = time.Now()
@@ -234,7 +233,7 @@ func TestCluster(t *testing.T) {
 	servers := newCluster(t)
 	const lease = 10 * time.Second
 	settings := inbox.Settings{Remember: time.Hour, Lease: lease, MaxDelay: time.Hour}
-	n := provider(t, func(n *Nats) { n.Replicas = 3; n.slack = 2 * time.Second }, urls(servers)...)
+	n := provider(t, func(n *Nats) { n.Replicas, n.slack, n.patience = 3, 2*time.Second, 2*time.Second }, urls(servers)...)
 	stores := []*store{openStore(t, n, "fleet", settings), openStore(t, n, "fleet", settings)}
 	for _, s := range stores {
 		select {
@@ -322,17 +321,9 @@ func TestCluster(t *testing.T) {
 			stats, err := stores[0].Stats(t.Context())
 			return err == nil && stats.Pending == 0 && f.missing() == 0
 		}
-		for until := time.Now().Add(90 * time.Second); !delivered() && time.Now().Before(until); {
+		// Server 2.9.10 does not hand out everything by itself after such troubles: some of it comes by the audit.
+		for until := time.Now().Add(3 * time.Minute); !delivered() && time.Now().Before(until); {
 			time.Sleep(20 * time.Millisecond)
-		}
-		if !delivered() {
-			// Seen with server 2.9.10 after a quorum was lost: deliveries do not go on for minutes. What was acknowledged must
-			// be there all the same.
-			pending := f.pending(stores[0])
-			t.Logf("deliveries have not gone on after 90 s: %d to come, %d pending in the store", f.missing(), len(pending))
-			if !strings.HasPrefix(stores[0].connection.ConnectedServerVersion(), "2.9.") {
-				t.Error("deliveries have not gone on")
-			}
 		}
 		stopDelivering()
 		deliverers.Wait()
@@ -343,12 +334,12 @@ func TestCluster(t *testing.T) {
 	}
 	acked, takenTwice := f.numbers()
 	t.Logf("in all: %d acknowledged, %d still to come, %d taken twice, %d leased by two at once", acked, f.missing(), takenTwice, f.twice)
-	if missing := f.missing(); missing > 0 {
+	if f.missing() > 0 {
 		pending := f.pending(stores[0])
 		f.lock.Lock()
 		for id := range f.acked {
-			if f.taken[id] == 0 && !pending[id] {
-				t.Errorf("%s was acknowledged, is not pending, and was never delivered", id)
+			if f.taken[id] == 0 {
+				t.Errorf("%s was acknowledged, and not delivered after minutes (pending in the store: %t)", id, pending[id])
 			}
 		}
 		f.lock.Unlock()
