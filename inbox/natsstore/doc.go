@@ -6,15 +6,16 @@
 // An inbox `name` has five streams, all of files, with one message a subject:
 //
 //	INBOX_name            inbox.name.message.<SHA-256 of the id>   the requests, until they are forgotten; the seq is the stream's
-//	INBOX-DELIVERED_name  inbox.name.delivered.<seq>               when and how one was delivered
-//	INBOX-DEAD_name       inbox.name.dead.<seq>                    likewise given up
-//	INBOX-RETRY_name      inbox.name.retry.<seq>.entry and .note   which wait for another try; their attempts, due time, last answer
-//	INBOX-LEASES_name     inbox.name.lease.<seq>.…, claim.<seq>    who may deliver what; forgotten after a few minutes
+//	INBOX-DELIVERED_name  inbox.name.delivered.<key>               when and how one was delivered
+//	INBOX-DEAD_name       inbox.name.dead.<key>                    likewise given up
+//	INBOX-RETRY_name      inbox.name.retry.<key>.entry and .note   which wait for another try; their attempts, due time, last answer
+//	INBOX-LEASES_name     inbox.name.lease.<key>.…, claim.<key>    who may deliver what; forgotten after a few minutes
 //
-// (a dot in the name becomes ~), and two consumers, both called `inbox`: of the requests, for first deliveries, and of the
+// (a dot in the name becomes ~; the key is the Inbox-Put of the message, a random word of the call that stored it), and two consumers, both called `inbox`: of the requests, for first deliveries, and of the
 // entries, for all further ones, so that retries never keep what is new waiting. A message is pending if there is no record
 // of it under delivered or dead: the records decide, and what the consumers know is only how messages come to be looked at.
-// A consumer that was deleted is made anew, and delivers nothing twice.
+// A consumer that was deleted is made anew, and delivers nothing twice. What a consumer has forgotten, an audit finds and puts
+// into the queue of retries.
 //
 // While nothing comes, a gateway asks each consumer once in half a minute, and the server answers with a heartbeat every two
 // seconds; what is put wakes whoever waits at once.
@@ -46,7 +47,16 @@
 //
 // # What it does not rely on
 //
-// That a consumer hands out a message once. Servers before 2.11 send it before its delivery is agreed on, so that one handed
+// That a consumer hands out every message. Server 2.9.10 was seen, after a consumer's leader was killed, to count as
+// acknowledged what had only just been handed out: the message is pending, and never comes. The audit (audit.go) therefore
+// compares numbers while something is pending, and after trouble the messages with the records; what is missed for longer
+// than a lease is brought back.
+//
+// Nor that a message keeps its seq. After a quorum was lost, 2.9.10 once delivered 114 of 1855 messages twice and 113 never,
+// as it would be if the servers had numbered them differently, which was not seen directly. Therefore everything recorded is
+// of the message's key, and what is old is removed by subjects.
+//
+// Nor that a consumer hands out a message once. Servers before 2.11 send it before its delivery is agreed on, so that one handed
 // out by a leader that then dies is handed out by the next one too, within its AckWait. Therefore each delivery is claimed in
 // the stream of leases, by a publish that expects none, before it begins. Nor on an expected sequence other than 0: on
 // replicated streams, old servers compare it when a message is proposed, not when it is stored; what replaces a message is
