@@ -64,12 +64,7 @@ func (s *store) doubt() {
 }
 
 // stir wakes the audit, if it sleeps because there is nothing.
-func (s *store) stir() {
-	select {
-	case s.auditor <- struct{}{}:
-	default:
-	}
-}
+func (s *store) stir() { signal(s.auditor) }
 
 // audit looks after the consumers until the store ends.
 func (s *store) audit() {

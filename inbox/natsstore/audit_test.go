@@ -66,39 +66,6 @@ func never(t *testing.T, within time.Duration, stores ...*store) {
 	all.Wait()
 }
 
-// takeAll delivers what two stores hand out until each of a number of messages has come, and returns how often each has.
-func takeAll(t *testing.T, number int, stores ...*store) map[string]int {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	var lock sync.Mutex
-	taken := map[string]int{}
-	var all sync.WaitGroup
-	for _, s := range stores {
-		for range 2 {
-			all.Go(func() {
-				for {
-					m, err := s.Lease(ctx)
-					if err != nil {
-						return
-					}
-					lock.Lock()
-					taken[m.ID]++
-					if len(taken) == number {
-						cancel()
-					}
-					lock.Unlock()
-					if err := s.Settle(t.Context(), m, isDelivered); err != nil {
-						t.Errorf("settle: %v", err)
-					}
-				}
-			})
-		}
-	}
-	all.Wait()
-	return taken
-}
-
 func once(t *testing.T, taken map[string]int, number int) {
 	t.Helper()
 	if len(taken) != number {
@@ -144,7 +111,8 @@ func testForgottenNew(t *testing.T, server *server) {
 	for i := range others {
 		put(t, stores[i%2], message(fmt.Sprint("other ", i)), inbox.Stored)
 	}
-	once(t, takeAll(t, forgotten+others, stores...), forgotten+others)
+	taken, _ := takeAll(t, forgotten+others, stores...)
+	once(t, taken, forgotten+others)
 	never(t, 3*time.Second, stores...)
 	stats, err := stores[0].Stats(t.Context())
 	if err != nil || stats.Pending != 0 || stats.Delivered != forgotten+others {
@@ -170,7 +138,7 @@ func testForgottenRetry(t *testing.T, server *server) {
 		t.Errorf("%d attempts", m.Attempts)
 	}
 	settle(t, stores[1], m, isDelivered)
-	taken := takeAll(t, forgotten-1, stores...)
+	taken, _ := takeAll(t, forgotten-1, stores...)
 	taken[m.ID]++
 	once(t, taken, forgotten)
 	never(t, 3*time.Second, stores...)

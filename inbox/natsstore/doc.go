@@ -11,11 +11,11 @@
 //	INBOX-RETRY_name      inbox.name.retry.<key>.entry and .note   which wait for another try; their attempts, due time, last answer
 //	INBOX-LEASES_name     inbox.name.lease.<key>.…, claim.<key>    who may deliver what; forgotten after a few minutes
 //
-// (a dot in the name becomes ~; the key is the Inbox-Put of the message, a random word of the call that stored it), and two consumers, both called `inbox`: of the requests, for first deliveries, and of the
-// entries, for all further ones, so that retries never keep what is new waiting. A message is pending if there is no record
-// of it under delivered or dead: the records decide, and what the consumers know is only how messages come to be looked at.
-// A consumer that was deleted is made anew, and delivers nothing twice. What a consumer has forgotten, an audit finds and puts
-// into the queue of retries.
+// (a dot in the name becomes ~; the key is the Inbox-Put of the message, a random word of the call that stored it), and two
+// consumers, both called `inbox`: of the requests, for first deliveries, and of the entries, for all further ones, so that
+// retries never keep what is new waiting. A message is pending if there is no record of it under delivered or dead: the
+// records decide, and what the consumers know is only how messages come to be looked at. A consumer that was deleted is made
+// anew, and delivers nothing twice. What a consumer has forgotten, an audit finds and puts into the queue of retries.
 //
 // While nothing comes, a gateway asks each consumer once in half a minute, and the server answers with a heartbeat every two
 // seconds; what is put wakes whoever waits at once.

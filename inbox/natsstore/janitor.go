@@ -10,12 +10,7 @@ import (
 )
 
 // wakeJanitor tells it that something was delivered, or that the settings have changed.
-func (s *store) wakeJanitor() {
-	select {
-	case s.janitor <- struct{}{}:
-	default:
-	}
-}
+func (s *store) wakeJanitor() { signal(s.janitor) }
 
 // clean removes messages that were delivered long ago, in the order of their delivery. It waits for the first of them to
 // become old enough; where nothing was delivered, for something to be. Several gateways do it side by side: what one has

@@ -62,10 +62,16 @@ type reference struct {
 // keyOf is what a stored message is called by in all that is recorded of it. It is not the seq: servers were seen that had
 // one message under two numbers, and two under one. Messages without a word of their own have but the seq.
 func keyOf(seq uint64, header nats.Header) string {
-	if put := header.Get(headerPut); put != "" && !strings.ContainsAny(put, ".*> ") {
+	if put := header.Get(headerPut); isWord(put) {
 		return put
 	}
 	return strconv.FormatUint(seq, 10)
+}
+
+// isWord reports whether a text may be one part of a subject: with a wildcard in it, more would be purged than is meant.
+func isWord(text string) bool {
+	odd := func(c rune) bool { return (c < '0' || c > '9') && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z') }
+	return text != "" && len(text) <= 64 && strings.IndexFunc(text, odd) < 0
 }
 
 func referenceOf(subject string, seq uint64, header nats.Header) reference {
@@ -78,7 +84,7 @@ func (n names) referred(subject string, header nats.Header) reference {
 	if parts := strings.Split(strings.TrimPrefix(subject, n.subject), "."); len(parts) > 1 {
 		r.key = parts[1]
 	}
-	if digest := header.Get(headerMessage); digest != "" {
+	if digest := header.Get(headerMessage); isWord(digest) {
 		r.subject = n.subject + "message." + digest
 	}
 	seq, err := strconv.ParseUint(header.Get(headerSeq), 10, 64)
@@ -126,7 +132,7 @@ func (n names) entering(of reference, entry string, received time.Time) *nats.Ms
 
 // entryOf tells an entry from others of its message.
 func entryOf(seq uint64, header nats.Header) string {
-	if entry := header.Get(headerEntry); entry != "" {
+	if entry := header.Get(headerEntry); isWord(entry) {
 		return entry
 	}
 	return strconv.FormatUint(seq, 10)

@@ -206,9 +206,12 @@ func address(server string) string {
 }
 
 // wake asks for a look whether everything is in place.
-func (s *store) wake() {
+func (s *store) wake() { signal(s.kick) }
+
+// signal wakes whoever waits for it, now or the next time.
+func signal(waiting chan<- struct{}) {
 	select {
-	case s.kick <- struct{}{}:
+	case waiting <- struct{}{}:
 	default:
 	}
 }

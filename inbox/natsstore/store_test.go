@@ -211,12 +211,47 @@ func testClock(t *testing.T, server *server) {
 	nothing(t, s)
 }
 
+// takeAll delivers what stores hand out until each of a number of messages has come, and returns how often each has, and how
+// many came from each store.
+func takeAll(t *testing.T, number int, stores ...*store) (taken map[string]int, from []int) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	var lock sync.Mutex
+	taken, from = map[string]int{}, make([]int, len(stores))
+	var all sync.WaitGroup
+	for i, s := range stores {
+		for range 4 {
+			all.Go(func() {
+				for {
+					m, err := s.Lease(ctx)
+					if err != nil {
+						return
+					}
+					lock.Lock()
+					taken[m.ID]++
+					from[i]++
+					if len(taken) == number {
+						cancel()
+					}
+					lock.Unlock()
+					if err := s.Settle(t.Context(), m, isDelivered); err != nil {
+						t.Errorf("settle: %v", err)
+					}
+				}
+			})
+		}
+	}
+	all.Wait()
+	return taken, from
+}
+
 // Two gateways share an inbox: each message goes to one of them, once.
 func testTwoGateways(t *testing.T, server *server) {
 	n := provider(t, nil, server.url())
 	stores := []*store{openStore(t, n, "two", defaults()), openStore(t, n, "two", defaults())}
 	const messages = 300
-	var stored, repeated, leased [2]atomic.Int64
+	var stored, repeated [2]atomic.Int64
 	var all sync.WaitGroup
 	for i, s := range stores { // the platform sends each to both
 		for sender := range 4 {
@@ -235,43 +270,14 @@ func testTwoGateways(t *testing.T, server *server) {
 			})
 		}
 	}
-	var lock sync.Mutex
-	seen := map[string]int{}
-	ctx, done := context.WithTimeout(t.Context(), time.Minute)
-	defer done()
-	for i, s := range stores {
-		for range 4 {
-			all.Go(func() {
-				for {
-					m, err := s.Lease(ctx)
-					if err != nil {
-						return
-					}
-					lock.Lock()
-					seen[m.ID]++
-					leased[i].Add(1)
-					if len(seen) == messages {
-						done()
-					}
-					lock.Unlock()
-					if err := s.Settle(t.Context(), m, isDelivered); err != nil {
-						t.Error(err)
-					}
-				}
-			})
-		}
-	}
+	taken, leased := takeAll(t, messages, stores...)
 	all.Wait()
-	for id, times := range seen {
-		if times != 1 {
-			t.Errorf("%s was delivered %d times", id, times)
-		}
-	}
+	once(t, taken, messages)
 	if total := stored[0].Load() + stored[1].Load(); total != messages || repeated[0].Load()+repeated[1].Load() != messages {
 		t.Errorf("%d stored, %d repeated; want %d each", total, repeated[0].Load()+repeated[1].Load(), messages)
 	}
-	if leased[0].Load() == 0 || leased[1].Load() == 0 {
-		t.Errorf("one of them got all: %d and %d", leased[0].Load(), leased[1].Load())
+	if leased[0] == 0 || leased[1] == 0 {
+		t.Errorf("one of them got all: %v", leased)
 	}
 	for _, s := range stores {
 		nothing(t, s)
