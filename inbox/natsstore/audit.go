@@ -37,6 +37,7 @@ const (
 	mostMarks    = 2_000_000        // of what is accounted for, in memory at once; eight bytes each
 	unsure       = 10 * time.Minute // how far the clocks of the servers may be apart
 	afterDoubt   = 3                // looks after something has happened
+	atLeast      = 10               // waits between two looks, after which everything is compared that is pending
 )
 
 // suspect is a message that seems to be missed.
@@ -55,6 +56,7 @@ type ledger struct {
 	rests    int                // looks to be left out, for the numbers do not add up and nothing is missed all the same
 	rested   int                // how many were left out before
 	leaders  [2]string          // of the consumers
+	compared time.Time          // everything, last
 }
 
 // doubt notes that something has happened which may have cost the server its memory.
@@ -164,16 +166,18 @@ func (s *store) look(ctx context.Context, book *ledger) (more bool, err error) {
 		}
 		book.leaders = now.leaders
 	}
-	short := now.pending > now.outstanding
+	// A consumer that owes us something and sends nothing has nothing, whatever it says.
+	idle := [2]bool{s.waitsFor(0), s.waitsFor(1)}
+	short := now.pending > now.outstanding || now.pending > 0 && idle[0] && idle[1]
 	still := short && book.short
 	book.short = short
 	doubts := s.doubts.Load()
-	// A consumer that owes us something and sends nothing has nothing, whatever it says.
-	idle := [2]bool{s.waitsFor(0), s.waitsFor(1)}
 	switch {
 	case doubts > 0:
 		err = s.compare(ctx, book, now, idle)
 		s.doubts.CompareAndSwap(doubts, doubts-1)
+	case now.pending > 0 && time.Since(book.compared) > atLeast*s.config.patience: // the numbers may be wrong as well
+		err = s.compare(ctx, book, now, idle)
 	case still && book.rests > 0:
 		book.rests--
 	case still:
@@ -236,7 +240,7 @@ func (s *store) compare(ctx context.Context, book *ledger, now *census, idle [2]
 	if err != nil {
 		return err
 	}
-	book.from = oldest.Add(-unsure)
+	book.from, book.compared = oldest.Add(-unsure), time.Now()
 	seen := map[string]suspect{}
 	for _, found := range append(open, late...) {
 		if len(seen) >= mostSuspects {
@@ -480,7 +484,7 @@ func (s *store) bringBack(ctx context.Context, missed suspect) (result, error) {
 	}
 	// One gateway brings it back. The claim ends by itself, later than what was brought back has come.
 	mine, done := s.names.of("lease", of.key)+auditClaim, false
-	if ok, err := s.claimAs(ctx, mine, auditWord+rand.Text()); err != nil || !ok {
+	if ok, err := s.claimAs(ctx, mine, noDelivery+rand.Text()); err != nil || !ok {
 		return mayBeHeld, err
 	}
 	defer func() {
@@ -488,12 +492,12 @@ func (s *store) bringBack(ctx context.Context, missed suspect) (result, error) {
 			s.tidy(func(ctx context.Context) error { return s.purge(ctx, s.names.leases, mine) })
 		}
 	}()
-	if taken, err := s.claimedElsewhere(ctx, of.key, mine, ""); err != nil || taken {
+	if left, err := s.claimedElsewhere(ctx, of.key, mine, s.config.slack); err != nil || left > 0 {
 		return mayBeHeld, err
 	}
 	if old == nil {
 		// Who is handed it out for the first time, late, looks no further than for this claim.
-		if _, err := s.claimAs(ctx, s.names.firstClaim(of.key, 1), auditWord+rand.Text()); err != nil {
+		if err := s.bar(ctx, of.key); err != nil {
 			return mayBeHeld, err
 		}
 	}
@@ -517,9 +521,7 @@ func (s *store) bringBack(ctx context.Context, missed suspect) (result, error) {
 	if err := s.persist(ctx, s.names.retry, word, expectNote); err != nil {
 		return notMissed, ignore(err, errMoved)
 	}
-	entry := s.names.entering(of, r.Entry, m.Received)
-	entry.Header[headerReplaces] = []string{"1"}
-	if err := s.persist(ctx, s.names.retry, entry, expectEntry); err != nil {
+	if err := s.persist(ctx, s.names.retry, s.names.entering(of, r.Entry, m.Received), expectEntry); err != nil {
 		return notMissed, ignore(err, errMoved)
 	}
 	done = true
@@ -529,30 +531,25 @@ func (s *store) bringBack(ctx context.Context, missed suspect) (result, error) {
 	return isBack, nil
 }
 
-// What the audit claims.
-const (
-	auditClaim = ".audit"
-	auditWord  = "audit "
-)
+// auditClaim is the last part of what the audit claims.
+const auditClaim = ".audit"
 
-// claimedElsewhere reports whether somebody has claimed a message so short a time before a claim that he may have it still:
-// anybody but the audits, and but those who have claimed it under an entry (none: empty).
-func (s *store) claimedElsewhere(ctx context.Context, key, claim, entry string) (bool, error) {
+// claimedElsewhere says for how long, at the time of a claim, somebody else who had claimed the message may have it still; 0:
+// nobody has it. slack is added to the length of leases.
+func (s *store) claimedElsewhere(ctx context.Context, key, claim string, slack time.Duration) (left time.Duration, err error) {
 	mine, err := s.getLast(ctx, s.names.leases, claim)
 	if err != nil {
-		return false, err
+		return 0, err
 	}
+	lasts := time.Duration(s.ackWait.Load()) + slack
 	for seq := uint64(1); ; {
 		next, err := s.getNext(ctx, s.names.leases, s.names.of("lease", key)+".>", seq)
 		if err != nil {
-			return false, ignore(err, inbox.ErrNotFound)
+			return left, ignore(err, inbox.ErrNotFound)
 		}
 		seq = next.Sequence + 1
-		recent := mine.Time.Sub(next.Time) < time.Duration(s.ackWait.Load())+s.config.slack
-		own := next.Subject == claim || strings.HasPrefix(string(next.Data), auditWord) ||
-			entry != "" && strings.HasPrefix(next.Subject, s.names.retryClaims(key, entry))
-		if recent && !own {
-			return true, nil
+		if next.Subject != claim && !strings.HasPrefix(string(next.Data), noDelivery) {
+			left = max(left, lasts-mine.Time.Sub(next.Time))
 		}
 	}
 }

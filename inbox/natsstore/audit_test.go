@@ -283,9 +283,7 @@ func testBroughtBackHeld(t *testing.T, server *server) {
 				t.Fatalf("result %d, error %v", got, err)
 			}
 			// An audit that has not seen the claim.
-			entry := s.names.entering(missed.of, "another", time.Now())
-			entry.Header[headerReplaces] = []string{"1"}
-			if err := s.persist(t.Context(), s.names.retry, entry, -1); err != nil {
+			if err := s.persist(t.Context(), s.names.retry, s.names.entering(missed.of, "another", time.Now()), -1); err != nil {
 				t.Fatal(err)
 			}
 			brought := handedOut(t, server, s.names.retry, 1)[0]

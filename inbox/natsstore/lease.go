@@ -31,6 +31,7 @@ type lease struct {
 	mu       sync.Mutex
 	of       reference
 	ack      string // where it is acknowledged
+	claim    string // its subject in the stream of leases
 	retry    bool   // it came out of the queue of retries
 	entry    string // then: which entry
 	attempts int
@@ -202,10 +203,14 @@ func (s *store) hold(m *inbox.Message) {
 
 // takeNew leases a message of the first queue; nil where it is not to be delivered.
 //
+// A claim is of one handing out. That there is no other one of the message at the same time is not the server's word either:
+// one that stood still sends late what it was about to send, and a new leader hands out again before a lease has run out. So
+// all but the first look for the claims of others; and see to it that the first, should it come after them, looks too.
+//
 // The server's word alone is not enough for that. One that has just lost its leadership, or its last moments, may hand out
 // what another has handed out too. So a lease is claimed, in a stream whose word has a quorum. The claim fails where
 // somebody has the message or had it; only then, or where a claim may have been forgotten, is it looked up what became of it.
-func (s *store) takeNew(ctx context.Context, message jetstream.Msg) (*inbox.Message, error) {
+func (s *store) takeNew(ctx context.Context, message jetstream.Msg) (m *inbox.Message, err error) {
 	meta, err := message.Metadata()
 	if err != nil {
 		return nil, err
@@ -219,24 +224,33 @@ func (s *store) takeNew(ctx context.Context, message jetstream.Msg) (*inbox.Mess
 		s.ack(message.Reply())
 		return nil, nil
 	}
-	m, err := decode(seq, header, message.Data())
+	decoded, err := decode(seq, header, message.Data())
 	if err != nil {
 		s.logger.Error("inbox found a message that is none", zap.Error(err), zap.String("stream", s.names.messages))
 		s.putBack(message.Reply(), time.Hour)
 		return nil, nil
 	}
-	lease := s.lease(message, of)
-	ackWait := time.Duration(s.ackWait.Load())
-	fresh := meta.NumDelivered == 1 && time.Since(meta.Timestamp).Abs() < leaseAge(ackWait)/2
+	lease := s.lease(message, of, s.names.firstClaim(of.key, meta.NumDelivered))
+	fresh := meta.NumDelivered == 1 && time.Since(meta.Timestamp).Abs() < leaseAge(time.Duration(s.ackWait.Load()))/2
+	if meta.NumDelivered > 1 {
+		if err := s.bar(ctx, of.key); err != nil {
+			return nil, err
+		}
+	}
 	// What is looked up is looked up under the claim: an audit that brings it back first leaves word, and then looks for claims.
-	claimed, err := s.claim(ctx, s.names.firstClaim(of.key, meta.NumDelivered))
+	claimed, err := s.claim(ctx, lease.claim)
 	if err != nil {
 		return nil, err
 	}
 	if fresh && claimed {
-		m.Lease = lease
-		return m, nil
+		decoded.Lease = lease
+		return decoded, nil
 	}
+	defer func() {
+		if err != nil && claimed {
+			s.unclaim(ctx, lease)
+		}
+	}()
 	st, err := s.standing(ctx, of.key, header)
 	switch {
 	case err != nil:
@@ -245,27 +259,69 @@ func (s *store) takeNew(ctx context.Context, message jetstream.Msg) (*inbox.Mess
 		s.ack(message.Reply())
 		return nil, nil
 	case st.record != nil: // it waits for another try
-		if err := s.enqueue(ctx, of, m.Received); err != nil {
+		if claimed {
+			s.unclaim(ctx, lease)
+		}
+		if err := s.enqueue(ctx, of, decoded.Received); err != nil {
 			return nil, err
 		}
 		s.ack(message.Reply())
 		return nil, nil
 	}
-	if !claimed { // somebody has it
-		s.putBack(message.Reply(), ackWait)
+	left, err := s.occupied(ctx, lease, claimed)
+	if err != nil {
+		return nil, err
+	}
+	if left > 0 {
+		s.decline(ctx, lease, claimed, left)
 		return nil, nil
 	}
-	m.Lease = lease
-	return m, nil
+	decoded.Lease = lease
+	return decoded, nil
+}
+
+// occupied says how long somebody else may have a message that was to be leased; 0: nobody has it.
+func (s *store) occupied(ctx context.Context, held *lease, claimed bool) (time.Duration, error) {
+	if !claimed {
+		return time.Duration(s.ackWait.Load()), nil
+	}
+	return s.claimedElsewhere(ctx, held.of.key, held.claim, 0)
+}
+
+// decline gives back what is not delivered, and first the claim to it, which would keep others from it.
+func (s *store) decline(ctx context.Context, held *lease, claimed bool, delay time.Duration) {
+	if claimed {
+		s.unclaim(ctx, held)
+	}
+	s.putBack(held.ack, delay)
+}
+
+// bar claims a message's first handing out for nobody.
+func (s *store) bar(ctx context.Context, key string) error {
+	_, err := s.claimAs(ctx, s.names.firstClaim(key, 1), noDelivery+rand.Text())
+	return err
+}
+
+// noDelivery is what the claims begin with of those who do not deliver.
+const noDelivery = "none "
+
+// unclaim ends a claim before its time. It is not removed: the same may be handed out again as if for the first time, by a
+// server that has forgotten. If it fails, others wait until the claim has run out.
+func (s *store) unclaim(ctx context.Context, held *lease) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), requestTimeout) // also of a store that is being closed
+	defer cancel()
+	if _, err := s.publish(ctx, s.names.leases, &nats.Msg{Subject: held.claim, Data: []byte(noDelivery)}, -1); err != nil {
+		s.logger.Debug("inbox could not end a claim; it runs out by itself", zapError(s.config, err))
+	}
 }
 
 // takeRetry leases a message of the queue of retries; nil where it is not to be delivered now.
-func (s *store) takeRetry(ctx context.Context, message jetstream.Msg) (*inbox.Message, error) {
+func (s *store) takeRetry(ctx context.Context, message jetstream.Msg) (m *inbox.Message, err error) {
 	meta, err := message.Metadata()
 	if err != nil {
 		return nil, err
 	}
-	of, ackWait := s.names.referred(message.Subject(), message.Headers()), time.Duration(s.ackWait.Load())
+	of := s.names.referred(message.Subject(), message.Headers())
 	over := func() (*inbox.Message, error) {
 		s.ack(message.Reply())
 		s.tidy(func(ctx context.Context) error { return s.purge(ctx, s.names.retry, s.names.retrying(of.key)) })
@@ -279,14 +335,19 @@ func (s *store) takeRetry(ctx context.Context, message jetstream.Msg) (*inbox.Me
 		return nil, err
 	}
 	of = referenceOf(kept.Subject, kept.Sequence, kept.header)
-	lease := s.lease(message, of)
-	lease.retry, lease.entry = true, entryOf(meta.Sequence.Stream, message.Headers())
+	entry := entryOf(meta.Sequence.Stream, message.Headers())
+	lease := s.lease(message, of, s.names.retryClaim(of.key, entry, meta.NumDelivered))
+	lease.retry, lease.entry = true, entry
 	// What is looked up is looked up under the claim, as in takeNew.
-	claim := s.names.retryClaim(of.key, lease.entry, meta.NumDelivered)
-	claimed, err := s.claim(ctx, claim)
+	claimed, err := s.claim(ctx, lease.claim)
 	if err != nil {
 		return nil, err
 	}
+	defer func() {
+		if err != nil && claimed {
+			s.unclaim(ctx, lease)
+		}
+	}()
 	st, err := s.standing(ctx, of.key, kept.header)
 	if err != nil {
 		return nil, err
@@ -304,29 +365,24 @@ func (s *store) takeRetry(ctx context.Context, message jetstream.Msg) (*inbox.Me
 			return nil, nil
 		}
 	}
-	m, err := decode(kept.Sequence, kept.header, kept.Data)
+	decoded, err := decode(kept.Sequence, kept.header, kept.Data)
 	if err != nil {
 		return nil, err
 	}
-	st.fill(m)
-	if left := s.left(st.record); left > 0 {
-		s.putBack(message.Reply(), left)
-		return nil, nil
-	}
-	if claimed && message.Headers().Get(headerReplaces) != "" {
-		elsewhere, err := s.claimedElsewhere(ctx, of.key, claim, lease.entry)
-		if err != nil {
+	st.fill(decoded)
+	left := s.left(st.record)
+	if left <= 0 {
+		if left, err = s.occupied(ctx, lease, claimed); err != nil {
 			return nil, err
 		}
-		claimed = !elsewhere
 	}
-	if !claimed {
-		s.putBack(message.Reply(), ackWait)
+	if left > 0 {
+		s.decline(ctx, lease, claimed, left)
 		return nil, nil
 	}
-	lease.attempts = m.Attempts
-	m.Lease = lease
-	return m, nil
+	lease.attempts = decoded.Attempts
+	decoded.Lease = lease
+	return decoded, nil
 }
 
 // left is how long a message has still to wait. What is due later than the delay it was given, or than any may be, counted
@@ -342,8 +398,8 @@ func (s *store) left(r *record) time.Duration {
 	return left
 }
 
-func (s *store) lease(message jetstream.Msg, of reference) *lease {
-	return &lease{of: of, ack: message.Reply(), until: time.Now().Add(time.Duration(s.ackWait.Load()))}
+func (s *store) lease(message jetstream.Msg, of reference, claim string) *lease {
+	return &lease{of: of, ack: message.Reply(), claim: claim, until: time.Now().Add(time.Duration(s.ackWait.Load()))}
 }
 
 // ack, putBack: the server's word is not waited for. What is lost here comes again after the lease, and then the record
@@ -371,7 +427,7 @@ func (s *store) release(held *lease) {
 	if held.done {
 		return
 	}
-	s.putBack(held.ack, 0)
+	s.decline(s.ctx, held, true, 0)
 	s.end(held)
 }
 
@@ -400,7 +456,7 @@ func (s *store) Settle(ctx context.Context, message *inbox.Message, outcome inbo
 	switch {
 	case outcome.Released, late && outcome.Result != inbox.Delivered:
 		if !late {
-			s.putBack(held.ack, 0)
+			s.decline(ctx, held, true, 0)
 		}
 		s.end(held)
 		return nil
@@ -439,8 +495,9 @@ func (s *store) Settle(ctx context.Context, message *inbox.Message, outcome inbo
 	}
 	if outcome.Result == inbox.Pending {
 		if held.retry {
-			s.putBack(held.ack, outcome.Delay)
+			s.decline(ctx, held, true, outcome.Delay)
 		} else {
+			s.unclaim(ctx, held)
 			if err := s.enqueue(ctx, held.of, message.Received); err != nil {
 				return fmt.Errorf("not recorded: %s", s.config.redact(err))
 			}

@@ -145,12 +145,7 @@ func (n names) firstClaim(key string, times uint64) string {
 }
 
 func (n names) retryClaim(key, entry string, times uint64) string {
-	return n.retryClaims(key, entry) + strconv.FormatUint(times, 10)
-}
-
-// retryClaims is what all claims under an entry begin with.
-func (n names) retryClaims(key, entry string) string {
-	return n.of("lease", key) + ".retry." + entry + "."
+	return n.of("lease", key) + ".retry." + entry + "." + strconv.FormatUint(times, 10)
 }
 
 // The headers of a message.
@@ -164,11 +159,10 @@ const (
 
 // The headers of what is recorded of a message.
 const (
-	headerMessage  = "Inbox-Message"  // the last part of the message's subject
-	headerSeq      = "Inbox-Seq"      // the seq that the message had then
-	headerDue      = "Inbox-Due"      // of a note: when the next try is due and how long it was to wait, in nanoseconds
-	headerEntry    = "Inbox-Entry"    // of an entry: tells it from others of the message
-	headerReplaces = "Inbox-Replaces" // of an entry: the audit has made it, and what it replaces may still be handed out
+	headerMessage = "Inbox-Message" // the last part of the message's subject
+	headerSeq     = "Inbox-Seq"     // the seq that the message had then
+	headerDue     = "Inbox-Due"     // of a note: when the next try is due and how long it was to wait, in nanoseconds
+	headerEntry   = "Inbox-Entry"   // of an entry: tells it from others of the message
 )
 
 // A record says what became of a message.

@@ -1,0 +1,88 @@
+package natsstore
+
+import (
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/caddy-chinaums/caddy-chinaums/inbox"
+)
+
+// TestHandedOutAgain: a server hands out what is in flight, or sends late what it should have sent before. Nobody delivers it
+// a second time.
+func TestHandedOutAgain(t *testing.T) {
+	t.Parallel()
+	server := oneServer(t, "")
+	for name, prepare := range map[string]func(t *testing.T, s *store){
+		"new":     func(*testing.T, *store) {},
+		"waiting": func(t *testing.T, s *store) { settle(t, s, take(t, s), retryIn(0)) },
+	} {
+		begin := func(t *testing.T, inboxName string) (s *store, stream string, lease func(jetstream.Msg) *inbox.Message) {
+			s = quiet(t, server, inboxName+"."+name)
+			put(t, s, message("a"), inbox.Stored)
+			prepare(t, s)
+			stream, kind := s.names.messages, s.takeNew
+			if name == "waiting" {
+				stream, kind = s.names.retry, s.takeRetry
+			}
+			return s, stream, func(m jetstream.Msg) *inbox.Message {
+				t.Helper()
+				got, err := kind(t.Context(), m)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return got
+			}
+		}
+		again := func(t *testing.T, m jetstream.Msg) {
+			t.Helper()
+			if err := m.Nak(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		t.Run(name+", while it is in flight", func(t *testing.T) {
+			t.Parallel()
+			s, stream, lease := begin(t, "flight")
+			first := handedOut(t, server, stream, 1)[0]
+			holder := lease(first)
+			if holder == nil {
+				t.Fatal("not leased")
+			}
+			again(t, first)
+			if m := lease(handedOut(t, server, stream, 1)[0]); m != nil {
+				t.Error("leased by two at once")
+			}
+			settle(t, s, holder, isDelivered)
+			never(t, time.Second, s)
+		})
+		t.Run(name+", the first of them late", func(t *testing.T) {
+			t.Parallel()
+			s, stream, lease := begin(t, "late")
+			first := handedOut(t, server, stream, 1)[0]
+			again(t, first)
+			second := handedOut(t, server, stream, 1)[0]
+			holder := lease(second)
+			if holder == nil {
+				t.Fatal("not leased")
+			}
+			if m := lease(first); m != nil {
+				t.Error("leased by two at once")
+			}
+			settle(t, s, holder, isDelivered)
+			if m := lease(first); m != nil {
+				t.Error("leased after it was delivered")
+			}
+		})
+		t.Run(name+", given back", func(t *testing.T) {
+			t.Parallel()
+			s, stream, lease := begin(t, "back")
+			settle(t, s, lease(handedOut(t, server, stream, 1)[0]), inbox.Outcome{Released: true})
+			m := lease(handedOut(t, server, stream, 1)[0])
+			if m == nil {
+				t.Fatal("what was given back is kept from the next")
+			}
+			settle(t, s, m, isDelivered)
+		})
+	}
+}
