@@ -37,7 +37,8 @@ const (
 	mostMarks    = 2_000_000        // of what is accounted for, in memory at once; eight bytes each
 	unsure       = 10 * time.Minute // how far the clocks of the servers may be apart
 	afterDoubt   = 3                // looks after something has happened
-	atLeast      = 10               // waits between two looks, after which everything is compared that is pending
+	atLeast      = 10               // waits between looks, after which everything is compared that is pending
+	atMost       = 50               // that takes not more than one part of so many of the time
 )
 
 // suspect is a message that seems to be missed.
@@ -57,6 +58,7 @@ type ledger struct {
 	rested   int                // how many were left out before
 	leaders  [2]string          // of the consumers
 	compared time.Time          // everything, last
+	took     time.Duration      // that
 }
 
 // doubt notes that something has happened which may have cost the server its memory.
@@ -176,7 +178,7 @@ func (s *store) look(ctx context.Context, book *ledger) (more bool, err error) {
 	case doubts > 0:
 		err = s.compare(ctx, book, now, idle)
 		s.doubts.CompareAndSwap(doubts, doubts-1)
-	case now.pending > 0 && time.Since(book.compared) > atLeast*s.config.patience: // the numbers may be wrong as well
+	case now.pending > 0 && time.Since(book.compared) > max(atLeast*s.config.patience, atMost*book.took): // the numbers may be wrong
 		err = s.compare(ctx, book, now, idle)
 	case still && book.rests > 0:
 		book.rests--
@@ -226,6 +228,7 @@ func (s *store) look(ctx context.Context, book *ledger) (more bool, err error) {
 
 // compare reads what there is, and remembers what has no explanation.
 func (s *store) compare(ctx context.Context, book *ledger, now *census, idle [2]bool) error {
+	begun := time.Now()
 	upto := now.handed
 	for i := range upto {
 		if idle[i] {
@@ -240,7 +243,7 @@ func (s *store) compare(ctx context.Context, book *ledger, now *census, idle [2]
 	if err != nil {
 		return err
 	}
-	book.from, book.compared = oldest.Add(-unsure), time.Now()
+	book.from, book.compared, book.took = oldest.Add(-unsure), time.Now(), time.Since(begun)
 	seen := map[string]suspect{}
 	for _, found := range append(open, late...) {
 		if len(seen) >= mostSuspects {
@@ -321,6 +324,12 @@ func (s *store) unaccounted(ctx context.Context, from time.Time, upto uint64, no
 				return err
 			}
 			seq := meta.Sequence.Stream
+			if seq > upto { // nor has anything behind it been handed out
+				if meta.Timestamp.Before(oldest) {
+					oldest = meta.Timestamp
+				}
+				return errEnough
+			}
 			of := referenceOf(m.Subject(), seq, m.Headers())
 			hash, ours := known.ours(of.key)
 			if !ours || known.has(hash) || m.Headers().Get(headerDropped) != "" {
@@ -332,7 +341,7 @@ func (s *store) unaccounted(ctx context.Context, from time.Time, upto uint64, no
 			if meta.Timestamp.Before(oldest) {
 				oldest = meta.Timestamp
 			}
-			if seq <= upto && len(candidates) < mostSuspects {
+			if len(candidates) < mostSuspects {
 				candidates = append(candidates, candidate{m, of, meta.Timestamp})
 			}
 			return nil
@@ -421,7 +430,10 @@ func tried(r *record) string {
 	return fmt.Sprint(r.Attempts, r.Time.UnixNano(), r.Due.UnixNano(), r.Entry)
 }
 
-// since goes through the headers of what was stored since a time, all of it.
+// errEnough ends since.
+var errEnough = errors.New("enough")
+
+// since goes through the headers of what was stored since a time: all of it, unless take has had enough.
 func (s *store) since(ctx context.Context, stream, kind string, from time.Time, take func(jetstream.Msg) error) error {
 	config := jetstream.ConsumerConfig{FilterSubject: s.names.subject + kind, DeliverPolicy: jetstream.DeliverAllPolicy}
 	if from.Unix() > 0 {
@@ -441,6 +453,9 @@ func (s *store) since(ctx context.Context, stream, kind string, from time.Time, 
 		}
 		return true, nil
 	})
+	if errors.Is(err, errEnough) {
+		return nil
+	}
 	if err == nil && left > 0 {
 		return fmt.Errorf("of %s, %d were not read", stream, left)
 	}

@@ -52,17 +52,18 @@
 // compares numbers while something is pending, and after trouble the messages with the records; what is missed for longer
 // than a lease is brought back.
 //
-// Nor that a message keeps its seq. After a quorum was lost, 2.9.10 once delivered 114 of 1855 messages twice and 113 never,
-// as it would be if the servers had numbered them differently, which was not seen directly. Therefore everything recorded is
-// of the message's key, and what is old is removed by subjects.
+// Nor that a message keeps its seq. After a quorum was lost, 2.9.10 once delivered 114 of 1855 messages twice and 113
+// never, as it would be if the servers had numbered them differently, which was not seen directly. Therefore everything
+// recorded is of the message's key, and what is old is removed by subjects.
 //
-// Nor that a consumer hands out a message once. Servers before 2.11 send it before its delivery is agreed on, so that one handed
-// out by a leader that then dies is handed out by the next one too, within its AckWait; and a server that stood still sends
-// late what it had begun to send. Therefore each delivery is claimed in the stream of leases, by a publish that expects none,
-// before it begins; and whoever is not the first to be handed a message looks for the claims of others. Nor on an expected sequence other than 0: on
-// replicated streams, old servers compare it when a message is proposed, not when it is stored; what replaces a message is
-// claimed as well. Nor on max_bytes: with "discard new", server 2.9.10 may remove the oldest message all the same, so the
-// room is counted here, and several gateways may exceed max_store a little together.
+// Nor that a consumer hands out a message once. Servers before 2.11 send it before its delivery is agreed on, so that one
+// handed out by a leader that then dies is handed out by the next one too, within its AckWait; and a server that stood
+// still sends late what it had begun to send. Therefore each delivery is claimed in the stream of leases, by a publish
+// that expects none, before it begins; and whoever is not the first to be handed a message looks for the claims of others.
+// Nor on an expected sequence other than 0: on replicated streams, old servers compare it when a message is proposed, not
+// when it is stored; what replaces a message is claimed as well. Nor on max_bytes: with "discard new", server 2.9.10 may
+// remove the oldest message all the same, so the room is counted here, and several gateways may exceed max_store a little
+// together.
 //
 // # What is not promised
 //
