@@ -228,8 +228,18 @@ func (f *fleet) numbers() (acked, takenTwice int) {
 }
 
 // TestCluster has two gateways send and deliver while three servers have their troubles, one after the other.
+//
+// Not servers 2.9: with three of these tests at once on a busy machine, one of forty runs with 2.9.10 lost 20 acknowledged
+// messages of a stream with three replicas, and some had messages that came again, for what was acknowledged of them was gone.
 func TestCluster(t *testing.T) {
 	t.Parallel()
+	version, err := exec.Command(serverBinary(t), "--version").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(string(version), "v2.9.") {
+		t.Skip("replicated streams of nats-server 2.9 lose what they have acknowledged; NATS_SERVER_BINARY may name a later one")
+	}
 	servers := newCluster(t)
 	const lease = 10 * time.Second
 	settings := inbox.Settings{Remember: time.Hour, Lease: lease, MaxDelay: time.Hour}
@@ -321,7 +331,7 @@ func TestCluster(t *testing.T) {
 			stats, err := stores[0].Stats(t.Context())
 			return err == nil && stats.Pending == 0 && f.missing() == 0
 		}
-		// Server 2.9.10 does not hand out everything by itself after such troubles: some of it comes by the audit.
+		// A server may not hand out everything by itself after such troubles: the rest comes by the audit.
 		for until := time.Now().Add(3 * time.Minute); !delivered() && time.Now().Before(until); {
 			time.Sleep(20 * time.Millisecond)
 		}

@@ -59,8 +59,8 @@ type reference struct {
 	seq     uint64 // the message's, when this was written: it may have moved since
 }
 
-// keyOf is what a stored message is called by in all that is recorded of it. It is not the seq: servers were seen that had
-// one message under two numbers, and two under one. Messages without a word of their own have but the seq.
+// keyOf is what a stored message is called by in all that is recorded of it. It is not the seq, which another message
+// may have on another server of an old cluster. Messages without a word of their own have but the seq.
 func keyOf(seq uint64, header nats.Header) string {
 	if put := header.Get(headerPut); isWord(put) {
 		return put

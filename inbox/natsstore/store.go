@@ -192,7 +192,12 @@ func (s *store) greet(c *nats.Conn, words string) {
 	s.connected, s.disconnect = context.WithCancel(s.ctx)
 	s.mu.Unlock()
 	s.doubt()
-	s.logger.Info(words, zap.String("server", address(c.ConnectedUrl())), zap.String("version", c.ConnectedServerVersion()))
+	version := c.ConnectedServerVersion()
+	s.logger.Info(words, zap.String("server", address(c.ConnectedUrl())), zap.String("version", version))
+	if s.config.Replicas > 1 && strings.HasPrefix(version, "2.9.") {
+		s.logger.Warn("nats: replicated streams of server 2.9 may lose acknowledged messages when a server dies under load; use a later one",
+			zap.String("version", version))
+	}
 	s.wake()
 }
 
