@@ -82,6 +82,7 @@ func FuzzAuthorization(f *testing.F) {
 	f.Add(`OPEN-BODY-SIG AppId="a", Timestamp="1",Nonce="n", Signature="s"`)
 	f.Add(`OPEN-ACCESS-TOKEN AccessToken=abc`)
 	f.Add(`X a="b`)
+	f.Add("G AppId=\xe1\x13\x17\xa3\"\x00 ,\t\x80istamp=\"1\",Nonde=")
 	f.Fuzz(func(t *testing.T, header string) {
 		parsed, err := parseAuthorization(header)
 		if err != nil {

@@ -96,7 +96,7 @@ func parseAuthorization(header string) (authorization, error) {
 	a := authorization{scheme, make(map[string]string)}
 	for rest = strings.TrimSpace(rest); rest != ""; rest = strings.TrimLeft(rest, " ") {
 		name, after, found := strings.Cut(rest, "=")
-		if !found || name == "" || strings.ContainsAny(name, `" ,`) {
+		if !found || name == "" || strings.ContainsFunc(name, notName) {
 			return a, errAuthorization
 		}
 		var value string
@@ -118,6 +118,11 @@ func parseAuthorization(header string) (authorization, error) {
 		a.values[name], rest = value, after
 	}
 	return a, nil
+}
+
+// notName tells what stands in no parameter's name: all of them are words of letters and digits.
+func notName(r rune) bool {
+	return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || r == '-' || r == '_')
 }
 
 // formatAuthorization writes the OPEN-BODY-SIG header.

@@ -211,6 +211,8 @@ func TestParseAuthorization(t *testing.T) {
 		"a comma too much":  {`OPEN-BODY-SIG AppId="a",`, nil},
 		"an open quote":     {`OPEN-BODY-SIG AppId="a`, nil},
 		"no name":           {`OPEN-BODY-SIG ="a"`, nil},
+		"a tab in a name":   {"OPEN-BODY-SIG AppId=\"a\",\tNonce=\"n\"", nil},
+		"not a word's name": {"OPEN-BODY-SIG App\x80Id=\"a\"", nil},
 		"no value":          {`OPEN-BODY-SIG AppId`, nil},
 		"many":              {"X a=1,b=1,c=1,d=1,e=1,f=1,g=1,h=1,i=1", nil},
 		"two commas":        {`OPEN-BODY-SIG AppId="a",,Nonce="n"`, nil},
