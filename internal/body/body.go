@@ -16,7 +16,7 @@ const firstRead = 8 << 10
 var ErrTooLarge = errors.New("body larger than allowed")
 
 // Read reads r whole, at most limit bytes (ErrTooLarge beyond). announced is the Content-Length, -1 where unknown; fewer
-// bytes than announced are an io.ErrUnexpectedEOF. Memory grows with what has come, never with what was announced.
+// or more bytes than announced are an io.ErrUnexpectedEOF. Memory grows with what has come, never with what was announced.
 func Read(r io.Reader, announced, limit int64) ([]byte, error) {
 	if announced > limit {
 		return nil, ErrTooLarge
@@ -32,8 +32,11 @@ func Read(r io.Reader, announced, limit int64) ([]byte, error) {
 		if int64(len(buf)) > limit {
 			return nil, ErrTooLarge
 		}
+		if announced >= 0 && int64(len(buf)) > announced {
+			return nil, io.ErrUnexpectedEOF
+		}
 		if err == io.EOF {
-			if announced >= 0 && int64(len(buf)) != announced {
+			if int64(len(buf)) < announced {
 				return nil, io.ErrUnexpectedEOF
 			}
 			return buf, nil

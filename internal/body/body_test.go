@@ -35,6 +35,7 @@ func TestRead(t *testing.T) {
 		{"less than announced", 9, 10, 100, io.ErrUnexpectedEOF},
 		{"nothing of what was announced", 0, 10, 100, io.ErrUnexpectedEOF},
 		{"more than announced", 11, 10, 100, io.ErrUnexpectedEOF},
+		{"much more than announced", 50, 10, 100, io.ErrUnexpectedEOF},
 		{"around the first read", firstRead, -1, 1 << 20, nil},
 		{"one more than the first read", firstRead + 1, -1, 1 << 20, nil},
 		{"one more than the first read, announced", firstRead + 1, firstRead + 1, 1 << 20, nil},
@@ -187,6 +188,8 @@ func BenchmarkRead(b *testing.B) {
 func FuzzRead(f *testing.F) {
 	f.Add([]byte("abc"), int64(3), int64(10), 2)
 	f.Add([]byte(""), int64(-1), int64(0), 1)
+	f.Add([]byte("longer"), int64(0), int64(10), 51)
+	f.Add([]byte("longer"), int64(3), int64(10), 1)
 	f.Fuzz(func(t *testing.T, text []byte, announced, limit int64, chunk int) {
 		if limit < 0 || announced < -1 || chunk < 1 {
 			return
