@@ -1237,9 +1237,7 @@ func TestNotifyPlaceholders(t *testing.T) {
 // TestNotifyRejectedLog: a flood of false notifies is no flood of lines; the lines hold no more than 64 bytes of them.
 func TestNotifyRejectedLog(t *testing.T) {
 	setKeys(t)
-	for len(testEventsSeen) > 0 {
-		<-testEventsSeen
-	}
+	drainEvents()
 	address := freeAddress(t)
 	options := strings.Replace(merchantOptions(noPlatform), "{\n", "{\n\tevents {\n\t\ton chinaums.notify_rejected test_events\n\t}\n", 1)
 	log := startCaddy(t, options+notifySite(address, "chinaums_notify\n\treverse_proxy "+freeAddress(t)))

@@ -98,7 +98,7 @@ func (t *Transport) Cleanup() error {
 	for _, tokens := range t.tokens {
 		released = append(released, tokens.release())
 	}
-	t.tokens = nil
+	// t.tokens stays: a reload cleans up while requests are still on their way to RoundTrip.
 	return errors.Join(append(released, t.HTTPTransport.Cleanup())...)
 }
 

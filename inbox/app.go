@@ -9,6 +9,7 @@ package inbox
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -241,7 +242,11 @@ func (a *App) Cleanup() error {
 }
 
 // emit tells the rest of Caddy.
-func (a *App) emit(event string, data map[string]any) { a.events.Emit(a.ctx, event, data) }
+func (a *App) emit(event string, data map[string]any) {
+	ctx := a.ctx
+	ctx.Context = context.WithoutCancel(ctx.Context) // it ends before the deliveries that a reload waits for
+	a.events.Emit(ctx, event, data)
+}
 
 // Interface guards
 var (

@@ -248,9 +248,7 @@ func (n *Notify) deliver(w http.ResponseWriter, r *http.Request, next caddyhttp.
 
 	out, cancel := Prepare(r, given, contentType, &event.Context, time.Duration(n.Timeout))
 	defer cancel()
-	n.flights.Begin()
-	judged := verdict.Deliver(out, next, n.Ack, n.logger)
-	n.flights.End()
+	judged := n.judge(out, next)
 
 	status, word, result, reason := http.StatusOK, n.platform.Success, "taken", ""
 	if !judged.Taken {
@@ -276,6 +274,12 @@ func (n *Notify) deliver(w http.ResponseWriter, r *http.Request, next caddyhttp.
 	if !judged.Taken || hungUp != nil {
 		n.logUndelivered(account, event, judged, status, reason, hungUp)
 	}
+}
+
+func (n *Notify) judge(r *http.Request, next caddyhttp.Handler) verdict.Verdict {
+	n.flights.Begin()
+	defer n.flights.End()
+	return verdict.Deliver(r, next, n.Ack, n.logger)
 }
 
 func (n *Notify) logUndelivered(account Account, event *Event, judged verdict.Verdict, status int, reason string, hungUp error) {
@@ -307,7 +311,7 @@ func (n *Notify) observe(r *http.Request, account Account, judge Judge) {
 	event, rejected := n.inspect(r, account, judge)
 	if rejected != nil {
 		n.tell(r, account, rejected)
-		n.note(r, account, rejected, "observed")
+		n.note(nil, r, account, rejected, "observed")
 		return
 	}
 	event.Placeholders(r, n.platform.Name, account)
@@ -353,7 +357,7 @@ func (n *Notify) reject(w http.ResponseWriter, r *http.Request, account Account,
 	if err := Say(w, rejected.Status, n.platform.Failed); err != nil {
 		n.logger.Debug("rejected sender hung up", zap.Error(err))
 	}
-	n.note(r, account, rejected, "rejected")
+	n.note(w, r, account, rejected, "rejected")
 }
 
 // tell sets the placeholders of a notify that is not believed.
@@ -371,8 +375,8 @@ func nameOf(account Account) string {
 	return account.Name()
 }
 
-// note logs and counts a notify that is not believed.
-func (n *Notify) note(r *http.Request, account Account, rejected *Rejection, result string) {
+// note logs and counts a notify that is not believed. w has the answer, if there is one yet.
+func (n *Notify) note(w http.ResponseWriter, r *http.Request, account Account, rejected *Rejection, result string) {
 	name := nameOf(account)
 	n.metrics.Notified(name, "", result, rejected.Reason)
 	if extra := accesslog.Fields(r); extra != nil {
@@ -396,7 +400,12 @@ func (n *Notify) note(r *http.Request, account Account, rejected *Rejection, res
 		message = "notify would be rejected"
 	}
 	n.logger.Warn(message, fields...)
-	n.events.Emit(n.ctx, n.platform.Name+".notify_rejected", map[string]any{
+	if w != nil { // an event's handlers take their time, and a small answer is still in a buffer
+		_ = http.NewResponseController(w).Flush()
+	}
+	ctx := n.ctx
+	ctx.Context = context.WithoutCancel(ctx.Context) // it ends before what a reload waits for
+	n.events.Emit(ctx, n.platform.Name+".notify_rejected", map[string]any{
 		"merchant": name, "reason": rejected.Reason, "remote": r.RemoteAddr, "observed": result == "observed", "suppressed": suppressed,
 	})
 }

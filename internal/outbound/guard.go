@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"runtime/debug"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -200,17 +201,16 @@ func (g *Guard) readBody(w http.ResponseWriter, r *http.Request) ([]byte, *Error
 // Serve admits r, runs next and makes sure that the client is told the outcome, whatever happens. It returns nil or, for
 // an aborted connection, panics again with http.ErrAbortHandler: the gateway writes its answers itself.
 func (g *Guard) Serve(w http.ResponseWriter, r *http.Request, resolve func() Account, next caddyhttp.Handler) error {
-	start := time.Now()
 	admitted, call, refusal := g.Admit(w, r, resolve)
 	if refusal != nil {
-		g.Answer(w, r, call, refusal, start)
+		g.Answer(w, r, call, refusal, time.Time{}) // only what was sent has its time measured
 		return nil
 	}
 	call.placeholders(r)
 	g.flights.Begin()
 	defer g.flights.End()
 
-	start = time.Now()
+	start := time.Now()
 	type line struct {
 		name   string
 		values []string
@@ -230,13 +230,13 @@ func (g *Guard) Serve(w http.ResponseWriter, r *http.Request, resolve func() Acc
 	}
 	switch {
 	case failure == nil && out.wrote:
-		g.finish(r, call, call.outcome(), call.errCode, start)
+		g.finish(w, r, call, call.outcome(), call.errCode, start)
 	case failure == nil:
 		g.Answer(w, r, call, g.internal(call, "no_handler", fmt.Errorf("no handler answered behind the guard")), start)
 	case out.wrote:
 		// The head of an answer is out already; cutting the connection is the only honest end.
 		g.log(r, call, failure, nil)
-		g.finish(r, call, call.outcome(), failure.Code, start)
+		g.finish(nil, r, call, call.outcome(), failure.Code, start)
 		panic(http.ErrAbortHandler)
 	default:
 		g.Answer(w, r, call, failure, start)
@@ -296,16 +296,16 @@ func (g *Guard) Answer(w http.ResponseWriter, r *http.Request, call *Call, e *Er
 	g.tell(r, call, e.Outcome, e.Code) // before the answer, whose headers others may make of them
 	answer := g.platform.Envelope(e)
 	header := w.Header()
-	header.Del("Content-Length")
 	header.Del("Content-Encoding")
 	header.Set("Content-Type", "application/json; charset=utf-8")
+	header.Set("Content-Length", strconv.Itoa(len(answer)))
 	header.Set("Cache-Control", "no-store")
 	header.Set(OutcomeHeader, string(e.Outcome))
 	w.WriteHeader(e.Status)
 	_, writeErr := w.Write(answer)
 
 	g.log(r, call, e, writeErr)
-	g.finish(r, call, e.Outcome, e.Code, start)
+	g.finish(w, r, call, e.Outcome, e.Code, start)
 }
 
 // Reply answers an admitted request with content of the gateway's own, for which nobody was called.
@@ -360,7 +360,8 @@ func (g *Guard) log(r *http.Request, call *Call, e *Error, writeErr error) {
 	}
 }
 
-func (g *Guard) finish(r *http.Request, call *Call, outcome Outcome, errCode string, start time.Time) {
+// finish tells everybody what became of a call. w has the answer; nil: it is to be cut.
+func (g *Guard) finish(w http.ResponseWriter, r *http.Request, call *Call, outcome Outcome, errCode string, start time.Time) {
 	merchant, sent := "", false
 	if call != nil {
 		merchant, sent = call.Account.Name(), call.sent.Load()
@@ -372,7 +373,12 @@ func (g *Guard) finish(r *http.Request, call *Call, outcome Outcome, errCode str
 	advice := g.advise(r, call, outcome, errCode)
 	g.note(r, call, outcome, errCode, advice)
 	if outcome == Unknown && call != nil {
-		g.events.Emit(g.ctx, g.platform.Name+".call_unknown", map[string]any{
+		if w != nil { // an event's handlers take their time, and a small answer is still in a buffer
+			_ = http.NewResponseController(w).Flush()
+		}
+		ctx := g.ctx
+		ctx.Context = context.WithoutCancel(ctx.Context) // it ends before the calls that a reload waits for
+		g.events.Emit(ctx, g.platform.Name+".call_unknown", map[string]any{
 			"merchant": merchant, "order": g.platform.Order(call.Body), "errcode": errCode, "path": quote(r.URL.Path),
 		})
 	}
