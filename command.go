@@ -64,11 +64,7 @@ merchant's platform; it needs a file then.`,
 		if err != nil {
 			return err
 		}
-		nonce, err := newNonce()
-		if err != nil {
-			return fmt.Errorf("making a nonce: %w", err)
-		}
-		authorization := m.signer.authorization(time.Now(), nonce, content)
+		authorization := m.signer.authorization(time.Now(), newNonce(), content)
 		if *curl == "" {
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "Authorization: %s\n", authorization)
 			return err

@@ -231,11 +231,7 @@ var errNoSuchOrder = errors.New("the platform knows no such order")
 
 // call sends one signed query.
 func (c *confirmer) call(ctx context.Context, m *merchant, path, number string, said claim) (*platformAnswer, error) {
-	nonce, err := newNonce()
-	if err != nil {
-		return nil, fmt.Errorf("making a nonce: %w", err)
-	}
-	now := c.time()
+	nonce, now := newNonce(), c.time()
 	request := map[string]string{"msgId": nonce, "requestTimestamp": now.In(beijing).Format(time.DateTime)}
 	for _, name := range []string{"mid", "tid", "instMid"} {
 		if value := said[name]; value != "" {

@@ -108,11 +108,7 @@ func (p *H5) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handl
 }
 
 func (p *H5) link(m *merchant, urlPath string, content []byte) ([]byte, error) {
-	nonce, err := newNonce()
-	if err != nil {
-		return nil, fmt.Errorf("making a nonce: %w", err)
-	}
-	address := url.URL{Scheme: m.endpoint.Scheme, Host: m.endpoint.Host, Path: path.Clean(urlPath), RawQuery: m.signer.link(p.now(), nonce, content)}
+	address := url.URL{Scheme: m.endpoint.Scheme, Host: m.endpoint.Host, Path: path.Clean(urlPath), RawQuery: m.signer.link(p.now(), newNonce(), content)}
 	var answer bytes.Buffer
 	encoder := json.NewEncoder(&answer)
 	encoder.SetEscapeHTML(false) // so that a person can read the link in a log of the app's

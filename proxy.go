@@ -2,6 +2,7 @@ package chinaums
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -12,7 +13,6 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
-	"github.com/google/uuid"
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/outbound"
 )
@@ -117,11 +117,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 
 // Authorize implements outbound.Signer.
 func (t *Transport) Authorize(_ context.Context, account outbound.Account, body []byte) (string, error) {
-	nonce, err := newNonce()
-	if err != nil {
-		return "", fmt.Errorf("making a nonce: %w", err)
-	}
-	return account.(*merchant).signer.authorization(t.now(), nonce, body), nil
+	return account.(*merchant).signer.authorization(t.now(), newNonce(), body), nil
 }
 
 // VerifyAnswer implements outbound.Signer (GAP-07: whether answers are signed is in no document; SDKs verify them).
@@ -138,12 +134,12 @@ func (t *Transport) Answered(account outbound.Account, answer *http.Response, er
 }
 
 // newNonce makes 32 lowercase hex digits, as is the custom.
-func newNonce() (string, error) {
-	id, err := uuid.NewRandom()
-	if err != nil {
-		return "", err
-	}
-	return hex.EncodeToString(id[:]), nil
+func newNonce() string {
+	var random [16]byte
+	_, _ = rand.Read(random[:]) // does not fail
+	var digits [2 * len(random)]byte
+	hex.Encode(digits[:], random[:])
+	return string(digits[:])
 }
 
 // Upstreams is the reverse_proxy's source of upstreams that names the merchant's platform at request time.
@@ -180,7 +176,7 @@ func (u *Upstreams) GetUpstreams(r *http.Request) ([]*reverseproxy.Upstream, err
 	if m == nil {
 		return nil, fmt.Errorf("there is no such merchant")
 	}
-	return []*reverseproxy.Upstream{{Dial: m.endpoint.Dial}}, nil
+	return outbound.Upstreams(m.endpoint), nil
 }
 
 // Interface guards

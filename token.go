@@ -300,12 +300,8 @@ func (t *tokens) share(ctx context.Context, token *accessToken) {
 
 // ask asks the platform for a token. No error of it holds what the platform said but its error code.
 func (t *tokens) ask(ctx context.Context) (*accessToken, error) {
-	nonce, err := newNonce()
-	if err != nil {
-		return nil, fmt.Errorf("making a nonce: %w", err)
-	}
 	asked := t.now()
-	content := t.merchant.signer.tokenRequest(asked, nonce)
+	content := t.merchant.signer.tokenRequest(asked, newNonce())
 	// The HTTP transport looks for a replacer where the user's options have placeholders.
 	ctx = context.WithValue(ctx, caddy.ReplacerCtxKey, caddy.NewReplacer())
 	address := url.URL{Scheme: t.merchant.endpoint.Scheme, Host: t.merchant.endpoint.Dial, Path: tokenPath}

@@ -75,8 +75,8 @@ func Prepare(r *http.Request, content body.Content, contentType string, attribut
 			}
 		}
 	}
-	r.Header["Content-Type"] = []string{contentType}
-	r.Header["Content-Length"] = []string{strconv.Itoa(content.Len())}
+	own := &[2]string{contentType, strconv.Itoa(content.Len())}
+	r.Header["Content-Type"], r.Header["Content-Length"] = own[:1:1], own[1:]
 	attributes.Headers(r.Header)
 
 	ctx := context.WithoutCancel(r.Context())
@@ -128,9 +128,8 @@ func (w *startedWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // Say answers the platform with its word.
 func Say(w http.ResponseWriter, status int, word string) error {
-	header := w.Header()
-	header.Set("Content-Type", "text/plain; charset=utf-8")
-	header.Set("Content-Length", strconv.Itoa(len(word)))
+	header, own := w.Header(), &[2]string{"text/plain; charset=utf-8", strconv.Itoa(len(word))}
+	header["Content-Type"], header["Content-Length"] = own[:1:1], own[1:]
 	w.WriteHeader(status)
 	_, err := w.Write([]byte(word))
 	return err

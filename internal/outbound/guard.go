@@ -177,7 +177,8 @@ func (g *Guard) Admit(w http.ResponseWriter, r *http.Request, resolve func() Acc
 
 	out = withCall(r, call)
 	out.Header = scrub(r.Header)
-	body.Set(out, content)
+	out.Body, out.ContentLength = body.InMemory(content), int64(len(content))
+	out.TransferEncoding, out.Trailer = nil, nil
 	return out, call, nil
 }
 
@@ -297,8 +298,8 @@ func (g *Guard) Answer(w http.ResponseWriter, r *http.Request, call *Call, e *Er
 	answer := g.platform.Envelope(e)
 	header := w.Header()
 	header.Del("Content-Encoding")
-	header.Set("Content-Type", "application/json; charset=utf-8")
 	header.Set("Content-Length", strconv.Itoa(len(answer)))
+	header.Set("Content-Type", "application/json; charset=utf-8")
 	header.Set("Cache-Control", "no-store")
 	header.Set(OutcomeHeader, string(e.Outcome))
 	w.WriteHeader(e.Status)
@@ -327,6 +328,13 @@ func (g *Guard) log(r *http.Request, call *Call, e *Error, writeErr error) {
 	case e.Status >= http.StatusInternalServerError:
 		level, message = zapcore.ErrorLevel, "call failed"
 	}
+	suppressed := 0
+	if e.Status < http.StatusInternalServerError {
+		var ok bool
+		if suppressed, ok = g.refusals.Allow(e.Reason); !ok {
+			return // before anything is made for the line: strangers cause these
+		}
+	}
 	fields := []zap.Field{
 		zap.String("errcode", e.Code), zap.String("reason", e.Reason), zap.String("outcome", string(e.Outcome)),
 		zap.Int("status", e.Status), zap.String("remote", r.RemoteAddr), zap.String("path", quote(r.URL.Path)),
@@ -346,14 +354,8 @@ func (g *Guard) log(r *http.Request, call *Call, e *Error, writeErr error) {
 	if writeErr != nil {
 		fields = append(fields, zap.NamedError("write_error", writeErr))
 	}
-	if e.Status < http.StatusInternalServerError {
-		suppressed, ok := g.refusals.Allow(e.Reason)
-		if !ok {
-			return
-		}
-		if suppressed > 0 {
-			fields = append(fields, zap.Int("suppressed", suppressed))
-		}
+	if suppressed > 0 {
+		fields = append(fields, zap.Int("suppressed", suppressed))
 	}
 	if c := g.logger.Check(level, message); c != nil {
 		c.Write(fields...)

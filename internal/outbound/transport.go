@@ -216,15 +216,22 @@ func readAnswer(res *http.Response, call *Call, signer Signer) (*http.Response, 
 	call.errCode = call.platform.ErrCode(answer)
 	call.answered.Store(true)
 
-	res.Body = io.NopCloser(bytes.NewReader(answer))
+	res.Body = body.InMemory(answer)
 	res.ContentLength = int64(len(answer))
 	res.TransferEncoding, res.Trailer = nil, nil
 	res.Header.Del("Trailer")
 	res.Header.Del(OutcomeHeader)
-	if res.StatusCode != http.StatusNoContent {
+	if res.StatusCode != http.StatusNoContent && !saysLength(res.Header, len(answer)) {
 		res.Header["Content-Length"] = []string{strconv.Itoa(len(answer))}
 	}
 	return res, nil
+}
+
+// saysLength reports whether the header has just this Content-Length, as it mostly has.
+func saysLength(header http.Header, length int) bool {
+	values := header["Content-Length"]
+	var room [20]byte
+	return len(values) == 1 && values[0] == string(strconv.AppendInt(room[:0], int64(length), 10))
 }
 
 func asError(err error) (*Error, bool) { return errors.AsType[*Error](err) }
