@@ -21,25 +21,27 @@ func Read(r io.Reader, announced, limit int64) ([]byte, error) {
 	if announced > limit {
 		return nil, ErrTooLarge
 	}
-	size := int64(firstRead)
+	most := limit
 	if announced >= 0 {
-		size = min(announced, firstRead)
+		most = announced
 	}
-	buf := make([]byte, 0, size+1) // one more, so that the end shows without growing
+	into := newRoom(most)
+	defer into.leave()
 	for {
-		n, err := r.Read(buf[len(buf):cap(buf)])
-		buf = buf[:len(buf)+n]
-		if int64(len(buf)) > limit {
+		n, err := r.Read(into.bytes[len(into.bytes):cap(into.bytes)])
+		into.bytes = into.bytes[:len(into.bytes)+n]
+		size := int64(len(into.bytes))
+		if size > limit {
 			return nil, ErrTooLarge
 		}
-		if announced >= 0 && int64(len(buf)) > announced {
+		if size > most {
 			return nil, io.ErrUnexpectedEOF
 		}
 		if err == io.EOF {
-			if int64(len(buf)) < announced {
+			if size < announced {
 				return nil, io.ErrUnexpectedEOF
 			}
-			return buf, nil
+			return into.take(), nil
 		}
 		if err != nil {
 			if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
@@ -47,12 +49,8 @@ func Read(r io.Reader, announced, limit int64) ([]byte, error) {
 			}
 			return nil, err
 		}
-		if len(buf) == cap(buf) {
-			grown := int64(cap(buf)) * 2
-			if announced >= 0 {
-				grown = min(grown, announced+1)
-			}
-			buf = append(make([]byte, 0, min(grown, limit+1)), buf...)
+		if len(into.bytes) == cap(into.bytes) {
+			into.grow(most)
 		}
 	}
 }

@@ -1,0 +1,68 @@
+package body
+
+import (
+	"bytes"
+	"sync"
+)
+
+// room is what a body is read into. A large one moves through buffers that are used again, each four times as large as the
+// last: what is thrown away is what makes the garbage collector run.
+type room struct {
+	bytes  []byte
+	buffer *buffer // which bytes are of; nil: they become the body
+}
+
+type buffer struct {
+	bytes []byte
+	stage int
+}
+
+// buffers of firstRead, and four times as much each.
+var buffers [4]sync.Pool
+
+func newRoom(most int64) room {
+	if most < firstRead {
+		return newBody(most)
+	}
+	return newBuffer(0)
+}
+
+// newBody has room for one byte more, so that the end shows.
+func newBody(size int64) room { return room{bytes: make([]byte, 0, size+1)} }
+
+func newBuffer(stage int) room {
+	b, ok := buffers[stage].Get().(*buffer)
+	if !ok {
+		b = &buffer{make([]byte, 0, firstRead<<(2*stage)), stage}
+	}
+	return room{b.bytes, b}
+}
+
+// grow moves what is there to a larger room: at last to one of just the size of a body of not more than so many bytes.
+func (r *room) grow(most int64) {
+	size := 4 * int64(cap(r.bytes))
+	var next room
+	if r.buffer != nil && r.buffer.stage+1 < len(buffers) && size <= most {
+		next = newBuffer(r.buffer.stage + 1)
+	} else {
+		next = newBody(min(size, most))
+	}
+	next.bytes = append(next.bytes, r.bytes...)
+	r.leave()
+	*r = next
+}
+
+// take gives the body.
+func (r *room) take() []byte {
+	if r.buffer == nil {
+		return r.bytes
+	}
+	return bytes.Clone(r.bytes)
+}
+
+// leave lets others have the buffer.
+func (r *room) leave() {
+	if r.buffer != nil {
+		buffers[r.buffer.stage].Put(r.buffer)
+	}
+}
