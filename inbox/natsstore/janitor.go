@@ -65,6 +65,9 @@ func (s *store) cleanOnce(ctx context.Context) (time.Duration, error) {
 
 // removeDelivered removes a message, and then what is recorded of it; false where somebody replaces it at this moment. It
 // removes by subjects: a seq may be another message's on another server of the cluster.
+//
+// The claim ends by itself, also after an error: what was asked for may be under way still. For what is under way for longer,
+// what has come since is excepted.
 func (s *store) removeDelivered(ctx context.Context, of reference, r *record) (bool, error) {
 	kept, err := s.find(ctx, of)
 	if err != nil && !errors.Is(err, inbox.ErrNotFound) {
@@ -77,10 +80,9 @@ func (s *store) removeDelivered(ctx context.Context, of reference, r *record) (b
 			return false, err
 		}
 		if kept, err = s.find(ctx, of); err == nil {
-			err = s.purge(ctx, s.names.messages, kept.Subject)
+			err = s.purgeStored(ctx, kept)
 		}
 		if err != nil && !errors.Is(err, inbox.ErrNotFound) {
-			s.tidy(func(ctx context.Context) error { return s.purge(ctx, s.names.leases, claim) })
 			return false, err
 		}
 	}
@@ -91,4 +93,17 @@ func (s *store) removeDelivered(ctx context.Context, of reference, r *record) (b
 		return true, s.purge(ctx, s.names.retry, s.names.retrying(of.key))
 	}
 	return true, nil
+}
+
+// purgeStored removes what is under a message's subject, but for what is not stored yet. Up to the message's own seq would be
+// less than that on a server of an old cluster where it has a higher one.
+func (s *store) purgeStored(ctx context.Context, kept *raw) error {
+	bounded, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	stream, err := s.js.Stream(bounded, s.names.messages)
+	if err != nil {
+		return err
+	}
+	last := max(stream.CachedInfo().State.LastSeq, kept.Sequence)
+	return s.ask(ctx, "STREAM.PURGE."+s.names.messages, map[string]any{"filter": kept.Subject, "seq": last + 1})
 }

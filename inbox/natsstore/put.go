@@ -77,8 +77,9 @@ func (s *store) forgotten(r *record) bool {
 // one when a message is proposed, and not when it is stored, unless the seq is 0: two at once might both replace it.
 func (s *store) replace(ctx context.Context, wire *nats.Msg, put string, decide func(seq uint64, st standing) (inbox.Receipt, error)) (inbox.Receipt, uint64, error) {
 	receipt, expect, claimed, replaces := inbox.Stored, uint64(0), "", ""
+	known := true // what came of the last try
 	defer func() {
-		if claimed != "" {
+		if claimed != "" && known { // else it may be under way still: the claim ends by itself
 			s.tidy(func(ctx context.Context) error { return s.purge(ctx, s.names.leases, s.names.of("claim", claimed)) })
 		}
 	}()
@@ -92,7 +93,9 @@ func (s *store) replace(ctx context.Context, wire *nats.Msg, put string, decide 
 		full, err := s.full(ctx, size(wire))
 		if err == nil && !full {
 			var seq uint64
-			if seq, err = s.publish(ctx, s.names.messages, wire, int64(expect)); err == nil {
+			seq, err = s.publish(ctx, s.names.messages, wire, int64(expect))
+			known = err == nil || errors.Is(err, errMoved) || errors.Is(err, inbox.ErrTooLarge)
+			if err == nil {
 				s.count(size(wire))
 				s.stir()
 				return replaced(seq)

@@ -1,0 +1,171 @@
+package natsstore
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"net"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/caddy-chinaums/caddy-chinaums/inbox"
+)
+
+// proxy stands between a gateway and its server. The next thing sent to the server in which an armed word stands goes to hold
+// instead, which may change it, keep it for later, or lose it.
+type proxy struct {
+	listener net.Listener
+	server   *server
+	word     atomic.Pointer[string]
+	hold     func(client, server net.Conn, data []byte)
+}
+
+func newProxy(t *testing.T, server *server, hold func(client, server net.Conn, data []byte)) *proxy {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = listener.Close() })
+	p := &proxy{listener: listener, server: server, hold: hold}
+	go func() {
+		for {
+			client, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go p.serve(client)
+		}
+	}()
+	return p
+}
+
+// serve ends with the client. Its connection to the server stays open then: something may be on its way there still.
+func (p *proxy) serve(client net.Conn) {
+	server, err := net.Dial("tcp", p.server.url()[len("nats://"):])
+	if err != nil {
+		_ = client.Close()
+		return
+	}
+	go func() {
+		_, _ = io.Copy(client, server)
+		_ = client.Close()
+	}()
+	buffer := make([]byte, 1<<16)
+	for {
+		n, err := client.Read(buffer)
+		if err != nil {
+			return
+		}
+		data := buffer[:n]
+		if word := p.word.Load(); word != nil && bytes.Contains(data, []byte(*word)) && p.word.CompareAndSwap(word, nil) {
+			p.hold(client, server, bytes.Clone(data))
+		} else if _, err := server.Write(data); err != nil {
+			return
+		}
+	}
+}
+
+func (p *proxy) arm(word string) { p.word.Store(&word) }
+
+// sprung reports whether what was armed has come.
+func (p *proxy) sprung() bool { return p.word.Load() == nil }
+
+func (p *proxy) url() string { return "nats://" + p.listener.Addr().String() }
+
+// broken holds what breaks the gateway's connection, and sends it on when late is closed.
+func broken(late <-chan struct{}) func(client, server net.Conn, data []byte) {
+	return func(client, server net.Conn, data []byte) {
+		_ = client.Close()
+		go func() {
+			<-late
+			_, _ = server.Write(data)
+		}()
+	}
+}
+
+// patient is a gateway behind a proxy, or in front of a server, that does not look by itself for what is missed.
+func patient(t *testing.T, url, name string, clock *changingClock) *store {
+	t.Helper()
+	return openStore(t, provider(t, func(n *Nats) { n.patience, n.clock = time.Hour, clock.now }, url), name, defaults())
+}
+
+// TestLate: what was sent over a connection that has broken arrives all the same, long after. The tests share a server.
+func TestLate(t *testing.T) {
+	t.Parallel()
+	shared := oneServer(t, "")
+	t.Run("removal", func(t *testing.T) {
+		t.Parallel()
+		testLateRemoval(t, shared)
+	})
+	t.Run("revival", func(t *testing.T) {
+		t.Parallel()
+		testLateRevival(t, shared)
+	})
+}
+
+// A forgotten message is to be removed, and one with its id is stored before that is done: the new one stays.
+func testLateRemoval(t *testing.T, server *server) {
+	late, clocks := make(chan struct{}), [2]*changingClock{{}, {}}
+	p := newProxy(t, server, broken(late))
+	one, two := patient(t, p.url(), "late.removal", clocks[0]), patient(t, server.url(), "late.removal", clocks[1])
+	put(t, two, message("a"), inbox.Stored)
+	m := take(t, two)
+	settle(t, two, m, isDelivered)
+	p.arm("STREAM.PURGE." + one.names.messages)
+	clocks[0].jump(2 * time.Hour) // one looks first
+	one.wakeJanitor()
+	eventually(t, "the removal is under way", p.sprung)
+	clocks[1].jump(2 * time.Hour)
+	// The claim of who removes it ends a minute later at the earliest; here at once.
+	if err := two.purge(t.Context(), two.names.leases, two.names.of("claim", m.Lease.(*lease).of.key)); err != nil {
+		t.Fatal(err)
+	}
+	put(t, two, message("a"), inbox.Stored)
+	close(late)
+	time.Sleep(500 * time.Millisecond) // it arrives
+	if m := take(t, two); m.ID != "a" || string(m.Request) != "request of a" {
+		t.Errorf("leased %+v", m)
+	}
+}
+
+// A dead message is revived, and what came of it is not known: nobody else replaces it until it must have arrived.
+func testLateRevival(t *testing.T, server *server) {
+	late := make(chan struct{})
+	p := newProxy(t, server, func(_, server net.Conn, data []byte) {
+		go func() {
+			<-late
+			_, _ = server.Write(data)
+		}()
+	})
+	one, two := patient(t, p.url(), "late.revival", new(changingClock)), patient(t, server.url(), "late.revival", new(changingClock))
+	put(t, two, message("a"), inbox.Stored)
+	m := take(t, two)
+	settle(t, two, m, isDead)
+	p.arm(jetstream.ExpectedLastSubjSeqHeader + ": 1") // not 0, as that of a claim
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	if receipt, err := one.Put(ctx, message("a")); err == nil {
+		t.Fatalf("receipt %d", receipt)
+	}
+	if !p.sprung() {
+		t.Fatal("it was not on its way")
+	}
+	for range 10 { // what would be tidied up is
+		if _, err := two.getLast(t.Context(), two.names.leases, two.names.of("claim", m.Lease.(*lease).of.key)); err != nil {
+			t.Fatalf("the claim to it: %v", err)
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	close(late)
+	eventually(t, "it has arrived", func() bool {
+		receipt, err := two.Put(t.Context(), message("a"))
+		return err == nil && receipt == inbox.Repeated
+	})
+	if m := take(t, two); m.ID != "a" {
+		t.Errorf("leased %+v", m)
+	}
+}
