@@ -138,6 +138,9 @@ func (s *store) census(ctx context.Context) (*census, error) {
 			return nil, err
 		}
 		c.outstanding += int64(info.NumPending) + int64(info.NumAckPending)
+		if wait := int64(info.Config.AckWait); wait > s.ackWait.Load() { // another gateway has longer timeouts
+			s.ackWait.Store(wait)
+		}
 		c.handed[i] = info.Delivered.Stream
 		if info.Cluster != nil {
 			c.leaders[i] = info.Cluster.Leader
@@ -556,7 +559,6 @@ func (s *store) claimedElsewhere(ctx context.Context, key, claim string, slack t
 	if err != nil {
 		return 0, err
 	}
-	lasts := time.Duration(s.ackWait.Load()) + slack
 	for seq := uint64(1); ; {
 		next, err := s.getNext(ctx, s.names.leases, s.names.of("lease", key)+".>", seq)
 		if err != nil {
@@ -564,6 +566,7 @@ func (s *store) claimedElsewhere(ctx context.Context, key, claim string, slack t
 		}
 		seq = next.Sequence + 1
 		if next.Subject != claim && !strings.HasPrefix(string(next.Data), noDelivery) {
+			lasts := max(time.Duration(s.ackWait.Load()), claimLasts(next.Data)) + slack
 			left = max(left, lasts-mine.Time.Sub(next.Time))
 		}
 	}

@@ -86,3 +86,36 @@ func TestHandedOutAgain(t *testing.T) {
 		})
 	}
 }
+
+// TestLongerTimeoutElsewhere: of two gateways the later one has longer timeouts. The other one does not take its leases for
+// over after a time that it was told of itself.
+func TestLongerTimeoutElsewhere(t *testing.T) {
+	t.Parallel()
+	server := oneServer(t, "")
+	n, settings := provider(t, func(n *Nats) { n.patience = time.Hour }, server.url()), defaults()
+	settings.Lease = 500 * time.Millisecond
+	short := openStore(t, n, "timeouts", settings)
+	settings.Lease = time.Minute
+	long := openStore(t, n, "timeouts", settings)
+	put(t, long, message("a"), inbox.Stored)
+	first := handedOut(t, server, long.names.messages, 1)[0]
+	holder, err := long.takeNew(t.Context(), first)
+	if err != nil || holder == nil {
+		t.Fatalf("leased %v, error %v", holder, err)
+	}
+	time.Sleep(1500 * time.Millisecond) // the shorter lease, and more
+	if err := first.Nak(); err != nil {
+		t.Fatal(err)
+	}
+	short.ackWait.Store(int64(500*time.Millisecond + n.slack)) // what it was told; it may have asked again as it began
+	if m, err := short.takeNew(t.Context(), handedOut(t, server, long.names.messages, 1)[0]); m != nil || err != nil {
+		t.Errorf("leased by two at once: %v, error %v", m, err)
+	}
+	if _, err := short.census(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := time.Duration(short.ackWait.Load()); got != time.Minute+n.slack {
+		t.Errorf("it goes by %s", got)
+	}
+	settle(t, long, holder, isDelivered)
+}

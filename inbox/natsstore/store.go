@@ -578,8 +578,17 @@ func (s *store) sleep(ctx context.Context, pause time.Duration) bool {
 
 // claim takes a subject of the leases for this caller; false where another has it. Of all who try, one gets it: the stream
 // takes the first.
+//
+// A claim says how long it lasts, for others may have been told of shorter leases.
 func (s *store) claim(ctx context.Context, subject string) (bool, error) {
-	return s.claimAs(ctx, subject, rand.Text())
+	return s.claimAs(ctx, subject, rand.Text()+" "+time.Duration(s.ackWait.Load()).String())
+}
+
+// claimLasts is what a claim says.
+func claimLasts(token []byte) time.Duration {
+	_, said, _ := strings.Cut(string(token), " ")
+	lasts, _ := time.ParseDuration(said) // 0: nothing, as those of older gateways
+	return lasts
 }
 
 func (s *store) claimAs(ctx context.Context, subject, token string) (bool, error) {
