@@ -206,6 +206,9 @@ func (s *store) listRecorded(ctx context.Context, state inbox.State, stream, kin
 				}
 				return nil
 			}
+			if errors.Is(err, errUnreadable) { // the others are listed
+				return nil
+			}
 			if err != nil {
 				return err
 			}

@@ -258,6 +258,9 @@ func (s *store) compare(ctx context.Context, book *ledger, now *census, idle [2]
 		seen[found.of.key] = found
 	}
 	book.suspects = seen
+	if len(seen) == 0 && now.pending > now.outstanding { // what is missed was accounted for once, and not read
+		book.from = time.Time{}
+	}
 	return nil
 }
 

@@ -90,6 +90,7 @@ func TestAudit(t *testing.T) {
 		"handed out too":    testBroughtBackTwice,
 		"held meanwhile":    testBroughtBackHeld,
 		"half done":         testBroughtBackHalf,
+		"accounted for":     testForgottenOld,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -190,6 +191,48 @@ func testForgottenInFlight(t *testing.T, server *server) {
 	}
 	settle(t, stores[0], held[1], isDelivered) // too late: nothing
 	never(t, 6*time.Second, stores...)
+}
+
+// What waits for another try loses its place in the queue, and is older than all that is compared by now.
+func testForgottenOld(t *testing.T, server *server) {
+	s := quiet(t, server, "accounted")
+	put(t, s, message("a"), inbox.Stored)
+	settle(t, s, take(t, s), retryIn(time.Second))
+	book := &ledger{suspects: map[string]suspect{}}
+	look := func() {
+		t.Helper()
+		s.doubt()
+		if _, err := s.look(t.Context(), book); err != nil {
+			t.Fatal(err)
+		}
+	}
+	look()
+	kept, err := s.getSeq(t.Context(), s.names.messages, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.purge(t.Context(), s.names.retry, s.names.retrying(keyOf(1, kept.header))); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the server finds nothing to hand out", func() bool {
+		now, err := s.census(t.Context())
+		return err == nil && now.outstanding == 0
+	})
+	book.from = time.Now().Add(time.Hour)
+	look() // reads nothing of it, and sees that something is missed
+	if !book.from.IsZero() {
+		t.Errorf("what is older than %v is not read again", book.from)
+	}
+	look()
+	if len(book.suspects) != 1 {
+		t.Fatalf("%d are missed", len(book.suspects))
+	}
+	for _, missed := range book.suspects {
+		if got, err := s.bringBack(t.Context(), missed); got != isBack || err != nil {
+			t.Fatalf("result %d, error %v", got, err)
+		}
+	}
+	settle(t, s, take(t, s), isDelivered)
 }
 
 // suspected is what an audit would remember of the only message that is pending.

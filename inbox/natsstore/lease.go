@@ -328,10 +328,14 @@ func (s *store) takeRetry(ctx context.Context, message jetstream.Msg) (m *inbox.
 		return nil, nil
 	}
 	kept, err := s.find(ctx, of)
-	if errors.Is(err, inbox.ErrNotFound) {
+	wait := time.Duration(s.ackWait.Load())
+	switch {
+	case errors.Is(err, inbox.ErrNotFound) && !errors.Is(err, errReplaced) && time.Since(meta.Timestamp) < wait:
+		s.putBack(message.Reply(), wait) // a server that stood does not know what is new
+		return nil, nil
+	case errors.Is(err, inbox.ErrNotFound):
 		return over()
-	}
-	if err != nil {
+	case err != nil:
 		return nil, err
 	}
 	of = referenceOf(kept.Subject, kept.Sequence, kept.header)

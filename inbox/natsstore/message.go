@@ -1,13 +1,16 @@
 package natsstore
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -231,22 +234,12 @@ type raw struct {
 // get reads one message of a stream, from its leader: what the client offers may ask any replica, which may be behind. The
 // error is inbox.ErrNotFound where there is none.
 func (s *store) get(ctx context.Context, stream string, request map[string]any) (*raw, error) {
-	body, err := json.Marshal(request)
-	if err != nil {
-		return nil, err
-	}
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	answer, err := s.connection.RequestWithContext(ctx, jetstream.DefaultAPIPrefix+"STREAM.MSG.GET."+stream, body)
-	if err != nil {
-		return nil, err
-	}
 	var decoded struct {
 		Error   *jetstream.APIError `json:"error"`
 		Message *raw                `json:"message"`
 	}
-	if err := json.Unmarshal(answer.Data, &decoded); err != nil {
-		return nil, fmt.Errorf("the server's answer cannot be read: %w", err)
+	if err := s.call(ctx, "STREAM.MSG.GET."+stream, request, &decoded); err != nil {
+		return nil, err
 	}
 	if decoded.Error != nil {
 		if decoded.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound {
@@ -258,6 +251,7 @@ func (s *store) get(ctx context.Context, stream string, request map[string]any) 
 		return nil, errors.New("the server's answer holds no message")
 	}
 	if len(decoded.Message.Head) > 0 {
+		var err error
 		if decoded.Message.header, err = nats.DecodeHeadersMsg(decoded.Message.Head); err != nil {
 			return nil, fmt.Errorf("the headers of message %d cannot be read: %w", decoded.Message.Sequence, err)
 		}
@@ -281,18 +275,52 @@ func (s *store) getNext(ctx context.Context, stream, subject string, seq uint64)
 	return s.get(ctx, stream, map[string]any{"seq": seq, "next_by_subj": subject})
 }
 
-// find reads the message that a record is of. The error is inbox.ErrNotFound where it is no more, or another one has taken
-// its id.
-func (s *store) find(ctx context.Context, r reference) (*raw, error) {
-	var kept *raw
-	var err error
-	if r.subject != "" {
-		kept, err = s.getLast(ctx, s.names.messages, r.subject)
-	} else {
-		kept, err = s.getSeq(ctx, s.names.messages, r.seq)
+// subjects are those of a stream that match a filter. They stand in the server's index: it reads no message for them.
+func (s *store) subjects(ctx context.Context, stream, filter string) ([]string, error) {
+	var decoded struct {
+		Error *jetstream.APIError `json:"error"`
+		State struct {
+			Subjects map[string]uint64 `json:"subjects"`
+		} `json:"state"`
 	}
-	if err == nil && keyOf(kept.Sequence, kept.header) != r.key {
-		return nil, inbox.ErrNotFound
+	if err := s.call(ctx, "STREAM.INFO."+stream, map[string]any{"subjects_filter": filter}, &decoded); err != nil {
+		return nil, err
+	}
+	if decoded.Error != nil {
+		return nil, decoded.Error
+	}
+	return slices.Collect(maps.Keys(decoded.State.Subjects)), nil
+}
+
+// What find says of a message that it does not find.
+var (
+	errReplaced   = fmt.Errorf("%w any more: another one has its id", inbox.ErrNotFound)
+	errUnreadable = errors.New("something that is in a stream cannot be read")
+)
+
+// find reads the message that a record is of. The error is inbox.ErrNotFound where it is no more, or another one has taken
+// its id (errReplaced).
+//
+// A server says that it has no such message whatever goes wrong when it reads its disk. As much is removed for want of its
+// message, it is believed only if its index says the same.
+func (s *store) find(ctx context.Context, r reference) (*raw, error) {
+	if r.subject == "" {
+		kept, err := s.getSeq(ctx, s.names.messages, r.seq)
+		if err == nil && keyOf(kept.Sequence, kept.header) != r.key {
+			return nil, errReplaced
+		}
+		return kept, err
+	}
+	kept, err := s.getLast(ctx, s.names.messages, r.subject)
+	switch {
+	case err == nil && keyOf(kept.Sequence, kept.header) != r.key:
+		return nil, errReplaced
+	case errors.Is(err, inbox.ErrNotFound):
+		known, err := s.subjects(ctx, s.names.messages, r.subject)
+		if err == nil && len(known) > 0 {
+			return nil, fmt.Errorf("%w: %s", errUnreadable, r.subject)
+		}
+		return nil, cmp.Or(err, inbox.ErrNotFound)
 	}
 	return kept, err
 }

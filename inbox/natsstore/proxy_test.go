@@ -169,3 +169,26 @@ func testLateRevival(t *testing.T, server *server) {
 		t.Errorf("leased %+v", m)
 	}
 }
+
+// TestFalseAnswer: a server says once that a message is not there, as servers do of any error of their disk. Nothing is removed
+// for that: it is asked again, and delivered.
+func TestFalseAnswer(t *testing.T) {
+	t.Parallel()
+	const asked, other = `"last_by_subj":"inbox.false.message.`, `"last_by_subj":"inbox.false.nothing.`
+	p := newProxy(t, oneServer(t, ""), func(_, server net.Conn, data []byte) {
+		_, _ = server.Write(bytes.ReplaceAll(data, []byte(asked), []byte(other)))
+	})
+	s := patient(t, p.url(), "false", new(changingClock))
+	put(t, s, message("a"), inbox.Stored)
+	settle(t, s, take(t, s), retryIn(time.Second))
+	s.ackWait.Store(int64(100 * time.Millisecond)) // what is younger is not believed to be gone anyway
+	p.arm(asked)
+	m := take(t, s)
+	if !p.sprung() {
+		t.Error("the answer was true")
+	}
+	if m.ID != "a" || m.Attempts != 1 {
+		t.Errorf("leased %s with %d attempts", m.ID, m.Attempts)
+	}
+	settle(t, s, m, isDelivered)
+}

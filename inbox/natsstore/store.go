@@ -634,24 +634,32 @@ func (s *store) purge(ctx context.Context, stream, subject string) error {
 
 // ask asks for something that is done or not.
 func (s *store) ask(ctx context.Context, what string, request map[string]any) error {
+	var decoded struct {
+		Error *jetstream.APIError `json:"error"`
+	}
+	if err := s.call(ctx, what, request, &decoded); err != nil {
+		return err
+	}
+	if decoded.Error != nil {
+		return decoded.Error
+	}
+	return nil
+}
+
+// call asks a server once, and reads what it answers, which may be an error of its own.
+func (s *store) call(ctx context.Context, what string, request map[string]any, answer any) error {
 	body, err := json.Marshal(request)
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	answer, err := s.connection.RequestWithContext(ctx, jetstream.DefaultAPIPrefix+what, body)
+	answered, err := s.connection.RequestWithContext(ctx, jetstream.DefaultAPIPrefix+what, body)
 	if err != nil {
 		return err
 	}
-	var decoded struct {
-		Error *jetstream.APIError `json:"error"`
-	}
-	if err := json.Unmarshal(answer.Data, &decoded); err != nil {
+	if err := json.Unmarshal(answered.Data, answer); err != nil {
 		return fmt.Errorf("the server's answer cannot be read: %w", err)
-	}
-	if decoded.Error != nil {
-		return decoded.Error
 	}
 	return nil
 }
