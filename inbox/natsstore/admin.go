@@ -108,6 +108,9 @@ func (s *store) headers(ctx context.Context, stream, filter string, from uint64,
 }
 
 // headersOf does it where a configuration says it to begin.
+//
+// The client waits for a second, and then says of a server that was silent what it says of one that has nothing. What comes
+// later it throws away, and the server has no more of it. So what is read is counted.
 func (s *store) headersOf(ctx context.Context, stream string, config jetstream.ConsumerConfig, batch int, take func([]jetstream.Msg) (more bool, err error)) error {
 	config.Description, config.AckPolicy, config.HeadersOnly = "caddy inbox: a list", jetstream.AckNonePolicy, true
 	config.InactiveThreshold, config.MemoryStorage, config.Replicas = 10*time.Second, true, 1
@@ -116,6 +119,7 @@ func (s *store) headersOf(ctx context.Context, stream string, config jetstream.C
 		return err
 	}
 	defer s.tidy(func(ctx context.Context) error { return s.js.DeleteConsumer(ctx, stream, consumer.CachedInfo().Name) })
+	read, left := uint64(0), consumer.CachedInfo().NumPending
 	for {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -126,10 +130,25 @@ func (s *store) headersOf(ctx context.Context, stream string, config jetstream.C
 		}
 		var messages []jetstream.Msg
 		for m := range fetched.Messages() {
+			meta, err := m.Metadata()
+			if err != nil {
+				return err
+			}
+			if read++; meta.Sequence.Consumer != read {
+				return fmt.Errorf("of %s, something was not read", stream)
+			}
+			left = meta.NumPending
 			messages = append(messages, m)
 		}
 		if len(messages) == 0 {
-			return fetched.Error()
+			if err := fetched.Error(); err != nil || left == 0 {
+				return err
+			}
+			info, err := consumer.Info(ctx) // it may have been removed meanwhile
+			if err == nil && (info.NumPending > 0 || info.Delivered.Consumer > read) {
+				err = fmt.Errorf("of %s, %d were not read", stream, left)
+			}
+			return err
 		}
 		more, err := take(messages)
 		if err != nil || !more {

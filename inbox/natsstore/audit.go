@@ -445,27 +445,15 @@ func (s *store) since(ctx context.Context, stream, kind string, from time.Time, 
 	if from.Unix() > 0 {
 		config.DeliverPolicy, config.OptStartTime = jetstream.DeliverByStartTimePolicy, &from
 	}
-	left := uint64(0)
 	err := s.headersOf(ctx, stream, config, 1000, func(messages []jetstream.Msg) (bool, error) {
 		for _, m := range messages {
-			meta, err := m.Metadata()
-			if err != nil {
-				return false, err
-			}
-			left = meta.NumPending
 			if err := take(m); err != nil {
 				return false, err
 			}
 		}
 		return true, nil
 	})
-	if errors.Is(err, errEnough) {
-		return nil
-	}
-	if err == nil && left > 0 {
-		return fmt.Errorf("of %s, %d were not read", stream, left)
-	}
-	return err
+	return ignore(err, errEnough)
 }
 
 // What comes of bringing a message back.

@@ -3,6 +3,7 @@ package natsstore
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"net"
 	"sync/atomic"
@@ -191,4 +192,32 @@ func TestFalseAnswer(t *testing.T) {
 		t.Errorf("leased %s with %d attempts", m.ID, m.Attempts)
 	}
 	settle(t, s, m, isDelivered)
+}
+
+// TestSilentRead: the server stands still, for longer than the client waits, when it is asked for what there is. Then nothing was
+// read, which is not the same as that there is nothing.
+func TestSilentRead(t *testing.T) {
+	t.Parallel()
+	server := oneServer(t, "")
+	p := newProxy(t, server, func(_, server net.Conn, data []byte) {
+		time.Sleep(1500 * time.Millisecond)
+		_, _ = server.Write(data)
+	})
+	s := patient(t, p.url(), "silent", new(changingClock))
+	for i := range 3 {
+		put(t, s, message(fmt.Sprint(i)), inbox.Stored)
+	}
+	// The audit reads them all, or knows that it has not.
+	acknowledge(t, handedOut(t, server, s.names.messages, 3))
+	book := &ledger{suspects: map[string]suspect{}}
+	for _, silent := range []bool{true, false} {
+		if silent {
+			p.arm("$JS.API.CONSUMER.MSG.NEXT." + s.names.messages)
+		}
+		s.doubt()
+		_, err := s.look(t.Context(), book)
+		if silent != (err != nil) || silent != book.from.IsZero() || silent == (len(book.suspects) == 3) {
+			t.Errorf("silent %v: %d are missed, what is older than %v is not read again, error %v", silent, len(book.suspects), book.from, err)
+		}
+	}
 }
