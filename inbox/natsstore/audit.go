@@ -34,11 +34,13 @@ import (
 // Bounds of a look.
 const (
 	mostSuspects = 10_000           // missed messages that are remembered; there are more next time
-	mostMarks    = 2_000_000        // of what is accounted for, in memory at once; eight bytes each
+	mostMarks    = 2_000_000        // of what is accounted for, in memory at once, about; eight bytes each
 	unsure       = 10 * time.Minute // how far the clocks of the servers may be apart
-	afterDoubt   = 3                // looks after something has happened
+	afterDoubt   = 3                // times that everything is compared after something has happened
+	inDoubt      = 10               // that takes not more than one part of so many of the time
 	atLeast      = 10               // waits between looks, after which everything is compared that is pending
 	atMost       = 50               // that takes not more than one part of so many of the time
+	lookTime     = 10 * time.Minute // one look
 )
 
 // suspect is a message that seems to be missed.
@@ -50,15 +52,28 @@ type suspect struct {
 }
 
 // ledger is what the audit remembers between its looks.
+//
+// What is accounted for may be more than is kept in memory: then it is compared in parts, by the hashes of keys, one part a
+// look.
 type ledger struct {
 	suspects map[string]suspect // by key
 	from     time.Time          // what was stored before is settled, or in the queue of retries
+	seed     maphash.Seed       // of the hashes
+	most     int                // marks of a part
+	part     uint64             // which is compared next; 0: all have been
+	parts    uint64             // how many there are, since the first was compared
+	oldest   time.Time          // what was stored before is not missed, by the parts that have been compared
 	short    bool               // the numbers did not add up last time
 	rests    int                // looks to be left out, for the numbers do not add up and nothing is missed all the same
 	rested   int                // how many were left out before
 	leaders  [2]string          // of the consumers
-	compared time.Time          // everything, last
+	compared time.Time          // a part, last
 	took     time.Duration      // that
+	warned   bool               // that it takes too long
+}
+
+func newLedger() *ledger {
+	return &ledger{suspects: map[string]suspect{}, seed: maphash.MakeSeed(), most: mostMarks, parts: 1}
 }
 
 // doubt notes that something has happened which may have cost the server its memory.
@@ -78,17 +93,23 @@ func (s *store) audit() {
 		return
 	}
 	s.doubt()
-	book := &ledger{suspects: map[string]suspect{}}
+	book := newLedger()
 	for {
 		// Several gateways are not to look at once.
 		if !s.sleep(s.ctx, s.config.patience*3/4+mathrand.N(s.config.patience/2)) {
 			return
 		}
-		ctx, cancel := context.WithTimeout(s.ctx, 10*time.Minute)
+		ctx, cancel := context.WithTimeout(s.ctx, lookTime)
 		more, err := s.look(ctx, book)
+		late := ctx.Err() != nil
 		cancel()
 		if s.ctx.Err() != nil {
 			return
+		}
+		if late && !book.warned {
+			book.warned = true
+			s.logger.Warn("inbox cannot look in time for messages that NATS would not hand out any more: there are too many that are remembered, "+
+				"or the servers are too slow", zap.Duration("bound", lookTime))
 		}
 		if err != nil {
 			s.logger.Debug("inbox could not look for missed messages", zapError(s.config, err))
@@ -103,7 +124,6 @@ func (s *store) audit() {
 // census is what the server says of numbers.
 type census struct {
 	stored      jetstream.StreamState
-	records     uint64
 	pending     int64     // at least so many
 	outstanding int64     // what the consumers still have to hand out, or to hear of
 	handed      [2]uint64 // the last seq that each has handed out
@@ -146,15 +166,12 @@ func (s *store) census(ctx context.Context) (*census, error) {
 			c.leaders[i] = info.Cluster.Leader
 		}
 	}
-	for _, stream := range []string{s.names.delivered, s.names.dead, s.names.retry} {
+	for _, stream := range []string{s.names.delivered, s.names.dead} {
 		records, err := state(stream)
 		if err != nil {
 			return nil, err
 		}
-		c.records += records.Msgs
-		if stream != s.names.retry {
-			c.pending -= int64(records.Msgs)
-		}
+		c.pending -= int64(records.Msgs)
 	}
 	return c, nil
 }
@@ -176,26 +193,29 @@ func (s *store) look(ctx context.Context, book *ledger) (more bool, err error) {
 	short := now.pending > now.outstanding || now.pending > 0 && idle[0] && idle[1]
 	still := short && book.short
 	book.short = short
-	doubts := s.doubts.Load()
+	if !still {
+		book.rested, book.rests = 0, 0
+	}
+	doubts, busy := s.doubts.Load(), time.Since(book.compared) < inDoubt*book.took
+	var all bool
 	switch {
+	case now.pending <= 0: // nothing is missed; a doubt waits until something may be
+	case busy:
 	case doubts > 0:
-		err = s.compare(ctx, book, now, idle)
-		s.doubts.CompareAndSwap(doubts, doubts-1)
-	case now.pending > 0 && time.Since(book.compared) > max(atLeast*s.config.patience, atMost*book.took): // the numbers may be wrong
-		err = s.compare(ctx, book, now, idle)
+		if all, err = s.compare(ctx, book, now, idle); all {
+			s.doubts.CompareAndSwap(doubts, doubts-1)
+		}
+	case time.Since(book.compared) > max(atLeast*s.config.patience, atMost*book.took): // the numbers may be wrong
+		_, err = s.compare(ctx, book, now, idle)
 	case still && book.rests > 0:
 		book.rests--
 	case still:
-		err = s.compare(ctx, book, now, idle)
-		if len(book.suspects) == 0 {
+		if all, err = s.compare(ctx, book, now, idle); all && len(book.suspects) == 0 {
 			book.rested = min(2*book.rested+1, 31)
 			book.rests = book.rested
 		}
-	default:
-		book.rested, book.rests = 0, 0
 	}
 	if err != nil {
-		s.doubts.CompareAndSwap(doubts-1, doubts)
 		return true, err
 	}
 	ripe := time.Duration(s.ackWait.Load()) + s.config.patience
@@ -226,28 +246,37 @@ func (s *store) look(ctx context.Context, book *ledger) (more bool, err error) {
 	if err != nil { // something may be half done
 		s.doubt()
 	}
-	return now.pending > 0 || len(book.suspects) > 0 || s.doubts.Load() > 0, err
+	return now.pending > 0 || len(book.suspects) > 0, err
 }
 
-// compare reads what there is, and remembers what has no explanation.
-func (s *store) compare(ctx context.Context, book *ledger, now *census, idle [2]bool) error {
+// compare reads one part of what there is, and remembers what has no explanation. It reports whether it was the last part.
+func (s *store) compare(ctx context.Context, book *ledger, now *census, idle [2]bool) (all bool, err error) {
 	begun := time.Now()
+	defer func() { book.compared, book.took = time.Now(), time.Since(begun) }()
 	upto := now.handed
 	for i := range upto {
 		if idle[i] {
 			upto[i] = math.MaxUint64
 		}
 	}
-	open, oldest, err := s.unaccounted(ctx, book.from, upto[0], now)
+	if book.part == 0 {
+		book.parts, book.oldest = 1, now.stored.LastTime
+	}
+	known := &tally{seed: book.seed, part: book.part, parts: book.parts, most: book.most}
+	open, oldest, err := s.unaccounted(ctx, known, book.from, upto[0], now)
 	if err != nil {
-		return err
+		return false, err
 	}
 	late, err := s.overdue(ctx, upto[1])
 	if err != nil {
-		return err
+		return false, err
 	}
-	book.from, book.compared, book.took = oldest.Add(-unsure), time.Now(), time.Since(begun)
 	seen := map[string]suspect{}
+	for key, before := range book.suspects {
+		if _, ours := known.ours(key); !ours && before.entry == "" {
+			seen[key] = before
+		}
+	}
 	for _, found := range append(open, late...) {
 		if len(seen) >= mostSuspects {
 			break
@@ -258,10 +287,18 @@ func (s *store) compare(ctx context.Context, book *ledger, now *census, idle [2]
 		seen[found.of.key] = found
 	}
 	book.suspects = seen
+	if oldest.Before(book.oldest) {
+		book.oldest = oldest
+	}
+	book.parts = known.parts
+	if book.part = (book.part + 1) % book.parts; book.part > 0 {
+		return false, nil
+	}
+	book.from = book.oldest.Add(-unsure)
 	if len(seen) == 0 && now.pending > now.outstanding { // what is missed was accounted for once, and not read
 		book.from = time.Time{}
 	}
-	return nil
+	return true, nil
 }
 
 // waitsFor reports whether a source has owed messages for a while, and sent none.
@@ -272,10 +309,11 @@ func (s *store) waitsFor(i int) bool {
 	return s.connection.IsConnected() && src.asked > 0 && src.failures == 0 && time.Since(src.waits) > 3*heartbeat
 }
 
-// tally is what is accounted for: hashes of keys, as there may be many.
+// tally is what is accounted for, or a part of it: hashes of keys, as there may be many.
 type tally struct {
 	seed        maphash.Seed
 	part, parts uint64
+	most        int // hashes; 0: any number
 	hashes      []uint64
 }
 
@@ -284,9 +322,16 @@ func (m *tally) ours(key string) (uint64, bool) {
 	return hash, hash%m.parts == m.part
 }
 
+// add adds a key. If the first part becomes too large, it is halved: so are those that follow.
 func (m *tally) add(key string) {
-	if hash, ours := m.ours(key); ours {
-		m.hashes = append(m.hashes, hash)
+	hash, ours := m.ours(key)
+	if !ours {
+		return
+	}
+	m.hashes = append(m.hashes, hash)
+	if m.part == 0 && m.most > 0 && len(m.hashes) > m.most {
+		m.parts *= 2
+		m.hashes = slices.DeleteFunc(m.hashes, func(hash uint64) bool { return hash%m.parts != m.part })
 	}
 }
 
@@ -295,69 +340,64 @@ func (m *tally) has(hash uint64) bool {
 	return found
 }
 
-// unaccounted finds the messages that were stored since a time, up to a seq, which are neither settled nor in the queue of
-// retries; and when the oldest of them was stored, or the last there is.
-func (s *store) unaccounted(ctx context.Context, from time.Time, upto uint64, now *census) ([]suspect, time.Time, error) {
+// unaccounted finds the messages of a part that were stored since a time, up to a seq, which are neither settled nor in the
+// queue of retries; and when the oldest of them was stored, or the last there is.
+func (s *store) unaccounted(ctx context.Context, known *tally, from time.Time, upto uint64, now *census) ([]suspect, time.Time, error) {
 	oldest := now.stored.LastTime
 	if upto == 0 || now.stored.Msgs == 0 {
 		return nil, from.Add(unsure), nil
 	}
+	mark := func(m jetstream.Msg) error {
+		known.add(s.names.referred(m.Subject(), nil).key)
+		return nil
+	}
+	for stream, kind := range map[string]string{s.names.delivered: "delivered.*", s.names.dead: "dead.*"} {
+		if err := s.since(ctx, stream, kind, from.Add(-unsure), mark); err != nil {
+			return nil, oldest, err
+		}
+	}
+	if err := s.since(ctx, s.names.retry, "retry.*.entry", time.Time{}, mark); err != nil {
+		return nil, oldest, err
+	}
+	slices.Sort(known.hashes)
 	type candidate struct {
 		message jetstream.Msg
 		of      reference
-		stored  time.Time
 	}
 	var candidates []candidate
-	seed, parts := maphash.MakeSeed(), 1+now.records/mostMarks
-	for part := range parts {
-		known := &tally{seed: seed, part: part, parts: parts}
-		mark := func(m jetstream.Msg) error {
-			known.add(s.names.referred(m.Subject(), nil).key)
-			return nil
+	err := s.since(ctx, s.names.messages, "message.*", from, func(m jetstream.Msg) error {
+		meta, err := m.Metadata()
+		if err != nil {
+			return err
 		}
-		for stream, kind := range map[string]string{s.names.delivered: "delivered.*", s.names.dead: "dead.*"} {
-			if err := s.since(ctx, stream, kind, from.Add(-unsure), mark); err != nil {
-				return nil, oldest, err
-			}
-		}
-		if err := s.since(ctx, s.names.retry, "retry.*.entry", time.Time{}, mark); err != nil {
-			return nil, oldest, err
-		}
-		slices.Sort(known.hashes)
-		err := s.since(ctx, s.names.messages, "message.*", from, func(m jetstream.Msg) error {
-			meta, err := m.Metadata()
-			if err != nil {
-				return err
-			}
-			seq := meta.Sequence.Stream
-			if seq > upto { // nor has anything behind it been handed out
-				if meta.Timestamp.Before(oldest) {
-					oldest = meta.Timestamp
-				}
-				return errEnough
-			}
-			of := referenceOf(m.Subject(), seq, m.Headers())
-			hash, ours := known.ours(of.key)
-			if !ours || known.has(hash) || m.Headers().Get(headerDropped) != "" {
-				return nil
-			}
-			if _, err := decode(seq, m.Headers(), nil); err != nil {
-				return nil // not ours
-			}
+		seq := meta.Sequence.Stream
+		if seq > upto { // nor has anything behind it been handed out
 			if meta.Timestamp.Before(oldest) {
 				oldest = meta.Timestamp
 			}
-			if len(candidates) < mostSuspects {
-				candidates = append(candidates, candidate{m, of, meta.Timestamp})
-			}
-			return nil
-		})
-		if err != nil {
-			return nil, oldest, err
+			return errEnough
 		}
+		of := referenceOf(m.Subject(), seq, m.Headers())
+		hash, ours := known.ours(of.key)
+		if !ours || known.has(hash) || m.Headers().Get(headerDropped) != "" {
+			return nil
+		}
+		if _, err := decode(seq, m.Headers(), nil); err != nil {
+			return nil // not ours
+		}
+		if meta.Timestamp.Before(oldest) {
+			oldest = meta.Timestamp
+		}
+		if len(candidates) < mostSuspects {
+			candidates = append(candidates, candidate{m, of})
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, oldest, err
 	}
 	found := make([]*suspect, len(candidates))
-	err := parallel(len(candidates), func(i int) error {
+	err = parallel(len(candidates), func(i int) error {
 		of := candidates[i].of
 		st, err := s.standing(ctx, of.key, candidates[i].message.Headers())
 		if err != nil || st.state != inbox.Pending {

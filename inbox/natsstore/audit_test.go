@@ -3,6 +3,7 @@ package natsstore
 import (
 	"context"
 	"fmt"
+	"hash/maphash"
 	"slices"
 	"sync"
 	"testing"
@@ -91,6 +92,7 @@ func TestAudit(t *testing.T) {
 		"held meanwhile":    testBroughtBackHeld,
 		"half done":         testBroughtBackHalf,
 		"accounted for":     testForgottenOld,
+		"in parts":          testComparedInParts,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -198,10 +200,11 @@ func testForgottenOld(t *testing.T, server *server) {
 	s := quiet(t, server, "accounted")
 	put(t, s, message("a"), inbox.Stored)
 	settle(t, s, take(t, s), retryIn(time.Second))
-	book := &ledger{suspects: map[string]suspect{}}
+	book := newLedger()
 	look := func() {
 		t.Helper()
 		s.doubt()
+		book.compared = time.Time{} // it may be done again at once
 		if _, err := s.look(t.Context(), book); err != nil {
 			t.Fatal(err)
 		}
@@ -235,6 +238,61 @@ func testForgottenOld(t *testing.T, server *server) {
 	settle(t, s, take(t, s), isDelivered)
 }
 
+// More is accounted for than is kept in memory: it is compared part by part, one a look. A look takes none where the last one
+// has just taken long, nor where nothing is pending.
+func testComparedInParts(t *testing.T, server *server) {
+	s := quiet(t, server, "parts")
+	const number = 6
+	for i := range number {
+		put(t, s, message(fmt.Sprint("delivered ", i)), inbox.Stored)
+		settle(t, s, take(t, s), isDelivered)
+	}
+	for i := range number {
+		put(t, s, message(fmt.Sprint("missed ", i)), inbox.Stored)
+	}
+	missed := handedOut(t, server, s.names.messages, number)
+	acknowledge(t, missed)
+	book := newLedger()
+	book.most = number / 2
+	look := func() (compared bool) {
+		t.Helper()
+		before := book.compared
+		if _, err := s.look(t.Context(), book); err != nil {
+			t.Fatal(err)
+		}
+		return book.compared != before
+	}
+	s.doubt()
+	looks := uint64(0)
+	for doubts := s.doubts.Load(); s.doubts.Load() == doubts; looks++ {
+		if !book.from.IsZero() {
+			t.Fatal("what was compared in part is not read again")
+		}
+		book.took = 0
+		if !look() {
+			t.Fatal("nothing was compared")
+		}
+	}
+	if looks < 2 || looks != book.parts || len(book.suspects) != number || book.from.IsZero() {
+		t.Errorf("%d looks at %d parts: %d are missed; what is older than %v is not read again", looks, book.parts, len(book.suspects), book.from)
+	}
+	book.took = time.Hour
+	if look() {
+		t.Error("compared again at once")
+	}
+	for _, m := range missed {
+		m, err := s.takeNew(t.Context(), m)
+		if err != nil || m == nil {
+			t.Fatalf("leased %v, error %v", m, err)
+		}
+		settle(t, s, m, isDelivered)
+	}
+	book.took = 0
+	if look() || s.doubts.Load() == 0 {
+		t.Errorf("nothing is pending: compared at %v, %d doubts", book.compared, s.doubts.Load())
+	}
+}
+
 // suspected is what an audit would remember of the only message that is pending.
 func suspected(t *testing.T, s *store) suspect {
 	t.Helper()
@@ -242,7 +300,7 @@ func suspected(t *testing.T, s *store) suspect {
 	if err != nil {
 		t.Fatal(err)
 	}
-	found, _, err := s.unaccounted(t.Context(), time.Time{}, now.handed[0], now)
+	found, _, err := s.unaccounted(t.Context(), &tally{seed: maphash.MakeSeed(), parts: 1}, time.Time{}, now.handed[0], now)
 	if err != nil {
 		t.Fatal(err)
 	}

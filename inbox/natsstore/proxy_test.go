@@ -209,12 +209,13 @@ func TestSilentRead(t *testing.T) {
 	}
 	// The audit reads them all, or knows that it has not.
 	acknowledge(t, handedOut(t, server, s.names.messages, 3))
-	book := &ledger{suspects: map[string]suspect{}}
+	book := newLedger()
 	for _, silent := range []bool{true, false} {
 		if silent {
 			p.arm("$JS.API.CONSUMER.MSG.NEXT." + s.names.messages)
 		}
 		s.doubt()
+		book.compared = time.Time{} // it may be done again at once
 		_, err := s.look(t.Context(), book)
 		if silent != (err != nil) || silent != book.from.IsZero() || silent == (len(book.suspects) == 3) {
 			t.Errorf("silent %v: %d are missed, what is older than %v is not read again, error %v", silent, len(book.suspects), book.from, err)
