@@ -585,22 +585,32 @@ const auditClaim = ".audit"
 
 // claimedElsewhere says for how long, at the time of a claim, somebody else who had claimed the message may have it still; 0:
 // nobody has it. slack is added to the length of leases.
+//
+// The claims are looked up by their subjects. There may be many of other messages, and to look for the next one of a message
+// the server would go through them.
 func (s *store) claimedElsewhere(ctx context.Context, key, claim string, slack time.Duration) (left time.Duration, err error) {
 	mine, err := s.getLast(ctx, s.names.leases, claim)
 	if err != nil {
 		return 0, err
 	}
-	for seq := uint64(1); ; {
-		next, err := s.getNext(ctx, s.names.leases, s.names.of("lease", key)+".>", seq)
-		if err != nil {
-			return left, ignore(err, inbox.ErrNotFound)
+	claims, err := s.subjects(ctx, s.names.leases, s.names.of("lease", key)+".>")
+	if err != nil {
+		return 0, err
+	}
+	for _, subject := range claims {
+		if subject == claim {
+			continue
 		}
-		seq = next.Sequence + 1
-		if next.Subject != claim && !strings.HasPrefix(string(next.Data), noDelivery) {
-			lasts := max(time.Duration(s.ackWait.Load()), claimLasts(next.Data)) + slack
-			left = max(left, lasts-mine.Time.Sub(next.Time))
+		other, err := s.getLast(ctx, s.names.leases, subject)
+		if err != nil { // also if it is not found: it has run out just now, or cannot be read
+			return 0, err
+		}
+		if !strings.HasPrefix(string(other.Data), noDelivery) {
+			lasts := max(time.Duration(s.ackWait.Load()), claimLasts(other.Data)) + slack
+			left = max(left, lasts-mine.Time.Sub(other.Time))
 		}
 	}
+	return left, nil
 }
 
 func ignore(err, harmless error) error {
