@@ -516,6 +516,7 @@ func (s *store) bringBack(ctx context.Context, missed suspect) (result, error) {
 	if err != nil {
 		return notMissed, nil // not ours
 	}
+	s.forgetReplaced(kept.header)
 	st, err := s.standing(ctx, of.key, kept.header)
 	if err != nil || st.state != inbox.Pending || tried(st.record) != missed.tried {
 		return notMissed, err

@@ -86,6 +86,10 @@ func (s *store) removeDelivered(ctx context.Context, of reference, r *record) (b
 			return false, err
 		}
 	}
+	// One holder may have given it up while another delivered it.
+	if err := s.purge(ctx, s.names.dead, s.names.of("dead", of.key)); err != nil {
+		return false, err
+	}
 	if err := s.purge(ctx, s.names.delivered, s.names.of("delivered", of.key)); err != nil {
 		return false, err
 	}

@@ -230,6 +230,7 @@ func (s *store) takeNew(ctx context.Context, message jetstream.Msg) (m *inbox.Me
 		s.putBack(message.Reply(), time.Hour)
 		return nil, nil
 	}
+	s.forgetReplaced(header)
 	lease := s.lease(message, of, s.names.firstClaim(of.key, meta.NumDelivered))
 	fresh := meta.NumDelivered == 1 && time.Since(meta.Timestamp).Abs() < leaseAge(time.Duration(s.ackWait.Load()))/2
 	if meta.NumDelivered > 1 {

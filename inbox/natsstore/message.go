@@ -157,6 +157,7 @@ const (
 	headerKey      = "Inbox-Key"      // likewise
 	headerReceived = "Inbox-Received" // RFC 3339
 	headerPut      = "Inbox-Put"      // which call of Put has stored it: tells our own message from another's
+	headerReplaces = "Inbox-Replaces" // what the message of the same id was called that it has replaced
 	headerDropped  = "Inbox-Dropped"  // the request was dropped to make room; the value is the record of its delivery
 )
 

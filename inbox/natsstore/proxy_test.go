@@ -222,3 +222,27 @@ func TestSilentRead(t *testing.T) {
 		}
 	}
 }
+
+// TestLeftOfReplaced: who revives a dead message ends before its record is removed. The numbers are right all the same, once the
+// message is handed out.
+func TestLeftOfReplaced(t *testing.T) {
+	t.Parallel()
+	server := oneServer(t, "")
+	p := newProxy(t, server, func(net.Conn, net.Conn, []byte) {}) // what is held is lost
+	first := quiet(t, server, "replaced")
+	put(t, first, message("a"), inbox.Stored)
+	settle(t, first, take(t, first), isDead)
+	_ = first.Close()
+	s := patient(t, p.url(), "replaced", new(changingClock))
+	p.arm("STREAM.PURGE." + s.names.dead)
+	put(t, s, message("a"), inbox.Revived)
+	if stats, err := s.Stats(t.Context()); err != nil || stats.Dead != 1 || !p.sprung() {
+		t.Fatalf("the record is gone: %+v, error %v", stats, err)
+	}
+	m := take(t, s)
+	eventually(t, "what is left is removed", func() bool {
+		stats, err := s.Stats(t.Context())
+		return err == nil && stats.Pending == 1 && stats.Dead == 0
+	})
+	settle(t, s, m, isDelivered)
+}

@@ -55,7 +55,7 @@ func (s *store) Put(ctx context.Context, message *inbox.Message) (inbox.Receipt,
 // fits checks a message's size against what the server takes.
 func (s *store) fits(wire *nats.Msg) error {
 	header := headerSize(wire.Header)
-	const expectations = 256 // what publish adds to the header
+	const expectations = 384 // what replace and publish add to the header
 	if header > maxHeader || int64(header+len(wire.Data)+expectations) > s.connection.MaxPayload() {
 		return fmt.Errorf("%w: the server's max_payload is %d bytes", inbox.ErrTooLarge, s.connection.MaxPayload())
 	}
@@ -150,6 +150,7 @@ func (s *store) replace(ctx context.Context, wire *nats.Msg, put string, decide 
 			claimed = key
 		}
 		expect, replaces = last.Sequence, key
+		wire.Header[headerReplaces] = []string{key}
 		if full {
 			if err := s.makeRoom(ctx, size(wire)); err != nil {
 				return 0, 0, err
@@ -218,6 +219,17 @@ func (s *store) forget(key string) {
 		if err := s.purge(ctx, left.stream, left.subject); err != nil {
 			s.logger.Debug("inbox could not tidy up", zapError(s.config, err))
 		}
+	}
+}
+
+// forgetReplaced removes what is left of the message that another one has replaced: whoever has replaced it may have ended before
+// that, and what is recorded of a message that is no more makes the numbers wrong.
+func (s *store) forgetReplaced(by nats.Header) {
+	if key := by.Get(headerReplaces); isWord(key) {
+		s.tidy(func(context.Context) error {
+			s.forget(key)
+			return nil
+		})
 	}
 }
 

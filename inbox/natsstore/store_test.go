@@ -100,6 +100,7 @@ func TestServer(t *testing.T) {
 		"names":                     testNames,
 		"put back when nobody asks": testPutBack,
 		"foreign message":           testForeignMessage,
+		"delivered and given up":    testDeliveredAndDead,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, shared) })
 	}
@@ -568,6 +569,24 @@ func testForeignMessage(t *testing.T, server *server) {
 	if logs.FilterMessage("inbox found a message that is none").Len() == 0 {
 		t.Error("nothing in the log")
 	}
+}
+
+// One holder has given a message up, and another one, who was faster, has delivered it. When that is forgotten, nothing is left.
+func testDeliveredAndDead(t *testing.T, server *server) {
+	clock := new(changingClock)
+	s := openStore(t, provider(t, func(n *Nats) { n.clock = clock.now }, server.url()), "both", defaults())
+	put(t, s, message("a"), inbox.Stored)
+	m := take(t, s)
+	settle(t, s, m, isDelivered)
+	m.Lease.(*lease).done = false
+	settle(t, s, m, isDead)
+	put(t, s, message("a"), inbox.Repeated)
+	clock.jump(2 * time.Hour)
+	s.wakeJanitor()
+	eventually(t, "nothing is left", func() bool {
+		stats, err := s.Stats(t.Context())
+		return err == nil && stats == inbox.Stats{Bytes: stats.Bytes}
+	})
 }
 
 // TestServerIsDown opens the store while there is no server: requests are refused, and taken once there is one.
