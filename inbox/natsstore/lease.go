@@ -232,7 +232,7 @@ func (s *store) takeNew(ctx context.Context, message jetstream.Msg) (m *inbox.Me
 	}
 	s.forgetReplaced(header)
 	lease := s.lease(message, of, s.names.firstClaim(of.key, meta.NumDelivered))
-	fresh := meta.NumDelivered == 1 && time.Since(meta.Timestamp).Abs() < leaseAge(time.Duration(s.ackWait.Load()))/2
+	fresh := meta.NumDelivered == 1 && time.Since(meta.Timestamp).Abs() < s.young
 	if meta.NumDelivered > 1 {
 		if err := s.bar(ctx, of.key); err != nil {
 			return nil, err

@@ -57,6 +57,7 @@ type store struct {
 	applies sync.Mutex    // one apply at a time
 	ready   chan struct{} // closed when apply has succeeded
 	ackWait atomic.Int64  // of the consumers, in nanoseconds
+	young   time.Duration // of messages that are younger, no claim can have been forgotten; set by tests
 
 	mu       sync.Mutex
 	settings inbox.Settings
@@ -89,7 +90,7 @@ type store struct {
 func open(ctx context.Context, config *Nats, name string, settings inbox.Settings, logger *zap.Logger) (*store, error) {
 	s := &store{
 		config: config, names: newNames(name), logger: logger, settings: settings,
-		clock: config.clock, begun: time.Now(), kick: make(chan struct{}, 1), ready: make(chan struct{}),
+		clock: config.clock, young: leaseAge(0) / 2, begun: time.Now(), kick: make(chan struct{}, 1), ready: make(chan struct{}),
 		held: map[string]*lease{}, handed: make(chan *inbox.Message),
 		janitor: make(chan struct{}, 1), auditor: make(chan struct{}, 1), background: make(chan struct{}, 16),
 		problem: errors.New("not connected yet"),
@@ -356,7 +357,8 @@ func (s *store) apply(ctx context.Context) (err error) {
 	return nil
 }
 
-// leaseAge is how long a claim is kept: longer than two leases may last that follow each other.
+// leaseAge is how long a claim is kept: longer than two leases may last that follow each other. Where timeouts were raised, older
+// claims were kept for as long as was right for the shorter ones, but never for less than leaseAge(0).
 func leaseAge(ackWait time.Duration) time.Duration { return 2*ackWait + time.Minute }
 
 func checkVersion(version string) error {

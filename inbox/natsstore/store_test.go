@@ -313,16 +313,16 @@ func testConsumersDeleted(t *testing.T, server *server) {
 	if stream, err := js.Stream(t.Context(), s.names.leases); err != nil || stream.Purge(t.Context()) != nil {
 		t.Fatal(err)
 	}
-	s = openStore(t, provider(t, nil, server.url()), "deleted", defaults())
-	// Old messages are looked up before they are delivered; these are young, so their age is made up.
-	s.ackWait.Store(-int64(time.Minute))
+	// Old messages are looked up before they are delivered, however long the timeouts are by now.
+	settings := defaults()
+	settings.Lease = 10 * time.Minute
+	s = openStore(t, provider(t, nil, server.url()), "deleted", settings)
+	s.young = 0
 	for _, want := range []string{"new", "waits"} {
-		s.ackWait.Store(-int64(time.Minute))
 		m := take(t, s)
 		if m.ID != want {
 			t.Fatalf("leased %s, want %s", m.ID, want)
 		}
-		m.Lease.(*lease).until = time.Now().Add(time.Minute)
 		settle(t, s, m, isDelivered)
 	}
 	nothing(t, s)
