@@ -246,3 +246,27 @@ func TestLeftOfReplaced(t *testing.T) {
 	})
 	settle(t, s, m, isDelivered)
 }
+
+// TestPutWaits: a server says that there is a message of an id, and that there is none. Who puts one tries again, and not all the
+// time.
+func TestPutWaits(t *testing.T) {
+	t.Parallel()
+	const asked, other = `"last_by_subj":"inbox.waits.message.`, `"last_by_subj":"inbox.waits.nothing.`
+	var p *proxy
+	p = newProxy(t, oneServer(t, ""), func(_, server net.Conn, data []byte) {
+		_, _ = server.Write(bytes.ReplaceAll(data, []byte(asked), []byte(other)))
+		p.arm(asked)
+	})
+	s := patient(t, p.url(), "waits", new(changingClock))
+	put(t, s, message("a"), inbox.Stored)
+	p.arm(asked)
+	before := s.connection.Stats().OutMsgs
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if receipt, err := s.Put(ctx, message("a")); err == nil {
+		t.Errorf("receipt %d", receipt)
+	}
+	if sent := s.connection.Stats().OutMsgs - before; sent > 100 {
+		t.Errorf("%d questions in a second", sent)
+	}
+}

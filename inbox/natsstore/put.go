@@ -89,6 +89,13 @@ func (s *store) replace(ctx context.Context, wire *nats.Msg, put string, decide 
 		}
 		return receipt, seq, nil
 	}
+	makeRoom := func(pause time.Duration) error {
+		freed, err := s.makeRoom(ctx, size(wire))
+		if err == nil && freed == 0 && !s.sleep(ctx, pause) {
+			err = errors.New("not stored in time: no room could be made")
+		}
+		return err
+	}
 	for pause := 20 * time.Millisecond; ; pause = min(2*pause, 500*time.Millisecond) {
 		full, err := s.full(ctx, size(wire))
 		if err == nil && !full {
@@ -113,9 +120,11 @@ func (s *store) replace(ctx context.Context, wire *nats.Msg, put string, decide 
 		last, err := s.getLast(ctx, s.names.messages, wire.Subject)
 		if errors.Is(err, inbox.ErrNotFound) {
 			if full {
-				if err := s.makeRoom(ctx, size(wire)); err != nil {
+				if err := makeRoom(pause); err != nil {
 					return 0, 0, err
 				}
+			} else if !s.sleep(ctx, pause) { // it may be said again that there is one, and that there is none
+				return 0, 0, errors.New("not stored in time: a message of its id comes and goes")
 			}
 			expect = 0
 			continue
@@ -152,7 +161,7 @@ func (s *store) replace(ctx context.Context, wire *nats.Msg, put string, decide 
 		expect, replaces = last.Sequence, key
 		wire.Header[headerReplaces] = []string{key}
 		if full {
-			if err := s.makeRoom(ctx, size(wire)); err != nil {
+			if err := makeRoom(pause); err != nil {
 				return 0, 0, err
 			}
 		}
@@ -233,35 +242,34 @@ func (s *store) forgetReplaced(by nats.Header) {
 	}
 }
 
-// makeRoom drops requests of delivered messages, the oldest first, until about need bytes are free. Their ids stay: in
-// place of the message a small one is put, with the same headers and no request.
-func (s *store) makeRoom(ctx context.Context, need int) error {
+// makeRoom drops requests of delivered messages, the oldest first, until about need bytes are free, and returns how many are,
+// which may be none yet. Their ids stay: in place of the message a small one is put, with the same headers and no request.
+func (s *store) makeRoom(ctx context.Context, need int) (freed int, err error) {
 	s.room.Lock()
 	defer s.room.Unlock()
 	const most = 1024 // looks, of one call
-	freed := 0
 	for range most {
 		next, err := s.getNext(ctx, s.names.delivered, s.names.subject+"delivered.*", s.dropped+1)
 		if errors.Is(err, inbox.ErrNotFound) {
 			if freed > 0 {
-				return nil
+				return freed, nil
 			}
-			return inbox.ErrFull
+			return 0, inbox.ErrFull
 		}
 		if err != nil {
-			return fmt.Errorf("no room could be made: %s", s.config.redact(err))
+			return freed, fmt.Errorf("no room could be made: %s", s.config.redact(err))
 		}
 		size, err := s.drop(ctx, next)
 		if err != nil {
-			return fmt.Errorf("no room could be made: %s", s.config.redact(err))
+			return freed, fmt.Errorf("no room could be made: %s", s.config.redact(err))
 		}
 		s.dropped = next.Sequence
 		// Half of it may be enough, for there may have been some room; if not, the caller comes again.
 		if freed += size; freed > 0 && freed >= need/2 {
-			return nil
+			return freed, nil
 		}
 	}
-	return nil
+	return freed, nil
 }
 
 // drop drops the request of a delivered message, and returns how many bytes that has freed.
