@@ -366,6 +366,9 @@ func (s *store) takeRetry(ctx context.Context, message jetstream.Msg) (m *inbox.
 			return nil, err
 		}
 		if err == nil && entryOf(current.Sequence, current.header) != lease.entry { // it was replaced
+			if claimed {
+				s.unclaim(ctx, lease)
+			}
 			s.ack(message.Reply())
 			return nil, nil
 		}

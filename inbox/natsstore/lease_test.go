@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/caddy-chinaums/caddy-chinaums/inbox"
@@ -118,4 +119,34 @@ func TestLongerTimeoutElsewhere(t *testing.T) {
 		t.Errorf("it goes by %s", got)
 	}
 	settle(t, long, holder, isDelivered)
+}
+
+// TestReplacedEntry: an entry of the queue of retries is handed out after another has replaced it. Who gets it keeps nobody from
+// the new one.
+func TestReplacedEntry(t *testing.T) {
+	t.Parallel()
+	server := oneServer(t, "")
+	s := quiet(t, server, "entry")
+	put(t, s, message("a"), inbox.Stored)
+	m := take(t, s)
+	settle(t, s, m, retryIn(0))
+	old := handedOut(t, server, s.names.retry, 1)[0]
+	of := m.Lease.(*lease).of
+	note, err := s.names.noting(of, &record{Time: time.Now(), Attempts: 1, Entry: "another"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, wire := range []*nats.Msg{note, s.names.entering(of, "another", m.Received)} {
+		if err := s.persist(t.Context(), s.names.retry, wire, -1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if m, err := s.takeRetry(t.Context(), old); m != nil || err != nil {
+		t.Fatalf("leased %v, error %v", m, err)
+	}
+	m, err = s.takeRetry(t.Context(), handedOut(t, server, s.names.retry, 1)[0])
+	if m == nil || err != nil {
+		t.Fatalf("not leased: error %v", err)
+	}
+	settle(t, s, m, isDelivered)
 }
