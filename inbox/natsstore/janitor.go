@@ -6,6 +6,8 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/caddy-chinaums/caddy-chinaums/inbox"
 )
 
@@ -39,7 +41,7 @@ func (s *store) clean() {
 // cleanOnce removes what is old, and returns how long it is until the next is; 0 where there is none.
 func (s *store) cleanOnce(ctx context.Context) (time.Duration, error) {
 	for {
-		first, err := s.getNext(ctx, s.names.delivered, s.names.subject+"delivered.*", 1)
+		first, err := s.getNext(ctx, s.names.delivered, s.names.subject+"delivered.*", s.passed+1)
 		if errors.Is(err, inbox.ErrNotFound) {
 			return 0, nil
 		}
@@ -47,17 +49,22 @@ func (s *store) cleanOnce(ctx context.Context) (time.Duration, error) {
 			return 0, err
 		}
 		r, err := parseRecord(first.Data)
-		if err != nil {
-			return 0, err
-		}
-		if !s.forgotten(r) {
+		if err == nil && !s.forgotten(r) {
 			s.mu.Lock()
 			left := r.Time.Add(s.settings.Remember).Sub(s.clock())
 			s.mu.Unlock()
 			// Not at the moment: there are more soon after it, and other gateways.
 			return min(max(left, 0)+time.Minute+rand.N(time.Minute), time.Hour), nil
 		}
-		if done, err := s.removeDelivered(ctx, s.names.referred(first.Subject, first.header), r); err != nil || !done {
+		done := false
+		if err == nil {
+			done, err = s.removeDelivered(ctx, s.names.referred(first.Subject, first.header), r)
+		}
+		switch {
+		case errors.Is(err, errUnreadable): // it is kept, and keeps nothing else
+			s.logger.Warn("inbox cannot remove what is old; it passes by", zap.String("record", first.Subject), zapError(s.config, err))
+			s.passed = first.Sequence
+		case err != nil || !done:
 			return time.Minute, err
 		}
 	}

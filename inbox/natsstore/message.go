@@ -296,7 +296,7 @@ func (s *store) subjects(ctx context.Context, stream, filter string) ([]string, 
 // What find says of a message that it does not find.
 var (
 	errReplaced   = fmt.Errorf("%w any more: another one has its id", inbox.ErrNotFound)
-	errUnreadable = errors.New("something that is in a stream cannot be read")
+	errUnreadable = errors.New("cannot be read")
 )
 
 // find reads the message that a record is of. The error is inbox.ErrNotFound where it is no more, or another one has taken
@@ -319,7 +319,7 @@ func (s *store) find(ctx context.Context, r reference) (*raw, error) {
 	case errors.Is(err, inbox.ErrNotFound):
 		known, err := s.subjects(ctx, s.names.messages, r.subject)
 		if err == nil && len(known) > 0 {
-			return nil, fmt.Errorf("%w: %s", errUnreadable, r.subject)
+			return nil, fmt.Errorf("the message %s %w", r.subject, errUnreadable)
 		}
 		return nil, cmp.Or(err, inbox.ErrNotFound)
 	}
@@ -341,7 +341,7 @@ func (s *store) getRecord(ctx context.Context, stream, subject string) (*record,
 func parseRecord(data []byte) (*record, error) {
 	r := new(record)
 	if err := json.Unmarshal(data, r); err != nil {
-		return nil, fmt.Errorf("a record of the inbox cannot be read: %w", err)
+		return nil, fmt.Errorf("a record of the inbox %w: %w", errUnreadable, err)
 	}
 	return r, nil
 }

@@ -79,6 +79,7 @@ type store struct {
 	dropped uint64     // records of deliveries up to this one need no look when room is sought
 
 	janitor chan struct{} // wakes it
+	passed  uint64        // its own: records of deliveries up to this one are gone, or cannot be read
 	auditor chan struct{} // likewise
 	doubts  atomic.Int32  // how many looks are to be taken whatever the numbers say
 

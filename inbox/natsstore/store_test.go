@@ -101,6 +101,7 @@ func TestServer(t *testing.T) {
 		"put back when nobody asks": testPutBack,
 		"foreign message":           testForeignMessage,
 		"delivered and given up":    testDeliveredAndDead,
+		"unreadable record":         testUnreadableRecord,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, shared) })
 	}
@@ -587,6 +588,34 @@ func testDeliveredAndDead(t *testing.T, server *server) {
 		stats, err := s.Stats(t.Context())
 		return err == nil && stats == inbox.Stats{Bytes: stats.Bytes}
 	})
+}
+
+// The oldest record of a delivery cannot be read: a warning says so, once, and what is behind it is removed when it is old.
+func testUnreadableRecord(t *testing.T, server *server) {
+	clock := new(changingClock)
+	core, logs := observer.New(zapcore.WarnLevel)
+	opened, err := provider(t, func(n *Nats) { n.clock = clock.now }, server.url()).Open(t.Context(), "unreadable", defaults(), zap.New(core))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := opened.(*store)
+	defer func() { _ = s.Close() }()
+	if _, err := s.js.Publish(t.Context(), s.names.of("delivered", "x"), []byte("hello")); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 2 {
+		put(t, s, message(fmt.Sprint(i)), inbox.Stored)
+		settle(t, s, take(t, s), isDelivered)
+		clock.jump(2 * time.Hour)
+		s.wakeJanitor()
+		eventually(t, "what can be read is removed", func() bool {
+			stats, err := s.Stats(t.Context())
+			return err == nil && stats.Delivered == 1
+		})
+	}
+	if found := logs.FilterMessageSnippet("cannot remove what is old").Len(); found != 1 {
+		t.Errorf("log: %v", logs.All())
+	}
 }
 
 // TestServerIsDown opens the store while there is no server: requests are refused, and taken once there is one.
