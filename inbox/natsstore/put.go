@@ -248,8 +248,9 @@ func (s *store) makeRoom(ctx context.Context, need int) (freed int, err error) {
 	s.room.Lock()
 	defer s.room.Unlock()
 	const most = 1024 // looks, of one call
+	after, again := s.dropped, false
 	for range most {
-		next, err := s.getNext(ctx, s.names.delivered, s.names.subject+"delivered.*", s.dropped+1)
+		next, err := s.getNext(ctx, s.names.delivered, s.names.subject+"delivered.*", after+1)
 		if errors.Is(err, inbox.ErrNotFound) {
 			if freed > 0 {
 				return freed, nil
@@ -260,10 +261,16 @@ func (s *store) makeRoom(ctx context.Context, need int) (freed int, err error) {
 			return freed, fmt.Errorf("no room could be made: %s", s.config.redact(err))
 		}
 		size, err := s.drop(ctx, next)
-		if err != nil {
+		switch {
+		case errors.Is(err, errMoved): // the next call looks at it again
+			again = true
+		case errors.Is(err, errUnreadable): // the janitor warns of it
+		case err != nil:
 			return freed, fmt.Errorf("no room could be made: %s", s.config.redact(err))
 		}
-		s.dropped = next.Sequence
+		if after = next.Sequence; !again {
+			s.dropped = after
+		}
 		// Half of it may be enough, for there may have been some room; if not, the caller comes again.
 		if freed += size; freed > 0 && freed >= need/2 {
 			return freed, nil
@@ -272,7 +279,8 @@ func (s *store) makeRoom(ctx context.Context, need int) (freed int, err error) {
 	return freed, nil
 }
 
-// drop drops the request of a delivered message, and returns how many bytes that has freed.
+// drop drops the request of a delivered message, and returns how many bytes that has freed. The error is errMoved where
+// somebody else replaces the message at this moment.
 func (s *store) drop(ctx context.Context, delivery *raw) (int, error) {
 	r, err := parseRecord(delivery.Data)
 	if err != nil || r.Dropped {
@@ -289,8 +297,10 @@ func (s *store) drop(ctx context.Context, delivery *raw) (int, error) {
 	if len(old.Data) == 0 {
 		return 0, nil
 	}
-	if ok, err := s.claim(ctx, s.names.of("claim", of.key)); err != nil || !ok {
+	if ok, err := s.claim(ctx, s.names.of("claim", of.key)); err != nil {
 		return 0, err
+	} else if !ok {
+		return 0, errMoved
 	}
 	r.Dropped = true
 	kept, err := json.Marshal(r)

@@ -102,6 +102,7 @@ func TestServer(t *testing.T) {
 		"foreign message":           testForeignMessage,
 		"delivered and given up":    testDeliveredAndDead,
 		"unreadable record":         testUnreadableRecord,
+		"room that is claimed":      testRoomClaimed,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, shared) })
 	}
@@ -616,6 +617,39 @@ func testUnreadableRecord(t *testing.T, server *server) {
 	if found := logs.FilterMessageSnippet("cannot remove what is old").Len(); found != 1 {
 		t.Errorf("log: %v", logs.All())
 	}
+}
+
+// The request that is to be dropped first is of a message that somebody has claimed: the next one goes, and that one when it is
+// claimed no more.
+func testRoomClaimed(t *testing.T, server *server) {
+	settings := defaults()
+	settings.MaxBytes = 10_000
+	s := openStore(t, provider(t, nil, server.url()), "room", settings)
+	large := func(id string) *inbox.Message {
+		m := message(id)
+		m.Request = make([]byte, 3000)
+		return m
+	}
+	var claim string
+	for _, id := range []string{"first", "second"} {
+		put(t, s, large(id), inbox.Stored)
+		m := take(t, s)
+		settle(t, s, m, isDelivered)
+		if id == "first" {
+			claim = s.names.of("claim", m.Lease.(*lease).of.key)
+		}
+	}
+	if ok, err := s.claim(t.Context(), claim); !ok || err != nil {
+		t.Fatalf("claimed: %v, error %v", ok, err)
+	}
+	put(t, s, large("third"), inbox.Stored)
+	if _, err := s.Put(t.Context(), large("fourth")); !errors.Is(err, inbox.ErrFull) {
+		t.Errorf("with the first claimed: error %v", err)
+	}
+	if err := s.purge(t.Context(), s.names.leases, claim); err != nil {
+		t.Fatal(err)
+	}
+	put(t, s, large("fourth"), inbox.Stored)
 }
 
 // TestServerIsDown opens the store while there is no server: requests are refused, and taken once there is one.
