@@ -542,8 +542,11 @@ func (s *store) bringBack(ctx context.Context, missed suspect) (result, error) {
 			s.tidy(func(ctx context.Context) error { return s.purge(ctx, s.names.leases, mine) })
 		}
 	}()
-	if left, err := s.claimedElsewhere(ctx, of.key, mine, s.config.slack); err != nil || left > 0 {
+	if left, _, err := s.claimedElsewhere(ctx, of.key, mine, s.config.slack); err != nil || left > 0 {
 		return mayBeHeld, err
+	}
+	if err := s.unsettled(ctx, of.key); err != nil {
+		return notMissed, ignore(err, errUnreadable)
 	}
 	if old == nil {
 		// Who is handed it out for the first time, late, looks no further than for this claim.
@@ -585,18 +588,18 @@ func (s *store) bringBack(ctx context.Context, missed suspect) (result, error) {
 const auditClaim = ".audit"
 
 // claimedElsewhere says for how long, at the time of a claim, somebody else who had claimed the message may have it still; 0:
-// nobody has it. slack is added to the length of leases.
+// nobody has it. slack is added to the length of leases. And whether somebody had.
 //
 // The claims are looked up by their subjects. There may be many of other messages, and to look for the next one of a message
 // the server would go through them.
-func (s *store) claimedElsewhere(ctx context.Context, key, claim string, slack time.Duration) (left time.Duration, err error) {
+func (s *store) claimedElsewhere(ctx context.Context, key, claim string, slack time.Duration) (left time.Duration, others bool, err error) {
 	mine, err := s.getLast(ctx, s.names.leases, claim)
 	if err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	claims, err := s.subjects(ctx, s.names.leases, s.names.of("lease", key)+".>")
 	if err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	for _, subject := range claims {
 		if subject == claim {
@@ -604,14 +607,14 @@ func (s *store) claimedElsewhere(ctx context.Context, key, claim string, slack t
 		}
 		other, err := s.getLast(ctx, s.names.leases, subject)
 		if err != nil { // also if it is not found: it has run out just now, or cannot be read
-			return 0, err
+			return 0, false, err
 		}
 		if !strings.HasPrefix(string(other.Data), noDelivery) {
 			lasts := max(time.Duration(s.ackWait.Load()), claimLasts(other.Data)) + slack
-			left = max(left, lasts-mine.Time.Sub(other.Time))
+			left, others = max(left, lasts-mine.Time.Sub(other.Time)), true
 		}
 	}
-	return left, nil
+	return left, others, nil
 }
 
 func ignore(err, harmless error) error {

@@ -101,7 +101,7 @@ func BenchmarkClaimedElsewhere(b *testing.B) {
 			}
 			<-s.js.PublishAsyncComplete()
 			for b.Loop() {
-				if left, err := s.claimedElsewhere(b.Context(), "mine", mine, 0); err != nil || left != 0 {
+				if left, _, err := s.claimedElsewhere(b.Context(), "mine", mine, 0); err != nil || left != 0 {
 					b.Fatalf("left %s, error %v", left, err)
 				}
 			}

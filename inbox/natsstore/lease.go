@@ -286,7 +286,11 @@ func (s *store) occupied(ctx context.Context, held *lease, claimed bool) (time.D
 	if !claimed {
 		return time.Duration(s.ackWait.Load()), nil
 	}
-	return s.claimedElsewhere(ctx, held.of.key, held.claim, 0)
+	left, others, err := s.claimedElsewhere(ctx, held.of.key, held.claim, 0)
+	if err == nil && left == 0 && others { // one of them may have settled it
+		err = s.unsettled(ctx, held.of.key)
+	}
+	return left, err
 }
 
 // decline gives back what is not delivered, and first the claim to it, which would keep others from it.

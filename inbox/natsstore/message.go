@@ -384,6 +384,21 @@ func (s *store) standing(ctx context.Context, key string, header nats.Header) (s
 	}
 }
 
+// unsettled returns errUnreadable if a message of which no outcome was found has one all the same, by the server's index. It is
+// for where much speaks for that: servers before 2.11 need milliseconds for it.
+func (s *store) unsettled(ctx context.Context, key string) error {
+	for stream, kind := range map[string]string{s.names.delivered: "delivered", s.names.dead: "dead"} {
+		known, err := s.subjects(ctx, stream, s.names.of(kind, key))
+		if err == nil && len(known) > 0 {
+			err = fmt.Errorf("the record %s %w", s.names.of(kind, key), errUnreadable)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // fill puts into m what has become of it.
 func (st standing) fill(m *inbox.Message) {
 	m.State = st.state

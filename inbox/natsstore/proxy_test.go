@@ -3,13 +3,16 @@ package natsstore
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/caddy-chinaums/caddy-chinaums/inbox"
@@ -171,27 +174,91 @@ func testLateRevival(t *testing.T, server *server) {
 	}
 }
 
-// TestFalseAnswer: a server says once that a message is not there, as servers do of any error of their disk. Nothing is removed
-// for that: it is asked again, and delivered.
+// TestFalseAnswer: a server says once that something is not there, as servers do of any error of their disk.
 func TestFalseAnswer(t *testing.T) {
 	t.Parallel()
-	const asked, other = `"last_by_subj":"inbox.false.message.`, `"last_by_subj":"inbox.false.nothing.`
-	p := newProxy(t, oneServer(t, ""), func(_, server net.Conn, data []byte) {
-		_, _ = server.Write(bytes.ReplaceAll(data, []byte(asked), []byte(other)))
+	shared := oneServer(t, "")
+	for name, test := range map[string]func(t *testing.T, server *server){
+		"message":         testMessageNotFound,
+		"record":          testRecordNotFound,
+		"record, audited": testRecordNotFoundAudited,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t, shared)
+		})
+	}
+}
+
+// notFound is a gateway to whom the server says of one thing of a kind, once it is armed, that it is not there.
+func notFound(t *testing.T, server *server, name, kind string) (s *store, arm func(), told func() bool) {
+	t.Helper()
+	asked := `"last_by_subj":"inbox.` + name + "." + kind + "."
+	p := newProxy(t, server, func(_, server net.Conn, data []byte) {
+		_, _ = server.Write(bytes.ReplaceAll(data, []byte(asked), []byte(strings.Replace(asked, "inbox", "nobox", 1))))
 	})
-	s := patient(t, p.url(), "false", new(changingClock))
+	s = patient(t, p.url(), name, new(changingClock))
+	return s, func() { p.arm(asked) }, p.sprung
+}
+
+// Nothing is removed for it: the message is looked for again, and delivered.
+func testMessageNotFound(t *testing.T, server *server) {
+	s, arm, told := notFound(t, server, "nomessage", "message")
 	put(t, s, message("a"), inbox.Stored)
-	settle(t, s, take(t, s), retryIn(time.Second))
+	settle(t, s, take(t, s), retryIn(2*time.Second))
+	time.Sleep(time.Second)                        // it waits for its time
 	s.ackWait.Store(int64(100 * time.Millisecond)) // what is younger is not believed to be gone anyway
-	p.arm(asked)
+	arm()
 	m := take(t, s)
-	if !p.sprung() {
+	if !told() {
 		t.Error("the answer was true")
 	}
 	if m.ID != "a" || m.Attempts != 1 {
 		t.Errorf("leased %s with %d attempts", m.ID, m.Attempts)
 	}
 	settle(t, s, m, isDelivered)
+}
+
+// What was delivered by another holder is not taken for pending.
+func testRecordNotFound(t *testing.T, server *server) {
+	s, arm, told := notFound(t, server, "norecord", "delivered")
+	put(t, s, message("a"), inbox.Stored)
+	first := handedOut(t, server, s.names.messages, 1)[0]
+	holder, err := s.takeNew(t.Context(), first)
+	if err != nil || holder == nil {
+		t.Fatalf("leased %v, error %v", holder, err)
+	}
+	if err := first.Nak(); err != nil {
+		t.Fatal(err)
+	}
+	again := handedOut(t, server, s.names.messages, 1)[0]
+	settle(t, s, holder, isDelivered)
+	// The lease has run out.
+	claim := &nats.Msg{Subject: holder.Lease.(*lease).claim, Data: []byte("x 1ms")}
+	if err := s.persist(t.Context(), s.names.leases, claim, -1); err != nil {
+		t.Fatal(err)
+	}
+	s.ackWait.Store(int64(time.Millisecond))
+	time.Sleep(10 * time.Millisecond)
+	arm()
+	if m, err := s.takeNew(t.Context(), again); m != nil || !errors.Is(err, errUnreadable) || !told() {
+		t.Errorf("leased %v, error %v", m, err)
+	}
+}
+
+// Nor by the audit.
+func testRecordNotFoundAudited(t *testing.T, server *server) {
+	s, arm, told := notFound(t, server, "noaudit", "delivered")
+	put(t, s, message("a"), inbox.Stored)
+	m := take(t, s)
+	settle(t, s, m, isDelivered)
+	if err := s.purge(t.Context(), s.names.leases, s.names.of("lease", m.Lease.(*lease).of.key)+".>"); err != nil { // long ago
+		t.Fatal(err)
+	}
+	arm()
+	if got, err := s.bringBack(t.Context(), suspect{of: m.Lease.(*lease).of}); got != notMissed || err != nil || !told() {
+		t.Errorf("result %d, error %v", got, err)
+	}
 }
 
 // TestSilentRead: the server stands still, for longer than the client waits, when it is asked for what there is. Then nothing was
