@@ -15,7 +15,10 @@
 // consumers, both called `inbox`: of the requests, for first deliveries, and of the entries, for all further ones, so that
 // retries never keep what is new waiting. A message is pending if there is no record of it under delivered or dead: the
 // records decide, and what the consumers know is only how messages come to be looked at. A consumer that was deleted is made
-// anew, and delivers nothing twice. What a consumer has forgotten, an audit finds and puts into the queue of retries.
+// anew, and delivers nothing twice. What a consumer has forgotten, an audit finds and puts into the queue of retries. How many
+// are pending is counted: so no record may stay of a message that is no more, and what replaces one says which (Inbox-Replaces).
+//
+// Gateways may have different timeouts: the longest counts, and each claim says how long it lasts.
 //
 // While nothing comes, a gateway asks each consumer once in half a minute, and the server answers with a heartbeat every two
 // seconds; what is put wakes whoever waits at once.
@@ -53,11 +56,22 @@
 //
 // Nor that a consumer hands out every message. Server 2.9.10 was seen, after a consumer's leader was killed, to count as
 // acknowledged what had only just been handed out: the message is pending, and never comes. The audit (audit.go) therefore
-// compares numbers while something is pending, and after trouble the messages with the records; what is missed for longer
-// than a lease is brought back.
+// compares numbers while something is pending, and after trouble the messages with the records, in parts where they are many;
+// what is missed for longer than a lease is brought back.
+//
+// Nor that what a server does not find is not there. It says the same of any error of its disk (10037), and one that stood says
+// it of what is new. So the server's index is asked too (subjects_filter) before anything is removed for want of its message,
+// and before what somebody has claimed once, or what is missed, is delivered again for want of a record. Nor that what is read
+// is all: a server that was silent for a moment looks like one that has no more, so it is counted.
+//
+// Nor that what was sent over a connection that broke is lost: it may arrive later than what was sent after it. So a removal
+// excepts what is stored later, and a claim is given back only where it is known what came of that for which it was taken.
+//
+// Nor that a consumer is left alone when something is removed: server 2.9 makes it forget all that is pending when what matches
+// its filter is purged. So one message is deleted, or what is purged does not match (janitor.go).
 //
 // Nor that a message keeps its seq, which one that is lost and put again does not. Everything recorded is of the message's
-// key, and what is old is removed by subjects.
+// key, and what is old is removed by subjects where there are replicas.
 //
 // Nor that a consumer hands out a message once. Servers before 2.11 send it before its delivery is agreed on, so that one
 // handed out by a leader that then dies is handed out by the next one too, within its AckWait; and a server that stood

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -70,11 +71,10 @@ func (s *store) cleanOnce(ctx context.Context) (time.Duration, error) {
 	}
 }
 
-// removeDelivered removes a message, and then what is recorded of it; false where somebody replaces it at this moment. It
-// removes by subjects: a seq may be another message's on another server of the cluster.
+// removeDelivered removes a message, and then what is recorded of it; false where somebody replaces it at this moment. Of a
+// cluster it removes by subjects: a seq may be another message's on another server.
 //
-// The claim ends by itself, also after an error: what was asked for may be under way still. For what is under way for longer,
-// what has come since is excepted.
+// The claim ends by itself, also after an error: what was asked for may be under way still.
 func (s *store) removeDelivered(ctx context.Context, of reference, r *record) (bool, error) {
 	kept, err := s.find(ctx, of)
 	if err != nil && !errors.Is(err, inbox.ErrNotFound) {
@@ -87,7 +87,7 @@ func (s *store) removeDelivered(ctx context.Context, of reference, r *record) (b
 			return false, err
 		}
 		if kept, err = s.find(ctx, of); err == nil {
-			err = s.purgeStored(ctx, kept)
+			err = s.removeStored(ctx, kept)
 		}
 		if err != nil && !errors.Is(err, inbox.ErrNotFound) {
 			return false, err
@@ -106,15 +106,27 @@ func (s *store) removeDelivered(ctx context.Context, of reference, r *record) (b
 	return true, nil
 }
 
-// purgeStored removes what is under a message's subject, but for what is not stored yet. Up to the message's own seq would be
-// less than that on a server of an old cluster where it has a higher one.
-func (s *store) purgeStored(ctx context.Context, kept *raw) error {
+// removeStored removes a message. When that arrives late, nothing goes that was stored later.
+func (s *store) removeStored(ctx context.Context, kept *raw) error {
 	bounded, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	stream, err := s.js.Stream(bounded, s.names.messages)
 	if err != nil {
 		return err
 	}
-	last := max(stream.CachedInfo().State.LastSeq, kept.Sequence)
-	return s.ask(ctx, "STREAM.PURGE."+s.names.messages, map[string]any{"filter": kept.Subject, "seq": last + 1})
+	if info := stream.CachedInfo(); info.Config.Replicas > 1 {
+		return s.removeReplicated(ctx, kept, max(info.State.LastSeq, kept.Sequence))
+	}
+	return s.ask(ctx, "STREAM.MSG.DELETE."+s.names.messages, map[string]any{"seq": kept.Sequence, "no_erase": true})
+}
+
+// removeReplicated removes a message by its subject. Up to its own seq would be less than that on a server of an old cluster
+// where it has a higher one.
+//
+// The wildcard matches nothing else. Server 2.9, when it removes what matches a consumer's filter, makes the consumer forget all
+// that it has in hand, and all that is stored; with a wildcard where the filter has none, it does not take it for a match.
+func (s *store) removeReplicated(ctx context.Context, kept *raw, upto uint64) error {
+	_, rest, _ := strings.Cut(kept.Subject, ".")
+	_, rest, _ = strings.Cut(rest, ".")
+	return s.ask(ctx, "STREAM.PURGE."+s.names.messages, map[string]any{"filter": "inbox.*." + rest, "seq": upto + 1})
 }

@@ -119,7 +119,7 @@ func testLateRemoval(t *testing.T, server *server) {
 	put(t, two, message("a"), inbox.Stored)
 	m := take(t, two)
 	settle(t, two, m, isDelivered)
-	p.arm("STREAM.PURGE." + one.names.messages)
+	p.arm("STREAM.MSG.DELETE." + one.names.messages)
 	clocks[0].jump(2 * time.Hour) // one looks first
 	one.wakeJanitor()
 	eventually(t, "the removal is under way", p.sprung)

@@ -102,6 +102,7 @@ func TestServer(t *testing.T) {
 		"foreign message":           testForeignMessage,
 		"delivered and given up":    testDeliveredAndDead,
 		"unreadable record":         testUnreadableRecord,
+		"removed beside others":     testRemovedBeside,
 		"room that is claimed":      testRoomClaimed,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, shared) })
@@ -589,6 +590,32 @@ func testDeliveredAndDead(t *testing.T, server *server) {
 		stats, err := s.Stats(t.Context())
 		return err == nil && stats == inbox.Stats{Bytes: stats.Bytes}
 	})
+}
+
+// What is removed makes the consumer forget nothing else, whether it has been handed out or not.
+func testRemovedBeside(t *testing.T, server *server) {
+	for name, remove := range map[string]func(s *store, kept *raw) error{
+		"single":     func(s *store, kept *raw) error { return s.removeStored(t.Context(), kept) },
+		"replicated": func(s *store, kept *raw) error { return s.removeReplicated(t.Context(), kept, 3) },
+	} {
+		s := quiet(t, server, "beside."+name)
+		put(t, s, message("old"), inbox.Stored)
+		settle(t, s, take(t, s), isDelivered)
+		put(t, s, message("in flight"), inbox.Stored)
+		handedOut(t, server, s.names.messages, 1)
+		put(t, s, message("new"), inbox.Stored)
+		kept, err := s.getSeq(t.Context(), s.names.messages, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := remove(s, kept); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "it is gone, and nothing else", func() bool {
+			now, err := s.census(t.Context())
+			return err == nil && now.stored.Msgs == 2 && now.outstanding == 2
+		})
+	}
 }
 
 // The oldest record of a delivery cannot be read: a warning says so, once, and what is behind it is removed when it is old.
