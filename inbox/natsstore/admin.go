@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/caddy-chinaums/caddy-chinaums/inbox"
@@ -120,7 +121,7 @@ func (s *store) headersOf(ctx context.Context, stream string, config jetstream.C
 	}
 	defer s.tidy(func(ctx context.Context) error { return s.js.DeleteConsumer(ctx, stream, consumer.CachedInfo().Name) })
 	read, left := uint64(0), consumer.CachedInfo().NumPending
-	for {
+	for begun := time.Now(); ; {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -141,7 +142,12 @@ func (s *store) headersOf(ctx context.Context, stream string, config jetstream.C
 			messages = append(messages, m)
 		}
 		if len(messages) == 0 {
-			if err := fetched.Error(); err != nil || left == 0 {
+			err := fetched.Error()
+			// The other servers of a cluster need a moment until they know where the consumer is.
+			if errors.Is(err, nats.ErrNoResponders) && time.Since(begun) < requestTimeout && s.sleep(ctx, 20*time.Millisecond) {
+				continue
+			}
+			if err != nil || left == 0 {
 				return err
 			}
 			info, err := consumer.Info(ctx) // it may have been removed meanwhile

@@ -362,6 +362,39 @@ func TestCluster(t *testing.T) {
 	}
 }
 
+// TestReplicated: what is on several servers is listed, and removed, as what is on one.
+func TestReplicated(t *testing.T) {
+	t.Parallel()
+	clock := new(changingClock)
+	s := openStore(t, provider(t, func(n *Nats) { n.Replicas, n.patience, n.clock = 3, time.Hour, clock.now }, newCluster(t)[0].url()), "replicated", defaults())
+	select {
+	case <-s.ready:
+	case <-time.After(time.Minute):
+		t.Fatal("not ready")
+	}
+	for i := range 3 {
+		eventually(t, "it is stored", func() bool {
+			_, err := s.Put(t.Context(), message(fmt.Sprint(i)))
+			return err == nil
+		})
+	}
+	for range 200 { // consumers that are made in different places
+		if all, err := s.List(t.Context(), inbox.Query{State: inbox.Pending, Limit: 10}); err != nil || len(all) != 3 {
+			t.Fatalf("%d listed, error %v", len(all), err)
+		}
+	}
+	settle(t, s, take(t, s), isDelivered)
+	clock.jump(2 * time.Hour)
+	s.wakeJanitor()
+	eventually(t, "what was delivered is removed", func() bool {
+		stats, err := s.Stats(t.Context())
+		return err == nil && stats.Delivered == 0 && stats.Pending == 2
+	})
+	for range 2 {
+		settle(t, s, take(t, s), isDelivered)
+	}
+}
+
 // TestGatewayDies kills one of two gateways while it delivers: the other gets what was in flight, after the lease, and
 // nothing else twice.
 func TestGatewayDies(t *testing.T) {
