@@ -313,15 +313,18 @@ func (s *store) find(ctx context.Context, r reference) (*raw, error) {
 		return kept, err
 	}
 	kept, err := s.getLast(ctx, s.names.messages, r.subject)
-	switch {
-	case err == nil && keyOf(kept.Sequence, kept.header) != r.key:
-		return nil, errReplaced
-	case errors.Is(err, inbox.ErrNotFound):
-		known, err := s.subjects(ctx, s.names.messages, r.subject)
-		if err == nil && len(known) > 0 {
-			return nil, fmt.Errorf("the message %s %w", r.subject, errUnreadable)
+	if errors.Is(err, inbox.ErrNotFound) {
+		known, failed := s.subjects(ctx, s.names.messages, r.subject)
+		if failed != nil || len(known) == 0 {
+			return nil, cmp.Or(failed, err)
 		}
-		return nil, cmp.Or(err, inbox.ErrNotFound)
+		// It may be stored since, or that may have passed.
+		if kept, err = s.getLast(ctx, s.names.messages, r.subject); errors.Is(err, inbox.ErrNotFound) {
+			err = fmt.Errorf("the message %s %w", r.subject, errUnreadable)
+		}
+	}
+	if err == nil && keyOf(kept.Sequence, kept.header) != r.key {
+		return nil, errReplaced
 	}
 	return kept, err
 }

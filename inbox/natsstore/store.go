@@ -79,9 +79,9 @@ type store struct {
 	dropped uint64     // records of deliveries up to this one need no look when room is sought
 
 	janitor chan struct{} // wakes it
-	passed  uint64        // its own: records of deliveries up to this one are gone, or cannot be read
-	auditor chan struct{} // likewise
-	doubts  atomic.Int32  // how many looks are to be taken whatever the numbers say
+	passed  uint64        // for it alone: records of deliveries up to this one are gone, or cannot be read
+	auditor chan struct{} // wakes it
+	doubts  atomic.Int32  // how often everything is to be compared whatever the numbers say
 
 	background chan struct{} // bounds what is tidied up in the background
 }
