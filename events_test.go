@@ -74,7 +74,9 @@ func TestSlowEventHandler(t *testing.T) {
 				notifySite(address, test.directive))
 			t.Cleanup(drainEvents) // before Caddy stops, which waits
 			answered := make(chan answer, 1)
-			go func() { answered <- do(t, newRequest(t, "POST", "http://"+address+"/v1/netpay/refund", "{}", jsonType)) }()
+			go func() {
+				answered <- do(t, newRequest(t, "POST", "http://"+address+"/v1/netpay/refund", "{}", jsonType))
+			}()
 			select {
 			case got := <-answered:
 				if got.status != test.status || !strings.Contains(got.body, test.answer) || got.header.Get("Content-Length") != fmt.Sprint(len(got.body)) {
