@@ -199,8 +199,10 @@ func (s *store) look(ctx context.Context, book *ledger) (more bool, err error) {
 	doubts, busy := s.doubts.Load(), time.Since(book.compared) < inDoubt*book.took
 	var all bool
 	switch {
-	case now.pending <= 0: // nothing is missed; a doubt waits until something may be
 	case busy:
+	case now.pending <= 0 && (doubts == 0 || now.stored.Msgs == 0 || time.Since(book.compared) < atMost*book.took):
+		// Nothing is missed, it seems. Where records are left of what is no more, the numbers are too low: a doubt is looked into
+		// all the same.
 	case doubts > 0:
 		if all, err = s.compare(ctx, book, now, idle); all {
 			s.doubts.CompareAndSwap(doubts, doubts-1)
@@ -246,7 +248,7 @@ func (s *store) look(ctx context.Context, book *ledger) (more bool, err error) {
 	if err != nil { // something may be half done
 		s.doubt()
 	}
-	return now.pending > 0 || len(book.suspects) > 0, err
+	return now.pending > 0 || len(book.suspects) > 0 || s.doubts.Load() > 0 && now.stored.Msgs > 0, err
 }
 
 // compare reads one part of what there is, and remembers what has no explanation. It reports whether it was the last part.
@@ -601,11 +603,18 @@ func (s *store) claimedElsewhere(ctx context.Context, key, claim string, slack t
 	if err != nil {
 		return 0, false, err
 	}
+	// Any server answers that while it knows no leader. One that has this claim has all that were before it.
+	if !slices.Contains(claims, claim) {
+		return 0, false, errors.New("a server answered that does not know the claim yet")
+	}
 	for _, subject := range claims {
 		if subject == claim {
 			continue
 		}
 		other, err := s.getLast(ctx, s.names.leases, subject)
+		if errors.Is(err, inbox.ErrNotFound) && s.ranOut(subject) {
+			continue
+		}
 		if err != nil { // also if it is not found: it has run out just now, or cannot be read
 			return 0, false, err
 		}
@@ -615,6 +624,21 @@ func (s *store) claimedElsewhere(ctx context.Context, key, claim string, slack t
 		}
 	}
 	return left, others, nil
+}
+
+// ranOut reports whether a claim that is listed has not been found for longer than any is kept: then the index alone has it. That of
+// servers 2.9.15 to 2.9.21 keeps some which ran out while the server was down.
+func (s *store) ranOut(claim string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	since, known := s.unfound[claim]
+	if !known {
+		if s.unfound == nil || len(s.unfound) >= mostSuspects {
+			s.unfound = map[string]time.Time{}
+		}
+		s.unfound[claim] = time.Now()
+	}
+	return known && time.Since(since) > leaseAge(time.Duration(s.ackWait.Load()))
 }
 
 func ignore(err, harmless error) error {

@@ -93,6 +93,7 @@ func TestAudit(t *testing.T) {
 		"half done":         testBroughtBackHalf,
 		"accounted for":     testForgottenOld,
 		"in parts":          testComparedInParts,
+		"beside a record":   testForgottenBesideRecord,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -287,9 +288,32 @@ func testComparedInParts(t *testing.T, server *server) {
 		}
 		settle(t, s, m, isDelivered)
 	}
-	book.took = 0
+	book.took = time.Minute
+	book.compared = time.Now().Add(-20 * book.took)
 	if look() || s.doubts.Load() == 0 {
 		t.Errorf("nothing is pending: compared at %v, %d doubts", book.compared, s.doubts.Load())
+	}
+}
+
+// A record is left of a message that is no more, so that the numbers say that nothing is pending.
+func testForgottenBesideRecord(t *testing.T, server *server) {
+	s := quiet(t, server, "beside")
+	put(t, s, message("lost"), inbox.Stored)
+	settle(t, s, take(t, s), isDelivered)
+	if err := s.ask(t.Context(), "STREAM.MSG.DELETE."+s.names.messages, map[string]any{"seq": 1}); err != nil {
+		t.Fatal(err)
+	}
+	put(t, s, message("forgotten"), inbox.Stored)
+	acknowledge(t, handedOut(t, server, s.names.messages, 1))
+	eventually(t, "the server has forgotten it", func() bool {
+		now, err := s.census(t.Context())
+		return err == nil && now.pending == 0 && now.outstanding == 0
+	})
+	s.doubt()
+	book := newLedger()
+	more, err := s.look(t.Context(), book)
+	if err != nil || !more || len(book.suspects) != 1 {
+		t.Errorf("%d are missed, more %t, error %v", len(book.suspects), more, err)
 	}
 }
 

@@ -41,6 +41,9 @@ func (s *store) clean() {
 
 // cleanOnce removes what is old, and returns how long it is until the next is; 0 where there is none.
 func (s *store) cleanOnce(ctx context.Context) (time.Duration, error) {
+	if time.Now().After(s.afresh) { // what could not be read was the server's trouble, perhaps
+		s.passed, s.afresh = 0, time.Now().Add(time.Hour)
+	}
 	for {
 		first, err := s.getNext(ctx, s.names.delivered, s.names.subject+"delivered.*", s.passed+1)
 		if errors.Is(err, inbox.ErrNotFound) {
@@ -57,7 +60,7 @@ func (s *store) cleanOnce(ctx context.Context) (time.Duration, error) {
 			// Not at the moment: there are more soon after it, and other gateways.
 			return min(max(left, 0)+time.Minute+rand.N(time.Minute), time.Hour), nil
 		}
-		done := false
+		done, begun := false, time.Now()
 		if err == nil {
 			done, err = s.removeDelivered(ctx, s.names.referred(first.Subject, first.header), r)
 		}
@@ -67,6 +70,10 @@ func (s *store) cleanOnce(ctx context.Context) (time.Duration, error) {
 			s.passed = first.Sequence
 		case err != nil || !done:
 			return time.Minute, err
+		}
+		// Servers before 2.10.20 go through all that is stored for it, and nothing is stored meanwhile: others have their turn.
+		if took := time.Since(begun); took > 100*time.Millisecond && !s.sleep(ctx, inDoubt*took) {
+			return 0, ctx.Err()
 		}
 	}
 }

@@ -165,7 +165,11 @@ func (s *store) handle(src *source, message jetstream.Msg) {
 		if s.ctx.Err() == nil {
 			s.logger.Warn("inbox could not take a message; it comes again", zapError(s.config, err))
 		}
-		s.putBack(message.Reply(), time.Second)
+		delay := time.Second
+		if errors.Is(err, errUnreadable) { // that will be so for a while
+			delay = time.Minute
+		}
+		s.putBack(message.Reply(), delay)
 		return
 	}
 	if m == nil {
@@ -335,8 +339,8 @@ func (s *store) takeRetry(ctx context.Context, message jetstream.Msg) (m *inbox.
 	kept, err := s.find(ctx, of)
 	wait := time.Duration(s.ackWait.Load())
 	switch {
-	case errors.Is(err, inbox.ErrNotFound) && !errors.Is(err, errReplaced) && time.Since(meta.Timestamp) < wait:
-		s.putBack(message.Reply(), wait) // a server that stood does not know what is new
+	case errors.Is(err, inbox.ErrNotFound) && time.Since(meta.Timestamp) < wait:
+		s.putBack(message.Reply(), wait) // a server that stood does not know what is new, or the one that was replaced
 		return nil, nil
 	case errors.Is(err, inbox.ErrNotFound):
 		return over()

@@ -1,6 +1,8 @@
 package natsstore
 
 import (
+	"bytes"
+	"net"
 	"testing"
 	"time"
 
@@ -119,6 +121,44 @@ func TestLongerTimeoutElsewhere(t *testing.T) {
 		t.Errorf("it goes by %s", got)
 	}
 	settle(t, long, holder, isDelivered)
+}
+
+// TestClaimsOfAnother: what a server says of the claims to a message is believed only if it knows all there are.
+func TestClaimsOfAnother(t *testing.T) {
+	t.Parallel()
+	server := oneServer(t, "")
+	p := newProxy(t, server, func(_, server net.Conn, data []byte) {
+		_, _ = server.Write(bytes.Replace(data, []byte(`:"inbox.claims.lease.`), []byte(`:"nobox.claims.lease.`), 1))
+	})
+	s := patient(t, p.url(), "claims", new(changingClock))
+	other, mine := s.names.firstClaim("key", 1), s.names.firstClaim("key", 2)
+	for _, claim := range []string{other, mine} {
+		if ok, err := s.claim(t.Context(), claim); err != nil || !ok {
+			t.Fatal(ok, err)
+		}
+	}
+	look := func(word string) (time.Duration, error) {
+		t.Helper()
+		p.arm(word)
+		left, _, err := s.claimedElsewhere(t.Context(), "key", mine, 0)
+		if !p.sprung() {
+			t.Fatalf("%s was not asked", word)
+		}
+		return left, err
+	}
+	if left, err := look("STREAM.INFO." + s.names.leases); err == nil {
+		t.Errorf("a server that knows of no claim is believed: %v", left)
+	}
+	if left, err := look(`"last_by_subj":"` + other + `"`); err == nil {
+		t.Errorf("a claim that is listed and not found is no claim: %v", left)
+	}
+	s.unfound[other] = time.Now().Add(-time.Hour)
+	if left, err := look(`"last_by_subj":"` + other + `"`); err != nil || left != 0 {
+		t.Errorf("a claim that only the index has holds for ever: %v, error %v", left, err)
+	}
+	if left, _, err := s.claimedElsewhere(t.Context(), "key", mine, 0); err != nil || left <= 0 {
+		t.Errorf("left %v, error %v", left, err)
+	}
 }
 
 // TestReplacedEntry: an entry of the queue of retries is handed out after another has replaced it. Who gets it keeps nobody from

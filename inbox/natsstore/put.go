@@ -255,6 +255,9 @@ func (s *store) makeRoom(ctx context.Context, need int) (freed int, err error) {
 			if freed > 0 {
 				return freed, nil
 			}
+			if s.unread > 0 { // the server's trouble may be over next time
+				s.dropped, s.unread = s.unread-1, 0
+			}
 			return 0, inbox.ErrFull
 		}
 		if err != nil {
@@ -265,6 +268,9 @@ func (s *store) makeRoom(ctx context.Context, need int) (freed int, err error) {
 		case errors.Is(err, errMoved): // the next call looks at it again
 			again = true
 		case errors.Is(err, errUnreadable): // the janitor warns of it
+			if s.unread == 0 {
+				s.unread = next.Sequence
+			}
 		case err != nil:
 			return freed, fmt.Errorf("no room could be made: %s", s.config.redact(err))
 		}
@@ -297,11 +303,6 @@ func (s *store) drop(ctx context.Context, delivery *raw) (int, error) {
 	if len(old.Data) == 0 {
 		return 0, nil
 	}
-	if ok, err := s.claim(ctx, s.names.of("claim", of.key)); err != nil {
-		return 0, err
-	} else if !ok {
-		return 0, errMoved
-	}
 	r.Dropped = true
 	kept, err := json.Marshal(r)
 	if err != nil {
@@ -316,6 +317,11 @@ func (s *store) drop(ctx context.Context, delivery *raw) (int, error) {
 	wire := &nats.Msg{Subject: old.Subject, Header: header}
 	if headerSize(header) >= headerSize(old.header)+len(old.Data) {
 		return 0, nil
+	}
+	if ok, err := s.claim(ctx, s.names.of("claim", of.key)); err != nil {
+		return 0, err
+	} else if !ok {
+		return 0, errMoved
 	}
 	if err := s.persist(ctx, s.names.messages, wire, int64(old.Sequence)); err != nil && !errors.Is(err, errMoved) {
 		return 0, err

@@ -64,10 +64,11 @@ type store struct {
 	problem  error // why it is not ready
 	isReady  bool
 	closed   bool
-	want     int               // callers of Lease that wait
-	sources  [2]*source        // of messages that are new, and of those that wait for another try
-	held     map[string]*lease // leases of this process, by the messages' keys
-	oldest   [2]oldest         // likewise of the sources
+	want     int                  // callers of Lease that wait
+	sources  [2]*source           // of messages that are new, and of those that wait for another try
+	unfound  map[string]time.Time // claims that are listed and not found, since when; made when it is needed
+	held     map[string]*lease    // leases of this process, by the messages' keys
+	oldest   [2]oldest            // likewise of the sources
 	usage    usage
 
 	connected  context.Context // ends when the connection does
@@ -77,9 +78,11 @@ type store struct {
 
 	room    sync.Mutex // one at a time drops requests
 	dropped uint64     // records of deliveries up to this one need no look when room is sought
+	unread  uint64     // the first of them that could not be read; 0: all could
 
 	janitor chan struct{} // wakes it
 	passed  uint64        // for it alone: records of deliveries up to this one are gone, or cannot be read
+	afresh  time.Time     // for it alone: when it passes by nothing any more
 	auditor chan struct{} // wakes it
 	doubts  atomic.Int32  // how often everything is to be compared whatever the numbers say
 

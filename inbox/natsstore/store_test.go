@@ -104,6 +104,7 @@ func TestServer(t *testing.T) {
 		"unreadable record":         testUnreadableRecord,
 		"removed beside others":     testRemovedBeside,
 		"room that is claimed":      testRoomClaimed,
+		"room that was not read":    testRoomUnread,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, shared) })
 	}
@@ -644,6 +645,30 @@ func testUnreadableRecord(t *testing.T, server *server) {
 	if found := logs.FilterMessageSnippet("cannot remove what is old").Len(); found != 1 {
 		t.Errorf("log: %v", logs.All())
 	}
+}
+
+// While the server could not read what might be dropped, room was sought in vain. Afterwards it is found.
+func testRoomUnread(t *testing.T, server *server) {
+	settings := defaults()
+	settings.MaxBytes = 10_000
+	s := openStore(t, provider(t, nil, server.url()), "unread", settings)
+	large := func(id string) *inbox.Message {
+		m := message(id)
+		m.Request = make([]byte, 3000)
+		return m
+	}
+	for _, id := range []string{"first", "second"} {
+		put(t, s, large(id), inbox.Stored)
+		settle(t, s, take(t, s), isDelivered)
+	}
+	put(t, s, large("third"), inbox.Stored)
+	s.room.Lock()
+	s.dropped, s.unread = 100, 1
+	s.room.Unlock()
+	if receipt, err := s.Put(t.Context(), large("fourth")); !errors.Is(err, inbox.ErrFull) {
+		t.Fatalf("receipt %d, error %v", receipt, err)
+	}
+	put(t, s, large("fourth"), inbox.Stored)
 }
 
 // The request that is to be dropped first is of a message that somebody has claimed: the next one goes, and that one when it is
