@@ -438,7 +438,7 @@ func (s *store) oldestOf(ctx context.Context, i int) (time.Time, error) {
 	if last.floor == floor && !last.received.IsZero() {
 		return last.received, nil
 	}
-	stream, filter := s.names.messages, s.names.subject+"message.*"
+	stream, filter := s.names.messages, everything
 	if i == 1 {
 		stream, filter = s.names.retry, s.names.subject+"retry.*.entry"
 	}

@@ -115,7 +115,7 @@ func (s *store) audit() {
 			s.logger.Debug("inbox could not look for missed messages", zapError(s.config, err))
 			continue
 		}
-		if !more && !s.await(0, s.auditor) {
+		if !more && !s.await(0, s.auditor, nil) {
 			return
 		}
 	}

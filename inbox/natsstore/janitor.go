@@ -12,7 +12,7 @@ import (
 	"github.com/caddy-chinaums/caddy-chinaums/inbox"
 )
 
-// wakeJanitor tells it that something was delivered, or that the settings have changed.
+// wakeJanitor tells it that the settings have changed.
 func (s *store) wakeJanitor() { signal(s.janitor) }
 
 // clean removes messages that were delivered long ago, in the order of their delivery. It waits for the first of them to
@@ -33,7 +33,12 @@ func (s *store) clean() {
 			s.logger.Debug("inbox could not remove what is old", zapError(s.config, err))
 			wait = 30 * time.Second
 		}
-		if !s.await(wait, s.janitor) {
+		// What is delivered while something older is there is of no interest yet.
+		var delivered <-chan struct{}
+		if wait == 0 {
+			delivered = s.delivered
+		}
+		if !s.await(wait, s.janitor, delivered) {
 			return
 		}
 	}
@@ -45,7 +50,7 @@ func (s *store) cleanOnce(ctx context.Context) (time.Duration, error) {
 		s.passed, s.afresh = 0, time.Now().Add(time.Hour)
 	}
 	for {
-		first, err := s.getNext(ctx, s.names.delivered, s.names.subject+"delivered.*", s.passed+1)
+		first, err := s.getNext(ctx, s.names.delivered, everything, s.passed+1)
 		if errors.Is(err, inbox.ErrNotFound) {
 			return 0, nil
 		}

@@ -528,7 +528,7 @@ func (s *store) Settle(ctx context.Context, message *inbox.Message, outcome inbo
 		s.tidy(func(ctx context.Context) error { return s.purge(ctx, s.names.retry, s.names.retrying(held.of.key)) })
 	}
 	if outcome.Result == inbox.Delivered {
-		s.wakeJanitor()
+		signal(s.delivered)
 	}
 	return nil
 }

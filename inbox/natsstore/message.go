@@ -271,6 +271,9 @@ func (s *store) getLast(ctx context.Context, stream, subject string) (*raw, erro
 	return s.get(ctx, stream, map[string]any{"last_by_subj": subject})
 }
 
+// everything filters nothing. Servers go through all subjects of a stream for a filter that matches each of them, but not for this one.
+const everything = ">"
+
 // getNext reads the first message of the subject (which may have wildcards) from seq on.
 func (s *store) getNext(ctx context.Context, stream, subject string, seq uint64) (*raw, error) {
 	return s.get(ctx, stream, map[string]any{"seq": seq, "next_by_subj": subject})

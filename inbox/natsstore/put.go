@@ -250,7 +250,7 @@ func (s *store) makeRoom(ctx context.Context, need int) (freed int, err error) {
 	const most = 1024 // looks, of one call
 	after, again := s.dropped, false
 	for range most {
-		next, err := s.getNext(ctx, s.names.delivered, s.names.subject+"delivered.*", after+1)
+		next, err := s.getNext(ctx, s.names.delivered, everything, after+1)
 		if errors.Is(err, inbox.ErrNotFound) {
 			if freed > 0 {
 				return freed, nil

@@ -80,11 +80,12 @@ type store struct {
 	dropped uint64     // records of deliveries up to this one need no look when room is sought
 	unread  uint64     // the first of them that could not be read; 0: all could
 
-	janitor chan struct{} // wakes it
-	passed  uint64        // for it alone: records of deliveries up to this one are gone, or cannot be read
-	afresh  time.Time     // for it alone: when it passes by nothing any more
-	auditor chan struct{} // wakes it
-	doubts  atomic.Int32  // how often everything is to be compared whatever the numbers say
+	janitor   chan struct{} // wakes it
+	delivered chan struct{} // wakes it where nothing had been delivered
+	passed    uint64        // for it alone: records of deliveries up to this one are gone, or cannot be read
+	afresh    time.Time     // for it alone: when it passes by nothing any more
+	auditor   chan struct{} // wakes it
+	doubts    atomic.Int32  // how often everything is to be compared whatever the numbers say
 
 	background chan struct{} // bounds what is tidied up in the background
 }
@@ -96,7 +97,7 @@ func open(ctx context.Context, config *Nats, name string, settings inbox.Setting
 		config: config, names: newNames(name), logger: logger, settings: settings,
 		clock: config.clock, young: leaseAge(0) / 2, begun: time.Now(), kick: make(chan struct{}, 1), ready: make(chan struct{}),
 		held: map[string]*lease{}, handed: make(chan *inbox.Message),
-		janitor: make(chan struct{}, 1), auditor: make(chan struct{}, 1), background: make(chan struct{}, 16),
+		janitor: make(chan struct{}, 1), delivered: make(chan struct{}, 1), auditor: make(chan struct{}, 1), background: make(chan struct{}, 16),
 		problem: errors.New("not connected yet"),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
@@ -255,7 +256,7 @@ func (s *store) keepReady(found chan<- error) {
 			pause = wait
 			wait = min(2*wait, 5*time.Second)
 		}
-		if !s.await(pause, s.kick) {
+		if !s.await(pause, s.kick, nil) {
 			return
 		}
 		if err == nil && !s.sleep(s.ctx, 50*time.Millisecond) { // a server that has just come back may need a moment
@@ -264,8 +265,8 @@ func (s *store) keepReady(found chan<- error) {
 	}
 }
 
-// await waits for a signal, or a time at most if it is not 0; false where the store ends.
-func (s *store) await(wait time.Duration, signal <-chan struct{}) bool {
+// await waits for one of two signals, or a time at most if it is not 0; false where the store ends.
+func (s *store) await(wait time.Duration, signal, another <-chan struct{}) bool {
 	var ends <-chan time.Time
 	if wait > 0 {
 		timer := time.NewTimer(wait)
@@ -275,6 +276,7 @@ func (s *store) await(wait time.Duration, signal <-chan struct{}) bool {
 	select {
 	case <-ends:
 	case <-signal:
+	case <-another:
 	case <-s.ctx.Done():
 		return false
 	}
