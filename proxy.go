@@ -137,9 +137,7 @@ func (t *Transport) Answered(account outbound.Account, answer *http.Response, er
 func newNonce() string {
 	var random [16]byte
 	_, _ = rand.Read(random[:]) // does not fail
-	var digits [2 * len(random)]byte
-	hex.Encode(digits[:], random[:])
-	return string(digits[:])
+	return hex.EncodeToString(random[:])
 }
 
 // Upstreams is the reverse_proxy's source of upstreams that names the merchant's platform at request time.
@@ -176,7 +174,7 @@ func (u *Upstreams) GetUpstreams(r *http.Request) ([]*reverseproxy.Upstream, err
 	if m == nil {
 		return nil, fmt.Errorf("there is no such merchant")
 	}
-	return outbound.Upstreams(m.endpoint), nil
+	return []*reverseproxy.Upstream{{Dial: m.endpoint.Dial}}, nil
 }
 
 // Interface guards

@@ -131,7 +131,7 @@ func (u *Upstreams) GetUpstreams(r *http.Request) ([]*reverseproxy.Upstream, err
 	if t == nil {
 		return nil, fmt.Errorf("there is no such terminal")
 	}
-	return outbound.Upstreams(t.endpoint), nil
+	return []*reverseproxy.Upstream{{Dial: t.endpoint.Dial}}, nil
 }
 
 // Interface guards

@@ -73,17 +73,6 @@ func ReadRequest(w http.ResponseWriter, r *http.Request, limit int64, patience t
 	return b, err
 }
 
-// InMemory is b as a body, in one piece. A request that net/http sends needs Set's instead.
-func InMemory(b []byte) io.ReadCloser {
-	r := new(memory)
-	r.Reset(b)
-	return r
-}
-
-type memory struct{ bytes.Reader }
-
-func (*memory) Close() error { return nil }
-
 // Content is a body in memory. It should be a *bytes.Reader or a *strings.Reader: net/http sends those, and no other
 // reader, in one write together with the headers.
 type Content interface {

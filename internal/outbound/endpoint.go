@@ -7,8 +7,6 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
-
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 )
 
 // ParseEndpoint reads scheme://host[:port]. loopback tells that the host is this machine by its name.
@@ -39,13 +37,3 @@ func ParseEndpoint(upstream string) (endpoint Endpoint, loopback bool, err error
 
 // URL is the endpoint's address with a path.
 func (e Endpoint) URL(path string) string { return e.Scheme + "://" + e.Host + path }
-
-// Upstreams is the endpoint as the one upstream of a reverse_proxy, which keeps its own state of a request in it.
-func Upstreams(e Endpoint) []*reverseproxy.Upstream {
-	one := &struct {
-		upstream reverseproxy.Upstream
-		list     [1]*reverseproxy.Upstream
-	}{upstream: reverseproxy.Upstream{Dial: e.Dial}}
-	one.list[0] = &one.upstream
-	return one.list[:]
-}

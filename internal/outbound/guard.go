@@ -177,8 +177,7 @@ func (g *Guard) Admit(w http.ResponseWriter, r *http.Request, resolve func() Acc
 
 	out = withCall(r, call)
 	out.Header = scrub(r.Header)
-	out.Body, out.ContentLength = body.InMemory(content), int64(len(content))
-	out.TransferEncoding, out.Trailer = nil, nil
+	body.Set(out, content)
 	return out, call, nil
 }
 
@@ -202,16 +201,17 @@ func (g *Guard) readBody(w http.ResponseWriter, r *http.Request) ([]byte, *Error
 // Serve admits r, runs next and makes sure that the client is told the outcome, whatever happens. It returns nil or, for
 // an aborted connection, panics again with http.ErrAbortHandler: the gateway writes its answers itself.
 func (g *Guard) Serve(w http.ResponseWriter, r *http.Request, resolve func() Account, next caddyhttp.Handler) error {
+	start := time.Now()
 	admitted, call, refusal := g.Admit(w, r, resolve)
 	if refusal != nil {
-		g.Answer(w, r, call, refusal, time.Time{}) // only what was sent has its time measured
+		g.Answer(w, r, call, refusal, start)
 		return nil
 	}
 	call.placeholders(r)
 	g.flights.Begin()
 	defer g.flights.End()
 
-	start := time.Now()
+	start = time.Now()
 	type line struct {
 		name   string
 		values []string

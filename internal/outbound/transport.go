@@ -216,7 +216,7 @@ func readAnswer(res *http.Response, call *Call, signer Signer) (*http.Response, 
 	call.errCode = call.platform.ErrCode(answer)
 	call.answered.Store(true)
 
-	res.Body = body.InMemory(answer)
+	res.Body = io.NopCloser(bytes.NewReader(answer))
 	res.ContentLength = int64(len(answer))
 	res.TransferEncoding, res.Trailer = nil, nil
 	res.Header.Del("Trailer")
