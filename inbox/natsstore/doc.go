@@ -45,8 +45,9 @@
 //     what was in flight at a crash comes again: after the delivery's timeout and 30 s.
 //   - "You can also control the timing of re-deliveries when messages are negatively acknowledged with Nak(), by passing a
 //     nakDelay() option (or using NakWithDelay())". If that is lost, the message comes early, and the note says so.
-//   - "More consistent results can be achieved by sending get requests to the stream leader": all reads are such; the streams
-//     do not allow direct gets.
+//   - "More consistent results can be achieved by sending get requests to the stream leader": all reads of messages are
+//     such; the streams do not allow direct gets. Only what stands in the index may come from a server that knows no leader, so
+//     a list of claims counts if our own is in it.
 //
 // # What it does not rely on
 //

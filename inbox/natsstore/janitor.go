@@ -77,7 +77,7 @@ func (s *store) cleanOnce(ctx context.Context) (time.Duration, error) {
 			return time.Minute, err
 		}
 		// Servers before 2.10.20 go through all that is stored for it, and nothing is stored meanwhile: others have their turn.
-		if took := time.Since(begun); took > 100*time.Millisecond && !s.sleep(ctx, inDoubt*took) {
+		if took := time.Since(begun); took > 100*time.Millisecond && !s.sleep(ctx, 10*took) {
 			return 0, ctx.Err()
 		}
 	}

@@ -647,16 +647,23 @@ func testUnreadableRecord(t *testing.T, server *server) {
 	}
 }
 
-// While the server could not read what might be dropped, room was sought in vain. Afterwards it is found.
-func testRoomUnread(t *testing.T, server *server) {
+// small is a store that has room for three large messages.
+func small(t *testing.T, server *server, name string) *store {
+	t.Helper()
 	settings := defaults()
 	settings.MaxBytes = 10_000
-	s := openStore(t, provider(t, nil, server.url()), "unread", settings)
-	large := func(id string) *inbox.Message {
-		m := message(id)
-		m.Request = make([]byte, 3000)
-		return m
-	}
+	return openStore(t, provider(t, nil, server.url()), name, settings)
+}
+
+func large(id string) *inbox.Message {
+	m := message(id)
+	m.Request = make([]byte, 3000)
+	return m
+}
+
+// While the server could not read what might be dropped, room was sought in vain. Afterwards it is found.
+func testRoomUnread(t *testing.T, server *server) {
+	s := small(t, server, "unread")
 	for _, id := range []string{"first", "second"} {
 		put(t, s, large(id), inbox.Stored)
 		settle(t, s, take(t, s), isDelivered)
@@ -674,14 +681,7 @@ func testRoomUnread(t *testing.T, server *server) {
 // The request that is to be dropped first is of a message that somebody has claimed: the next one goes, and that one when it is
 // claimed no more.
 func testRoomClaimed(t *testing.T, server *server) {
-	settings := defaults()
-	settings.MaxBytes = 10_000
-	s := openStore(t, provider(t, nil, server.url()), "room", settings)
-	large := func(id string) *inbox.Message {
-		m := message(id)
-		m.Request = make([]byte, 3000)
-		return m
-	}
+	s := small(t, server, "room")
 	var claim string
 	for _, id := range []string{"first", "second"} {
 		put(t, s, large(id), inbox.Stored)
