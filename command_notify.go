@@ -37,8 +37,8 @@ exits with 1 if the answer is not what the variant deserves.
 Somebody who has this key can tell a shop that anything was paid: send it to your own
 gateway only.`,
 		Args: cobra.MaximumNArgs(1),
-		Example: `  caddy chinaums notify --config Caddyfile http://127.0.0.1:8080/notify
-  caddy chinaums notify --config Caddyfile --kind refund --set merOrderId=327M1 http://127.0.0.1:8080/notify
+		Example: `  caddy chinaums notify --config Caddyfile http://127.0.0.1:8902/notify
+  caddy chinaums notify --config Caddyfile --kind refund --set merOrderId=327M1 http://127.0.0.1:8902/notify
   caddy chinaums notify --config Caddyfile --print | caddy chinaums verify --config Caddyfile`,
 	}
 	keys := addKeyFlags(cmd)

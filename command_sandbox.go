@@ -32,10 +32,10 @@ part of a Caddyfile that uses them. With --ui there is a page of its orders, wit
 button that pays.`,
 		Args: cobra.NoArgs,
 		Example: `  caddy chinaums sandbox --ui
-  caddy chinaums sandbox --notify-url http://127.0.0.1:8080/notify --fast`,
+  caddy chinaums sandbox --notify-url http://127.0.0.1:8902/notify --fast`,
 	}
 	flags := cmd.Flags()
-	listen := flags.StringP("listen", "l", "127.0.0.1:29015", "Loopback address; port 0 takes a free one")
+	listen := flags.StringP("listen", "l", "127.0.0.1:8900", "Loopback address; port 0 takes a free one")
 	ui := flags.BoolP("ui", "u", false, "Serve a page of the orders at /")
 	// So that -ui, which is read as -u -i, is no error.
 	flags.BoolP("interactive", "i", false, "The same as --ui")
@@ -132,11 +132,17 @@ export UMS_SOURCE=%[3]s
 		}
 	}
 }
-http://:8080 {
+http://:8901 {
 	bind 127.0.0.1
-	chinaums_proxy /v1/*
-	chinaums_notify /notify
-	respond /notify 200
+	chinaums_proxy
+}
+http://:8902 {
+	bind 127.0.0.1
+	handle /notify {
+		chinaums_notify
+		respond 200
+	}
+	respond 404
 }
 `, address, page, options.SourceCode, options.AppID, options.AppKey, options.NotifyKey, options.MID, options.TID)
 	return err

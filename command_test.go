@@ -329,13 +329,19 @@ func TestSandboxCommand(t *testing.T) {
 	if !found {
 		t.Fatalf("no Caddyfile in %s", printed)
 	}
-	address := freeAddress(t)
-	startCaddy(t, "{\n"+strings.Replace(config, ":8080", address[strings.LastIndex(address, ":"):], 1))
+	gateway, address := freeAddress(t), freeAddress(t)
+	for shown, own := range map[string]string{":8901": gateway, ":8902": address} {
+		if strings.Count(config, shown) != 1 {
+			t.Fatalf("%s is not printed once:\n%s", shown, config)
+		}
+		config = strings.Replace(config, shown, own[strings.LastIndex(own, ":"):], 1)
+	}
+	startCaddy(t, "{\n"+config)
 
 	order := env["UMS_SOURCE"] + "202601010000001"
 	body := `{"requestTimestamp":"` + time.Now().In(time.FixedZone("", 8*3600)).Format("2006-01-02 15:04:05") + `","merOrderId":"` + order + `","mid":"` + env["UMS_MID"] +
 		`","tid":"` + env["UMS_TID"] + `","instMid":"APPDEFAULT","totalAmount":100,"notifyUrl":"http://` + address + `/notify"}`
-	a := do(t, newRequest(t, "POST", "http://"+address+"/v1/netpay/trade/precreate", body, "Content-Type: application/json"))
+	a := do(t, newRequest(t, "POST", "http://"+gateway+"/v1/netpay/trade/precreate", body, "Content-Type: application/json"))
 	if a.status != 200 || a.header.Get("Gateway-Outcome") != "answered" || !strings.Contains(a.body, `"errCode":"SUCCESS"`) {
 		t.Fatalf("order: %+v", a)
 	}

@@ -294,7 +294,7 @@ func openAPIDocument(t testing.TB) []byte {
 		}},
 		{"servers", []any{ordered{
 			{"url", "http://{gateway}"}, {"description", "网关 / the gateway"},
-			{"variables", ordered{{"gateway", ordered{{"default", "127.0.0.1:8080"}}}}},
+			{"variables", ordered{{"gateway", ordered{{"default", "127.0.0.1:8901"}}}}},
 		}}},
 		{"security", []any{ordered{}, ordered{{"token", []any{}}}}},
 		{"tags", tagList},
