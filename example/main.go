@@ -1,9 +1,16 @@
-// Command example shows what the gateway does for a merchant's app: it starts the platform's sandbox, Caddy with the
-// plugin and a small app, all on loopback, and walks one order from the order call to the refund notify.
+// Command example shows what the gateway does for a merchant's app. It starts a sandbox that plays the platform, Caddy
+// with this plugin, and a small app, all on this machine, and takes one order from its creation to its refund. It prints
+// every request and every reply on the way.
 //
-//	go run ./example                        walks one order, prints each step, exits 0
-//	go run ./example -platform shouqianba   the same with the other platform
-//	go run ./example -serve                 stays up for you to try
+// 演示网关替商户应用做了什么：在本机启动平台沙箱、带本插件的 Caddy 和一个小应用，让一笔订单从下单走到退款，并打印每一步的请求和应答。
+//
+//	go run ./example                        runs one order and ends     跑完一笔订单后退出
+//	go run ./example -platform shouqianba   with Shouqianba             换成收钱吧
+//	go run ./example -serve                 keeps running for you       保持运行，供您试用
+//
+// The directories php, python and node hold merchant apps in one file each, with the Caddyfile of their gateway.
+//
+// php、python、node 三个目录各有一个单文件的商户应用和它的网关 Caddyfile。
 package main
 
 import (
@@ -166,7 +173,7 @@ func (d *demo) start() error {
 	}
 	d.say("platform (sandbox) 平台沙箱  http://%s\ngateway, way out   网关出站  http://%s\n"+
 		"gateway, way in    网关入站  http://%s/notify\nmerchant's app     商户应用  http://%s\n"+
-		"All keys and signatures below are made up, afresh at each start. 以下密钥与签名均为每次启动时随机生成。\n",
+		"All keys below are generated at each start. 以下密钥均为每次启动时随机生成。\n",
 		platformAddress, d.gatewayOut, d.gatewayIn, d.app)
 	return nil
 }

@@ -15,13 +15,13 @@ func TestDemo(t *testing.T) {
 		steps    []string
 	}{
 		{"chinaums", []string{
-			"made up", "POST /v1/netpay/trade/precreate", "Authorization: OPEN-BODY-SIG AppId=", "Gateway-Outcome: answered", "NEW_ORDER",
+			"generated at each start", "POST /v1/netpay/trade/precreate", "Authorization: OPEN-BODY-SIG AppId=", "Gateway-Outcome: answered", "NEW_ORDER",
 			"&sign=", "Ce-Type: com.chinaums.payment.succeeded", "Webhook-Signature: v1,", `"totalAmount":1234,`, "taken", "200 SUCCESS",
 			"POST /v1/netpay/query", "Gateway-Outcome: answered", "TRADE_SUCCESS",
 			"POST /v1/netpay/refund", "Gateway-Outcome: answered", "Ce-Type: com.chinaums.refund.succeeded", `"refundAmount":234,`, "200 SUCCESS", "Done",
 		}},
 		{"shouqianba", []string{
-			"made up", "POST /upay/v2/precreate", "Authorization: 1", "Gateway-Outcome: answered", "PRECREATE_SUCCESS",
+			"generated at each start", "POST /upay/v2/precreate", "Authorization: 1", "Gateway-Outcome: answered", "PRECREATE_SUCCESS",
 			`"total_amount":"1234"`, "Ce-Type: com.shouqianba.payment.succeeded", "Webhook-Signature: v1,", `"total_amount":1234`, "taken", "200 success",
 			"POST /upay/v2/query", "Gateway-Outcome: answered", "PAID",
 			"POST /upay/v2/refund", "Gateway-Outcome: answered", "Ce-Type: com.shouqianba.refund.succeeded", "200 success", "Done",

@@ -8,8 +8,8 @@ import (
 	"github.com/caddy-chinaums/caddy-chinaums/internal/sandbox"
 )
 
-// shouqianbaConfig is the whole configuration of the gateway. In production there is no `upstream` line, and the second
-// site has the public name that the platform calls.
+// shouqianbaConfig is the gateway's whole configuration. In production it has no `upstream` line, and the second site is
+// the public host name that the platform calls. 网关的全部配置；生产环境没有 upstream 这一行，第二个站点是平台回调的域名。
 const shouqianbaConfig = `{
 	admin off
 	persist_config off
