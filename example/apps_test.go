@@ -82,18 +82,7 @@ func phpCommand(t *testing.T, s *shop) *exec.Cmd {
 		if err != nil || !strings.Contains(strings.ToLower(string(modules)), "\ncurl\n") {
 			missing(t, "PHP's curl extension")
 		}
-		config := filepath.Join(t.TempDir(), "fpm.conf")
-		pool := "[global]\nerror_log = /dev/stderr\ndaemonize = no\n[app]\nlisten = " + s.app +
-			"\npm = static\npm.max_children = 4\ncatch_workers_output = yes\n"
-		arguments := []string{"--nodaemonize", "--fpm-config", config}
-		if os.Getuid() == 0 {
-			pool += "user = root\ngroup = root\n"
-			arguments = append(arguments, "--allow-to-run-as-root")
-		}
-		if err := os.WriteFile(config, []byte(pool), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		return s.command(found[0], arguments...)
+		return s.command(found[0], fpmArguments(t, s.app)...)
 	}
 	cgi, err := exec.LookPath("php-cgi")
 	if err != nil {
@@ -106,6 +95,24 @@ func phpCommand(t *testing.T, s *shop) *exec.Cmd {
 	command := s.command(cgi, "-b", s.app)
 	command.Env = append(command.Env, "PHP_FCGI_CHILDREN=4")
 	return command
+}
+
+// fpmArguments are PHP-FPM's, for a pool that listens at an address and is otherwise as Debian's: it clears the
+// environment.
+func fpmArguments(t *testing.T, listen string) []string {
+	t.Helper()
+	config := filepath.Join(t.TempDir(), "fpm.conf")
+	pool := "[global]\nerror_log = /dev/stderr\ndaemonize = no\n[app]\nlisten = " + listen +
+		"\npm = static\npm.max_children = 4\ncatch_workers_output = yes\n"
+	arguments := []string{"--nodaemonize", "--fpm-config", config}
+	if os.Getuid() == 0 {
+		pool += "user = root\ngroup = root\n"
+		arguments = append(arguments, "--allow-to-run-as-root")
+	}
+	if err := os.WriteFile(config, []byte(pool), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return arguments
 }
 
 // shop is one merchant's app with its gateway and the platform.
@@ -150,13 +157,12 @@ func open(t *testing.T, l language, options sandbox.Options, settings ...string)
 	s.env = map[string]string{
 		"UMS_APP_ID": s.keys.AppID, "UMS_APP_KEY": s.keys.AppKey, "UMS_NOTIFY_KEY": s.keys.NotifyKey,
 		"UMS_MID": s.keys.MID, "UMS_TID": s.keys.TID, "UMS_UPSTREAM": server.URL, "APP_SECRET": s.secret,
-		"GATEWAY": free(t), "NOTIFY": notify, "NOTIFY_URL": s.notify, "BOOK": filepath.Join(t.TempDir(), "book"),
-		"PORT": port, "PHP": s.app, "APP_ROOT": root,
+		"GATEWAY": free(t), "NOTIFY_URL": s.notify, "BOOK": filepath.Join(t.TempDir(), "book"),
+		"PORT": port, "APP_ROOT": root,
 	}
 	s.pages = s.app
 	if l.name == "php" {
 		s.pages = free(t)
-		s.env["SHOP"] = s.pages
 	}
 	for _, setting := range settings {
 		name, value, _ := strings.Cut(setting, "=")
@@ -175,11 +181,23 @@ func (s *shop) startGateway() {
 	for name, value := range s.env {
 		s.t.Setenv(name, value)
 	}
+	load(s.t, []byte(s.caddyfile()))
+}
+
+// caddyfile is the app's own, on the ports that this test has taken.
+func (s *shop) caddyfile() string {
+	s.t.Helper()
 	source, err := os.ReadFile(filepath.Join(s.name, "Caddyfile"))
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	load(s.t, source)
+	addresses := map[string]string{
+		gatewayPort: s.env["GATEWAY"], notifyPort: strings.TrimSuffix(strings.TrimPrefix(s.notify, "http://"), "/notify"), appPort: s.pages,
+	}
+	if s.name == "php" {
+		addresses[fpmPort] = s.app
+	}
+	return onPorts(s.t, string(source), addresses)
 }
 
 // load runs Caddy in this process with a Caddyfile, without what would leave traces on the machine.
@@ -513,14 +531,11 @@ func TestNoOutcomeHeader(t *testing.T) {
 		s := open(t, l, sandbox.Options{})
 		// The app alone is sent elsewhere; for PHP its setting is in the Caddyfile, which is loaded again.
 		s.stopApp()
+		gateway, source := s.env["GATEWAY"], s.caddyfile()
 		s.env["GATEWAY"] = strings.TrimPrefix(other.URL, "http://")
 		if l.name == "php" {
-			source, err := os.ReadFile("php/Caddyfile")
-			if err != nil {
-				t.Fatal(err)
-			}
-			changed := strings.Replace(string(source), "env GATEWAY {$GATEWAY:127.0.0.1:8088}", "env GATEWAY "+s.env["GATEWAY"], 1)
-			if changed == string(source) {
+			changed := strings.Replace(source, "env GATEWAY "+gateway, "env GATEWAY "+s.env["GATEWAY"], 1)
+			if changed == source {
 				t.Fatal("the Caddyfile has changed; change the test too")
 			}
 			load(t, []byte(changed))

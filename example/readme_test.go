@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -233,21 +234,48 @@ func php(t *testing.T, functions, script string) string {
 	return string(output)
 }
 
-// shownPHP returns the README's block that begins with a text.
-func shownPHP(t *testing.T, beginning string) string {
+// shownFunction returns a function of the README's PHP by its name.
+func shownFunction(t *testing.T, name string) string {
 	t.Helper()
+	function := regexp.MustCompile(`(?ms)^function ` + regexp.QuoteMeta(name) + `\(.*?^}\n`)
 	for _, shown := range blocks(t, readmes[0], "php") {
-		if strings.HasPrefix(shown.text, beginning) {
-			return shown.text
+		if found := function.FindString(shown.text); found != "" {
+			return found
 		}
 	}
-	t.Fatalf("the README has no PHP that begins with %q", beginning)
+	t.Fatalf("the README has no PHP function %s", name)
 	return ""
+}
+
+// blockHolding returns the one block of a language that holds all of the texts.
+func blockHolding(t *testing.T, name, language string, texts ...string) string {
+	t.Helper()
+	var found []string
+	for _, shown := range blocks(t, name, language) {
+		if !slices.ContainsFunc(texts, func(text string) bool { return !strings.Contains(shown.text, text) }) {
+			found = append(found, shown.text)
+		}
+	}
+	if len(found) != 1 {
+		t.Fatalf("%s has %d blocks in %s that hold %q, not 1", name, len(found), language, texts)
+	}
+	return found[0]
+}
+
+// replaced replaces each text, which has to be there.
+func replaced(t *testing.T, source string, pairs ...string) string {
+	t.Helper()
+	for i := 0; i < len(pairs); i += 2 {
+		if !strings.Contains(source, pairs[i]) {
+			t.Fatalf("%q is no longer there; change the test too:\n%s", pairs[i], source)
+		}
+	}
+	return strings.NewReplacer(pairs...).Replace(source)
 }
 
 // The function and the call that the README shows, run against the sandbox through a gateway.
 func TestReadmePHPCall(t *testing.T) {
-	function, use := shownPHP(t, "function gateway("), shownPHP(t, "[$outcome, $answer] = gateway(")
+	function := shownFunction(t, "gateway")
 	if lines := strings.Count(function, "\n"); lines > 12 {
 		t.Errorf("the function has %d lines, not at most 12", lines)
 	}
@@ -271,14 +299,12 @@ func TestReadmePHPCall(t *testing.T) {
 		"\t\t\tupstream {env.UMS_UPSTREAM}\n\t\t}\n\t}\n}\n\nhttp://:"+port+" {\n\tbind 127.0.0.1\n\tchinaums_proxy\n}\n"))
 
 	number := keys.SourceCode + "20261124000000001"
-	use = fmt.Sprintf("$number = '%s';\n%s", number, use)
+	use := fmt.Sprintf(`[$outcome, $answer] = gateway('/v1/netpay/trade/precreate', ['requestTimestamp' => '%s',
+    'mid' => '%s', 'tid' => '%s', 'instMid' => 'APPDEFAULT', 'tradeType' => 'APP', 'merOrderId' => '%s', 'totalAmount' => 4990]);
+`, time.Now().In(time.FixedZone("CST", 8*3600)).Format(time.DateTime), keys.MID, keys.TID, number)
 	show := "echo json_encode([$outcome, $answer['errCode'] ?? '', $answer['status'] ?? '', $answer['totalAmount'] ?? 0]);\n"
 	at := func(address string) string {
-		shown := strings.Replace(function, "127.0.0.1:8088", address, 1)
-		if shown == function {
-			t.Fatal("the function has another address; change the test too")
-		}
-		return shown
+		return replaced(t, function, "127.0.0.1:"+gatewayPort, address)
 	}
 	if got := php(t, at(gateway), use+show); got != `["answered","SUCCESS","NEW_ORDER",4990]` {
 		t.Errorf("an order: %s", got)
@@ -325,7 +351,7 @@ func TestReadmePHPCall(t *testing.T) {
 
 // The check of the webhook signature that the README shows.
 func TestReadmePHPCheck(t *testing.T) {
-	function := shownPHP(t, "function from_gateway(")
+	function := shownFunction(t, "from_gateway")
 	now, body := time.Now(), `{"merOrderId":"1"}`
 	var script strings.Builder
 	ask := func(id string, at time.Time, signatures, body, secret string) {
@@ -480,7 +506,7 @@ func validatable(t *testing.T, source string) *caddy.Config {
 }
 
 // shownCaddyfile returns the README's Caddyfile that holds a text, on this machine: its sites on free ports, its
-// merchants and terminals with the sandboxes, its apps in the place of the ports 9000.
+// merchants and terminals with the sandboxes, its apps at the address given.
 func shownCaddyfile(t *testing.T, holds, app string, platform *sandbox.ChinaUMS, other *sandbox.Shouqianba) (out, in string) {
 	t.Helper()
 	setReadmeEnvironment(t)
@@ -510,7 +536,7 @@ func shownCaddyfile(t *testing.T, holds, app string, platform *sandbox.ChinaUMS,
 		"{\n\tchinaums {", "{\n\tauto_https off\n\tstorage file_system "+t.TempDir()+"\n\tchinaums {",
 		"\t\t\tmid {env.UMS_MID}\n", "\t\t\tmid {env.UMS_MID}\n\t\t\tupstream {env.UMS_UPSTREAM}\n",
 		"\t\t\tdevice_id till-1\n", "\t\t\tdevice_id till-1\n\t\t\tupstream {env.SQB_UPSTREAM}\n",
-		"http://:8088", "http://:"+outPort, "pay.example.com {", "http://"+in+" {\n\tbind 127.0.0.1", "127.0.0.1:9000", app,
+		"http://:"+gatewayPort, "http://:"+outPort, "pay.example.com {", "http://"+in+" {\n\tbind 127.0.0.1", "127.0.0.1:"+appPort, app,
 	).Replace(shown)
 	load(t, []byte(shown))
 	return out, in

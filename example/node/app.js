@@ -75,5 +75,5 @@ http.createServer(async (request, response) => {
       { merOrderId: order, refundOrderId: number, refundAmount: Number(amount) }),
   }[request.method + pathname] ?? (() => [404])
   const [status, answer] = await Promise.resolve().then(work).catch((error) => [500, console.error(error)])
-  response.writeHead(status).end(answer && JSON.stringify(answer))
+  response.writeHead(status).end(answer && JSON.stringify(answer) + '\n')
 }).listen(PORT, '127.0.0.1')

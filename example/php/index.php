@@ -76,4 +76,4 @@ function trade(string $number, ?string $order, int $amount, string $path, string
     default => [404, null],
 };
 http_response_code($status);
-echo $answer ? json_encode($answer) : '';
+echo $answer ? json_encode($answer) . "\n" : '';

@@ -75,5 +75,5 @@ class App(http.server.BaseHTTPRequestHandler):
                 "merOrderId": order, "refundOrderId": number, "refundAmount": int(amount)})
         self.send_response(status)
         self.end_headers()
-        self.wfile.write(json.dumps(answer).encode() if answer else b"")
+        self.wfile.write(json.dumps(answer).encode() + b"\n" if answer else b"")
 http.server.ThreadingHTTPServer(("127.0.0.1", int(ENV["PORT"])), App).serve_forever()
