@@ -509,7 +509,7 @@ func TestReadmeCommands(t *testing.T) {
 			for holds, wants := range map[string][]string{
 				"ORDER=":          {`"status":"NEW_ORDER"`, `"qrCode":"http`},
 				"/refund?order=":  {`"status":"TRADE_SUCCESS"`, `"status":"SUCCESS"`},
-				"chinaums verify": {"SUCCESS"},
+				"chinaums verify": {"answer:     SUCCESS", "result:     verifies"},
 				"chinaums sign":   {`"errCode":"SUCCESS"`, `"totalAmount":4990`},
 			} {
 				for _, want := range wants {
