@@ -21,7 +21,7 @@ import (
 
 func notifyCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "notify [--config <path> [--adapter <name>] [--merchant <name>]] [--kind <kind>] [--variant <variant>] [--set <name=value>]... [--print] [<url>]",
+		Use:   "notify [--config <path> [--adapter <name>] [--merchant <name>]] [--kind <kind>] [--variant <variant>] [--hex <case>] [--set <name=value>]... [--print] [<url>]",
 		Short: "Sends a signed test notify",
 		Long: `
 Sends a notify of an imaginary order to an address, signed with the merchant's own
@@ -45,6 +45,7 @@ gateway only.`,
 	kindName := cmd.Flags().StringP("kind", "k", "payment", "What the notify reports")
 	variantName := cmd.Flags().StringP("variant", "v", "genuine", "How it is sent, or what is wrong with it")
 	digest := cmd.Flags().String("sign-type", "", "Digest, SHA256 or MD5 (default: SHA256, if the merchant accepts it)")
+	hexadecimal := addHexFlag(cmd)
 	set := cmd.Flags().StringArray("set", nil, "Set a field, or take it out with an empty value (may be repeated)")
 	print := cmd.Flags().Bool("print", false, "Print the body instead of sending it")
 	timeout := cmd.Flags().Duration("timeout", 15*time.Second, "How long to wait for the answer")
@@ -83,7 +84,11 @@ gateway only.`,
 		if err != nil {
 			return err
 		}
-		message, err := testNotify(m, merchants[name], kind, variant, *digest, *set)
+		small, err := smallHex(*hexadecimal)
+		if err != nil {
+			return err
+		}
+		message, err := testNotify(m, merchants[name], kind, variant, *digest, small, *set)
 		if err != nil {
 			return err
 		}
@@ -107,8 +112,8 @@ func contextOf(cmd *cobra.Command) context.Context {
 }
 
 // testNotify makes a notify as the sandbox does, with the merchant's own key and mid.
-func testNotify(m *merchant, config *Merchant, kind sandbox.Kind, variant sandbox.Variant, digest string, set []string) (*sandbox.Message, error) {
-	n := sandbox.Notify{Kind: kind, Variant: variant, Key: string(m.notifyKeys[0]), Fields: make(map[string]string)}
+func testNotify(m *merchant, config *Merchant, kind sandbox.Kind, variant sandbox.Variant, digest string, smallSign bool, set []string) (*sandbox.Message, error) {
+	n := sandbox.Notify{Kind: kind, Variant: variant, Key: string(m.notifyKeys[0]), SmallSign: smallSign, Fields: make(map[string]string)}
 	switch strings.ToUpper(digest) {
 	case "":
 		n.Digest = sandbox.SHA256

@@ -20,7 +20,7 @@ import (
 
 func sandboxCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "sandbox [--listen <address>] [--ui] [--notify-url <url>] [--sign-type <digest>] [--fast]",
+		Use:   "sandbox [--listen <address>] [--ui] [--notify-url <url>] [--sign-type <digest>] [--hex <case>] [--fast]",
 		Short: "Plays the platform on this machine",
 		Long: `
 Plays ChinaUMS on loopback until it is interrupted: it checks the signatures of
@@ -42,14 +42,19 @@ button that pays.`,
 	_ = flags.MarkHidden("interactive")
 	notifyURL := flags.String("notify-url", "", "Where notifies go, besides the order's own notifyUrl")
 	digest := flags.String("sign-type", "SHA256", "Digest of notifies, SHA256 or MD5")
+	hexadecimal := addHexFlag(cmd)
 	fast := flags.Bool("fast", false, "Repeat notifies after seconds instead of minutes and hours")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		interactive, err := flags.GetBool("interactive")
 		if err != nil {
 			return err
 		}
+		small, err := smallHex(*hexadecimal)
+		if err != nil {
+			return err
+		}
 		options := sandbox.Options{
-			NotifyURL: *notifyURL, UI: *ui || interactive, Digest: sandbox.Digest(strings.ToUpper(*digest)),
+			NotifyURL: *notifyURL, UI: *ui || interactive, Digest: sandbox.Digest(strings.ToUpper(*digest)), SmallSign: small,
 		}
 		if *fast {
 			for delay := time.Second; delay <= 32*time.Second; delay *= 2 {
@@ -61,6 +66,20 @@ button that pays.`,
 		return serveSandbox(ctx, cmd.OutOrStdout(), *listen, options)
 	}
 	return cmd
+}
+
+// addHexFlag adds --hex, which says how the digest of a notify is written.
+func addHexFlag(cmd *cobra.Command) *string {
+	return cmd.Flags().String("hex", "upper", "Letters of the sign's hexadecimal, upper or lower; the platform's own are upper")
+}
+
+// smallHex reads what --hex says.
+func smallHex(word string) (bool, error) {
+	switch word {
+	case "upper", "lower":
+		return word == "lower", nil
+	}
+	return false, fmt.Errorf("--hex: %q is neither upper nor lower", word)
 }
 
 // serveSandbox runs a sandbox until ctx ends.

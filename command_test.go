@@ -3,12 +3,18 @@ package chinaums
 import (
 	"bytes"
 	"context"
+	"crypto/md5"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"maps"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -449,5 +455,57 @@ func TestBinary(t *testing.T) {
 				t.Errorf("a key is shown:\n%s", out)
 			}
 		})
+	}
+}
+
+// TestHexOfSigns: what the commands sign is in capitals, as the documents print it and five public SDKs want it; it was in
+// small letters. `--hex lower` is for those that want small ones.
+func TestHexOfSigns(t *testing.T) {
+	setKeys(t)
+	t.Setenv("UMS_MID", "898340149000005")
+	for _, digest := range []string{"MD5", "SHA256"} {
+		for _, test := range []struct {
+			args    []string
+			letters string
+		}{
+			{nil, "0123456789ABCDEF"},
+			{[]string{"--hex", "upper"}, "0123456789ABCDEF"},
+			{[]string{"--hex", "lower"}, "0123456789abcdef"},
+		} {
+			printed, err := runCommand(notifyCommand(), "", append([]string{"--print", "--sign-type", digest}, test.args...)...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			form, err := url.ParseQuery(strings.TrimSpace(printed))
+			if err != nil {
+				t.Fatal(err)
+			}
+			sign := form.Get("sign")
+			if form.Del("sign"); strings.Trim(sign, test.letters) != "" {
+				t.Errorf("%s %q: sign %s", digest, test.args, sign)
+			}
+			names := slices.Sorted(maps.Keys(form))
+			pairs := make([]string, len(names))
+			for i, name := range names {
+				pairs[i] = name + "=" + form.Get(name)
+			}
+			text := []byte(strings.Join(pairs, "&") + testNotifyKey)
+			want := fmt.Sprintf("%x", sha256.Sum256(text))
+			if digest == "MD5" {
+				want = fmt.Sprintf("%x", md5.Sum(text))
+			}
+			if !strings.EqualFold(sign, want) {
+				t.Errorf("%s: sign %s of %s", digest, sign, text)
+			}
+		}
+	}
+	for name, command := range map[string]*cobra.Command{"notify": notifyCommand(), "sandbox": sandboxCommand()} {
+		args := []string{"--hex", "Lower"}
+		if name == "notify" {
+			args = append(args, "--print")
+		}
+		if _, err := runCommand(command, "", args...); err == nil || !strings.Contains(err.Error(), `--hex: "Lower" is neither upper nor lower`) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }

@@ -205,7 +205,7 @@ func (c *ChinaUMS) message(n *notice, variant Variant) *Message {
 
 // signing is how the options say that notifies are signed.
 func (c *ChinaUMS) signing() signing {
-	return signing{c.options.NotifyKey, c.options.Digest, c.options.OmitSignType, c.options.CapitalSign}
+	return signing{c.options.NotifyKey, c.options.Digest, c.options.OmitSignType, c.options.SmallSign}
 }
 
 // post sends a message and reads the beginning of the answer.

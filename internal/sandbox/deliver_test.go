@@ -194,24 +194,26 @@ func TestRefundNotify(t *testing.T) {
 }
 
 func TestBillNotify(t *testing.T) {
-	b := newBench(t, Options{Digest: MD5, OmitSignType: true, CapitalSign: true})
-	billNo, day := b.fresh(), b.clock().In(zone).Format("2006-01-02")
-	b.call("/v1/netpay/bills/get-qrcode", b.request("billNo", billNo, "billDate", day, "totalAmount", 2100, "notifyUrl", b.merchant()))
-	if err := b.Pay(billNo); err != nil {
-		t.Fatal(err)
-	}
-	b.delivered(billNo, KindBill)
-	notify := b.got()[0]
-	if !verify(t, notify.body, b.keys.NotifyKey) {
-		t.Error("does not verify")
-	}
-	sign := notify.form.Get("sign")
-	if len(sign) != 32 || strings.ToUpper(sign) != sign || notify.form.Has("signType") {
-		t.Errorf("sign %q, signType %q", sign, notify.form.Get("signType"))
-	}
-	want(t, decode(t, []byte(notify.form.Get("billPayment"))), "totalAmount", 2100, "status", "TRADE_SUCCESS")
-	if notify.form.Get("billStatus") != "PAID" || notify.form.Get("billNo") != billNo || !strings.Contains(notify.form.Get("billQRCode"), "?bill=") {
-		t.Errorf("%v", notify.form)
+	for small, letters := range map[bool]func(string) string{false: strings.ToUpper, true: strings.ToLower} {
+		b := newBench(t, Options{Digest: MD5, OmitSignType: true, SmallSign: small})
+		billNo, day := b.fresh(), b.clock().In(zone).Format("2006-01-02")
+		b.call("/v1/netpay/bills/get-qrcode", b.request("billNo", billNo, "billDate", day, "totalAmount", 2100, "notifyUrl", b.merchant()))
+		if err := b.Pay(billNo); err != nil {
+			t.Fatal(err)
+		}
+		b.delivered(billNo, KindBill)
+		notify := b.got()[0]
+		if !verify(t, notify.body, b.keys.NotifyKey) {
+			t.Error("does not verify")
+		}
+		sign := notify.form.Get("sign")
+		if len(sign) != 32 || sign != letters(sign) || notify.form.Has("signType") {
+			t.Errorf("sign %q, signType %q", sign, notify.form.Get("signType"))
+		}
+		want(t, decode(t, []byte(notify.form.Get("billPayment"))), "totalAmount", 2100, "status", "TRADE_SUCCESS")
+		if notify.form.Get("billStatus") != "PAID" || notify.form.Get("billNo") != billNo || !strings.Contains(notify.form.Get("billQRCode"), "?bill=") {
+			t.Errorf("%v", notify.form)
+		}
 	}
 }
 

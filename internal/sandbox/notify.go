@@ -98,9 +98,9 @@ type Notify struct {
 	// Key is the communication key. Required.
 	Key string
 
-	// Digest, OmitSignType, CapitalSign and OmitNotifyID as in Options.
-	Digest                                  Digest
-	OmitSignType, CapitalSign, OmitNotifyID bool
+	// Digest, OmitSignType, SmallSign and OmitNotifyID as in Options.
+	Digest                                Digest
+	OmitSignType, SmallSign, OmitNotifyID bool
 
 	// Fields replace those of the imaginary order, or are added; an empty value takes a field out. mid and merOrderId
 	// are the least to give if the receiver compares them.
@@ -155,7 +155,7 @@ func (n Notify) Build() (*Message, error) {
 	for _, name := range names {
 		params = set(params, name, n.Fields[name])
 	}
-	return compose(params, signing{n.Key, n.Digest, n.OmitSignType, n.CapitalSign}, n.Kind, n.Variant), nil
+	return compose(params, signing{n.Key, n.Digest, n.OmitSignType, n.SmallSign}, n.Kind, n.Variant), nil
 }
 
 // sample is an imaginary order, or refund, that such a notify could be about.
@@ -250,13 +250,13 @@ type signing struct {
 	key          string
 	digest       Digest
 	omitSignType bool
-	capital      bool
+	small        bool
 }
 
 func (s signing) sign(text string) string {
 	sign := notifySign(s.digest, text, s.key)
-	if s.capital {
-		return strings.ToUpper(sign)
+	if s.small {
+		return strings.ToLower(sign)
 	}
 	return sign
 }

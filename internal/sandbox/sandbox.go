@@ -64,8 +64,8 @@ type Options struct {
 	// OmitSignType leaves signType out of notifies, as older deployments do.
 	OmitSignType bool
 
-	// CapitalSign writes the sign in capitals.
-	CapitalSign bool
+	// SmallSign writes the hexadecimal sign in small letters. The platform's own is in capitals, of MD5 and of SHA-256.
+	SmallSign bool
 
 	// OmitNotifyID leaves notifyId out of notifies; document E knows none.
 	OmitNotifyID bool

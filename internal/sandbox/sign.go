@@ -71,14 +71,13 @@ func stringToSign(params []param) string {
 	return strings.Join(pairs, "&")
 }
 
-// notifySign is the sign of a notify: the digest of the string to sign with the communication key right behind it.
+// notifySign is the sign of a notify: the digest of the string to sign with the communication key right behind it, in
+// hexadecimal capitals, as genuine notifies have it.
 func notifySign(digest Digest, text, key string) string {
 	if digest == MD5 {
-		sum := md5.Sum([]byte(text + key))
-		return hex.EncodeToString(sum[:])
+		return fmt.Sprintf("%X", md5.Sum([]byte(text+key)))
 	}
-	sum := sha256.Sum256([]byte(text + key))
-	return hex.EncodeToString(sum[:])
+	return fmt.Sprintf("%X", sha256.Sum256([]byte(text+key)))
 }
 
 // authorization is a parsed Authorization header: the scheme and its parameters.

@@ -89,6 +89,9 @@ func TestNotifyVectors(t *testing.T) {
 				sign = values.Get("sign")
 			}
 			got := notifySign(Digest(v.Digest), text, v.Key)
+			if got != strings.ToUpper(got) {
+				t.Errorf("%s is not in capitals, as the published examples are", got)
+			}
 			// The sandbox only signs: that a receiver must not take an unknown signType is none of its business.
 			if valid := strings.EqualFold(got, sign); valid != v.Valid && v.Name != "unknown signType" {
 				t.Errorf("%s and %s: valid is %t", got, sign, valid)
@@ -111,8 +114,8 @@ for v in json.load(sys.stdin):
     print(json.dumps({
         'body': scheme(v),
         'token': hashlib.sha256((v['app_id'] + v['timestamp'] + v['nonce'] + v['app_key']).encode()).hexdigest(),
-        'md5': hashlib.md5(text).hexdigest(),
-        'sha256': hashlib.sha256(text).hexdigest(),
+        'md5': hashlib.md5(text).hexdigest().upper(),
+        'sha256': hashlib.sha256(text).hexdigest().upper(),
         'query': 'authorization=OPEN-FORM-PARAM&' + '&'.join(k + '=' + quote_plus(w) for k, w in
             [('appId', v['app_id']), ('timestamp', v['timestamp']), ('nonce', v['nonce']), ('content', v['content']), ('signature', scheme(v))]),
     }))
