@@ -1,12 +1,15 @@
 package sandbox
 
 import (
+	"slices"
 	"strings"
 	"time"
 )
 
-// serveBill makes a bill (账单) that the buyer scans. It is in none of the documents; its fields are those that their
-// examples of bills have.
+// The interfaces of bills (账单, C扫B) but for 预授权撤销 are in none of the documents. Their fields are those that the
+// documents' examples of bills have, and that public SDKs send and read.
+
+// serveBill makes a bill that the buyer scans.
 func (c *ChinaUMS) serveBill(in call) (answer, *failure) {
 	billNo, failed := c.number(in.fields, "billNo")
 	if failed != nil {
@@ -31,7 +34,10 @@ func (c *ChinaUMS) serveBill(in call) (answer, *failure) {
 	o := newOrder(in.now, number, total, "ACP")
 	o.mid, o.tid, o.inst = in.text("mid"), in.text("tid"), in.text("instMid")
 	o.billNo, o.billDate, o.connect = billNo, in.text("billDate"), "UNIONPAY"
-	o.billURL = "https://qr.95516.com/48020000/" + randomDigits(20) + "?bill=" + billNo
+	if o.qrCode, failed = in.limited("qrCodeId", 64); failed != nil {
+		return nil, failed
+	}
+	o.showQRCode(c.options.SourceCode)
 	if o.description, failed = in.limited("billDesc", 255); failed != nil {
 		return nil, failed
 	}
@@ -44,11 +50,28 @@ func (c *ChinaUMS) serveBill(in call) (answer, *failure) {
 	if o.expires, failed = c.expiry(in); failed != nil {
 		return nil, failed
 	}
-	if c.find(billNo) != nil || c.find(number) != nil || c.refunds[number] != nil {
+	if failed := o.divide(in.fields); failed != nil {
+		return nil, failed
+	}
+	if c.find(billNo) != nil {
+		return nil, fail("DUP_ORDER", "账单号重复")
+	}
+	if c.find(number) != nil || c.refunds[number] != nil {
 		return nil, fail("DUP_ORDER", "重复的订单请求")
 	}
 	c.keep(o)
-	return answer{"billNo": o.billNo, "billDate": o.billDate, "billQRCode": o.billURL, "qrCodeId": randomDigits(20)}, nil
+	return answer{
+		"billNo": o.billNo, "billDate": o.billDate, "billDesc": o.description, "billQRCode": o.billURL, "qrCodeId": o.qrCode,
+		"totalAmount": o.total,
+	}, nil
+}
+
+// showQRCode gives a bill the code that the buyer scans. A genuine billQRCode ends in ?id= and the qrCodeId.
+func (o *order) showQRCode(source string) {
+	if o.qrCode == "" {
+		o.qrCode = source + o.created.In(zone).Format(stampLayout) + randomDigits(10)
+	}
+	o.billURL = "https://qr.95516.com/48020000/" + randomDigits(20) + "?id=" + o.qrCode
 }
 
 // bill finds a bill by billNo and billDate, or by its payment's merOrderId.
@@ -73,6 +96,59 @@ func (c *ChinaUMS) serveBillQuery(in call) (answer, *failure) {
 	if failed != nil {
 		return nil, failed
 	}
+	out := o.billAnswer()
+	if in.has("refundOrderId") { // SDKs look at a bill's refund in this way
+		r := c.refunds[in.text("refundOrderId")]
+		if r == nil || r.order != o {
+			return nil, errNoOrder()
+		}
+		out["refundBillPayment"] = r.billPayment()
+	}
+	return out, nil
+}
+
+// serveBillRefund is 账单退款. Its rules are those of 退款.
+func (c *ChinaUMS) serveBillRefund(in call) (answer, *failure) {
+	o, failed := c.bill(in)
+	if failed != nil {
+		return nil, failed
+	}
+	r, failed := c.refund(o, in)
+	if failed != nil {
+		return nil, failed
+	}
+	out := o.billAnswer()
+	out["refundOrderId"], out["refundAmount"], out["refundStatus"] = r.number, r.amount, r.status
+	out["refundBillPayment"] = r.billPayment()
+	return out, nil
+}
+
+// serveCloseQRCode is 关闭二维码, by qrCodeId or billNo: nobody can pay with it any more.
+func (c *ChinaUMS) serveCloseQRCode(in call) (answer, *failure) {
+	var o *order
+	switch {
+	case in.has("qrCodeId"):
+		for _, kept := range slices.Backward(c.ages) {
+			if kept.qrCode == in.text("qrCodeId") {
+				o = c.find(kept.number)
+				break
+			}
+		}
+		if o == nil || in.has("billNo") && in.text("billNo") != o.billNo {
+			return nil, errNoOrder()
+		}
+	case in.has("billNo"):
+		var failed *failure
+		if o, failed = c.bill(in); failed != nil {
+			return nil, failed
+		}
+	default:
+		return nil, fail("BAD_REQUEST", "qrCodeId与billNo不能同时为空")
+	}
+	if !o.payable() {
+		return nil, fail("OPERATION_NOT_ALLOWED", "账单状态为%s，不允许关闭", o.billStatus())
+	}
+	o.status = statusClosed
 	return o.billAnswer(), nil
 }
 
@@ -92,7 +168,7 @@ func (c *ChinaUMS) servePreauthCancel(in call) (answer, *failure) {
 func (o *order) billAnswer() answer {
 	out := answer{
 		"billNo": o.billNo, "billDate": o.billDate, "billStatus": o.billStatus(), "billQRCode": o.billURL,
-		"totalAmount": o.total, "merName": merchantName, "cardAttr": o.cardAttr,
+		"qrCodeId": o.qrCode, "totalAmount": o.total, "merName": merchantName, "cardAttr": o.cardAttr,
 	}
 	if o.description != "" {
 		out["billDesc"] = o.description
@@ -112,4 +188,24 @@ func (o *order) billPayment() answer {
 		"settleDate": dayText(o.paid), "status": o.status, "targetOrderId": o.target,
 		"targetSys": strings.TrimSpace(o.system),
 	}
+}
+
+// billPayment is a refund of a bill. SDKs take it for done where its status is TRADE_SUCCESS and its billBizType REFUND.
+func (r *refund) billPayment() answer {
+	o := r.order
+	out := answer{
+		"merOrderId": r.number, "billBizType": "REFUND", "paySeqId": r.seq, "totalAmount": r.amount, "buyerId": o.buyerID,
+		"buyerUsername": o.buyerName, "targetSys": strings.TrimSpace(o.system),
+	}
+	switch r.status {
+	case refundSuccess:
+		out["status"], out["targetOrderId"] = statusPaid, r.target
+		out["payTime"], out["settleDate"] = clockText(r.at), dayText(r.at)
+		out["buyerPayAmount"], out["invoiceAmount"], out["discountAmount"] = r.amount, r.amount, fen(0)
+	case refundFail:
+		out["status"] = statusClosed
+	default:
+		out["status"] = refundUnknown
+	}
+	return out
 }

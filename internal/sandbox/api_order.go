@@ -1,6 +1,10 @@
 package sandbox
 
 import (
+	"crypto/rand"
+	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 )
@@ -8,6 +12,8 @@ import (
 // channels says which targetSys an order goes to, by the interface that makes it.
 var channels = map[string]string{
 	"/v1/netpay/wx/app-pre-order":    "WXPay",
+	"/v1/netpay/wx/unified-order":    "WXPay",
+	"/v1/netpay/wx/mini-pre-order":   "WXPay",
 	"/v1/netpay/trade/precreate":     "Alipay 2.0",
 	"/v1/netpay/qmf/order":           "QMF",
 	"/v1/netpay/uac/app-order":       "UAC",
@@ -15,7 +21,57 @@ var channels = map[string]string{
 	"/v1/netpay/trade/app-pre-order": "Alipay 2.0",
 }
 
-// serveOrder is 下单: SYS-05 to SYS-10.
+// tradeTypes are those of the WeChat interfaces that ask for one, and the field that their answer pays with. The first
+// interface is the documents' (SYS-05); the words of the others are those that public SDKs send, none counting as the
+// mini program's.
+var tradeTypes = map[string]map[string]string{
+	"/v1/netpay/wx/app-pre-order": {"APP": "appPayRequest"},
+	"/v1/netpay/wx/unified-order": {
+		"": "miniPayRequest", "MINI": "miniPayRequest", "MINI_PAY": "miniPayRequest", "JSAPI": "jsPayRequest",
+		"APP": "appPayRequest", "NATIVE": "qrCode",
+	},
+	"/v1/netpay/wx/mini-pre-order": {"": "miniPayRequest", "MINI": "miniPayRequest", "UP_WX_MINI": "miniPayRequest"},
+}
+
+// tradeType checks what kind of payment at WeChat an order is.
+func tradeType(in call) *failure {
+	known, asked := tradeTypes[in.path]
+	if !asked {
+		return nil
+	}
+	paid, ok := known[in.text("tradeType")]
+	if !ok {
+		words := slices.DeleteFunc(slices.Sorted(maps.Keys(known)), func(word string) bool { return word == "" })
+		return fail("BAD_REQUEST", "微信tradeType应为%s", strings.Join(words, "、"))
+	}
+	if in.path == "/v1/netpay/wx/unified-order" && (paid == "miniPayRequest" || paid == "jsPayRequest") && !in.has("subOpenId") {
+		return fail("BAD_REQUEST", "缺少subOpenId")
+	}
+	return nil
+}
+
+// wxPayment is what an app, a page or a mini program pays at WeChat with.
+func wxPayment(in call, o *order) answer {
+	prepay := "wx" + o.created.In(zone).Format(stampLayout) + randomHex(8)
+	out := answer{"prepayId": prepay}
+	switch field := tradeTypes[in.path][in.text("tradeType")]; field {
+	case "appPayRequest":
+		out[field] = answer{
+			"appid": in.text("subAppId"), "prepayid": prepay, "package": "Sign=WXPay",
+			"noncestr": randomHex(16), "timestamp": o.created.Unix(), "sign": strings.ToUpper(randomHex(16)),
+		}
+	case "qrCode":
+		out[field] = "weixin://wxpay/bizpayurl?pr=" + randomHex(5)
+	default: // what wx.requestPayment and WeixinJSBridge take, whose time is a text
+		out[field] = answer{
+			"appId": in.text("subAppId"), "timeStamp": fmt.Sprint(o.created.Unix()), "nonceStr": randomHex(16),
+			"package": "prepay_id=" + prepay, "signType": "RSA", "paySign": rand.Text(),
+		}
+	}
+	return out
+}
+
+// serveOrder is 下单: SYS-05 to SYS-10, and two more of WeChat.
 func (c *ChinaUMS) serveOrder(in call) (answer, *failure) {
 	o, failed := c.order(in, channels[in.path])
 	if failed != nil {
@@ -24,12 +80,13 @@ func (c *ChinaUMS) serveOrder(in call) (answer, *failure) {
 	out := o.answer()
 	delete(out, "payTime")
 	switch in.path {
+	case "/v1/netpay/wx/unified-order", "/v1/netpay/wx/mini-pre-order":
+		// Public SDKs take an order for made only if it says just this.
+		o.status = statusWaiting
+		out["status"], out["targetStatus"] = o.status, "SUCCESS|SUCCESS"
+		fallthrough
 	case "/v1/netpay/wx/app-pre-order":
-		out["prepayId"] = "wx" + o.created.In(zone).Format(stampLayout) + randomHex(8)
-		out["appPayRequest"] = answer{
-			"appid": in.text("subAppId"), "prepayid": out["prepayId"], "package": "Sign=WXPay",
-			"noncestr": randomHex(16), "timestamp": o.created.Unix(), "sign": strings.ToUpper(randomHex(16)),
-		}
+		maps.Copy(out, wxPayment(in, o))
 	case "/v1/netpay/trade/precreate":
 		out["qrCode"] = "https://qr.alipay.com/" + randomHex(8)
 		out["appPayRequest"] = answer{"qrCode": out["qrCode"]}
@@ -45,8 +102,8 @@ func (c *ChinaUMS) order(in call, system string) (*order, *failure) {
 	if failed != nil {
 		return nil, failed
 	}
-	if trade := in.text("tradeType"); in.path == "/v1/netpay/wx/app-pre-order" && trade != "APP" {
-		return nil, fail("BAD_REQUEST", "微信tradeType应为APP")
+	if failed := tradeType(in); failed != nil {
+		return nil, failed
 	}
 	total, failed := in.amount("totalAmount", 1)
 	if failed != nil {

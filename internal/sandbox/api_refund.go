@@ -9,6 +9,15 @@ func (c *ChinaUMS) serveRefund(in call) (answer, *failure) {
 	if o == nil || in.has("targetOrderId") && o.target != in.text("targetOrderId") {
 		return nil, errNoOrder()
 	}
+	r, failed := c.refund(o, in)
+	if failed != nil {
+		return nil, failed
+	}
+	return r.answer(), nil
+}
+
+// refund pays back what a call asks for, or finds the refund that it asked for before. The caller holds c.mu.
+func (c *ChinaUMS) refund(o *order, in call) (*refund, *failure) {
 	r := &refund{order: o, at: in.now, seq: newSeq(), target: newTarget(in.now)}
 	var failed *failure
 	if in.has("refundOrderId") {
@@ -16,7 +25,7 @@ func (c *ChinaUMS) serveRefund(in call) (answer, *failure) {
 			return nil, failed
 		}
 		if known := c.refunds[r.number]; known != nil && known.order == o {
-			return known.answer(), nil
+			return known, nil
 		}
 		if c.refunds[r.number] != nil || c.find(r.number) != nil {
 			return nil, fail("DUP_ORDER", "refundOrderId重复")
@@ -60,7 +69,7 @@ func (c *ChinaUMS) serveRefund(in call) (answer, *failure) {
 	if r.status == refundSuccess || r.status == refundFail {
 		c.announce(o, r, KindRefund)
 	}
-	return r.answer(), nil
+	return r, nil
 }
 
 // divide checks the refund of a split order (FMT-08). "小于" is read as "at most": taken literally, no split order could

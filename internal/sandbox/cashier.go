@@ -24,7 +24,7 @@ var links = map[string]string{
 const cashierPath = "/cashier/"
 
 // follow is a browser following a link: the order is made, and the browser sent on to the cashier.
-func (c *ChinaUMS) follow(path, query string) reply {
+func (c *ChinaUMS) follow(path, query string) (out reply) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	values, err := parseLink(query)
@@ -44,6 +44,7 @@ func (c *ChinaUMS) follow(path, query string) reply {
 	if in.fields, err = parseFields([]byte(values["content"])); err != nil {
 		return c.refuse(http.StatusOK, fail("BAD_REQUEST", "content不是JSON对象"), nil)
 	}
+	defer func() { out.warning = in.warning() }()
 	if failed := c.common(in, orderFields); failed != nil {
 		return c.refuse(http.StatusOK, failed, in.fields)
 	}

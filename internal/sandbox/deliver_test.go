@@ -211,7 +211,7 @@ func TestBillNotify(t *testing.T) {
 			t.Errorf("sign %q, signType %q", sign, notify.form.Get("signType"))
 		}
 		want(t, decode(t, []byte(notify.form.Get("billPayment"))), "totalAmount", 2100, "status", "TRADE_SUCCESS")
-		if notify.form.Get("billStatus") != "PAID" || notify.form.Get("billNo") != billNo || !strings.Contains(notify.form.Get("billQRCode"), "?bill=") {
+		if notify.form.Get("billStatus") != "PAID" || notify.form.Get("billNo") != billNo || !strings.Contains(notify.form.Get("billQRCode"), "?id=") {
 			t.Errorf("%v", notify.form)
 		}
 	}

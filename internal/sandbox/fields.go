@@ -172,6 +172,20 @@ func (f fields) clock(name string) (at time.Time, ok bool, failed *failure) {
 	return at, true, nil
 }
 
+// bareTimestamp reports whether requestTimestamp is of the form yyyyMMddHHmmss, as a much-used SDK sends it.
+func (f fields) bareTimestamp() bool {
+	_, err := time.ParseInLocation(stampLayout, f.text("requestTimestamp"), zone)
+	return err == nil
+}
+
+// warning is what the documents want otherwise in a request that is taken.
+func (f fields) warning() string {
+	if !f.bareTimestamp() {
+		return ""
+	}
+	return "requestTimestamp为yyyyMMddHHmmss，文档要求yyyy-MM-dd HH:mm:ss requestTimestamp is yyyyMMddHHmmss, the documents want yyyy-MM-dd HH:mm:ss"
+}
+
 // number reads an order number by the rule of document A: the source code, then the merchant's own; 6 to 64 characters,
 // the widest of what the documents say.
 func (c *ChinaUMS) number(f fields, name string) (string, *failure) {

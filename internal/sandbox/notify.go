@@ -174,7 +174,7 @@ func sample(kind Kind, now time.Time) (*order, *refund) {
 	case KindBill:
 		o.inst, o.system, o.connect = "QRPAYDEFAULT", "ACP", "UNIONPAY"
 		o.billNo, o.billDate = prefix+randomDigits(6), dayText(now)
-		o.billURL = "https://qr.95516.com/48020000/" + randomDigits(20) + "?bill=" + o.billNo
+		o.showQRCode(prefix[:4])
 	case KindDeduction:
 		o.system, o.cardAttr, o.contract = "UnionPay", "DEBIT_CARD", randomDigits(20)
 		o.contractSigned, o.contractExpires = now.Add(-30*24*time.Hour), now.Add(335*24*time.Hour)
@@ -197,7 +197,7 @@ func notifyParams(kind Kind, o *order, r *refund) []param {
 		}
 		all = []param{
 			{"mid", o.mid}, {"tid", o.tid}, {"instMid", o.inst}, {"merName", merchantName}, {"billNo", o.billNo},
-			{"billDate", o.billDate}, {"billStatus", o.billStatus()}, {"billQRCode", o.billURL},
+			{"billDate", o.billDate}, {"billStatus", o.billStatus()}, {"billQRCode", o.billURL}, {"qrCodeId", o.qrCode},
 			{"billDesc", o.description}, {"billPayment", string(payment)}, {"totalAmount", amount},
 			{"attachedData", o.attached}, {"cardAttr", o.cardAttr}, {"createTime", clockText(o.created)}, {"mchntUuid", merchantUUID}, {"seqId", o.seq}, {"subInst", branch},
 		}

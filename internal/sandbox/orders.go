@@ -50,7 +50,7 @@ type order struct {
 	description, attached, goodsTradeNo string
 	notifyURL, returnURL                string
 
-	billNo, billDate, billURL string // of a bill
+	billNo, billDate, billURL, qrCode string // of a bill; the last is qrCodeId
 
 	contract                            string // of a deduction
 	contractSigned, contractExpires     time.Time

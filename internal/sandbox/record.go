@@ -20,6 +20,9 @@ type Call struct {
 	// Status and ErrCode are the answer; 0 and "" while there is none.
 	Status  int
 	ErrCode string
+
+	// Warning says what the documents want otherwise in a call that was taken; mostly "".
+	Warning string
 }
 
 // maxRecorded bounds the bytes of all calls kept, whatever their number.

@@ -98,6 +98,10 @@ type Options struct {
 	// no tool for sending requests around the Internet.
 	AllowRemote bool
 
+	// Warn, if it is not nil, is told of calls that the sandbox takes although the documents want them otherwise: once for
+	// each interface. The page shows the same lines.
+	Warn func(text string)
+
 	// UI serves a page of the orders, with a pay button, at `/`. See [ChinaUMS.UI].
 	UI bool
 
@@ -233,6 +237,7 @@ type ChinaUMS struct {
 	deliveries ring[Delivery]
 	faults     faults
 	outcomes   []string // refundStatus of the next refunds
+	warnings   []string // at most one for each interface
 }
 
 // New starts a platform. Close ends it.

@@ -3,6 +3,7 @@ package sandbox
 import (
 	"crypto/hmac"
 	"crypto/md5"
+	"crypto/sha1"
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/base64"
@@ -47,9 +48,14 @@ func bodySignature(appID, appKey, timestamp, nonce string, content []byte) strin
 	return base64.StdEncoding.EncodeToString(mac.Sum(nil))
 }
 
-// tokenSignature is the token request's: hex of SHA-256 over appId, timestamp, nonce and appKey.
-func tokenSignature(appID, appKey, timestamp, nonce string) string {
-	return fmt.Sprintf("%x", sha256.Sum256([]byte(appID+timestamp+nonce+appKey)))
+// tokenSignature is the token request's: hex of SHA-256, or SHA-1 where signMethod says so, over appId, timestamp, nonce
+// and appKey.
+func tokenSignature(method, appID, appKey, timestamp, nonce string) string {
+	text := []byte(appID + timestamp + nonce + appKey)
+	if method == "SHA1" {
+		return fmt.Sprintf("%x", sha1.Sum(text))
+	}
+	return fmt.Sprintf("%x", sha256.Sum256(text))
 }
 
 // param is a parameter of a notify, before any encoding.

@@ -59,7 +59,7 @@ func TestTokenVectors(t *testing.T) {
 		AppID                       string `json:"app_id"`
 		AppKey                      string `json:"app_key"`
 	}](t, "access-token.json") {
-		if got := tokenSignature(v.AppID, v.AppKey, v.Timestamp, v.Nonce); got != v.Signature {
+		if got := tokenSignature("SHA256", v.AppID, v.AppKey, v.Timestamp, v.Nonce); got != v.Signature {
 			t.Errorf("%s, not %s", got, v.Signature)
 		}
 	}
@@ -165,7 +165,7 @@ func TestSignaturesAgainstPython(t *testing.T) {
 		signed := stringToSign(params)
 		got := map[string]string{
 			"body":   bodySignature(v.AppID, v.AppKey, v.Timestamp, v.Nonce, []byte(v.Content)),
-			"token":  tokenSignature(v.AppID, v.AppKey, v.Timestamp, v.Nonce),
+			"token":  tokenSignature("SHA256", v.AppID, v.AppKey, v.Timestamp, v.Nonce),
 			"md5":    notifySign(MD5, signed, v.AppKey),
 			"sha256": notifySign(SHA256, signed, v.AppKey),
 		}

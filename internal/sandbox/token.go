@@ -25,12 +25,15 @@ func (c *ChinaUMS) serveToken(body []byte) reply {
 	if err != nil {
 		return refuse(fail("BAD_REQUEST", "请求报文不是JSON对象"))
 	}
-	if method := f.text("signMethod"); method != "SHA256" {
-		return refuse(fail("BAD_REQUEST", "signMethod应为SHA256"))
+	method := f.text("signMethod")
+	switch method {
+	case "", "SHA256", "SHA1": // none is SHA256
+	default:
+		return refuse(fail("BAD_REQUEST", "signMethod应为SHA256或SHA1"))
 	}
 	signed := signedCall{f.text("appId"), f.text("timestamp"), f.text("nonce"), f.text("signature")}
 	if failed := c.check(signed, func() string {
-		return tokenSignature(c.options.AppID, c.options.AppKey, signed.timestamp, signed.nonce)
+		return tokenSignature(method, c.options.AppID, c.options.AppKey, signed.timestamp, signed.nonce)
 	}); failed != nil {
 		return refuse(failed)
 	}

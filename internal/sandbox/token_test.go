@@ -13,7 +13,7 @@ func (b *bench) requestToken(pairs ...any) map[string]any {
 	timestamp, nonce := b.clock().In(zone).Format(stampLayout), randomHex(16)
 	fields := map[string]any{
 		"appId": b.keys.AppID, "timestamp": timestamp, "nonce": nonce, "signMethod": "SHA256",
-		"signature": tokenSignature(b.keys.AppID, b.keys.AppKey, timestamp, nonce),
+		"signature": tokenSignature("SHA256", b.keys.AppID, b.keys.AppKey, timestamp, nonce),
 	}
 	for i := 0; i < len(pairs); i += 2 {
 		fields[pairs[i].(string)] = pairs[i+1]
@@ -105,7 +105,7 @@ func TestToken(t *testing.T) {
 			timestamp, nonce := time.Now().In(zone).Format(stampLayout), randomHex(16)
 			body, _ := json.Marshal(map[string]any{
 				"appId": b.keys.AppID, "timestamp": timestamp, "nonce": nonce, "signMethod": "SHA256",
-				"signature": tokenSignature(b.keys.AppID, b.keys.AppKey, timestamp, nonce),
+				"signature": tokenSignature("SHA256", b.keys.AppID, b.keys.AppKey, timestamp, nonce),
 			})
 			b.mu.Unlock()
 			b.ChinaUMS.mu.Lock()

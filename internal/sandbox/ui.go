@@ -41,7 +41,10 @@ button { font: inherit }
 <body>
 <h1>银联商务沙箱 ChinaUMS sandbox</h1>
 <p>商户号 mid <code>{{.MID}}</code> · 来源编号 source code <code>{{.SourceCode}}</code> · {{.Now}}</p>
-
+{{with .Warnings}}<ul id="warnings">
+{{range .}}<li class="bad">{{.}}
+{{end}}</ul>
+{{end}}
 <h2>订单 Orders</h2>
 <table id="orders">
 <thead><tr><th>订单号 Number<th>金额 Amount<th>状态 Status<th>时间 Time<th>退款 Refunds<th></thead>
@@ -107,6 +110,9 @@ type row struct {
 
 func (c *ChinaUMS) serveUI(w http.ResponseWriter, _ *http.Request) {
 	orders, deliveries := c.Orders(), c.Deliveries()
+	c.mu.Lock()
+	warnings := slices.Clone(c.warnings)
+	c.mu.Unlock()
 	slices.Reverse(orders)
 	slices.Reverse(deliveries)
 	rows := make([]row, min(len(orders), shownOrders))
@@ -114,7 +120,7 @@ func (c *ChinaUMS) serveUI(w http.ResponseWriter, _ *http.Request) {
 		rows[i] = row{orders[i], orders[i].Status == statusNew || orders[i].Status == statusWaiting}
 	}
 	show(w, uiPage, map[string]any{
-		"MID": c.options.MID, "SourceCode": c.options.SourceCode, "Now": clockText(c.options.Now()),
+		"MID": c.options.MID, "SourceCode": c.options.SourceCode, "Now": clockText(c.options.Now()), "Warnings": warnings,
 		"Orders": rows, "Deliveries": deliveries[:min(len(deliveries), shownDeliveries)],
 	})
 }
