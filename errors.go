@@ -1,6 +1,7 @@
 package chinaums
 
 import (
+	"cmp"
 	"encoding/json"
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/fields"
@@ -13,6 +14,7 @@ var platform = outbound.Platform{
 	Envelope:    envelope,
 	DeniedPaths: []string{"/v1/token/*"},
 	ErrCode:     errCode,
+	Words:       words,
 	Advice:      advice,
 	Order:       orderOf,
 	Validate:    validate,
@@ -117,6 +119,19 @@ func errCode(body []byte) string {
 		return known
 	}
 	return "other"
+}
+
+// words is what the platform says of a call that it refused: errMsg, or errInfo where its own gateway answers.
+func words(code string, body []byte) string {
+	if code == "SUCCESS" || code == "0000" {
+		return ""
+	}
+	var said struct {
+		ErrMsg  string `json:"errMsg"`
+		ErrInfo string `json:"errInfo"`
+	}
+	_ = json.Unmarshal(body, &said) // what cannot be read says nothing
+	return cmp.Or(said.ErrMsg, said.ErrInfo)
 }
 
 // advice says what to do about one of the platform's codes, for logs; "" where nothing is to be done or known. alarm

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 )
 
@@ -143,6 +144,62 @@ func TestErrorCodes(t *testing.T) {
 		}
 		if warned := len(lines.lines(`"level":"warn"`, "did not execute the call", `"errcode":"`+e.code+`"`, `"merchant":"shop"`)) > 0; warned != e.alarm {
 			t.Errorf("%s: warned %v, want %v", e.code, warned, e.alarm)
+		}
+	}
+}
+
+// TestErrMsgIsLogged: what the platform says of a call that it refused stands in the access log, and in the line of our own
+// where there is one, at most 128 bytes. It was dropped, and a newcomer whose merOrderId had another prefix read BAD_REQUEST.
+func TestErrMsgIsLogged(t *testing.T) {
+	setKeys(t)
+	var answer atomic.Value
+	platform := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, answer.Load().(string))
+	}))
+	defer platform.Close()
+	address := freeAddress(t)
+	lines := startCaddy(t, merchantOptions(platform.URL)+`http://`+address+` {
+	bind 127.0.0.1
+	log
+	chinaums_proxy /v1/*
+}`)
+	long := strings.Repeat("商", 60) // 180 bytes
+	for i, test := range []struct {
+		name, answer, want string // want is JSON; "" for none
+		warned             bool
+	}{
+		{"Chinese", `{"errCode":"BAD_REQUEST","errMsg":"merOrderId应以来源编号3194开头"}`, `"merOrderId应以来源编号3194开头"`, true},
+		{"no line of our own", `{"errCode":"NO_MERCHANT","errMsg":"找不到请求指定的商户"}`, `"找不到请求指定的商户"`, false},
+		{"a code that nobody knows", `{"errCode":"NEW_CODE","errMsg":"another"}`, `"another"`, false},
+		{"escaped, and quotes", `{"errCode":"BAD_SIGN","errMsg":"\u7b7e\u540d \"x\" \\ y"}`, `"签名 \"x\" \\ y"`, true},
+		{"of the platform's own gateway", `{"errCode":"BAD_SIGN","errInfo":"签名错误"}`, `"签名错误"`, true},
+		{"clipped between characters", `{"errCode":"BAD_SIGN","errMsg":"` + long + `"}`, `"` + strings.Repeat("商", 41) + `…"`, true},
+		{"128 bytes", `{"errCode":"BAD_SIGN","errMsg":"` + strings.Repeat("x", 128) + `"}`, `"` + strings.Repeat("x", 128) + `"`, true},
+		{"129 bytes", `{"errCode":"BAD_SIGN","errMsg":"` + strings.Repeat("x", 129) + `"}`, `"` + strings.Repeat("x", 125) + `…"`, true},
+		{"what moves a terminal or hides", `{"errCode":"BAD_SIGN","errMsg":"a\u001b[31mb\u0000\u202ec\u200bd\ufeffe\r\nf\tg\u2028h\u0085i\u3000j"}`, `"a[31mbcde f g h i j"`, true},
+		{"not UTF-8", "{\"errCode\":\"BAD_SIGN\",\"errMsg\":\"a\xffb\"}", `"ab"`, true},
+		{"a number", `{"errCode":"BAD_SIGN","errMsg":7}`, "", true},
+		{"no JSON", `<html>errCode</html>`, "", false},
+		{"a success", `{"errCode":"SUCCESS","errMsg":"现金退款成功"}`, "", false},
+	} {
+		answer.Store(test.answer)
+		path := fmt.Sprintf("/v1/netpay/query/%d", i)
+		a := do(t, newRequest(t, "POST", "http://"+address+path, `{"merOrderId":"327M1"}`, "Content-Type: application/json"))
+		if a.body != test.answer {
+			t.Errorf("%s: the answer was changed: %q", test.name, a.body)
+		}
+		eventually(t, test.name, func() bool { return len(lines.lines("handled request", `"uri":"`+path+`"`)) == 1 })
+		for message, expected := range map[string]bool{"handled request": true, "did not execute the call": test.warned} {
+			got := lines.lines(message, path+`"`)
+			if len(got) > 0 != expected {
+				t.Errorf("%s: %q: %q", test.name, message, got)
+				continue
+			}
+			for _, line := range got {
+				if has := strings.Contains(line, `"errmsg":`); has != (test.want != "") || has && !strings.Contains(line, `"errmsg":`+test.want) {
+					t.Errorf("%s: no %s in %s", test.name, test.want, line)
+				}
+			}
 		}
 	}
 }

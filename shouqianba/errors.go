@@ -2,6 +2,7 @@ package shouqianba
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/fields"
@@ -14,6 +15,7 @@ var platform = outbound.Platform{
 	Envelope:    envelope,
 	DeniedPaths: []string{activatePath, checkinPath},
 	ErrCode:     errCode,
+	Words:       words,
 	Order:       orderOf,
 	Validate:    validate,
 }
@@ -73,6 +75,22 @@ func errCode(body []byte) string {
 		return code
 	}
 	return "other"
+}
+
+// words is what the platform says of a call that it refused: its envelope's error_message, or the business answer's.
+func words(code string, body []byte) string {
+	if code == "SUCCESS" || !bytes.Contains(body, []byte(`"error_message"`)) {
+		return ""
+	}
+	type message struct {
+		ErrorMessage string `json:"error_message"`
+	}
+	var said struct {
+		message
+		Business message `json:"biz_response"`
+	}
+	_ = json.Unmarshal(body, &said) // what cannot be read says nothing
+	return cmp.Or(said.ErrorMessage, said.Business.ErrorMessage)
 }
 
 // orderOf finds the merchant's order number in a call, or the platform's, for logs.

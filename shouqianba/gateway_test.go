@@ -103,6 +103,26 @@ func TestCallsAreSigned(t *testing.T) {
 	}
 }
 
+// TestErrorMessageIsLogged: what the platform says of a call that it refused stands in the access log; it was dropped.
+func TestErrorMessageIsLogged(t *testing.T) {
+	g := startPlatform(t, sandbox.ShouqianbaOptions{})
+	start(t, g.config(t, g.fixed(), "shouqianba_proxy"))
+	for path, test := range map[string]struct{ body, want string }{
+		"/upay/v2/nothing": {call(g.options.TerminalSN, `"client_sn":"E1"`), `"errmsg":"没有这个接口"`},
+		"/upay/v2/query":   {call(g.options.TerminalSN, `"client_sn":"E2"`), `"errmsg":"订单不存在"`}, // of the business
+	} {
+		post(t, g.url(path), test.body)
+		if access := log.lines(`"http.log.access`, path, test.want); len(access) != 1 {
+			t.Errorf("%s: no %s in %s", path, test.want, log)
+		}
+	}
+	post(t, g.url("/upay/v2/precreate"), call(g.options.TerminalSN, fmt.Sprintf(order, "E3")))
+	post(t, g.url("/terminal/uploadLog"), "PK\x05\x06") // its answer says ok
+	if access := log.lines(`"http.log.access`, `"errmsg"`); len(access) != 2 {
+		t.Errorf("also of calls that it did not refuse: %q", access)
+	}
+}
+
 // TestOutcomes: the contract's table in this platform's words.
 func TestOutcomes(t *testing.T) {
 	g := startPlatform(t, sandbox.ShouqianbaOptions{})

@@ -25,6 +25,9 @@ func (g *Guard) advise(r *http.Request, call *Call, outcome Outcome, errCode str
 		zap.String("merchant", call.Account.Name()), zap.String("errcode", errCode), zap.String("advice", advice),
 		zap.String("path", quote(r.URL.Path)),
 	}
+	if call.words != "" {
+		fields = append(fields, zap.String("errmsg", call.words))
+	}
 	if order := g.platform.Order(call.Body); order != "" {
 		fields = append(fields, zap.String("order", order))
 	}

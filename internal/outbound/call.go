@@ -38,6 +38,9 @@ type Platform struct {
 	DeniedPaths []string
 	// ErrCode finds the platform's error code in an answer, for metrics and logs: a word from a bounded set, or "other".
 	ErrCode func(body []byte) string
+	// Words finds what the platform says in an answer with this error code, for logs: its own words (errMsg) about a call
+	// that it refused, "" where it has done what was asked. Only such words are meant, never a buyer's data.
+	Words func(errCode string, body []byte) string
 	// Advice says what an operator may do about such a code, and whether somebody has to look at it. It may be nil.
 	Advice func(errCode string) (text string, alarm bool)
 	// Order finds the merchant's order number in a call's body, for logs; "" where there is none.
@@ -67,6 +70,7 @@ type Call struct {
 	// answered is set when the platform's answer has been read whole and found good.
 	answered atomic.Bool
 	errCode  string
+	words    string // of a refusal, fit for a log line
 
 	offered bool // the placeholders are the call's own
 	told    told

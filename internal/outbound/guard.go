@@ -411,6 +411,9 @@ func (g *Guard) note(r *http.Request, call *Call, outcome Outcome, errCode, advi
 		entry.AddString("merchant", call.merchant())
 		entry.AddString("outcome", string(outcome))
 		entry.AddString("errcode", errCode)
+		if call != nil && outcome == Answered && call.words != "" {
+			entry.AddString("errmsg", call.words)
+		}
 		if call != nil {
 			if order := g.platform.Order(call.Body); order != "" {
 				entry.AddString("order", order)

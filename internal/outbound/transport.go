@@ -214,6 +214,7 @@ func readAnswer(res *http.Response, call *Call, signer Signer) (*http.Response, 
 		}
 	}
 	call.errCode = call.platform.ErrCode(answer)
+	call.words = clip(call.platform.Words(call.errCode, answer))
 	call.answered.Store(true)
 
 	res.Body = io.NopCloser(bytes.NewReader(answer))
