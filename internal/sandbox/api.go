@@ -100,14 +100,9 @@ func (c *ChinaUMS) answered(recorded *Call, out *reply) {
 	}
 	c.mu.Lock()
 	recorded.Status, recorded.ErrCode, recorded.Warning = out.status, out.code, out.warning
-	warning := recorded.Path + ": " + out.warning
-	fresh := out.warning != "" && !slices.Contains(c.warnings, warning)
-	if fresh {
-		c.warnings = append(c.warnings, warning)
-	}
 	c.mu.Unlock()
-	if fresh && c.options.Warn != nil {
-		c.options.Warn(warning)
+	if out.warning != "" {
+		c.warn(recorded.Path + ": " + out.warning)
 	}
 }
 

@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -35,6 +36,7 @@ type Delivery struct {
 	Answer    string // at most 4 KiB of it
 	Err       string // why there was none
 	Delivered bool   // the answer was exactly SUCCESS
+	Saved     string // the file that it was saved as, if it was
 }
 
 const maxAnswer = 4 << 10
@@ -163,6 +165,10 @@ func (c *ChinaUMS) attempt(ctx context.Context, n *notice, variant Variant) Deli
 		delivery.Refund = n.refund.number
 	}
 	var err error
+	if delivery.Saved, err = c.saved.save(cmp.Or(n.order.billNo, n.order.number), message.Body); err != nil {
+		c.warn(notSaved(err))
+		err = nil
+	}
 	select {
 	case c.sending <- struct{}{}:
 		delivery.Time = c.options.Now()

@@ -98,8 +98,12 @@ type Options struct {
 	// no tool for sending requests around the Internet.
 	AllowRemote bool
 
-	// Warn, if it is not nil, is told of calls that the sandbox takes although the documents want them otherwise: once for
-	// each interface. The page shows the same lines.
+	// SaveDir is a directory, made if need be, in which each notify that is sent is saved as it goes over the wire: its body,
+	// as <order>-<n>.txt. The newest 1000 are kept. Default: none is saved.
+	SaveDir string
+
+	// Warn, if it is not nil, is told of calls that the sandbox takes although the documents want them otherwise, once for
+	// each interface, and of notifies that could not be saved. The page shows the same lines.
 	Warn func(text string)
 
 	// UI serves a page of the orders, with a pay button, at `/`. See [ChinaUMS.UI].
@@ -217,6 +221,7 @@ type ChinaUMS struct {
 	options Options
 	client  *http.Client
 	ui      http.Handler
+	saved   *saver
 	sending chan struct{} // bounds the notifies on the wire at one time
 
 	ctx    context.Context
@@ -237,7 +242,7 @@ type ChinaUMS struct {
 	deliveries ring[Delivery]
 	faults     faults
 	outcomes   []string // refundStatus of the next refunds
-	warnings   []string // at most one for each interface
+	warnings   warnings
 }
 
 // New starts a platform. Close ends it.
@@ -256,6 +261,10 @@ func New(options Options) (*ChinaUMS, error) {
 		cashiers:   make(map[string]*order),
 		calls:      callRing{newRing[*Call](options.MaxCalls)},
 		deliveries: newRing[Delivery](options.MaxDeliveries),
+	}
+	var err error
+	if c.saved, err = newSaver(options.SaveDir); err != nil {
+		return nil, err
 	}
 	c.ui = c.UI()
 	c.ctx, c.stop = context.WithCancel(context.Background())
@@ -296,6 +305,31 @@ func (c *ChinaUMS) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (c *ChinaUMS) wake() {
 	close(c.changed)
 	c.changed = make(chan struct{})
+}
+
+// warnings are what somebody who looks at the sandbox should know; each is there once.
+type warnings []string
+
+// maxWarnings bounds them.
+const maxWarnings = 100
+
+// add reports whether the warning is new.
+func (w *warnings) add(text string) bool {
+	if text == "" || len(*w) >= maxWarnings || slices.Contains(*w, text) {
+		return false
+	}
+	*w = append(*w, text)
+	return true
+}
+
+// warn keeps a warning and tells it.
+func (c *ChinaUMS) warn(text string) {
+	c.mu.Lock()
+	fresh := c.warnings.add(text)
+	c.mu.Unlock()
+	if fresh && c.options.Warn != nil {
+		c.options.Warn(text)
+	}
 }
 
 func randomHex(bytes int) string {

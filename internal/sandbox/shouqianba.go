@@ -64,6 +64,17 @@ type ShouqianbaOptions struct {
 	// AllowRemote lets notifies go anywhere. Without it only to this machine.
 	AllowRemote bool
 
+	// UI serves a page of the orders, with a pay button, at `/`, as the other platform does.
+	UI bool
+
+	// SaveDir is a directory, made if need be, in which each notify that is sent is saved as it goes over the wire, as
+	// <client_sn>-<n>.txt: the whole request, because the signature is in its head. The newest 1000 are kept. Default: none
+	// is saved.
+	SaveDir string
+
+	// Warn, if it is not nil, is told of notifies that could not be saved.
+	Warn func(text string)
+
 	// MaxBody bounds a request's body, in bytes; MaxOrders, MaxCalls and MaxDeliveries how many of each are kept, the
 	// oldest go first. Defaults: 1 MiB, 10000, 1000, 1000.
 	MaxBody                            int64
@@ -146,6 +157,9 @@ type Shouqianba struct {
 	calls       callRing
 	deliveries  ring[Delivery]
 	faults      faults
+	warnings    warnings
+	saved       *saver
+	ui          http.Handler
 }
 
 // sqbTerminal is an activated terminal. Its previous key is empty before the first check-in.
@@ -169,6 +183,11 @@ func NewShouqianba(options ShouqianbaOptions) (*Shouqianba, error) {
 		calls:      callRing{newRing[*Call](options.MaxCalls)},
 		deliveries: newRing[Delivery](options.MaxDeliveries),
 	}
+	var err error
+	if s.saved, err = newSaver(options.SaveDir); err != nil {
+		return nil, err
+	}
+	s.ui = s.UI()
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	return s, nil
 }
@@ -266,8 +285,13 @@ func badCall(code, message string) *sqbRefusal { return &sqbRefusal{"400", code,
 
 func noBusiness(code, message string) *sqbRefusal { return &sqbRefusal{"200", code, message} }
 
-// ServeHTTP answers the platform's interfaces: always with HTTP status 200, as the platform does.
+// ServeHTTP answers the platform's interfaces, always with HTTP status 200 as the platform does, and, if
+// ShouqianbaOptions.UI says so, the page of orders.
 func (s *Shouqianba) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if s.options.UI && (r.URL.Path == "/" || r.URL.Path == "/pay") {
+		s.ui.ServeHTTP(w, r)
+		return
+	}
 	body, err := io.ReadAll(io.LimitReader(r.Body, s.options.MaxBody+1))
 	recorded := &Call{
 		Time: s.options.Now(), Method: r.Method, Host: r.Host, Path: r.URL.Path, Query: r.URL.RawQuery,

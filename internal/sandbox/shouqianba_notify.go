@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"slices"
 	"time"
 )
@@ -75,6 +76,10 @@ func (s *Shouqianba) attempt(ctx context.Context, n *sqbNotice, variant Variant)
 		ContentType: "application/json", Body: body,
 	}
 	var err error
+	if delivery.Saved, err = s.saved.save(n.order.clientSN, wire(n.order.notifyURL, body, authorization)); err != nil {
+		s.warn(notSaved(err))
+		err = nil
+	}
 	select {
 	case s.sending <- struct{}{}:
 		delivery.Time = s.options.Now()
@@ -96,6 +101,29 @@ func (s *Shouqianba) attempt(ctx context.Context, n *sqbNotice, variant Variant)
 	s.deliveries.put(delivery)
 	s.wake()
 	return delivery
+}
+
+// wire is a notify as it goes over the wire.
+func wire(address string, body []byte, authorization string) []byte {
+	u, err := url.Parse(address)
+	if err != nil {
+		u = new(url.URL) // it will not be sent
+	}
+	head := "POST " + u.RequestURI() + " HTTP/1.1\r\nHost: " + u.Host + "\r\nContent-Type: application/json\r\n"
+	if authorization != "" {
+		head += "Authorization: " + authorization + "\r\n"
+	}
+	return append([]byte(head+fmt.Sprintf("Content-Length: %d\r\n\r\n", len(body))), body...)
+}
+
+// warn keeps a warning and tells it.
+func (s *Shouqianba) warn(text string) {
+	s.mu.Lock()
+	fresh := s.warnings.add(text)
+	s.mu.Unlock()
+	if fresh && s.options.Warn != nil {
+		s.options.Warn(text)
+	}
 }
 
 // sign makes a notify's body and its Authorization: base64 of SHA256withRSA (PKCS #1 v1.5) over the body.

@@ -3,6 +3,9 @@ package sandbox
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
+	"net/http"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -160,6 +163,41 @@ func (s *Shouqianba) Pay(number string) error {
 	}
 	s.pay(o, s.options.Now())
 	return nil
+}
+
+// Orders returns all orders kept, the oldest first. An order's number is its client_sn.
+func (s *Shouqianba) Orders() []Order {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := make([]Order, len(s.ages))
+	for i, o := range s.ages {
+		s.named(o.sn) // as old as it is by now
+		all[i] = Order{
+			MerOrderID: o.clientSN, TID: o.terminal, Status: o.status, TotalAmount: o.total,
+			Created: o.created, Paid: o.paid,
+		}
+		if !o.paid.IsZero() {
+			all[i].RefundedAmount = o.total - o.net
+		}
+		for _, number := range slices.Sorted(maps.Keys(o.refunds)) {
+			r := o.refunds[number]
+			all[i].Refunds = append(all[i].Refunds, Refund{RefundOrderID: r.number, Status: "SUCCESS", Amount: r.amount})
+		}
+	}
+	return all
+}
+
+// UI is the page of the orders, as the other platform's is.
+func (s *Shouqianba) UI() http.Handler {
+	return ui(s.options.AllowRemote, s.Pay, func() view {
+		s.mu.Lock()
+		warnings := slices.Clone(s.warnings)
+		s.mu.Unlock()
+		return view{
+			Title: "收钱吧沙箱 Shouqianba sandbox", Known: []known{{"终端号 terminal_sn", s.options.TerminalSN}},
+			Now: s.options.Now(), Warnings: warnings, Orders: rows(s.Orders(), sqbCreated), Deliveries: s.Deliveries(),
+		}
+	})
 }
 
 // data are the fields of an order, with those of the operation that they are told for.

@@ -27,7 +27,7 @@ var uiPage = template.Must(template.New("ui").Funcs(template.FuncMap{
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>银联商务沙箱 ChinaUMS sandbox</title>
+<title>{{.Title}}</title>
 <style>
 body { font: .9rem/1.5 system-ui, sans-serif; margin: 1.5rem }
 table { border-collapse: collapse; margin: .5rem 0 2rem; width: 100% }
@@ -39,8 +39,8 @@ button { font: inherit }
 </style>
 </head>
 <body>
-<h1>银联商务沙箱 ChinaUMS sandbox</h1>
-<p>商户号 mid <code>{{.MID}}</code> · 来源编号 source code <code>{{.SourceCode}}</code> · {{.Now}}</p>
+<h1>{{.Title}}</h1>
+<p>{{range .Known}}{{.Name}} <code>{{.Value}}</code> · {{end}}{{clock .Now}}</p>
 {{with .Warnings}}<ul id="warnings">
 {{range .}}<li class="bad">{{.}}
 {{end}}</ul>
@@ -70,7 +70,7 @@ button { font: inherit }
 <td>{{.Kind}}, {{.Variant}}, #{{.Attempt}}
 <td><code>{{.Order}}</code>{{with .Refund}}<br>退款 refund <code>{{.}}</code>{{end}}
 <td>{{.URL}}
-<td{{if not .Delivered}} class="bad"{{end}}>{{if .Err}}{{.Err}}{{else}}{{.Status}} {{printf "%.80q" .Answer}}{{end}}
+<td{{if not .Delivered}} class="bad"{{end}}>{{if .Err}}{{.Err}}{{else}}{{.Status}} {{printf "%.80q" .Answer}}{{end}}{{with .Saved}}<br><code>{{.}}</code>{{end}}
 </tr>
 {{else}}<tr><td colspan="5">还没有通知 none yet
 {{end}}</tbody>
@@ -83,9 +83,65 @@ button { font: inherit }
 // UI is a page of the orders with their refunds and the latest notifies, and a button that pays: GET / and POST /pay
 // below wherever it is mounted. Options.UI mounts it in ServeHTTP. Only a browser on this machine may use it.
 func (c *ChinaUMS) UI() http.Handler {
+	return ui(c.options.AllowRemote, c.Pay, func() view {
+		c.mu.Lock()
+		warnings := slices.Clone(c.warnings)
+		c.mu.Unlock()
+		return view{
+			Title: "银联商务沙箱 ChinaUMS sandbox",
+			Known: []known{{"商户号 mid", c.options.MID}, {"来源编号 source code", c.options.SourceCode}},
+			Now:   c.options.Now(), Warnings: warnings, Orders: rows(c.Orders(), statusNew, statusWaiting),
+			Deliveries: c.Deliveries(),
+		}
+	})
+}
+
+// view is what the page shows, the oldest orders and deliveries first.
+type view struct {
+	Title      string
+	Known      []known
+	Now        time.Time
+	Warnings   []string
+	Orders     []row
+	Deliveries []Delivery
+}
+
+// known is something of the platform's that a merchant needs.
+type known struct{ Name, Value string }
+
+// row is an order as the page shows it.
+type row struct {
+	Order
+	Payable bool
+}
+
+// rows are the newest orders, the newest first; those with one of the statuses can be paid.
+func rows(orders []Order, payable ...string) []row {
+	orders = orders[max(0, len(orders)-shownOrders):]
+	all := make([]row, 0, len(orders))
+	for _, o := range slices.Backward(orders) {
+		all = append(all, row{o, slices.Contains(payable, o.Status)})
+	}
+	return all
+}
+
+func ui(remote bool, pay func(number string) error, look func() view) http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /{$}", c.serveUI)
-	mux.HandleFunc("POST /pay", c.serveUIPay)
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
+		shown := look()
+		slices.Reverse(shown.Deliveries)
+		shown.Deliveries = shown.Deliveries[:min(len(shown.Deliveries), shownDeliveries)]
+		show(w, uiPage, shown)
+	})
+	mux.HandleFunc("POST /pay", func(w http.ResponseWriter, r *http.Request) {
+		r.Body = http.MaxBytesReader(w, r.Body, 4<<10)
+		if err := pay(r.PostFormValue("order")); err != nil {
+			http.Error(w, err.Error(), http.StatusConflict)
+			return
+		}
+		w.Header().Set("Location", ".") // http.Redirect would make it absolute, without what http.StripPrefix took off
+		w.WriteHeader(http.StatusSeeOther)
+	})
 	protected := http.NewCrossOriginProtection().Handler(mux)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		pageHeader(w)
@@ -94,43 +150,10 @@ func (c *ChinaUMS) UI() http.Handler {
 			host = r.Host
 		}
 		// A name of somebody else's that resolves to this machine would make his page ours.
-		if !c.options.AllowRemote && !local(host) {
+		if !remote && !local(host) {
 			http.Error(w, "请用localhost访问 use localhost", http.StatusForbidden)
 			return
 		}
 		protected.ServeHTTP(w, r)
 	})
-}
-
-// row is an order as the page shows it.
-type row struct {
-	Order
-	Payable bool
-}
-
-func (c *ChinaUMS) serveUI(w http.ResponseWriter, _ *http.Request) {
-	orders, deliveries := c.Orders(), c.Deliveries()
-	c.mu.Lock()
-	warnings := slices.Clone(c.warnings)
-	c.mu.Unlock()
-	slices.Reverse(orders)
-	slices.Reverse(deliveries)
-	rows := make([]row, min(len(orders), shownOrders))
-	for i := range rows {
-		rows[i] = row{orders[i], orders[i].Status == statusNew || orders[i].Status == statusWaiting}
-	}
-	show(w, uiPage, map[string]any{
-		"MID": c.options.MID, "SourceCode": c.options.SourceCode, "Now": clockText(c.options.Now()), "Warnings": warnings,
-		"Orders": rows, "Deliveries": deliveries[:min(len(deliveries), shownDeliveries)],
-	})
-}
-
-func (c *ChinaUMS) serveUIPay(w http.ResponseWriter, r *http.Request) {
-	r.Body = http.MaxBytesReader(w, r.Body, 4<<10)
-	if err := c.Pay(r.PostFormValue("order")); err != nil {
-		http.Error(w, err.Error(), http.StatusConflict)
-		return
-	}
-	w.Header().Set("Location", ".") // http.Redirect would make it absolute, without what http.StripPrefix took off
-	w.WriteHeader(http.StatusSeeOther)
 }
