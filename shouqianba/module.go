@@ -15,7 +15,10 @@ import (
 	"context"
 	"crypto/rsa"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"maps"
 	"os"
 	"slices"
@@ -343,7 +346,7 @@ func readPublicKey(raw string) (*rsa.PublicKey, error) {
 	if strings.ContainsAny(text, "\r\n") || strings.HasPrefix(text, "-----") || len(text) > 4096 {
 		return nil, err // no name of a file
 	}
-	content, fileErr := os.ReadFile(text)
+	content, fileErr := readKeyFile(text)
 	if fileErr != nil {
 		return nil, fmt.Errorf("%w, and as a file: %w", err, fileErr)
 	}
@@ -351,6 +354,28 @@ func readPublicKey(raw string) (*rsa.PublicKey, error) {
 		return nil, fmt.Errorf("%s: %w", text, err)
 	}
 	return key, nil
+}
+
+// maxKeyFile is much more than a key or a certificate has, in bytes.
+const maxKeyFile = 64 << 10
+
+// readKeyFile reads a file. Its errors do not name it: the name may have been meant as a key, even a private one.
+func readKeyFile(name string) ([]byte, error) {
+	file, err := os.Open(name)
+	if err == nil {
+		defer file.Close()
+		var content []byte
+		if content, err = io.ReadAll(io.LimitReader(file, maxKeyFile+1)); err == nil {
+			if len(content) > maxKeyFile {
+				return nil, fmt.Errorf("it is larger than %d bytes", maxKeyFile)
+			}
+			return content, nil
+		}
+	}
+	if failed, ok := errors.AsType[*fs.PathError](err); ok {
+		err = failed.Err
+	}
+	return nil, err
 }
 
 // checkSameTerminal refuses two names for one terminal that the gateway owns: each would look after it.

@@ -92,7 +92,7 @@ const (
 // platform's pages and SDKs show it, the bare base64 of the first. Its errors say nothing of the text: it may have
 // been a private key.
 func parsePublicKey(text []byte) (*rsa.PublicKey, error) {
-	text = bytes.TrimSpace(text)
+	text = bytes.TrimSpace(bytes.TrimPrefix(text, []byte("\ufeff"))) // a byte order mark, as some editors write
 	kind, der := "PUBLIC KEY", []byte(nil)
 	if block, rest := pem.Decode(text); block != nil {
 		if len(bytes.TrimSpace(rest)) > 0 {

@@ -261,3 +261,57 @@ func FuzzParsePublicKey(f *testing.F) {
 		}
 	})
 }
+
+// TestKeyThatIsNoPublicKey: a private key without its PEM lines was taken for a file's name, and the error of opening it had
+// the whole key.
+func TestKeyThatIsNoPublicKey(t *testing.T) {
+	der, err := x509.MarshalPKCS8PrivateKey(testKey())
+	if err != nil {
+		t.Fatal(err)
+	}
+	private := base64.StdEncoding.EncodeToString(der)
+	for name, raw := range map[string]string{
+		"a private key":                private,
+		"cut, so that it is no base64": private[:1001],
+		"from a placeholder":           "{env.SQB_TEST_PRIVATE}",
+		"with spaces":                  private[:64] + " " + private[64:],
+	} {
+		t.Setenv("SQB_TEST_PRIVATE", private)
+		_, err := readPublicKey(raw)
+		if err == nil {
+			t.Errorf("%s: taken", name)
+		} else if strings.Contains(err.Error(), private[:32]) {
+			t.Errorf("%s: the error holds the key: %v", name, err)
+		}
+	}
+}
+
+// TestPublicKeyFiles: a file is read no further than a key is long, and a byte order mark is not part of it.
+func TestPublicKeyFiles(t *testing.T) {
+	der, err := x509.MarshalPKIXPublicKey(&testKey().PublicKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := base64.StdEncoding.EncodeToString(der)
+	for name, test := range map[string]struct{ content, want string }{
+		"bare base64":           {text + "\r\n", ""},
+		"with an editor's mark": {"\ufeff" + text + "\n", ""},
+		"a huge file":           {strings.Repeat("A", 1<<20), "larger than"},
+		"an empty file":         {"", "not a public key"},
+	} {
+		path := filepath.Join(t.TempDir(), "key.pem")
+		if err := os.WriteFile(path, []byte(test.content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		key, err := readPublicKey(path)
+		switch {
+		case test.want == "" && (err != nil || !key.Equal(&testKey().PublicKey)):
+			t.Errorf("%s: %v", name, err)
+		case test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)):
+			t.Errorf("%s: %v, want %q", name, err, test.want)
+		}
+	}
+	if _, err := readPublicKey(filepath.Join(t.TempDir(), "none.pem")); err == nil || !strings.Contains(err.Error(), "no such file") {
+		t.Errorf("no file: %v", err)
+	}
+}
