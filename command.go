@@ -69,7 +69,7 @@ merchant's platform; it needs a file then.`,
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "Authorization: %s\n", authorization)
 			return err
 		}
-		if len(args) == 0 || !strings.HasPrefix(*curl, "/") {
+		if len(args) == 0 || args[0] == "-" || !strings.HasPrefix(*curl, "/") {
 			return errors.New("--curl needs a path that begins with / and a file")
 		}
 		_, err = fmt.Fprintf(cmd.OutOrStdout(), "curl -sS -H %s -H %s --data-binary %s %s\n",
@@ -119,13 +119,22 @@ func explained(merchant string, err error) error {
 // fromEnvironment is the name of the merchant that environment variables make.
 const fromEnvironment = "environment"
 
+// variable is a placeholder for an environment variable, "" where that is empty: what a placeholder stands for is taken as
+// it is, braces included.
+func variable(name string) string {
+	if os.Getenv(name) == "" {
+		return ""
+	}
+	return "{env." + name + "}"
+}
+
 // load returns the configured merchants, and the name of the one that is meant.
 func (f keyFlags) load(fromEnv func(func(string) string) *Merchant) (name string, merchants map[string]*Merchant, err error) {
 	if *f.config == "" {
 		if *f.name != "" {
 			return "", nil, errors.New("--merchant needs --config")
 		}
-		return fromEnvironment, map[string]*Merchant{fromEnvironment: fromEnv(os.Getenv)}, nil
+		return fromEnvironment, map[string]*Merchant{fromEnvironment: fromEnv(variable)}, nil
 	}
 	config, _, _, err := caddycmd.LoadConfig(*f.config, *f.adapter)
 	if err != nil {

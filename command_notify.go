@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -21,7 +22,7 @@ import (
 
 func notifyCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "notify [--config <path> [--adapter <name>] [--merchant <name>]] [--kind <kind>] [--variant <variant>] [--hex <case>] [--set <name=value>]... [--print] [<url>]",
+		Use:   "notify [--config <path> [--adapter <name>] [--merchant <name>]] [--kind <kind>] [--variant <variant>] [--hex <case>] [--set <name=value>]... [--save <file>] [--print] [<url>]",
 		Short: "Sends a signed test notify",
 		Long: `
 Sends a notify of an imaginary order to an address, signed with the merchant's own
@@ -39,6 +40,7 @@ gateway only.`,
 		Args: cobra.MaximumNArgs(1),
 		Example: `  caddy chinaums notify --config Caddyfile http://127.0.0.1:8902/notify
   caddy chinaums notify --config Caddyfile --kind refund --set merOrderId=327M1 http://127.0.0.1:8902/notify
+  caddy chinaums notify --config Caddyfile --save notify.txt http://127.0.0.1:8902/notify
   caddy chinaums notify --config Caddyfile --print | caddy chinaums verify --config Caddyfile`,
 	}
 	keys := addKeyFlags(cmd)
@@ -47,6 +49,7 @@ gateway only.`,
 	digest := cmd.Flags().String("sign-type", "", "Digest, SHA256 or MD5 (default: SHA256, if the merchant accepts it)")
 	hexadecimal := addHexFlag(cmd)
 	set := cmd.Flags().StringArray("set", nil, "Set a field, or take it out with an empty value (may be repeated)")
+	save := cmd.Flags().String("save", "", "Write the body to this file, for verify; a file that is there is replaced")
 	print := cmd.Flags().Bool("print", false, "Print the body instead of sending it")
 	timeout := cmd.Flags().Duration("timeout", 15*time.Second, "How long to wait for the answer")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -61,8 +64,8 @@ gateway only.`,
 		if variant == sandbox.Duplicate {
 			return errors.New("--variant duplicate: send the same --print output twice instead")
 		}
-		if *print != (len(args) == 0) {
-			return errors.New("give either an address or --print")
+		if *print == (len(args) > 0) && (*print || *save == "") {
+			return errors.New("give either an address or --print, or --save alone")
 		}
 		name, merchants, err := keys.load(func(env func(string) string) *Merchant {
 			merchant := new(Merchant)
@@ -92,9 +95,17 @@ gateway only.`,
 		if err != nil {
 			return err
 		}
-		if *print {
+		if *save != "" {
+			if err := replaceFile(*save, message.Body); err != nil {
+				return fmt.Errorf("--save: %w", err)
+			}
+		}
+		switch {
+		case *print:
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s\n", message.Body)
 			return err
+		case len(args) == 0:
+			return nil
 		}
 		ctx, cancel := context.WithTimeout(contextOf(cmd), *timeout)
 		defer cancel()
@@ -109,6 +120,22 @@ func contextOf(cmd *cobra.Command) context.Context {
 		return ctx
 	}
 	return context.Background()
+}
+
+// replaceFile writes a file that only its owner reads. What was there, a symbolic link too, gives way to it whole.
+func replaceFile(path string, content []byte) error {
+	file, err := os.CreateTemp(filepath.Dir(path), ".notify-*")
+	if err != nil {
+		return err
+	}
+	_, err = file.Write(content)
+	if err = errors.Join(err, file.Close()); err == nil {
+		err = os.Rename(file.Name(), path)
+	}
+	if err != nil {
+		_ = os.Remove(file.Name())
+	}
+	return err
 }
 
 // testNotify makes a notify as the sandbox does, with the merchant's own key and mid.

@@ -2,12 +2,8 @@ package chinaums
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"net"
-	"net/http"
-	"net/netip"
 	"os/signal"
 	"strings"
 	"syscall"
@@ -20,7 +16,7 @@ import (
 
 func sandboxCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "sandbox [--listen <address>] [--ui] [--notify-url <url>] [--sign-type <digest>] [--hex <case>] [--fast]",
+		Use:   "sandbox [--listen <address>] [--ui] [--notify-url <url>] [--sign-type <digest>] [--hex <case>] [--save <directory>] [--fast]",
 		Short: "Plays the platform on this machine",
 		Long: `
 Plays ChinaUMS on loopback until it is interrupted: it checks the signatures of
@@ -29,9 +25,15 @@ are answered SUCCESS.
 
 It makes fresh keys at each start and prints them as lines for a shell, and then the
 part of a Caddyfile that uses them. With --ui there is a page of its orders, with a
-button that pays.`,
+button that pays. With --save each notify that it sends becomes a file,
+<directory>/<order>-<n>.txt, which "caddy chinaums verify" reads; the newest 1000 of a
+run are kept.
+
+A call that it takes although the documents want it otherwise is told on standard
+error, once for each interface, and on the page.`,
 		Args: cobra.NoArgs,
 		Example: `  caddy chinaums sandbox --ui
+  caddy chinaums sandbox --ui --save notifies
   caddy chinaums sandbox --notify-url http://127.0.0.1:8902/notify --fast`,
 	}
 	flags := cmd.Flags()
@@ -43,6 +45,7 @@ button that pays.`,
 	notifyURL := flags.String("notify-url", "", "Where notifies go, besides the order's own notifyUrl")
 	digest := flags.String("sign-type", "SHA256", "Digest of notifies, SHA256 or MD5")
 	hexadecimal := addHexFlag(cmd)
+	save := flags.String("save", "", "Save each notify that is sent in this directory")
 	fast := flags.Bool("fast", false, "Repeat notifies after seconds instead of minutes and hours")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		interactive, err := flags.GetBool("interactive")
@@ -55,6 +58,7 @@ button that pays.`,
 		}
 		options := sandbox.Options{
 			NotifyURL: *notifyURL, UI: *ui || interactive, Digest: sandbox.Digest(strings.ToUpper(*digest)), SmallSign: small,
+			SaveDir: *save, Warn: func(text string) { fmt.Fprintln(cmd.ErrOrStderr(), "# 提示 warning:", text) },
 		}
 		if *fast {
 			for delay := time.Second; delay <= 32*time.Second; delay *= 2 {
@@ -84,40 +88,14 @@ func smallHex(word string) (bool, error) {
 
 // serveSandbox runs a sandbox until ctx ends.
 func serveSandbox(ctx context.Context, w io.Writer, address string, options sandbox.Options) error {
-	// It would take anybody's orders, and its keys are on a terminal.
-	host, _, err := net.SplitHostPort(address)
-	if err != nil {
-		return fmt.Errorf("--listen: %q is not of the form host:port", address)
-	}
-	if ip, err := netip.ParseAddr(host); host != "localhost" && (err != nil || !ip.Unmap().IsLoopback()) {
-		return fmt.Errorf("--listen: %q is not on loopback", address)
-	}
 	platform, err := sandbox.New(options)
 	if err != nil {
 		return err
 	}
 	defer platform.Close()
-	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
+	err = sandbox.Serve(ctx, address, platform, func(url string) error { return printSandbox(w, url, platform.Options()) })
 	if err != nil {
-		return err
-	}
-	server := &http.Server{Handler: platform, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}
-	ended := make(chan error, 1)
-	go func() { ended <- server.Serve(listener) }()
-
-	if err := printSandbox(w, "http://"+listener.Addr().String(), platform.Options()); err != nil {
-		return errors.Join(err, server.Close())
-	}
-	select {
-	case err = <-ended:
-		return err
-	case <-ctx.Done():
-	}
-	// A call under way may be waiting for a notify's answer; nobody needs either any more.
-	shutdown, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
-	defer cancel()
-	if err := server.Shutdown(shutdown); err != nil {
-		_ = server.Close()
+		return fmt.Errorf("--listen: %w", err)
 	}
 	return nil
 }

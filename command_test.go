@@ -3,8 +3,11 @@ package chinaums
 import (
 	"bytes"
 	"context"
+	"crypto/hmac"
 	"crypto/md5"
 	"crypto/sha256"
+	"encoding/base64"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -18,6 +21,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf16"
 
 	"github.com/spf13/cobra"
 )
@@ -82,6 +86,8 @@ func TestSignCommand(t *testing.T) {
 		{"a merchant without keys for calls", body, []string{"--config", config, "--merchant", "other"}, "error: app_id and app_key are missing"},
 		{"a name without a configuration", body, []string{"--merchant", "shop"}, "error: --merchant needs --config"},
 		{"curl without a file", body, []string{"--curl", "/v1/netpay/query"}, "error: --curl needs a path that begins with / and a file"},
+		// Its curl line read standard input once more, which was empty by then.
+		{"curl with standard input", body, []string{"--curl", "/v1/netpay/query", "-"}, "error: --curl needs a path that begins with / and a file"},
 		{"an empty body", "", nil, "error: the input is empty"},
 		{"a file that is not there", "", []string{file + "x"}, "error: no such file"},
 	} {
@@ -506,6 +512,63 @@ func TestHexOfSigns(t *testing.T) {
 		}
 		if _, err := runCommand(command, "", args...); err == nil || !strings.Contains(err.Error(), `--hex: "Lower" is neither upper nor lower`) {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestKeysFromTheEnvironment: a key of the environment is taken as it is. Braces in it were read as a placeholder's, so that
+// `k{a.b}` was an error, and `{env.HOME}` was another key.
+func TestKeysFromTheEnvironment(t *testing.T) {
+	t.Setenv("UMS_APP_ID", testAppID)
+	body := `{"merOrderId":"327M1"}`
+	for _, key := range []string{"k{a.b}z", "{env.HOME}", "{file./etc/hostname}", "{x}", "a\\b", "${HOME}", "密钥"} {
+		t.Setenv("UMS_APP_KEY", key)
+		t.Setenv("UMS_NOTIFY_KEY", key)
+		out, err := runCommand(signCommand(), body)
+		if err != nil {
+			t.Errorf("sign with %s: %v", key, err)
+			continue
+		}
+		sig, err := parseBodySig(strings.TrimSpace(strings.TrimPrefix(out, "Authorization: ")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		mac := hmac.New(sha256.New, []byte(key))
+		fmt.Fprintf(mac, "%s%s%s%x", sig.AppID, sig.Timestamp, sig.Nonce, sha256.Sum256([]byte(body)))
+		if want := base64.StdEncoding.EncodeToString(mac.Sum(nil)); sig.Signature != want {
+			t.Errorf("sign with %s: %s, not %s", key, sig.Signature, want)
+		}
+		notify := fmt.Sprintf("a=1&sign=%x", sha256.Sum256([]byte("a=1"+key)))
+		if out, err := runCommand(verifyCommand(), notify); err != nil {
+			t.Errorf("verify with %s: %v\n%s", key, err, out)
+		}
+	}
+}
+
+// TestVerifyReadsWhatEditorsSave: a byte order mark became part of the first name, and what PowerShell's > writes was no
+// notify at all.
+func TestVerifyReadsWhatEditorsSave(t *testing.T) {
+	setKeys(t)
+	t.Setenv("LC_ALL", "C")
+	wide := func(order binary.AppendByteOrder, text string) string {
+		out := order.AppendUint16(nil, 0xfeff)
+		for _, unit := range utf16.Encode([]rune(text)) {
+			out = order.AppendUint16(out, unit)
+		}
+		return string(out)
+	}
+	for name, text := range map[string]string{
+		"a form":    fmt.Sprintf("a=1&b=%%E8%%8C%%B6&sign=%X", sha256.Sum256([]byte("a=1&b=茶"+testNotifyKey))),
+		"JSON":      fmt.Sprintf(`{"a":"1","b":"茶","sign":"%X"}`, sha256.Sum256([]byte("a=1&b=茶"+testNotifyKey))),
+		"a request": fmt.Sprintf("POST /notify HTTP/1.1\r\nContent-Type: application/json\r\n\r\n{\"a\":\"茶\",\"sign\":\"%x\"}", md5.Sum([]byte("a=茶"+testNotifyKey))),
+	} {
+		for how, saved := range map[string]string{
+			"plain": text, "a byte order mark": "\ufeff" + text, "and CRLF": "\ufeff" + text + "\r\n",
+			"UTF-16LE": wide(binary.LittleEndian, text+"\r\n"), "UTF-16BE": wide(binary.BigEndian, text),
+		} {
+			if out, err := runCommand(verifyCommand(), saved); err != nil || !strings.Contains(out, "verifies") {
+				t.Errorf("%s, %s: %v\n%s", name, how, err, out)
+			}
 		}
 	}
 }

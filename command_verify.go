@@ -23,6 +23,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
+	encoding "golang.org/x/text/encoding/unicode"
+	"golang.org/x/text/transform"
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/outbound"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/secret"
@@ -157,6 +159,10 @@ var requestLine = regexp.MustCompile(`^([A-Z]+) (\S+) HTTP/1\.[01]\r?\n`)
 
 // readCapture tells what it was given.
 func readCapture(content []byte) (*capture, error) {
+	// A byte order mark is an editor's; after one, PowerShell's redirection is UTF-16. Anything else stays as it is.
+	if plain, _, err := transform.Bytes(encoding.BOMOverride(transform.Nop), content); err == nil {
+		content = plain
+	}
 	text := bytes.TrimLeft(content, " \t\r\n")
 	if match := requestLine.FindSubmatch(text); match != nil {
 		return readRequest(text, string(match[1]))
