@@ -306,59 +306,88 @@ func (w *lineWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// TestSandboxCommand runs the sandbox, and a gateway with what it prints: an order is made, paid in the page and told.
-func TestSandboxCommand(t *testing.T) {
-	ctx, stop := context.WithCancel(t.Context())
-	defer stop()
+// playedPlatform is a sandbox that the command runs.
+type playedPlatform struct {
+	printed, url, config string
+	env                  map[string]string // set
+	stop                 func() error
+}
+
+// playPlatform runs the sandbox command on a free port, until the test ends or stop is called.
+func playPlatform(t *testing.T, args ...string) *playedPlatform {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	t.Cleanup(cancel)
 	out := &lineWriter{printed: make(chan string, 1)}
 	cmd := sandboxCommand()
-	cmd.SetArgs([]string{"--listen", "127.0.0.1:0", "-ui", "--fast"})
+	cmd.SetArgs(append([]string{"--listen", "127.0.0.1:0"}, args...))
 	cmd.SetOut(out)
+	cmd.SetErr(out)
 	cmd.SilenceUsage, cmd.SilenceErrors = true, true
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.ExecuteContext(ctx) }()
-	var printed string
+	p := &playedPlatform{env: make(map[string]string), stop: func() error {
+		cancel()
+		return <-ended
+	}}
 	select {
-	case printed = <-out.printed:
+	case p.printed = <-out.printed:
 	case err := <-ended:
 		t.Fatalf("it ended: %v", err)
 	}
-
-	env := map[string]string{}
-	for line := range strings.Lines(printed) {
+	for line := range strings.Lines(p.printed) {
 		if assignment, ok := strings.CutPrefix(line, "export "); ok {
 			name, value, _ := strings.Cut(strings.TrimSpace(assignment), "=")
-			env[name] = value
+			p.env[name] = value
 			t.Setenv(name, value)
 		}
 	}
-	for _, name := range []string{"UMS_APP_ID", "UMS_APP_KEY", "UMS_NOTIFY_KEY", "UMS_MID", "UMS_TID", "UMS_SOURCE"} {
-		if env[name] == "" {
-			t.Errorf("no %s is printed", name)
-		}
+	_, rest, _ := strings.Cut(p.printed, "sandbox at ")
+	p.url, _, _ = strings.Cut(rest, ",")
+	var found bool
+	if _, p.config, found = strings.Cut(p.printed, "\n\n{\n"); !found {
+		t.Fatalf("no Caddyfile in %s", p.printed)
 	}
-	_, config, found := strings.Cut(printed, "\n\n{\n")
-	if !found {
-		t.Fatalf("no Caddyfile in %s", printed)
-	}
-	gateway, address := freeAddress(t), freeAddress(t)
-	for shown, own := range map[string]string{":8901": gateway, ":8902": address} {
+	p.config = "{\n" + p.config
+	return p
+}
+
+// gateway returns the Caddyfile that was printed, on free ports, and where its two sites are then.
+func (p *playedPlatform) gateway(t *testing.T) (config, out, in string) {
+	t.Helper()
+	config, out, in = p.config, freeAddress(t), freeAddress(t)
+	for shown, own := range map[string]string{":8901": out, ":8902": in} {
 		if strings.Count(config, shown) != 1 {
 			t.Fatalf("%s is not printed once:\n%s", shown, config)
 		}
 		config = strings.Replace(config, shown, own[strings.LastIndex(own, ":"):], 1)
 	}
-	startCaddy(t, "{\n"+config)
+	return config, out, in
+}
+
+// order is the body of an order of 100 fen.
+func (p *playedPlatform) order(number, notifyURL string) string {
+	return `{"requestTimestamp":"` + time.Now().In(time.FixedZone("", 8*3600)).Format("2006-01-02 15:04:05") + `","merOrderId":"` + number +
+		`","mid":"` + p.env["UMS_MID"] + `","tid":"` + p.env["UMS_TID"] + `","instMid":"APPDEFAULT","totalAmount":100,"notifyUrl":"` + notifyURL + `"}`
+}
+
+// TestSandboxCommand runs the sandbox, and a gateway with what it prints: an order is made, paid in the page and told.
+func TestSandboxCommand(t *testing.T) {
+	played := playPlatform(t, "-ui", "--fast")
+	env, platform := played.env, played.url
+	for _, name := range []string{"UMS_APP_ID", "UMS_APP_KEY", "UMS_NOTIFY_KEY", "UMS_MID", "UMS_TID", "UMS_SOURCE"} {
+		if env[name] == "" {
+			t.Errorf("no %s is printed", name)
+		}
+	}
+	config, gateway, address := played.gateway(t)
+	startCaddy(t, config)
 
 	order := env["UMS_SOURCE"] + "202601010000001"
-	body := `{"requestTimestamp":"` + time.Now().In(time.FixedZone("", 8*3600)).Format("2006-01-02 15:04:05") + `","merOrderId":"` + order + `","mid":"` + env["UMS_MID"] +
-		`","tid":"` + env["UMS_TID"] + `","instMid":"APPDEFAULT","totalAmount":100,"notifyUrl":"http://` + address + `/notify"}`
-	a := do(t, newRequest(t, "POST", "http://"+gateway+"/v1/netpay/trade/precreate", body, "Content-Type: application/json"))
+	a := do(t, newRequest(t, "POST", "http://"+gateway+"/v1/netpay/trade/precreate", played.order(order, "http://"+address+"/notify"), "Content-Type: application/json"))
 	if a.status != 200 || a.header.Get("Gateway-Outcome") != "answered" || !strings.Contains(a.body, `"errCode":"SUCCESS"`) {
 		t.Fatalf("order: %+v", a)
 	}
-	_, rest, _ := strings.Cut(printed, "sandbox at ")
-	platform, _, _ := strings.Cut(rest, ",")
 	page := do(t, newRequest(t, "GET", platform+"/", ""))
 	if page.status != 200 || !strings.Contains(page.body, order) {
 		t.Fatalf("page: %d, without the order", page.status)
@@ -369,8 +398,7 @@ func TestSandboxCommand(t *testing.T) {
 	eventually(t, "the notify", func() bool {
 		return strings.Contains(do(t, newRequest(t, "GET", platform+"/", "")).body, "SUCCESS&#34;")
 	})
-	stop()
-	if err := <-ended; err != nil {
+	if err := played.stop(); err != nil {
 		t.Errorf("when interrupted: %v", err)
 	}
 
@@ -379,6 +407,7 @@ func TestSandboxCommand(t *testing.T) {
 		args []string
 		want string
 	}{
+		{"a file for a directory", []string{"--listen", "127.0.0.1:0", "--save", writeFile(t, "file", "")}, "the directory for notifies"},
 		{"everybody", []string{"--listen", "0.0.0.0:0"}, "is not on loopback"},
 		{"everybody, by no name", []string{"--listen", ":0"}, "is not on loopback"},
 		{"a name", []string{"--listen", "example.com:0"}, "is not on loopback"},
@@ -392,6 +421,94 @@ func TestSandboxCommand(t *testing.T) {
 				t.Errorf("error %v, want %q", err, test.want)
 			}
 		})
+	}
+}
+
+// TestSavedNotify goes the way of the README: an order through the gateway is paid, the sandbox saves the notify that it
+// sends, and verify says that it is true. Then a test notify of the same order is taken, saved and verified. Nothing saved
+// a notify before, and the order of the README's example was unknown.
+func TestSavedNotify(t *testing.T) {
+	t.Setenv("LC_ALL", "C")
+	for _, letters := range []string{"upper", "lower"} {
+		directory := filepath.Join(t.TempDir(), "notifies")
+		played := playPlatform(t, "--ui", "--save", directory, "--hex", letters)
+		site, out, in := played.gateway(t)
+		startCaddy(t, site)
+		config, gateway := writeFile(t, "Caddyfile", site), "http://"+in
+		verified := func(file string) string {
+			t.Helper()
+			out, err := runCommand(verifyCommand(), "", "--config", config, "--show", file)
+			if err != nil || !strings.Contains(out, "verifies") || !strings.Contains(out, "com.chinaums.payment.succeeded") {
+				t.Errorf("verify %s: %v\n%s", file, err, out)
+			}
+			return out
+		}
+
+		order := played.env["UMS_SOURCE"] + "20261124000001"
+		a := do(t, newRequest(t, "POST", "http://"+out+"/v1/netpay/trade/precreate", played.order(order, gateway+"/notify"), "Content-Type: application/json"))
+		if a.status != 200 || !strings.Contains(a.body, `"errCode":"SUCCESS"`) {
+			t.Fatalf("order: %+v", a)
+		}
+		if a := do(t, newRequest(t, "POST", played.url+"/pay", "order="+order, "Content-Type: application/x-www-form-urlencoded")); a.status != 303 {
+			t.Fatalf("pay: %+v", a)
+		}
+		saved := filepath.Join(directory, order+"-1.txt")
+		eventually(t, "the notify", func() bool { // taken: it is saved before it is sent
+			page := do(t, newRequest(t, "GET", played.url+"/", "")).body
+			return strings.Contains(page, saved) && strings.Contains(page, "SUCCESS&#34;")
+		})
+		if out := verified(saved); !strings.Contains(out, "merOrderId="+order) || !strings.Contains(out, "&totalAmount=100") {
+			t.Errorf("another notify was saved: %s", out)
+		}
+		body, err := os.ReadFile(saved)
+		if err != nil {
+			t.Fatal(err)
+		}
+		form, err := url.ParseQuery(string(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		inLetters := map[string]func(string) string{"upper": strings.ToUpper, "lower": strings.ToLower}[letters]
+		if sign := form.Get("sign"); len(sign) != 64 || sign != inLetters(sign) {
+			t.Errorf("--hex %s: sign %s", letters, sign)
+		}
+
+		// What was there, a link too, gives way to what is saved.
+		test := filepath.Join(t.TempDir(), "notify.txt")
+		if err := os.Symlink(saved, test); err != nil {
+			t.Fatal(err)
+		}
+		sent := []string{"--config", config, "--set", "merOrderId=" + order, "--set", "totalAmount=100", "--save", test}
+		if out, err := runCommand(notifyCommand(), "", append(sent, gateway+"/notify")...); err != nil || !strings.Contains(out, order) || !strings.Contains(out, "200 OK") {
+			t.Errorf("notify: %v\n%s", err, out)
+		}
+		if out := verified(test); !strings.Contains(out, "merOrderId="+order) {
+			t.Errorf("another notify was saved: %s", out)
+		}
+		info, err := os.Lstat(test)
+		if err != nil || info.Mode() != 0o600 {
+			t.Errorf("%v, %v", info, err)
+		}
+		if again, err := os.ReadFile(saved); err != nil || !bytes.Equal(again, body) {
+			t.Errorf("it was written through the link: %q, %v", again, err)
+		}
+		// It may be saved without being sent.
+		if out, err := runCommand(notifyCommand(), "", sent...); err != nil || out != "" {
+			t.Errorf("--save alone: %v\n%s", err, out)
+		}
+		verified(test)
+		if _, err := runCommand(notifyCommand(), "", "--config", config, "--save", filepath.Join(test, "x")); err == nil || !strings.Contains(err.Error(), "--save: ") {
+			t.Errorf("into a file: %v", err)
+		}
+		if err := os.WriteFile(saved, bytes.Replace(body, []byte("totalAmount=100&"), []byte("totalAmount=900&"), 1), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := runCommand(verifyCommand(), "", "--config", config, saved); err == nil || !strings.Contains(err.Error(), "does not verify (signature)") {
+			t.Errorf("changed: %v", err)
+		}
+		if err := played.stop(); err != nil {
+			t.Error(err)
+		}
 	}
 }
 
