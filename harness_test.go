@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -20,6 +19,7 @@ import (
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
 
 	"github.com/caddy-chinaums/caddy-chinaums/inbox/storetest"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/freeport"
 )
 
 // The tests run a real Caddy in this process, one configuration at a time: no test here may be parallel.
@@ -105,21 +105,12 @@ func mustConfig(t testing.TB, adapted []byte) *caddy.Config {
 // freeAddress returns a loopback address that nobody listens on.
 func freeAddress(t testing.TB) string {
 	t.Helper()
-	for {
-		listener, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		address := listener.Addr().String()
-		listener.Close()
-		if _, taken := givenAddresses.LoadOrStore(address, true); !taken {
-			return address
-		}
+	address, err := freeport.Address()
+	if err != nil {
+		t.Fatal(err)
 	}
+	return address
 }
-
-// givenAddresses are never given twice: the kernel may hand out one port again before its first user listens there.
-var givenAddresses sync.Map
 
 // answer is a response, read whole.
 type answer struct {

@@ -16,6 +16,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/caddy-chinaums/caddy-chinaums/internal/freeport"
 )
 
 // process is a program that the bench has started, with all that it starts itself.
@@ -160,19 +162,11 @@ func parseRollup(content []byte) (rss, pss int64) {
 // freePorts are ports that nobody listened on a moment ago.
 func freePorts(count int) ([]int, error) {
 	ports := make([]int, count)
-	var open []net.Listener // all are closed at the end: none is given twice
-	defer func() {
-		for _, listener := range open {
-			_ = listener.Close()
-		}
-	}()
 	for i := range ports {
-		listener, err := net.Listen("tcp4", "127.0.0.1:0")
-		if err != nil {
+		var err error
+		if ports[i], err = freeport.Port(); err != nil {
 			return nil, err
 		}
-		open = append(open, listener)
-		ports[i] = listener.Addr().(*net.TCPAddr).Port
 	}
 	return ports, nil
 }

@@ -23,6 +23,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 
+	"github.com/caddy-chinaums/caddy-chinaums/internal/freeport"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/sandbox"
 	"github.com/caddy-chinaums/caddy-chinaums/webhook"
 )
@@ -807,19 +808,12 @@ var client = &http.Client{
 
 func free(t *testing.T) string {
 	t.Helper()
-	for {
-		address, err := freeAddress()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, taken := givenAddresses.LoadOrStore(address, true); !taken {
-			return address
-		}
+	address, err := freeport.Address()
+	if err != nil {
+		t.Fatal(err)
 	}
+	return address
 }
-
-// givenAddresses are never given twice: the kernel may hand out one port again before its first user listens there.
-var givenAddresses sync.Map
 
 // lines collects an app's output.
 type lines struct {

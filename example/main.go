@@ -35,6 +35,7 @@ import (
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
 
 	_ "github.com/caddy-chinaums/caddy-chinaums"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/freeport"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/sandbox"
 	_ "github.com/caddy-chinaums/caddy-chinaums/shouqianba"
 	"github.com/caddy-chinaums/caddy-chinaums/webhook"
@@ -147,11 +148,8 @@ func (d *demo) start() error {
 	if d.app, err = d.listen(app); err != nil {
 		return err
 	}
-	if d.gatewayOut, err = freeAddress(); err != nil {
-		return err
-	}
-	for d.gatewayIn == "" || d.gatewayIn == d.gatewayOut { // the same port may be offered again
-		if d.gatewayIn, err = freeAddress(); err != nil {
+	for _, address := range []*string{&d.gatewayOut, &d.gatewayIn} {
+		if *address, err = freeport.Address(); err != nil {
 			return err
 		}
 	}
@@ -290,14 +288,6 @@ func (d *demo) listen(handler http.Handler) (string, error) {
 		}
 	}()
 	return listener.Addr().String(), nil
-}
-
-func freeAddress() (string, error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	return listener.Addr().String(), listener.Close()
 }
 
 // with returns the fields of both.

@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
@@ -29,6 +28,7 @@ import (
 
 	"github.com/caddy-chinaums/caddy-chinaums/inbox"
 	"github.com/caddy-chinaums/caddy-chinaums/inbox/storetest"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/freeport"
 )
 
 func init() { caddy.RegisterModule(new(shelf)) }
@@ -69,21 +69,14 @@ func onShelf(t testing.TB, name string) *storetest.Memory {
 	return store
 }
 
-var givenPorts sync.Map
-
+// freeAddress returns a loopback address that nobody listens on.
 func freeAddress(t testing.TB) string {
 	t.Helper()
-	for {
-		listener, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		address := listener.Addr().String()
-		listener.Close()
-		if _, taken := givenPorts.LoadOrStore(address, true); !taken {
-			return address
-		}
+	address, err := freeport.Address()
+	if err != nil {
+		t.Fatal(err)
 	}
+	return address
 }
 
 // runCaddy starts a Caddy with its admin API at a free address, which it returns. What it logs is dropped.

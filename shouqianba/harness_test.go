@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"io"
-	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -16,6 +15,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
 
+	"github.com/caddy-chinaums/caddy-chinaums/internal/freeport"
 	_ "github.com/caddy-chinaums/caddy-chinaums/webhook"
 )
 
@@ -77,21 +77,12 @@ func withoutAdmin(t testing.TB, adapted []byte) *caddy.Config {
 // freeAddress returns a loopback address that nobody listens on.
 func freeAddress(t testing.TB) string {
 	t.Helper()
-	for {
-		listener, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		address := listener.Addr().String()
-		listener.Close()
-		if _, taken := givenAddresses.LoadOrStore(address, true); !taken {
-			return address
-		}
+	address, err := freeport.Address()
+	if err != nil {
+		t.Fatal(err)
 	}
+	return address
 }
-
-// givenAddresses are never given twice: the kernel may hand out one port again before its first user listens there.
-var givenAddresses sync.Map
 
 // answer is a response, read whole.
 type answer struct {

@@ -155,11 +155,8 @@ func play(t testing.TB, options sandbox.ShouqianbaOptions) *played {
 	if p.platform, err = sandbox.NewShouqianba(options); err != nil {
 		t.Fatal(err)
 	}
-	p.server = httptest.NewServer(p.platform)
-	t.Cleanup(func() {
-		p.platform.Close()
-		p.server.Close()
-	})
+	p.server = serveAt(t, p.platform, freeAddress(t))
+	t.Cleanup(p.platform.Close)
 	core, logs := observer.New(zapcore.DebugLevel)
 	p.logger, p.logged = zap.New(core), logs
 	return p
@@ -460,7 +457,7 @@ func TestPlatformDownAtMidnight(t *testing.T) {
 	}
 
 	// It comes back, and the terminal checks in without any call.
-	p.server = restart(t, p.platform, address)
+	p.server = serveAt(t, p.platform, address)
 	p.clock.set("2026-11-25 00:00:41")
 	k.wakeUp()
 	eventually(t, "the check-in", func() bool { return p.platform.Checkins() == 1 })
@@ -468,8 +465,8 @@ func TestPlatformDownAtMidnight(t *testing.T) {
 	p.newest(p.credential(k))
 }
 
-// restart serves on an address that was served on before.
-func restart(t testing.TB, handler http.Handler, address string) *httptest.Server {
+// serveAt serves at an address, where a test can serve again.
+func serveAt(t testing.TB, handler http.Handler, address string) *httptest.Server {
 	t.Helper()
 	listener, err := net.Listen("tcp", address)
 	if err != nil {

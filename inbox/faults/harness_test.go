@@ -32,6 +32,7 @@ import (
 	"time"
 
 	"github.com/caddy-chinaums/caddy-chinaums/inbox/storetest"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/freeport"
 )
 
 // binary is the built gateway: cmd/caddy, built once, or what CADDY_BINARY names.
@@ -114,25 +115,15 @@ func setting(t testing.TB, name string, normal int) int {
 	return number
 }
 
-// freeAddress returns a loopback address that nobody listens on, and that the kernel gives to no connection: a gateway
-// that was killed finds it free again.
+// freeAddress returns a loopback address that nobody listens on.
 func freeAddress(t testing.TB) string {
 	t.Helper()
-	for range 1000 {
-		address := fmt.Sprintf("127.0.0.1:%d", 10240+rand.IntN(22000))
-		if _, given := givenAddresses.LoadOrStore(address, true); given {
-			continue
-		}
-		if listener, err := net.Listen("tcp", address); err == nil {
-			_ = listener.Close()
-			return address
-		}
+	address, err := freeport.Address()
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Fatal("no free port")
-	return ""
+	return address
 }
-
-var givenAddresses sync.Map
 
 // within waits for what has to happen.
 func within(t testing.TB, patience time.Duration, what string, done func() bool) bool {

@@ -3,7 +3,6 @@ package natsstore
 import (
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,6 +18,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-chinaums/caddy-chinaums/inbox"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/freeport"
 )
 
 // serverBinary is the nats-server of the tests: what NATS_SERVER_BINARY names, or an installed one.
@@ -52,14 +52,13 @@ type server struct {
 
 func freePorts(t testing.TB, number int) []int {
 	t.Helper()
-	var ports []int
-	for range number {
-		listener, err := net.Listen("tcp", "127.0.0.1:0")
+	ports := make([]int, number)
+	for i := range ports {
+		port, err := freeport.Port()
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer func() { _ = listener.Close() }() // all are held until all are chosen
-		ports = append(ports, listener.Addr().(*net.TCPAddr).Port)
+		ports[i] = port
 	}
 	return ports
 }
