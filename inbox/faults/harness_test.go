@@ -3,6 +3,9 @@
 // told and what an app has taken: a message that was acknowledged is never lost, and taken twice only where it was in
 // flight when a gateway died.
 //
+// The build tag faults brings all of that. Without it, what apps do is tested, what a gateway refuses at its start, and that
+// two kills lose nothing.
+//
 // Longer runs: FAULTS_KILLS=200, FAULTS_RELOAD=1m, FAULTS_RELOADS=200, FAULTS_POWER=20, FAULTS_DEPTH=1000000.
 package faults
 
@@ -325,7 +328,7 @@ func (g *gateway) count(inbox, state string) int {
 func (g *gateway) wantCount(inbox, state string, want int) {
 	g.t.Helper()
 	got := -1
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		if got = g.count(inbox, state); got == want {
 			return
 		}
@@ -560,7 +563,7 @@ func (a *app) takenOrder() []string {
 // wantTaken waits until a message has been taken.
 func (a *app) wantTaken(id string) {
 	a.t.Helper()
-	within(a.t, 20*time.Second, "the delivery of "+id, func() bool { taken, _ := a.times(id); return taken > 0 })
+	within(a.t, time.Minute, "the delivery of "+id, func() bool { taken, _ := a.times(id); return taken > 0 })
 }
 
 // deliver is the block that delivers to the app, with other handlers before it.

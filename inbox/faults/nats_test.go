@@ -1,3 +1,5 @@
+//go:build faults && unix
+
 package faults
 
 import (
@@ -33,7 +35,7 @@ func startNATS(t testing.TB) string {
 			t.Logf("the end of the log of NATS:\n%s", log.end())
 		}
 	})
-	within(t, 20*time.Second, "NATS", func() bool {
+	within(t, time.Minute, "NATS", func() bool {
 		connection, err := net.Dial("tcp", address)
 		if err == nil {
 			_ = connection.Close()

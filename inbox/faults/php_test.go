@@ -75,7 +75,7 @@ func TestDeliveredToPHP(t *testing.T) {
 		_ = running.Wait()
 	}
 	t.Cleanup(func() { stop() })
-	within(t, 20*time.Second, "PHP-FPM", func() bool {
+	within(t, time.Minute, "PHP-FPM", func() bool {
 		connection, err := net.Dial("unix", socket)
 		if err == nil {
 			_ = connection.Close()
@@ -115,7 +115,7 @@ func TestDeliveredToPHP(t *testing.T) {
 	// FPM away for a while, and back.
 	stop()
 	put("down")
-	within(t, 20*time.Second, "an attempt", func() bool { return strings.Contains(g.log.String(), socket) })
+	within(t, time.Minute, "an attempt", func() bool { return strings.Contains(g.log.String(), socket) })
 	running = start()
 	g.wantCount("default", "delivered", 5)
 

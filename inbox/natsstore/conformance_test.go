@@ -2,7 +2,6 @@ package natsstore
 
 import (
 	"fmt"
-	"os"
 	"sync/atomic"
 	"testing"
 
@@ -14,14 +13,6 @@ import (
 func TestStore(t *testing.T) {
 	t.Parallel()
 	conform(t, oneServer(t, ""), 1)
-}
-
-// TestStoreReplicated does the same with three servers. It takes minutes, for each inbox elects leaders of its streams.
-func TestStoreReplicated(t *testing.T) {
-	if os.Getenv("NATSSTORE_REPLICATED") == "" {
-		t.Skip("takes minutes; NATSSTORE_REPLICATED=1 runs it")
-	}
-	conform(t, newCluster(t)[0], 3)
 }
 
 func conform(t *testing.T, s *server, replicas int) {

@@ -7,7 +7,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -101,35 +100,12 @@ func (s *server) start() {
 	}(s.command, s.done)
 }
 
-// signal sends a signal to the server's process.
-func (s *server) signal(signal syscall.Signal) {
-	if s.command != nil {
-		_ = s.command.Process.Signal(signal)
-	}
-}
-
-// freeze stops it, and returns when it stands still: the signal alone does not wait for that, and what a server does in
-// between counts.
-func (s *server) freeze() {
-	s.signal(syscall.SIGSTOP)
-	eventually(s.t, "the server stands still", func() bool {
-		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.command.Process.Pid))
-		if err != nil { // no Linux
-			time.Sleep(time.Second)
-			return true
-		}
-		// The state stands behind the name, which may hold anything.
-		return strings.HasPrefix(string(stat[strings.LastIndexByte(string(stat), ')')+1:]), " T")
-	})
-}
-
 // kill ends it at once, as a crash does.
 func (s *server) kill() {
 	if s.command == nil {
 		return
 	}
-	s.signal(syscall.SIGCONT)
-	s.signal(syscall.SIGKILL)
+	_ = s.command.Process.Kill()
 	<-s.done
 	s.command = nil
 }
@@ -147,6 +123,9 @@ func (s *server) usable() {
 		return err == nil && !strings.Contains(string(answer.Data), `"error"`)
 	})
 }
+
+// patience is how long something may take on a busy machine that must happen.
+const patience = time.Minute
 
 func eventually(t testing.TB, what string, condition func() bool) {
 	t.Helper()
@@ -196,5 +175,10 @@ func openStore(t testing.TB, n *Nats, name string, settings inbox.Settings) *sto
 	}
 	s := opened.(*store)
 	t.Cleanup(func() { _ = s.Close() })
+	select {
+	case <-s.ready: // Open does not wait for ever
+	case <-time.After(patience):
+		t.Fatalf("the inbox %s is not ready", name)
+	}
 	return s
 }
