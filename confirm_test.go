@@ -354,7 +354,11 @@ func TestConfirmFailures(t *testing.T) {
 			platform := newFakePlatform(t)
 			platform.answers(test.answer)
 			app := newMerchantApp(t, nil)
-			url, log := startConfirm(t, platform.URL, app.URL, "timeout 300ms")
+			timeout := "timeout 1m"
+			if strings.HasPrefix(name, "slow") {
+				timeout = "timeout 1s" // in which the platform must be reached
+			}
+			url, log := startConfirm(t, platform.URL, app.URL, timeout)
 			wantWord(t, postNotify(t, url, signedOrder()), test.status)
 			if seen := app.seen(); (len(seen) == 1) != (test.status == 200) {
 				t.Errorf("the app saw %d", len(seen))

@@ -238,7 +238,7 @@ func TestOutcomes(t *testing.T) {
 			"\" 299\n reverse_proxy {\n dynamic chinaums shop\n transport chinaums shop\n}\n}\n}\n"
 	}
 	site := "handle_errors {\n respond \"handle_errors ran\" 299\n}\n" +
-		sub("shop", "shop {\n max_size 1KiB\n max_response 2000B\n}") + sub("impatient", "shop {\n timeout 300ms\n}") +
+		sub("shop", "shop {\n max_size 1KiB\n max_response 2000B\n}") + sub("impatient", "shop {\n timeout 1s\n}") +
 		sub("dead", "dead") + sub("tls", "tls") + sub("hang", "hang {\n timeout 300ms\n}") + sub("hidden", "{vars.merchant}") +
 		sub("far", "shop {\n dial_timeout 1ns\n}") +
 		sub("foreign", "shop {\n allow 203.0.113.0/24\n}") +
@@ -402,7 +402,7 @@ func endOfEarlyAnswer(t *testing.T, address, head string) (status int) {
 		t.Fatal(err)
 	}
 	defer connection.Close()
-	_ = connection.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = connection.SetDeadline(time.Now().Add(time.Minute))
 	if _, err = io.WriteString(connection, head); err != nil {
 		t.Fatal(err)
 	}

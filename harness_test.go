@@ -138,7 +138,7 @@ func do(t testing.TB, req *http.Request) answer {
 // closed unanswered: then once more.
 func doAfterReload(t testing.TB, request func() *http.Request) answer {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); ; {
+	for deadline := time.Now().Add(time.Minute); ; {
 		res, err := testClient.Do(request())
 		if err == nil {
 			body, err := io.ReadAll(res.Body)
@@ -156,7 +156,7 @@ func doAfterReload(t testing.TB, request func() *http.Request) answer {
 
 // testClient keeps no connections, so that stopping a server does not wait for them.
 var testClient = &http.Client{
-	Timeout:       30 * time.Second,
+	Timeout:       time.Minute,
 	Transport:     &http.Transport{DisableKeepAlives: true, DisableCompression: true},
 	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 }

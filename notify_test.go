@@ -217,7 +217,7 @@ func wantWord(t testing.TB, a answer, status int) {
 // eventually waits until done is true.
 func eventually(t testing.TB, what string, done func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !done(); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !done(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("waited in vain: %s", what)
 		}
@@ -551,7 +551,11 @@ func TestNotifyHandlers(t *testing.T) {
 		}, 504, "app_timeout", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			url, log := startNotify(t, "chinaums_notify {\n\t\ttimeout 50ms\n\t}\n\t"+handleBy(t, test.handler))
+			timeout := "1m"
+			if test.reason == "app_timeout" {
+				timeout = "50ms"
+			}
+			url, log := startNotify(t, "chinaums_notify {\n\t\ttimeout "+timeout+"\n\t}\n\t"+handleBy(t, test.handler))
 			wantWord(t, postNotify(t, url, signedPayment()), test.status)
 			result := "failed"
 			if test.status == 200 {
@@ -596,7 +600,7 @@ func TestNotifyHandlers(t *testing.T) {
 		release := make(chan struct{})
 		app := newMerchantApp(t, func(http.ResponseWriter, *http.Request) { <-release })
 		defer close(release)
-		url, log := startNotify(t, "chinaums_notify {\n\t\ttimeout 100ms\n\t}\n\treverse_proxy "+app.URL)
+		url, log := startNotify(t, "chinaums_notify {\n\t\ttimeout 1s\n\t}\n\treverse_proxy "+app.URL) // in which it is reached
 		wantWord(t, postNotify(t, url, signedPayment()), 504)
 		app.one(t)
 		if len(log.lines(`"level":"error"`, "event not delivered", `"reason":"app_timeout"`)) != 1 {
@@ -986,7 +990,7 @@ func TestNotifyRaw(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer connection.Close()
-			_ = connection.SetDeadline(time.Now().Add(20 * time.Second))
+			_ = connection.SetDeadline(time.Now().Add(time.Minute))
 			send := test.send
 			if test.status == 408 {
 				send = strings.Replace(send, "/notify", "/late", 1)
@@ -1024,7 +1028,7 @@ func TestNotifyRaw(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer connection.Close()
-		_ = connection.SetDeadline(time.Now().Add(20 * time.Second))
+		_ = connection.SetDeadline(time.Now().Add(time.Minute))
 		io.WriteString(connection, strings.Replace(head, "/notify", "/late", 1)+"Content-Length: 8000\r\n\r\n")
 		stop := make(chan struct{})
 		defer close(stop)
@@ -1277,7 +1281,7 @@ func TestNotifyRejectedLog(t *testing.T) {
 		if event.Name() != "chinaums.notify_rejected" || event.Data["merchant"] != "shop" || event.Data["reason"] != "signature" || event.Data["observed"] != false {
 			t.Errorf("event %s: %v", event.Name(), event.Data)
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Error("no event")
 	}
 }

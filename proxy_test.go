@@ -335,7 +335,7 @@ func rawCall(t testing.TB, address, request string) string {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = conn.SetDeadline(time.Now().Add(time.Minute))
 	if _, err = io.WriteString(conn, request); err != nil {
 		t.Fatal(err)
 	}
@@ -418,7 +418,7 @@ func TestRawClients(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer conn.Close()
-			_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+			_ = conn.SetDeadline(time.Now().Add(time.Minute))
 			fmt.Fprint(conn, c.request)
 			if strings.HasSuffix(c.name, "cut") {
 				_ = conn.(*net.TCPConn).CloseWrite()

@@ -244,6 +244,7 @@ func quiet(t *testing.T, config []byte) []byte {
 		t.Fatal(err)
 	}
 	document["admin"] = map[string]any{"disabled": true, "config": map[string]any{"persist": false}}
+	document["storage"] = map[string]any{"module": "file_system", "root": t.TempDir()}
 	document["logging"] = map[string]any{"logs": map[string]any{"default": map[string]any{"level": "FATAL"}}}
 	config, err := json.Marshal(document)
 	if err != nil {
@@ -271,7 +272,7 @@ func (s *shop) startApp() {
 	if err := s.process.Start(); err != nil {
 		s.t.Fatal(err)
 	}
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		connection, err := net.Dial("tcp", s.app)
 		if err == nil {
 			connection.Close()
@@ -367,7 +368,7 @@ func (s *shop) recordedRefund(order, number string, amount int) string {
 
 func (s *shop) delivered(number string, kind sandbox.Kind) {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(s.t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(s.t.Context(), time.Minute)
 	defer cancel()
 	if err := s.platform.WaitDelivered(ctx, number, kind); err != nil {
 		s.t.Fatalf("%s notify of %s: %v\n%s", kind, number, err, s.output)

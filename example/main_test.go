@@ -29,7 +29,7 @@ func TestDemo(t *testing.T) {
 	} {
 		t.Run(test.platform, func(t *testing.T) {
 			var out bytes.Buffer
-			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 			defer cancel()
 			if err := run(ctx, &out, test.platform, false); err != nil {
 				t.Fatalf("%v\n%s", err, out.String())

@@ -83,8 +83,7 @@ func freeAddress(t testing.TB) string {
 func runCaddy(t testing.TB, options, sites string) (admin string) {
 	t.Helper()
 	admin = freeAddress(t)
-	t.Setenv("XDG_DATA_HOME", t.TempDir())
-	document, err := adapt(t, "{\n\tadmin "+admin+"\n\tpersist_config off\n\tlog {\n\t\toutput discard\n\t}\n"+options+"\n}\n"+sites)
+	document, err := adapt(t, "{\n\tadmin "+admin+"\n\tpersist_config off\n\tstorage file_system "+t.TempDir()+"\n\tlog {\n\t\toutput discard\n\t}\n"+options+"\n}\n"+sites)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -409,9 +408,9 @@ func newApp(t testing.TB) *app {
 // until polls, for what another goroutine does.
 func until(t testing.TB, what string, done func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !done(); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); !done(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("not in 20 s: %s", what)
+			t.Fatalf("not within %s: %s", patience, what)
 		}
 	}
 }

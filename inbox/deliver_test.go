@@ -223,7 +223,7 @@ func TestTimeout(t *testing.T) {
 			w.WriteHeader(200)
 			return nil
 		})
-		g := start(t, options{app: app, handler: map[string]any{"timeout": "20ms"}})
+		g := start(t, options{app: app, handler: map[string]any{"timeout": "1s"}}) // enough for the second
 		late := g.deliveries("timeout")
 		g.accepted("1", "x")
 		receives(t, "the first delivery", got)

@@ -35,7 +35,7 @@ func init() {
 }
 
 // patience is how long something may take that must happen.
-const patience = 30 * time.Second
+const patience = time.Minute
 
 var things struct {
 	sync.Mutex

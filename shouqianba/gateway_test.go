@@ -139,7 +139,7 @@ func TestOutcomes(t *testing.T) {
 	}
 	handle_path /short/* {
 		shouqianba_proxy till {
-			timeout 300ms
+			timeout 1s
 		}
 	}
 	handle_path /token/* {
@@ -480,9 +480,14 @@ func TestNotifyAnswers(t *testing.T) {
 		shouqianba_notify {http.request.header.X-Terminal}
 		reverse_proxy `+app.Listener.Addr().String()+`
 	}
+	handle /slow {
+		shouqianba_notify {
+			timeout 1s
+		}
+		reverse_proxy `+app.Listener.Addr().String()+`
+	}
 	handle {
 		shouqianba_notify {
-			timeout 300ms
 			max_size 1KiB
 		}
 		reverse_proxy `+app.Listener.Addr().String()+`

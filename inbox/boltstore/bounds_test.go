@@ -81,7 +81,7 @@ func TestDiskHangs(t *testing.T) {
 // sizeIs waits until so many bytes are queued, and not much more.
 func sizeIs(t *testing.T, store *Store, want int) {
 	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for {
 		store.writer.lock.Lock()
 		got := store.writer.size

@@ -338,7 +338,7 @@ func TestUnavailable(t *testing.T) {
 	if err := os.Rename(path+".away", path); err != nil {
 		t.Fatal(err)
 	}
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for {
 		m, err := store.Lease(t.Context())
 		if err == nil {
@@ -438,7 +438,7 @@ func TestDamagedRetry(t *testing.T) {
 		t.Fatal(err)
 	}
 	jump.Store(int64(-1000 * time.Hour)) // both are due too late
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	if m, err := store.Lease(ctx); err != nil || m.ID != "b" {
 		t.Fatalf("leased %+v, %v; want b", m, err)
@@ -499,7 +499,7 @@ func TestGroupCommit(t *testing.T) {
 
 func queueIs(t *testing.T, store *Store, want int) {
 	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for {
 		store.writer.lock.Lock()
 		got := len(store.writer.queue)
@@ -560,7 +560,7 @@ func TestIdle(t *testing.T) {
 
 func waitingIs(t *testing.T, store *Store, want int) {
 	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for {
 		store.lock.Lock()
 		got := len(store.queue.waiting)

@@ -27,7 +27,7 @@ func TestOutlived(t *testing.T) {
 	if _, err := store.Put(t.Context(), &inbox.Message{ID: "a", Request: []byte("request")}); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	lease := func() *inbox.Message {
 		t.Helper()

@@ -105,7 +105,7 @@ func TestAudit(t *testing.T) {
 // The server takes for acknowledged what nobody has taken, of two gateways that both miss it.
 func testForgottenNew(t *testing.T, server *server) {
 	n, settings := impatient(t, server), defaults()
-	settings.Lease = 500 * time.Millisecond
+	settings.Lease = 2 * time.Second
 	stores := []*store{openStore(t, n, "forgotten", settings), openStore(t, n, "forgotten", settings)}
 	const forgotten, others = 40, 10
 	for i := range forgotten {
@@ -117,7 +117,7 @@ func testForgottenNew(t *testing.T, server *server) {
 	}
 	taken, _ := takeAll(t, forgotten+others, stores...)
 	once(t, taken, forgotten+others)
-	never(t, 3*time.Second, stores...)
+	never(t, 5*time.Second, stores...) // twice the lease
 	stats, err := stores[0].Stats(t.Context())
 	if err != nil || stats.Pending != 0 || stats.Delivered != forgotten+others {
 		t.Errorf("stats %+v, error %v", stats, err)
@@ -127,7 +127,7 @@ func testForgottenNew(t *testing.T, server *server) {
 // The same with what waits for another try.
 func testForgottenRetry(t *testing.T, server *server) {
 	n, settings := impatient(t, server), defaults()
-	settings.Lease = 500 * time.Millisecond
+	settings.Lease = 2 * time.Second
 	const forgotten, name = 20, "forgotten.retry"
 	before := openStore(t, n, name, settings)
 	for i := range forgotten {
@@ -145,7 +145,7 @@ func testForgottenRetry(t *testing.T, server *server) {
 	taken, _ := takeAll(t, forgotten-1, stores...)
 	taken[m.ID]++
 	once(t, taken, forgotten)
-	never(t, 3*time.Second, stores...)
+	never(t, 5*time.Second, stores...)
 	eventually(t, "nothing is left in the queue", func() bool {
 		stream, err := stores[0].js.Stream(t.Context(), stores[0].names.retry)
 		return err == nil && stream.CachedInfo().State.Msgs == 0
@@ -172,7 +172,7 @@ func testForgottenUnasked(t *testing.T, server *server) {
 // What is in flight at another gateway stays there, even if the server has forgotten it, until that one is gone.
 func testForgottenInFlight(t *testing.T, server *server) {
 	n, settings := impatient(t, server), defaults()
-	settings.Lease = 4 * time.Second
+	settings.Lease = 10 * time.Second // which is not over when the first is settled
 	stores := []*store{openStore(t, n, "inflight", settings), openStore(t, n, "inflight", settings)}
 	put(t, stores[0], message("settled"), inbox.Stored)
 	put(t, stores[0], message("abandoned"), inbox.Stored)

@@ -40,7 +40,7 @@ func put(t testing.TB, s *store, m *inbox.Message, want inbox.Receipt) {
 
 func take(t testing.TB, s *store) *inbox.Message {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	m, err := s.Lease(ctx)
 	if err != nil {
@@ -322,12 +322,14 @@ func testConsumersDeleted(t *testing.T, server *server) {
 	settings.Lease = 10 * time.Minute
 	s = openStore(t, provider(t, nil, server.url()), "deleted", settings)
 	s.young = 0
-	for _, want := range []string{"new", "waits"} {
+	taken := map[string]int{}
+	for range 2 {
 		m := take(t, s)
-		if m.ID != want {
-			t.Fatalf("leased %s, want %s", m.ID, want)
-		}
+		taken[m.ID]++
 		settle(t, s, m, isDelivered)
+	}
+	if taken["new"] != 1 || taken["waits"] != 1 {
+		t.Errorf("leased %v", taken)
 	}
 	nothing(t, s)
 }
@@ -541,15 +543,12 @@ func testNames(t *testing.T, server *server) {
 // What was asked for, and comes when nobody waits for it any more, goes back at once, to whoever asks, from this gateway or
 // another.
 func testPutBack(t *testing.T, server *server) {
-	n := provider(t, nil, server.url())
-	s, other := openStore(t, n, "back", defaults()), openStore(t, n, "back", defaults())
+	n, settings := provider(t, nil, server.url()), defaults()
+	settings.Lease = 10 * patience // it would come after that otherwise
+	s, other := openStore(t, n, "back", settings), openStore(t, n, "back", settings)
 	nothing(t, s) // has asked, and waits no more
 	put(t, other, message("a"), inbox.Stored)
-	begun := time.Now()
 	m := take(t, other)
-	if took := time.Since(begun); took > 4*time.Second { // the lease is 5 s
-		t.Errorf("it came after %s", took)
-	}
 	if m.Attempts != 0 {
 		t.Errorf("%d attempts", m.Attempts)
 	}

@@ -223,7 +223,7 @@ func testCrashUnderLoad(t *testing.T, b *Backend) {
 	durable(t, b)
 	l := &load{acked: map[string]bool{}, delivered: map[string]int{}, doubtful: map[string]bool{}}
 	for round := range 4 {
-		store := open(t, b, func(s *inbox.Settings) { s.Lease = 500 * time.Millisecond })
+		store := open(t, b, func(s *inbox.Settings) { s.Lease = 2 * time.Second })
 		ctx, stop := context.WithCancel(t.Context())
 		all := l.run(ctx, t, store, round)
 		eventually(t, "50 more are delivered", func() bool {
@@ -240,7 +240,7 @@ func testCrashUnderLoad(t *testing.T, b *Backend) {
 		all.Wait()
 		closeStore(t, store)
 	}
-	store := open(t, b, func(s *inbox.Settings) { s.Lease = 500 * time.Millisecond })
+	store := open(t, b, func(s *inbox.Settings) { s.Lease = 2 * time.Second })
 	for {
 		stats, err := store.Stats(bounded(t))
 		if err != nil {

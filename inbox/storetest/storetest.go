@@ -40,7 +40,7 @@ func Defaults() inbox.Settings {
 // The patience of the tests: how long something may take that must happen, and for how long they watch that something
 // does not.
 const (
-	patience = 30 * time.Second
+	patience = time.Minute
 	quiet    = 150 * time.Millisecond
 )
 

@@ -219,7 +219,7 @@ func (b *bench) paid(pairs ...any) string {
 // delivered waits for a notify.
 func (b *bench) delivered(number string, kind Kind) {
 	b.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	if err := b.WaitDelivered(ctx, number, kind); err != nil {
 		b.t.Fatal(err)
@@ -229,7 +229,7 @@ func (b *bench) delivered(number string, kind Kind) {
 // eventually waits for something that another goroutine brings about.
 func eventually(t *testing.T, what string, happened func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !happened(); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !happened(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("%s: waited in vain", what)
 		}

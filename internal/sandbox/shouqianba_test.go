@@ -334,7 +334,7 @@ func TestShouqianbaNotifies(t *testing.T) {
 	if err := b.Pay("A1"); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	if err := b.WaitDelivered(ctx, "A1", KindPayment); err != nil {
 		t.Fatal(err)
