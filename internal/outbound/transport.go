@@ -58,15 +58,15 @@ func RoundTrip(req *http.Request, platform *Platform, account Account, signer Si
 		// Nothing may repeat a payment by itself, whatever asked for another attempt.
 		return nil, errBadResponse.because("repeat", errors.New("a second attempt of a call that may have been executed was refused"))
 	}
-	if call.clientHasGone() {
-		return nil, errUnreachable.because("client_gone", errors.New("the client went away before the call was sent"))
-	}
 
 	ctx, cancel := context.WithTimeout(req.Context(), call.timeout)
 	defer cancel()
 	authorization, err := signer.Authorize(ctx, call.Account, call.Body)
 	if err != nil {
 		return nil, errUnreachable.because("no_authorization", err)
+	}
+	if call.clientHasGone() { // also while the call waited for a key or a token
+		return nil, errUnreachable.because("client_gone", errors.New("the client went away before the call was sent"))
 	}
 	out := outgoing(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		// net/http asks for another connection within one round trip only if nothing was written on the last.
