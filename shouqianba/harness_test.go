@@ -26,11 +26,15 @@ func adaptOrError(config string) ([]byte, error) {
 	return adapted, err
 }
 
+// withTestLog is a Caddyfile whose log goes to `log`, and which has no admin endpoint.
+func withTestLog(config string) string {
+	return strings.Replace(config, "{\n", "{\n\tadmin off\n\tlog {\n\t\toutput shouqianba_test_log\n\t\tformat json\n\t\tlevel DEBUG\n\t}\n", 1)
+}
+
 // load makes Caddy run a Caddyfile, in the place of what it runs. Its log goes to `log`.
 func load(t testing.TB, config string) {
 	t.Helper()
-	config = strings.Replace(config, "{\n", "{\n\tadmin off\n\tlog {\n\t\toutput shouqianba_test_log\n\t\tformat json\n\t\tlevel DEBUG\n\t}\n", 1)
-	adapted, err := adaptOrError(config)
+	adapted, err := adaptOrError(withTestLog(config))
 	if err != nil {
 		t.Fatalf("adapting: %v", err)
 	}

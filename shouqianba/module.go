@@ -98,10 +98,11 @@ type Terminal struct {
 type terminal struct {
 	name       string
 	endpoint   outbound.Endpoint
-	loopback   bool        // the endpoint is on this machine
-	fixed      *credential // where the user looks after the key
-	owner      *owner      // where the gateway does
-	keeper     *keeper     // shared by all configurations that have the terminal
+	loopback   bool            // the endpoint is on this machine
+	fixed      *credential     // where the user looks after the key
+	owner      *owner          // where the gateway does
+	keeper     *keeper         // shared by all configurations that have the terminal
+	ended      <-chan struct{} // closed when the configuration is put away
 	publicKeys []*rsa.PublicKey
 }
 
@@ -119,16 +120,32 @@ func (t *terminal) credential(ctx context.Context) (*credential, error) {
 	if t.fixed != nil {
 		return t.fixed, nil
 	}
-	return t.keeper.credential(ctx)
+	c, err := t.keeper.credential(ctx)
+	if errors.Is(err, errNotStarted) && t.started(ctx) {
+		c, err = t.keeper.credential(ctx)
+	}
+	return c, err
 }
 
-// serial is the terminal's number, or "" where it is not known (yet).
-func (t *terminal) serial() string {
+// started waits until the terminal is looked after, for as long as ctx and the configuration last: Caddy starts apps in
+// any order, so that the http app may serve before this one has started.
+func (t *terminal) started(ctx context.Context) bool {
+	select {
+	case <-t.keeper.adopted:
+		return true
+	case <-t.ended: // another app could not be started
+	case <-ctx.Done():
+	}
+	return false
+}
+
+// serial is the terminal's number, or "" where it is not known. At the start it is waited for, for as long as ctx lasts.
+func (t *terminal) serial(ctx context.Context) string {
 	switch {
 	case t.fixed != nil:
 		return t.fixed.sn
-	case t.keeper != nil:
-		return t.keeper.serial()
+	case t.keeper != nil && t.started(ctx):
+		return t.keeper.serial(ctx)
 	}
 	return ""
 }
@@ -203,7 +220,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 		if err != nil {
 			return fmt.Errorf("terminal %s: %w", t.name, err)
 		}
-		t.keeper = shared.(*keeper)
+		t.keeper, t.ended = shared.(*keeper), ctx.Done()
 	}
 	return nil
 }

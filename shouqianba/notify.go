@@ -1,6 +1,7 @@
 package shouqianba
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -128,11 +129,12 @@ func (n *Notify) judge(t *terminal, content []byte, header http.Header) (*inboun
 		return nil, rejected
 	}
 	reason := verify(t.publicKeys, signature, content)
-	if reason == "" && event.TerminalSN != "" && t.Told() && event.TerminalSN != t.serial() {
-		reason = "foreign_terminal"
-	}
 	rejected, confirmed := (*inbound.Rejection)(nil), ""
+	if reason == "" && event.TerminalSN != "" && t.Told() {
+		rejected = n.checkTerminal(t, event.TerminalSN)
+	}
 	switch {
+	case rejected != nil:
 	case reason != "":
 		rejected = &inbound.Rejection{Status: http.StatusForbidden, Reason: reason}
 	case n.confirmer != nil:
@@ -149,6 +151,19 @@ func (n *Notify) judge(t *terminal, content []byte, header http.Header) (*inboun
 		Data: event.Data, Label: event.Type,
 		Word: event.word,
 	}, nil
+}
+
+// checkTerminal holds a notify's terminal_sn against the terminal's own.
+func (n *Notify) checkTerminal(t *terminal, sn string) *inbound.Rejection {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(n.Timeout))
+	defer cancel()
+	switch t.serial(ctx) {
+	case sn:
+		return nil
+	case "":
+		return &inbound.Rejection{Status: http.StatusServiceUnavailable, Reason: "not_ready", Detail: errors.New("the terminal's number is not known: it has no key yet")}
+	}
+	return &inbound.Rejection{Status: http.StatusForbidden, Reason: "foreign_terminal"}
 }
 
 // unverified is a rejection of this notify, with what helps to find it in a log.

@@ -133,6 +133,8 @@ type keeper struct {
 	unsaved  *record // a key that the platform has given and the storage has not taken
 	before   record  // what the storage held when it was given
 
+	adopted chan struct{} // closed when the first configuration has been started
+	known   chan struct{} // closed when there is a key
 	wake    chan struct{}
 	ctx     context.Context // ends with the keeper, and with it the patience for a lock
 	stop    context.CancelFunc
@@ -162,7 +164,10 @@ var (
 )
 
 func newKeeper() *keeper {
-	return &keeper{now: time.Now, spread: rand.N(time.Minute), wake: make(chan struct{}, 1)}
+	return &keeper{
+		now: time.Now, spread: rand.N(time.Minute),
+		adopted: make(chan struct{}), known: make(chan struct{}), wake: make(chan struct{}, 1),
+	}
 }
 
 // adopt gives the keeper a configuration to work with, and starts it if that is the first.
@@ -176,6 +181,8 @@ func (k *keeper) adopt(o *owner) {
 		k.ctx, k.stop = context.WithCancel(context.Background())
 		k.stopped = make(chan struct{})
 		go k.watch()
+		k.start() // whoever has waited for the start finds it under way
+		close(k.adopted)
 	}
 	k.wakeUp()
 }
@@ -318,8 +325,12 @@ func (k *keeper) credential(ctx context.Context) (*credential, error) {
 		k.mu.Unlock()
 		return c, nil
 	case len(k.owners) == 0:
+		err := errNotStarted
+		if k.stop != nil {
+			err = errStopped
+		}
 		k.mu.Unlock()
-		return nil, errNotStarted
+		return nil, err
 	case c == nil && k.running == nil && now.Before(k.retryAt):
 		err := k.lastErr
 		k.mu.Unlock()
@@ -346,8 +357,22 @@ func (k *keeper) credential(ctx context.Context) (*credential, error) {
 	return nil, r.err
 }
 
-// serial is the terminal's number, or "" while it is not known.
-func (k *keeper) serial() string {
+// serial is the terminal's number, or "" where it is not known. Where it is being looked for, serial waits for it, for as
+// long as ctx lasts.
+func (k *keeper) serial(ctx context.Context) string {
+	if c := k.current.Load(); c != nil {
+		return c.sn
+	}
+	k.mu.Lock()
+	running := k.running
+	k.mu.Unlock()
+	if running != nil {
+		select {
+		case <-k.known: // a check-in that follows is not waited for
+		case <-running.done:
+		case <-ctx.Done():
+		}
+	}
 	if c := k.current.Load(); c != nil {
 		return c.sn
 	}
@@ -523,6 +548,9 @@ func (k *keeper) take(o *owner, r record) {
 		c.until = midnight(now.Add(24 * time.Hour)).Unix()
 	}
 	k.current.Store(c)
+	if old == nil {
+		close(k.known)
+	}
 }
 
 // keepUsing lets calls use a key for the rest of the day.
