@@ -80,8 +80,9 @@ type box struct {
 
 	// The store, from Start on. It stays when the configuration is put away: requests may still be under way then, and
 	// the store itself knows whether it is closed.
-	store atomic.Pointer[shared]
-	held  bool // whether this configuration has a reference to the store
+	store  atomic.Pointer[shared]
+	opened chan struct{} // closed when it is there
+	held   bool          // whether this configuration has a reference to the store
 }
 
 // CaddyModule returns the Caddy module information.
@@ -140,7 +141,7 @@ func (a *App) add(name string, config *Inbox) error {
 	}
 	b := &box{
 		name: name, provider: provider, key: storeKey{string(module.(caddy.Module).CaddyModule().ID), provider.Key(name)},
-		logger: a.logger.With(zap.String("inbox", name)),
+		logger: a.logger.With(zap.String("inbox", name)), opened: make(chan struct{}),
 		settings: Settings{
 			MaxBytes: cmp.Or(config.MaxStore, defaultMaxStore), Remember: cmp.Or(time.Duration(config.Remember), defaultRemember),
 			Lease: defaultTimeout, MaxDelay: time.Hour,

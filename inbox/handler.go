@@ -101,6 +101,7 @@ type Handler struct {
 	DeliverRaw json.RawMessage `json:"deliver,omitempty" caddy:"namespace=http.handlers inline_key=handler"`
 
 	box     *box
+	ended   <-chan struct{} // closed when the configuration is put away
 	id      template
 	orderBy template
 	metrics *metrics
@@ -135,7 +136,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 			return fmt.Errorf("order_by: the store of inbox %s cannot keep an order: %w", h.Inbox, err)
 		}
 	}
-	h.metrics, h.events = app.metrics, app.emit
+	h.metrics, h.events, h.ended = app.metrics, app.emit, ctx.Done()
 	h.logger, h.notes = ctx.Logger().With(zap.String("inbox", h.Inbox)), ratelog.New(10)
 	return h.provisionDelivery(ctx)
 }
@@ -308,7 +309,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 // put stores a message. Neither a client that goes away nor the time that a chain in front gives cuts it off: what it
 // returns is what has happened.
 func (h *Handler) put(r *http.Request, message *Message) (Receipt, error) {
-	store := h.box.current()
+	store := h.box.await(r.Context(), h.ended)
 	if store == nil {
 		return 0, errNotReady
 	}

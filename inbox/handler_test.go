@@ -267,7 +267,9 @@ func TestNotStored(t *testing.T) {
 	t.Run("before the start and after the end", func(t *testing.T) {
 		got, app := appOf(nil)
 		g := provision(t, options{app: app})
-		if w := g.post("1", "x"); w.Code != answer || w.Header().Get("Retry-After") == "" {
+		gone, cancel := context.WithCancel(t.Context()) // one that is still there is waited with
+		cancel()
+		if w := g.serve(webhookRequest("1", "x").WithContext(gone)); w.Code != answer || w.Header().Get("Retry-After") == "" {
 			t.Errorf("before the start: %d", w.Code)
 		}
 		if err := g.app.Start(); err != nil {

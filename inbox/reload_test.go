@@ -1,6 +1,7 @@
 package inbox_test
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -260,7 +261,9 @@ func TestReloadServesBeforeTheStart(t *testing.T) {
 	if w := next.post("3", "z"); w.Code != http.StatusServiceUnavailable {
 		t.Errorf("after the end: %d", w.Code)
 	}
-	if w := provision(t, options{}).post("4", "z"); w.Code != http.StatusServiceUnavailable {
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	if w := provision(t, options{}).serve(webhookRequest("4", "z").WithContext(gone)); w.Code != http.StatusServiceUnavailable {
 		t.Errorf("before the next start: %d", w.Code)
 	}
 }

@@ -71,11 +71,12 @@ func (b *box) open() error {
 	}
 	b.held = true
 	b.store.Store(s)
+	close(b.opened)
 	return nil
 }
 
-// current is the store, nil if it is not open. The http app may serve before this one has started: at a
-// reload there is the store of the configuration before, which is closed after the start of the new one only.
+// current is the store, nil if it is not open. Before the start of a new configuration there is the store of the one before,
+// which is closed after that start only.
 func (b *box) current() *shared {
 	if s := b.store.Load(); s != nil {
 		return s
@@ -84,6 +85,23 @@ func (b *box) current() *shared {
 		return s.(*shared)
 	}
 	return nil
+}
+
+// await is current or, where it is not open yet, the store as soon as it is: Caddy starts apps in any order, so that the http
+// app may serve before this one has started. It is nil after putPatience, or where ctx or the configuration ends before.
+func (b *box) await(ctx context.Context, ended <-chan struct{}) *shared {
+	if s := b.current(); s != nil {
+		return s
+	}
+	timer := time.NewTimer(putPatience)
+	defer timer.Stop()
+	select {
+	case <-b.opened:
+	case <-timer.C:
+	case <-ctx.Done():
+	case <-ended: // an app could not be started
+	}
+	return b.store.Load()
 }
 
 // release gives b's store back.
