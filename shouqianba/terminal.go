@@ -22,6 +22,7 @@ import (
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/normalize"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/outbound"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/ratelog"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/seal"
 )
 
@@ -129,12 +130,14 @@ type keeper struct {
 	running  *run     // nil: none
 	failures int      // runs in a row that have failed
 	retryAt  time.Time
+	askAt    time.Time // where there is no key: from then on a call may start a run
 	lastErr  error
 	unsaved  *record // a key that the platform has given and the storage has not taken
 	before   record  // what the storage held when it was given
 
 	adopted chan struct{} // closed when the first configuration has been started
 	known   chan struct{} // closed when there is a key
+	notes   *ratelog.Limiter
 	wake    chan struct{}
 	ctx     context.Context // ends with the keeper, and with it the patience for a lock
 	stop    context.CancelFunc
@@ -156,6 +159,8 @@ const (
 	callPatience    = 15 * time.Second // how long a call that has a key of another day waits for today's
 	firstPause      = 10 * time.Second // before the next run after one that has failed
 	longestPause    = 30 * time.Minute
+	longestKeyless  = time.Minute // the same where there is no key, so that no call can be made
+	askPause        = time.Second // before a call that has no key may start a run, where the last one has not reached the platform
 )
 
 var (
@@ -165,7 +170,7 @@ var (
 
 func newKeeper() *keeper {
 	return &keeper{
-		now: time.Now, spread: rand.N(time.Minute),
+		now: time.Now, spread: rand.N(time.Minute), notes: ratelog.New(10),
 		adopted: make(chan struct{}), known: make(chan struct{}), wake: make(chan struct{}, 1),
 	}
 }
@@ -302,9 +307,16 @@ func (k *keeper) execute(r *run) {
 	if r.err == nil {
 		k.failures, k.retryAt, k.lastErr = 0, time.Time{}, nil
 	} else {
-		pause := min(firstPause<<min(k.failures, 16), longestPause)
+		longest := longestPause
+		if k.current.Load() == nil {
+			longest = longestKeyless
+		}
+		now, pause := k.now(), min(firstPause<<min(k.failures, 16), longest)
 		k.failures++
-		k.retryAt, k.lastErr = k.now().Add(pause), r.err
+		k.retryAt, k.askAt, k.lastErr = now.Add(pause), now.Add(pause), r.err
+		if failed, ok := errors.AsType[*exchangeError](r.err); !ok || !failed.refused && !failed.unseen {
+			k.askAt = now.Add(askPause)
+		}
 	}
 	k.mu.Unlock()
 	close(r.done)
@@ -313,6 +325,10 @@ func (k *keeper) execute(r *run) {
 
 // credential returns what signs a call now. Where the day's key is not there yet it waits for it, for as long as ctx
 // lasts; where there is a key of another day not longer than callPatience, and then takes that one.
+//
+// Where there is no key at all and the last run has failed, a call starts another one: so the first call after the platform
+// is there again has its key. Not where the platform has refused the activation, or may have made it and its answer was
+// lost: the code may be good for one more only, and calls do not use that up.
 func (k *keeper) credential(ctx context.Context) (*credential, error) {
 	if c := k.current.Load(); c != nil && k.now().Unix() < c.until {
 		return c, nil
@@ -331,7 +347,7 @@ func (k *keeper) credential(ctx context.Context) (*credential, error) {
 		}
 		k.mu.Unlock()
 		return nil, err
-	case c == nil && k.running == nil && now.Before(k.retryAt):
+	case c == nil && k.running == nil && now.Before(k.retryAt) && now.Before(k.askAt):
 		err := k.lastErr
 		k.mu.Unlock()
 		return nil, err
@@ -419,7 +435,9 @@ func (k *keeper) renew() (err error) {
 		}
 		switch c := k.current.Load(); {
 		case c == nil:
-			o.logger.Error("the terminal has no key; calls cannot be made", zap.Error(err))
+			if suppressed, ok := k.notes.Allow("no key"); ok { // calls may ask once a second
+				o.logger.Error("the terminal has no key; calls cannot be made", zap.Error(err), zap.Int("suppressed", suppressed))
+			}
 		case k.now().Unix() >= c.until:
 			k.keepUsing(c)
 			o.logger.Error("there is no key of today; calls are signed with the one that there is",
@@ -488,6 +506,9 @@ func (k *keeper) exchange(ctx context.Context, o *owner, stored record) error {
 		if failed == nil || !failed.unseen {
 			// The platform has said no, or has not been asked: this attempt has changed nothing.
 			stored.Unseen--
+			if failed != nil {
+				failed.unseen = repeated // but the one before may have
+			}
 			if stored.Unseen > 0 && failed != nil && failed.refused {
 				err = fmt.Errorf("%w; %d earlier answers were lost: if this stays, ask the platform, or activate anew with a new activation_code", err, stored.Unseen)
 			}
