@@ -23,8 +23,12 @@ import (
 //     id returns Repeated and changes nothing, however many callers put it at once. If it is dead, Put makes it pending
 //     again, as if new, with the request of this Put: Revived. An id is compared byte for byte.
 //   - One lease at a time. A message is leased to one caller, of this process and of all that share the store, until it
-//     is settled or released, or until the holder is gone (its process ended, or it has outlived Settings.Lease by far).
-//     Therefore a message is delivered twice only where the holder was gone between the app's taking it and Settle.
+//     is settled or released, or until the lease has run out: its holder is gone (its process ended), or could not record
+//     an outcome for so long. A lease runs out at Settings.Lease at the earliest; a store that one process has for itself
+//     gives much more time.
+//   - At least once. A message is delivered twice only where its lease ran out between the app's taking it and the end of
+//     Settle: where the holder died, or where the store could record nothing for longer than the lease lasts, as a cluster
+//     without a quorum. Then it is twice for each such delivery that was in flight, and for no other. It is never lost.
 //   - Nothing is lost and nothing starves: every pending message that is due is leased in the end, however many there
 //     are, and messages that wait for a retry never keep others from being leased. First deliveries are in the order of
 //     seq, roughly.
@@ -53,7 +57,8 @@ type Store interface {
 	Lease(ctx context.Context) (*Message, error)
 
 	// Settle says what became of a leased message. It is repeated by the caller until it succeeds or the lease has run
-	// out. Settling a message that was settled or re-leased meanwhile does nothing.
+	// out, and beyond that where the app has taken it, as nobody else may have got it yet. Settling a message that was
+	// settled or re-leased meanwhile does nothing.
 	Settle(ctx context.Context, message *Message, outcome Outcome) error
 
 	// List returns messages in the order of seq, without Request.

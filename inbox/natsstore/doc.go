@@ -93,6 +93,11 @@
 // minutes. "setting sync_interval: always will make sure servers fsync after every message before it is acknowledged": set
 // it (from server 2.10 on) where there is one server, or all are in one room. A client cannot see whether it is set.
 //
+// Where no outcome can be recorded for longer than a lease lasts, which is the delivery's timeout and 30 s, what was in flight
+// then comes again: the servers hand it out as if its gateway had died, and what the app has taken is on no record. So a
+// cluster that is without a quorum for so long makes one message come twice for each delivery that was in flight. (50 s without
+// a quorum: 11 of 8,014.) No message is lost by it.
+//
 // A server that answers reads while it does not know yet that it is no leader any more may miss a delivery recorded a moment
 // ago. That could make one message come twice only if, at once, its acknowledgment was lost and its lease had run out.
 package natsstore
