@@ -498,7 +498,7 @@ func sameRefundAmount(said claim, answer *platformAnswer) error {
 }
 
 // compareDeciding holds every word of an ambiguous notify that decides against the answer. notifyId, sign, signType and
-// instMid are in no answer as facts; the event's id is then not the notifyId.
+// instMid are in no answer as facts.
 func (q *question) compareDeciding(said claim, answer *platformAnswer, confirmed string) error {
 	for name, value := range said {
 		deciding := decidingName(name)
@@ -701,23 +701,8 @@ func (n *Notify) confirm(m *merchant, fields *notifyFields, event *notifyEvent, 
 		return rejected
 	}
 	event.Confirmed = confirmed
-	if ambiguous {
-		// The notifyId may be of the sender's choosing, and with it what the app takes for a repetition.
-		event.ID = said.stateID()
-	}
 	n.logger.Debug("event confirmed", zap.String("merchant", m.name), zap.String("event", event.ID), zap.String("confirmed", confirmed))
 	return nil
-}
-
-// stateID is the event's id as it is made where there is no notifyId.
-func (said claim) stateID() string {
-	var values eventValues
-	for number, name := range eventIDNames {
-		if value, ok := said[name]; ok {
-			values[number] = []byte(value)
-		}
-	}
-	return string(values.appendID(nil))
 }
 
 // Interface guards

@@ -26,7 +26,7 @@ type param struct{ name, value string }
 var doctorParams = []param{
 	{"mid", "898340149000005"}, {"merOrderId", "327M1"}, {"totalAmount", "1234"}, {"status", "TRADE_SUCCESS"},
 	{"orderDesc", "一杯茶 a+b 100%25"}, {"attachedData", ""}, {"buyerName", " Zhang San "},
-	{"billPayment", `{"z":1, "payTime":"2026-01-01 00:00:00","name":"茶<b>","url":"https:\/\/a\/b"}`},
+	{"subOrders", `{"z":1, "payTime":"2026-01-01 00:00:00","name":"茶<b>","url":"https:\/\/a\/b"}`},
 	{"Xk", "abcd"}, {"signType", "SHA256"},
 }
 
@@ -105,7 +105,7 @@ func TestDoctor(t *testing.T) {
 	good := honest(doctorParams)
 
 	rewritten := func(write func(any) string) string {
-		return honest(withParam(doctorParams, "billPayment", write(map[string]any{
+		return honest(withParam(doctorParams, "subOrders", write(map[string]any{
 			"z": json.Number("1"), "payTime": "2026-01-01 00:00:00", "name": "茶<b>", "url": "https://a/b",
 		})))
 	}
@@ -141,13 +141,13 @@ func TestDoctor(t *testing.T) {
 		}, false) + testNotifyKey), []string{"decoded_twice"}},
 		{"empty values in", nil, sumSHA256(joined(doctorParams, bytewise, same, true) + testNotifyKey), []string{"empty_values"}},
 		{"re-serialized by Go", nil, sumSHA256(rewritten(goMarshal) + testNotifyKey), []string{"reserialized"}},
-		{"re-serialized by PHP", nil, sumSHA256(honest(withParam(doctorParams, "billPayment",
+		{"re-serialized by PHP", nil, sumSHA256(honest(withParam(doctorParams, "subOrders",
 			`{"z":1,"payTime":"2026-01-01 00:00:00","name":"\u8336<b>","url":"https:\/\/a\/b"}`)) + testNotifyKey), []string{"reserialized"}},
-		{"re-serialized by Python", nil, sumSHA256(honest(withParam(doctorParams, "billPayment",
+		{"re-serialized by Python", nil, sumSHA256(honest(withParam(doctorParams, "subOrders",
 			`{"z": 1, "payTime": "2026-01-01 00:00:00", "name": "\u8336<b>", "url": "https://a/b"}`)) + testNotifyKey), []string{"reserialized"}},
-		{"re-serialized by JavaScript", nil, sumSHA256(honest(withParam(doctorParams, "billPayment",
+		{"re-serialized by JavaScript", nil, sumSHA256(honest(withParam(doctorParams, "subOrders",
 			`{"z":1,"payTime":"2026-01-01 00:00:00","name":"茶<b>","url":"https://a/b"}`)) + testNotifyKey), []string{"reserialized"}},
-		{"signed as GBK", withoutParam(doctorParams, "billPayment"), sumSHA256(strings.ReplaceAll(honest(withoutParam(doctorParams, "billPayment")), "一杯茶", gbkTea) + testNotifyKey), []string{"gbk"}},
+		{"signed as GBK", withoutParam(doctorParams, "subOrders"), sumSHA256(strings.ReplaceAll(honest(withoutParam(doctorParams, "subOrders")), "一杯茶", gbkTea) + testNotifyKey), []string{"gbk"}},
 		{"sent as GBK, signed as UTF-8", withParam(doctorParams, "orderDesc", gbkTea), sumSHA256(honest(withParam(doctorParams, "orderDesc", "一杯茶")) + testNotifyKey), []string{"gbk"}},
 		{"&key=", nil, sumSHA256(good + "&key=" + testNotifyKey), []string{"key_pair [&key=]"}},
 		{"a bare &", nil, sumSHA256(good + "&" + testNotifyKey), []string{"key_pair [&]"}},
@@ -230,7 +230,7 @@ func prefixed(got, want []string) bool {
 func TestDoctorKnowsLanguages(t *testing.T) {
 	setKeys(t)
 	t.Setenv("LC_ALL", "C")
-	nested := withParam(doctorParams, "billPayment", `{"z" : "\u8336 \u2028 <b> & 'q' \"w\" \\ \t😀", "a":[1,{"y":null,"x":true}], "url":"https:\/\/a\/b", "e":{}}`)
+	nested := withParam(doctorParams, "subOrders", `{"z" : "\u8336 \u2028 <b> & 'q' \"w\" \\ \t😀", "a":[1,{"y":null,"x":true}], "url":"https:\/\/a\/b", "e":{}}`)
 	for _, language := range []struct{ name, program, flag, code string }{
 		{"Python", "python3", "-c", "import json,sys; sys.stdout.write(json.dumps(json.load(sys.stdin)))"},
 		{"Python, sorted", "python3", "-c", "import json,sys; sys.stdout.write(json.dumps(json.load(sys.stdin), sort_keys=True))"},
@@ -250,7 +250,7 @@ func TestDoctorKnowsLanguages(t *testing.T) {
 			}
 			cmd := exec.CommandContext(t.Context(), program, language.flag, language.code)
 			for _, p := range nested {
-				if p.name == "billPayment" {
+				if p.name == "subOrders" {
 					cmd.Stdin = strings.NewReader(p.value)
 				}
 			}
@@ -258,7 +258,7 @@ func TestDoctorKnowsLanguages(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			form := asForm(nested, sumSHA256(honest(withParam(nested, "billPayment", string(rewritten)))+testNotifyKey))
+			form := asForm(nested, sumSHA256(honest(withParam(nested, "subOrders", string(rewritten)))+testNotifyKey))
 			out, err := runCommand(verifyCommand(), form)
 			if got := mistakesIn(out, "mistake:"); err == nil || !prefixed(got, []string{"reserialized"}) {
 				t.Errorf("%q of %s\n%v\n%s", got, rewritten, err, out)
@@ -430,7 +430,7 @@ func TestDoctorTexts(t *testing.T) {
 		}
 	}
 	for _, reason := range []string{
-		reasonMissingSignature, reasonSignType, reasonDigest, reasonSignature, reasonAmbiguous, reasonRepeated, reasonEncoding, reasonJSON, reasonTooMany,
+		reasonMissingSignature, reasonSignType, reasonDigest, reasonSignature, reasonAmbiguous, reasonMixed, reasonRepeated, reasonEncoding, reasonJSON, reasonTooMany,
 		"foreign_mid", "malformed", "content_type", "content_encoding",
 	} {
 		if key := "reason_" + reason; r.say(key) == key {

@@ -89,8 +89,7 @@ var (
 
 var defaultRules = newRules(nil)
 
-// The fields that make an event's context. Those before eventIDFields make the id of a notify that has none, in this
-// order.
+// The names that mean something here: decidingNames has them as text.
 const (
 	fieldMid = iota
 	fieldInstMid
@@ -111,26 +110,20 @@ const (
 	fieldRefundAmount
 	fieldRefundPayTime
 	fieldContractID
-	eventIDFields
-
-	fieldNotifyID = iota - 1
+	fieldNotifyID
 	fieldPayTime
 	fieldCreateTime
 	fieldBillPayment
-	eventFields
-
-	fieldSign     = eventFields
-	fieldSignType = eventFields + 1
-	knownFields   = eventFields + 2
+	fieldBuyerPayAmount
+	fieldSign
+	fieldSignType
+	knownFields
 )
 
-var eventIDNames = [eventIDFields]string{
-	"mid", "instMid", "merOrderId", "billNo", "billDate", "seqId", "targetOrderId", "status", "billStatus", "refundStatus",
-	"secureStatus", "totalAmount", "completeAmount", "refundOrderId", "refundExtOrderId", "refundTargetOrderId",
-	"refundAmount", "refundPayTime", "contractId",
-}
+// eventIDNames are the fields that tell one question to the platform from another.
+var eventIDNames = decidingNames[:fieldNotifyID]
 
-// fieldNumber returns the number of a field that makes the context or the signature, or -1.
+// fieldNumber returns the number of a name that means something here, or -1.
 func fieldNumber(name []byte) int {
 	switch string(name) {
 	case "mid":
@@ -183,12 +176,14 @@ func fieldNumber(name []byte) int {
 		return fieldSignType
 	case "billPayment":
 		return fieldBillPayment
+	case "buyerPayAmount":
+		return fieldBuyerPayAmount
 	}
 	return -1
 }
 
-// eventValues are the fields that make the context, in UTF-8; nil where absent.
-type eventValues [eventFields][]byte
+// eventValues are the fields that mean something here, in UTF-8; nil where absent.
+type eventValues [knownFields][]byte
 
 // eventWriter writes an event: its JSON, and behind that its attributes.
 type eventWriter struct {
@@ -201,8 +196,8 @@ func (w *eventWriter) release() {
 	w.words = trimBuffer(w.words)
 }
 
-// event normalizes verified fields.
-func (f *notifyFields) event(rules *normalize.Rules) notifyEvent {
+// event normalizes verified fields. source is the event's Ce-Source, which is part of its id.
+func (f *notifyFields) event(rules *normalize.Rules, source string) notifyEvent {
 	if rules == nil {
 		rules = defaultRules
 	}
@@ -219,16 +214,13 @@ func (f *notifyFields) event(rules *normalize.Rules) notifyEvent {
 		if len(w.Out) > 1 {
 			w.Out = append(w.Out, ',')
 		}
-		name, value := w.String(f.name(field)), f.value(field)
+		name := w.String(f.name(field))
 		w.Out = append(w.Out, ':')
-		if field.literal {
-			w.Out = append(w.Out, value...)
-		} else {
-			value = w.Text(value, rules.Of(name), 1)
-		}
-		if number := field.number; number >= 0 && number < eventFields {
-			values[number] = value
-			if number == fieldBillPayment && !field.literal {
+		// However the value came: the sender of JSON does not choose what is a number.
+		value := w.Text(f.value(field), rules.Of(name), 1)
+		if field.number >= 0 {
+			values[field.number] = value
+			if field.number == fieldBillPayment {
 				billPayTime = w.Kept
 			}
 		}
@@ -240,9 +232,10 @@ func (f *notifyFields) event(rules *normalize.Rules) notifyEvent {
 		w.words, _ = jsontext.AppendText(w.words, billPayTime, 0, true)
 	}
 	// The attributes stand behind the JSON, so that all is cut from one string.
+	eventType := values.eventType()
 	text := w.Out
 	dataEnd := len(text)
-	text = values.appendID(text)
+	text = values.appendID(text, source, eventType)
 	idEnd := len(text)
 	text, _ = appendRFC3339(text, values.time(w.words))
 	timeEnd := len(text)
@@ -257,7 +250,7 @@ func (f *notifyFields) event(rules *normalize.Rules) notifyEvent {
 	}
 	w.Out = text
 	all := string(text)
-	event := notifyEvent{Data: all[:dataEnd], Type: values.eventType()}
+	event := notifyEvent{Data: all[:dataEnd], Type: eventType}
 	event.ID = all[dataEnd:idEnd]
 	event.Time = all[idEnd:timeEnd]
 	event.MerOrderID = all[timeEnd:orderEnd]
@@ -372,28 +365,67 @@ func typeWord(word []byte) string {
 	return string(lower[:len(word)])
 }
 
-// appendID appends the notifyId, or what stands for it where the platform sends none: the first 32 hexadecimal
-// digits of SHA-256 over the fields that tell one state of one order from another.
-func (v *eventValues) appendID(dst []byte) []byte {
-	if v[fieldNotifyID] != nil {
-		return append(dst, v[fieldNotifyID]...)
-	}
+// appendID appends the event's id, which names the fact and not the message: the first 32 hexadecimal digits of SHA-256
+// over a version, the source, the type and the fields that tell one such fact from another, each on a line of its own. So
+// a fact has one id, however often and in whatever form it is told.
+func (v *eventValues) appendID(dst []byte, source, eventType string) []byte {
 	start := len(dst)
-	for number, name := range eventIDNames {
+	dst = append(dst, "v1\n"...)
+	dst = append(append(dst, source...), '\n')
+	dst = append(append(dst, eventType...), '\n')
+	switch {
+	case v.isBill():
+		dst = v.appendLines(dst, fieldMid, fieldBillNo, fieldBillDate, fieldBillStatus)
+		if v.isRefund() || string(v[fieldBillStatus]) == "REFUND" {
+			dst = v.appendRefund(dst)
+		}
+	case v.isRefund():
+		dst = v.appendRefund(v.appendLines(dst, fieldMid, fieldMerOrderID))
+	case v[fieldSecureStatus] != nil:
+		dst = v.appendLines(dst, fieldMid, fieldMerOrderID, fieldSecureStatus, fieldCompleteAmount)
+	default:
+		dst = v.appendLines(dst, fieldMid, fieldMerOrderID, fieldStatus, fieldTotalAmount)
+	}
+	sum := sha256.Sum256(dst[start:])
+	return hex.AppendEncode(dst[:start], sum[:16])
+}
+
+// appendRefund appends what tells one refund of an order from another: its number or, without any, what there is.
+func (v *eventValues) appendRefund(dst []byte) []byte {
+	dst = v.appendLines(dst, fieldRefundStatus)
+	for _, number := range [...]int{fieldRefundOrderID, fieldRefundTargetOrderID, fieldRefundExtOrderID} {
+		if v[number] != nil {
+			return v.appendLines(dst, number)
+		}
+	}
+	return v.appendLines(dst, fieldRefundAmount, fieldRefundPayTime, fieldNotifyID)
+}
+
+// appendLines appends a line for each of the fields that is present.
+func (v *eventValues) appendLines(dst []byte, numbers ...int) []byte {
+	for _, number := range numbers {
 		value := v[number]
 		if value == nil {
 			continue
 		}
-		dst = append(append(dst, name...), '=')
-		if number == fieldStatus && (string(value) == "SUCCESS" || string(value) == "success") {
+		dst = append(append(dst, decidingNames[number]...), '=')
+		if number == fieldStatus && isPaidWord(value) {
 			dst = append(dst, "TRADE_SUCCESS"...)
 		} else {
 			dst = append(dst, value...)
 		}
 		dst = append(dst, '\n')
 	}
-	sum := sha256.Sum256(dst[start:])
-	return hex.AppendEncode(dst[:start], sum[:16])
+	return dst
+}
+
+// isPaidWord reports whether a status is TRADE_SUCCESS, in any of the spellings that deployments send (protocol: X-14).
+func isPaidWord(status []byte) bool {
+	switch string(status) {
+	case "TRADE_SUCCESS", "SUCCESS", "success":
+		return true
+	}
+	return false
 }
 
 // time returns the text of the event's time: of the first field that is present. A bill's is in its payment.

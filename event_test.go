@@ -2,7 +2,6 @@ package chinaums
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -162,10 +161,6 @@ func normalizeFields(f *notifyFields, jsonNames string) any {
 			continue
 		}
 		name, text := referenceUTF8(raw), referenceUTF8(string(f.value(&field)))
-		if field.literal {
-			object = append(object, referenceMember{name, readTreeText(text)})
-			continue
-		}
 		object = append(object, referenceMember{name, normalizeText(name, text, jsonNames, 0)})
 	}
 	return object
@@ -244,10 +239,10 @@ func TestEventData(t *testing.T) {
 		"amount, plural":                   {"totalAmounts=1", `{"totalAmounts":"1"}`},
 		"number that is no amount":         {"quantity=1", `{"quantity":"1"}`},
 		"json literal of an amount":        {`{"totalAmount":1}`, `{"totalAmount":1}`},
-		"json literals stay as they were":  {`{"totalAmount":1.50,"x":-0,"y":1E+2,"paid":true,"z":12345678901234567890}`, `{"totalAmount":1.50,"x":-0,"y":1E+2,"paid":true,"z":12345678901234567890}`},
+		"json literals become text":        {`{"totalAmount":1.50,"x":-0,"y":1E+2,"paid":true,"z":12345678901234567890}`, `{"totalAmount":"1.50","x":"-0","y":"1E+2","paid":"true","z":"12345678901234567890"}`},
 		"json text of an amount":           {`{"totalAmount":"1"}`, `{"totalAmount":1}`},
 		"json text of something else":      {`{"quantity":"1"}`, `{"quantity":"1"}`},
-		"json literal under a time's name": {`{"payTime":1}`, `{"payTime":1}`},
+		"json literal under a time's name": {`{"payTime":1}`, `{"payTime":"1"}`},
 
 		"time":                    {"payTime=2018-09-20+09:50:33", `{"payTime":"2018-09-20T09:50:33+08:00"}`},
 		"time, all names":         {"createTime=2018-09-20+00:00:00&refundPayTime=2018-09-20+23:59:59&contractSignedTime=2018-12-31+01:02:03&contractExpiredTime=2018-01-01+01:02:03", `{"createTime":"2018-09-20T00:00:00+08:00","refundPayTime":"2018-09-20T23:59:59+08:00","contractSignedTime":"2018-12-31T01:02:03+08:00","contractExpiredTime":"2018-01-01T01:02:03+08:00"}`},
@@ -314,7 +309,7 @@ func TestEventData(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := testFields(t, test.body)
-			event := f.event(newRules([]string{"extra"}))
+			event := f.event(newRules([]string{"extra"}), "/chinaums/shop")
 			if event.Data != test.want {
 				t.Errorf("event\n got %s\nwant %s", event.Data, test.want)
 			}
@@ -324,90 +319,67 @@ func TestEventData(t *testing.T) {
 }
 
 func TestEventContext(t *testing.T) {
-	id := func(lines string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(lines)))[:32] }
 	for name, test := range map[string]struct {
 		fields referenceFields
-		want   notifyEvent // without Data
+		want   notifyEvent // without Data and ID
 	}{
 		"payment": {
 			referenceFields{{"merOrderId", "42"}, {"status", "TRADE_SUCCESS"}, {"totalAmount", "1"}, {"payTime", "2024-01-02 03:04:05"}, {"createTime", "2024-01-01 00:00:00"}, {"notifyId", "n-1"}},
-			notifyEvent{ID: "n-1", Type: "payment.succeeded", Subject: "42", Time: "2024-01-02T03:04:05+08:00", MerOrderID: "42", TotalAmount: "1", Status: "TRADE_SUCCESS"},
+			notifyEvent{Type: "payment.succeeded", Subject: "42", Time: "2024-01-02T03:04:05+08:00", MerOrderID: "42", TotalAmount: "1", Status: "TRADE_SUCCESS"},
 		},
 		"payment, created": {
 			referenceFields{{"merOrderId", "42"}, {"status", "NEW_ORDER"}, {"createTime", "2024-01-01 00:00:00"}, {"notifyId", "n"}},
-			notifyEvent{ID: "n", Type: "payment.created", Subject: "42", Time: "2024-01-01T00:00:00+08:00", MerOrderID: "42", Status: "NEW_ORDER"},
+			notifyEvent{Type: "payment.created", Subject: "42", Time: "2024-01-01T00:00:00+08:00", MerOrderID: "42", Status: "NEW_ORDER"},
 		},
-		"id from every field, in the order of the contract": {
-			referenceFields{{"contractId", "19"}, {"refundPayTime", "18"}, {"refundAmount", "17"}, {"refundTargetOrderId", "16"}, {"refundExtOrderId", "15"},
-				{"refundOrderId", "14"}, {"completeAmount", "13"}, {"totalAmount", "12"}, {"secureStatus", "11"}, {"refundStatus", "10"}, {"billStatus", "9"},
-				{"status", "8"}, {"targetOrderId", "7"}, {"seqId", "6"}, {"billDate", "5"}, {"billNo", "4"}, {"merOrderId", "3"}, {"instMid", "2"}, {"mid", "1"}, {"rnd", "x"}},
-			notifyEvent{ID: id("mid=1\ninstMid=2\nmerOrderId=3\nbillNo=4\nbillDate=5\nseqId=6\ntargetOrderId=7\nstatus=8\nbillStatus=9\nrefundStatus=10\n" +
-				"secureStatus=11\ntotalAmount=12\ncompleteAmount=13\nrefundOrderId=14\nrefundExtOrderId=15\nrefundTargetOrderId=16\nrefundAmount=17\nrefundPayTime=18\ncontractId=19\n"),
-				Type: "bill.9", Subject: "4", MerOrderID: "3", TotalAmount: "12", Status: "8"},
-		},
-		"id, SUCCESS": {
-			referenceFields{{"mid", "1"}, {"status", "SUCCESS"}},
-			notifyEvent{ID: id("mid=1\nstatus=TRADE_SUCCESS\n"), Type: "payment.succeeded", Status: "SUCCESS"},
-		},
-		"id, success": {
-			referenceFields{{"mid", "1"}, {"status", "success"}},
-			notifyEvent{ID: id("mid=1\nstatus=TRADE_SUCCESS\n"), Type: "payment.succeeded", Status: "success"},
-		},
-		"id, refundStatus SUCCESS stays": {
-			referenceFields{{"refundStatus", "SUCCESS"}},
-			notifyEvent{ID: id("refundStatus=SUCCESS\n"), Type: "refund.succeeded"},
-		},
-		"id in UTF-8": {
-			referenceFields{{"merOrderId", "\xc4\xe3"}},
-			notifyEvent{ID: id("merOrderId=你\n"), Type: "payment.unknown", Subject: "你", MerOrderID: "你"},
-		},
-		"nothing known": {referenceFields{{"a", "1"}}, notifyEvent{ID: id(""), Type: "payment.unknown"}},
-		"pending":       {referenceFields{{"notifyId", "n"}, {"status", "WAIT_BUYER_PAY"}}, notifyEvent{ID: "n", Type: "payment.pending", Status: "WAIT_BUYER_PAY"}},
-		"closed":        {referenceFields{{"notifyId", "n"}, {"status", "TRADE_CLOSED"}}, notifyEvent{ID: "n", Type: "payment.closed", Status: "TRADE_CLOSED"}},
-		"unknown":       {referenceFields{{"notifyId", "n"}, {"status", "Success"}}, notifyEvent{ID: "n", Type: "payment.unknown", Status: "Success"}},
+		"pending": {referenceFields{{"notifyId", "n"}, {"status", "WAIT_BUYER_PAY"}}, notifyEvent{Type: "payment.pending", Status: "WAIT_BUYER_PAY"}},
+		"closed":  {referenceFields{{"notifyId", "n"}, {"status", "TRADE_CLOSED"}}, notifyEvent{Type: "payment.closed", Status: "TRADE_CLOSED"}},
+		"unknown": {referenceFields{{"notifyId", "n"}, {"status", "Success"}}, notifyEvent{Type: "payment.unknown", Status: "Success"}},
 
-		"refund by status":              {referenceFields{{"notifyId", "n"}, {"status", "TRADE_REFUND"}}, notifyEvent{ID: "n", Type: "refund.unknown", Status: "TRADE_REFUND"}},
-		"refund by status and time":     {referenceFields{{"notifyId", "n"}, {"status", "TRADE_REFUND"}, {"refundPayTime", "2024-01-02 03:04:05"}, {"payTime", "2023-01-02 03:04:05"}}, notifyEvent{ID: "n", Type: "refund.succeeded", Status: "TRADE_REFUND", Time: "2024-01-02T03:04:05+08:00"}},
-		"refund, time of the payment":   {referenceFields{{"notifyId", "n"}, {"refundStatus", "PROCESSING"}, {"payTime", "2023-01-02 03:04:05"}}, notifyEvent{ID: "n", Type: "refund.processing", Time: "2023-01-02T03:04:05+08:00"}},
-		"refund, time that is broken":   {referenceFields{{"notifyId", "n"}, {"refundStatus", "SUCCESS"}, {"refundPayTime", "x"}, {"payTime", "2023-01-02 03:04:05"}}, notifyEvent{ID: "n", Type: "refund.succeeded"}},
-		"refund failed":                 {referenceFields{{"notifyId", "n"}, {"refundStatus", "FAIL"}, {"refundPayTime", "x"}}, notifyEvent{ID: "n", Type: "refund.failed"}},
-		"refund of a new word":          {referenceFields{{"notifyId", "n"}, {"refundStatus", "UNKNOWN"}, {"refundPayTime", "x"}}, notifyEvent{ID: "n", Type: "refund.unknown"}},
-		"refund by order":               {referenceFields{{"notifyId", "n"}, {"refundOrderId", "1"}}, notifyEvent{ID: "n", Type: "refund.unknown"}},
-		"refund by target order":        {referenceFields{{"notifyId", "n"}, {"refundTargetOrderId", "1"}}, notifyEvent{ID: "n", Type: "refund.unknown"}},
-		"refund by amount":              {referenceFields{{"notifyId", "n"}, {"refundAmount", "1"}}, notifyEvent{ID: "n", Type: "refund.unknown"}},
-		"no refund of nothing":          {referenceFields{{"notifyId", "n"}, {"refundAmount", "0"}}, notifyEvent{ID: "n", Type: "payment.unknown"}},
-		"no refund by time alone":       {referenceFields{{"notifyId", "n"}, {"refundPayTime", "2024-01-02 03:04:05"}}, notifyEvent{ID: "n", Type: "payment.unknown"}},
-		"refund comes before guarantee": {referenceFields{{"notifyId", "n"}, {"refundStatus", "SUCCESS"}, {"secureStatus", "CANCELED"}}, notifyEvent{ID: "n", Type: "refund.succeeded"}},
+		"refund by status":              {referenceFields{{"notifyId", "n"}, {"status", "TRADE_REFUND"}}, notifyEvent{Type: "refund.unknown", Status: "TRADE_REFUND"}},
+		"refund by status and time":     {referenceFields{{"notifyId", "n"}, {"status", "TRADE_REFUND"}, {"refundPayTime", "2024-01-02 03:04:05"}, {"payTime", "2023-01-02 03:04:05"}}, notifyEvent{Type: "refund.succeeded", Status: "TRADE_REFUND", Time: "2024-01-02T03:04:05+08:00"}},
+		"refund, time of the payment":   {referenceFields{{"notifyId", "n"}, {"refundStatus", "PROCESSING"}, {"payTime", "2023-01-02 03:04:05"}}, notifyEvent{Type: "refund.processing", Time: "2023-01-02T03:04:05+08:00"}},
+		"refund, time that is broken":   {referenceFields{{"notifyId", "n"}, {"refundStatus", "SUCCESS"}, {"refundPayTime", "x"}, {"payTime", "2023-01-02 03:04:05"}}, notifyEvent{Type: "refund.succeeded"}},
+		"refund failed":                 {referenceFields{{"notifyId", "n"}, {"refundStatus", "FAIL"}, {"refundPayTime", "x"}}, notifyEvent{Type: "refund.failed"}},
+		"refund of a new word":          {referenceFields{{"notifyId", "n"}, {"refundStatus", "UNKNOWN"}, {"refundPayTime", "x"}}, notifyEvent{Type: "refund.unknown"}},
+		"refund by order":               {referenceFields{{"notifyId", "n"}, {"refundOrderId", "1"}}, notifyEvent{Type: "refund.unknown"}},
+		"refund by target order":        {referenceFields{{"notifyId", "n"}, {"refundTargetOrderId", "1"}}, notifyEvent{Type: "refund.unknown"}},
+		"refund by amount":              {referenceFields{{"notifyId", "n"}, {"refundAmount", "1"}}, notifyEvent{Type: "refund.unknown"}},
+		"no refund of nothing":          {referenceFields{{"notifyId", "n"}, {"refundAmount", "0"}}, notifyEvent{Type: "payment.unknown"}},
+		"no refund by time alone":       {referenceFields{{"notifyId", "n"}, {"refundPayTime", "2024-01-02 03:04:05"}}, notifyEvent{Type: "payment.unknown"}},
+		"refund comes before guarantee": {referenceFields{{"notifyId", "n"}, {"refundStatus", "SUCCESS"}, {"secureStatus", "CANCELED"}}, notifyEvent{Type: "refund.succeeded"}},
 
-		"guarantee":               {referenceFields{{"notifyId", "n"}, {"secureStatus", "PARTLY_COMPLETED"}, {"contractId", "1"}, {"status", "TRADE_SUCCESS"}}, notifyEvent{ID: "n", Type: "guarantee.partly_completed", Status: "TRADE_SUCCESS"}},
-		"guarantee of a new word": {referenceFields{{"notifyId", "n"}, {"secureStatus", "Half-Done_2"}}, notifyEvent{ID: "n", Type: "guarantee.half-done_2"}},
-		"deduction":               {referenceFields{{"notifyId", "n"}, {"contractId", "1"}, {"status", "SUCCESS"}}, notifyEvent{ID: "n", Type: "deduction.succeeded", Status: "SUCCESS"}},
-		"deduction, created":      {referenceFields{{"notifyId", "n"}, {"contractId", "1"}, {"status", "NEW_ORDER"}}, notifyEvent{ID: "n", Type: "deduction.created", Status: "NEW_ORDER"}},
-		"deduction, pending":      {referenceFields{{"notifyId", "n"}, {"contractId", "1"}, {"status", "WAIT_BUYER_PAY"}}, notifyEvent{ID: "n", Type: "deduction.pending", Status: "WAIT_BUYER_PAY"}},
-		"deduction, closed":       {referenceFields{{"notifyId", "n"}, {"contractId", "1"}, {"status", "TRADE_CLOSED"}}, notifyEvent{ID: "n", Type: "deduction.closed", Status: "TRADE_CLOSED"}},
-		"deduction, unknown":      {referenceFields{{"notifyId", "n"}, {"contractId", "1"}}, notifyEvent{ID: "n", Type: "deduction.unknown"}},
+		"guarantee":               {referenceFields{{"notifyId", "n"}, {"secureStatus", "PARTLY_COMPLETED"}, {"contractId", "1"}, {"status", "TRADE_SUCCESS"}}, notifyEvent{Type: "guarantee.partly_completed", Status: "TRADE_SUCCESS"}},
+		"guarantee of a new word": {referenceFields{{"notifyId", "n"}, {"secureStatus", "Half-Done_2"}}, notifyEvent{Type: "guarantee.half-done_2"}},
+		"deduction":               {referenceFields{{"notifyId", "n"}, {"contractId", "1"}, {"status", "SUCCESS"}}, notifyEvent{Type: "deduction.succeeded", Status: "SUCCESS"}},
+		"deduction, created":      {referenceFields{{"notifyId", "n"}, {"contractId", "1"}, {"status", "NEW_ORDER"}}, notifyEvent{Type: "deduction.created", Status: "NEW_ORDER"}},
+		"deduction, pending":      {referenceFields{{"notifyId", "n"}, {"contractId", "1"}, {"status", "WAIT_BUYER_PAY"}}, notifyEvent{Type: "deduction.pending", Status: "WAIT_BUYER_PAY"}},
+		"deduction, closed":       {referenceFields{{"notifyId", "n"}, {"contractId", "1"}, {"status", "TRADE_CLOSED"}}, notifyEvent{Type: "deduction.closed", Status: "TRADE_CLOSED"}},
+		"deduction, unknown":      {referenceFields{{"notifyId", "n"}, {"contractId", "1"}}, notifyEvent{Type: "deduction.unknown"}},
 
 		"bill": {
 			referenceFields{{"notifyId", "n"}, {"billStatus", "PAID"}, {"billNo", "7"}, {"merOrderId", "42"}, {"refundStatus", "FAIL"}, {"payTime", "2020-01-01 00:00:00"}, {"billPayment", `{"payTime":"2016-09-28 10:38:32"}`}},
-			notifyEvent{ID: "n", Type: "bill.paid", Subject: "7", MerOrderID: "42", Time: "2016-09-28T10:38:32+08:00"},
+			notifyEvent{Type: "bill.paid", Subject: "7", MerOrderID: "42", Time: "2016-09-28T10:38:32+08:00"},
 		},
-		"bill, time of the first level only": {referenceFields{{"notifyId", "n"}, {"billStatus", "REFUND"}, {"billPayment", `{"a":{"payTime":"2016-09-28 10:38:32"}}`}}, notifyEvent{ID: "n", Type: "bill.refund"}},
-		"bill, time not in an array":         {referenceFields{{"notifyId", "n"}, {"billStatus", "UNPAID"}, {"billPayment", `[{"payTime":"2016-09-28 10:38:32"}]`}}, notifyEvent{ID: "n", Type: "bill.unpaid"}},
-		"bill, time of a broken payment":     {referenceFields{{"notifyId", "n"}, {"billStatus", "CLOSED"}, {"billPayment", `{"payTime":"2016-09-28 10:38:32"`}}, notifyEvent{ID: "n", Type: "bill.closed"}},
-		"bill, time of another field":        {referenceFields{{"notifyId", "n"}, {"billStatus", "UNKNOWN"}, {"goods", `{"payTime":"2016-09-28 10:38:32"}`}}, notifyEvent{ID: "n", Type: "bill.unknown"}},
-		"bill, the last time counts":         {referenceFields{{"notifyId", "n"}, {"billStatus", "PAID"}, {"billPayment", `{"payTime":"2016-09-28 10:38:32","payTime":1}`}}, notifyEvent{ID: "n", Type: "bill.paid"}},
-		"bill, time that is no date":         {referenceFields{{"notifyId", "n"}, {"billStatus", "PAID"}, {"billPayment", `{"payTime":"2016-13-28 10:38:32"}`}}, notifyEvent{ID: "n", Type: "bill.paid"}},
-		"bill of a new word":                 {referenceFields{{"notifyId", "n"}, {"billStatus", "Part_Paid-2"}}, notifyEvent{ID: "n", Type: "bill.part_paid-2"}},
-		"bill of 32 letters":                 {referenceFields{{"notifyId", "n"}, {"billStatus", strings.Repeat("A", 32)}}, notifyEvent{ID: "n", Type: "bill." + strings.Repeat("a", 32)}},
-		"bill of 33 letters":                 {referenceFields{{"notifyId", "n"}, {"billStatus", strings.Repeat("A", 33)}}, notifyEvent{ID: "n", Type: "bill.unknown"}},
-		"bill of other bytes":                {referenceFields{{"notifyId", "n"}, {"billStatus", "PAID\r\nX: y"}}, notifyEvent{ID: "n", Type: "bill.unknown"}},
-		"bill of a dotted word":              {referenceFields{{"notifyId", "n"}, {"billStatus", "a.b"}}, notifyEvent{ID: "n", Type: "bill.unknown"}},
+		"bill, time of the first level only": {referenceFields{{"notifyId", "n"}, {"billStatus", "REFUND"}, {"billPayment", `{"a":{"payTime":"2016-09-28 10:38:32"}}`}}, notifyEvent{Type: "bill.refund"}},
+		"bill, time not in an array":         {referenceFields{{"notifyId", "n"}, {"billStatus", "UNPAID"}, {"billPayment", `[{"payTime":"2016-09-28 10:38:32"}]`}}, notifyEvent{Type: "bill.unpaid"}},
+		"bill, time of a broken payment":     {referenceFields{{"notifyId", "n"}, {"billStatus", "CLOSED"}, {"billPayment", `{"payTime":"2016-09-28 10:38:32"`}}, notifyEvent{Type: "bill.closed"}},
+		"bill, time of another field":        {referenceFields{{"notifyId", "n"}, {"billStatus", "UNKNOWN"}, {"goods", `{"payTime":"2016-09-28 10:38:32"}`}}, notifyEvent{Type: "bill.unknown"}},
+		"bill, the last time counts":         {referenceFields{{"notifyId", "n"}, {"billStatus", "PAID"}, {"billPayment", `{"payTime":"2016-09-28 10:38:32","payTime":1}`}}, notifyEvent{Type: "bill.paid"}},
+		"bill, time that is no date":         {referenceFields{{"notifyId", "n"}, {"billStatus", "PAID"}, {"billPayment", `{"payTime":"2016-13-28 10:38:32"}`}}, notifyEvent{Type: "bill.paid"}},
+		"bill of a new word":                 {referenceFields{{"notifyId", "n"}, {"billStatus", "Part_Paid-2"}}, notifyEvent{Type: "bill.part_paid-2"}},
+		"bill of 32 letters":                 {referenceFields{{"notifyId", "n"}, {"billStatus", strings.Repeat("A", 32)}}, notifyEvent{Type: "bill." + strings.Repeat("a", 32)}},
+		"bill of 33 letters":                 {referenceFields{{"notifyId", "n"}, {"billStatus", strings.Repeat("A", 33)}}, notifyEvent{Type: "bill.unknown"}},
+		"bill of other bytes":                {referenceFields{{"notifyId", "n"}, {"billStatus", "PAID\r\nX: y"}}, notifyEvent{Type: "bill.unknown"}},
+		"bill of a dotted word":              {referenceFields{{"notifyId", "n"}, {"billStatus", "a.b"}}, notifyEvent{Type: "bill.unknown"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := testFields(t, test.fields.form())
-			got := f.event(nil)
+			got := f.event(nil, "/chinaums/shop")
 			checkEvent(t, f, got, builtInJSONNames)
-			got.Data = ""
+			if want := referenceEventID("/chinaums/shop", test.want.Type, test.fields.get); got.ID != want {
+				t.Errorf("id %s, want %s", got.ID, want)
+			}
+			got.Data, got.ID = "", ""
 			test.want.Type = "com.chinaums." + test.want.Type
 			if !reflect.DeepEqual(got, test.want) {
 				t.Errorf("\n got %+v\nwant %+v", got, test.want)
@@ -418,12 +390,12 @@ func TestEventContext(t *testing.T) {
 
 // TestEventFromJSON holds the two ways in against each other: the same fields, the same event.
 func TestEventFromJSON(t *testing.T) {
-	form := testFields(t, paymentForm().form()).event(nil)
+	form := testFields(t, paymentForm().form()).event(nil, "/chinaums/shop")
 	var members []string
 	for _, field := range paymentForm() {
 		members = append(members, fmt.Sprintf("%q:%q", field.name, field.value))
 	}
-	if got := testFields(t, "{"+strings.Join(members, ",")+"}").event(nil); !reflect.DeepEqual(got, form) {
+	if got := testFields(t, "{"+strings.Join(members, ",")+"}").event(nil, "/chinaums/shop"); !reflect.DeepEqual(got, form) {
 		t.Errorf("\n got %+v\nwant %+v", got, form)
 	}
 }
@@ -437,7 +409,7 @@ func TestEventVectors(t *testing.T) {
 		}
 		t.Run(vector.Name, func(t *testing.T) {
 			f := testFields(t, *vector.Form)
-			checkEvent(t, f, f.event(nil), builtInJSONNames)
+			checkEvent(t, f, f.event(nil, "/chinaums/shop"), builtInJSONNames)
 		})
 	}
 }
@@ -447,11 +419,11 @@ func TestEventOwnsItsData(t *testing.T) {
 	if err := f.parse([]byte("merOrderId=42&a=1")); err != nil {
 		t.Fatal(err)
 	}
-	event := f.event(nil)
+	event := f.event(nil, "/chinaums/shop")
 	if err := f.parse([]byte("merOrderId=77&b=2")); err != nil {
 		t.Fatal(err)
 	}
-	f.event(nil)
+	f.event(nil, "/chinaums/shop")
 	f.release()
 	if event.Data != `{"merOrderId":"42","a":"1"}` || event.Subject != "42" {
 		t.Errorf("the first event is now %s, %s", event.Data, event.Subject)
@@ -506,7 +478,7 @@ func TestEventLikeReference(t *testing.T) {
 		if err := f.parse([]byte(fields.form())); err != nil {
 			t.Fatal(err)
 		}
-		event := f.event(nil)
+		event := f.event(nil, "/chinaums/shop")
 		checkEvent(t, f, event, builtInJSONNames)
 		if strings.Contains(event.Data, `"billPayment":{`) {
 			inlined++

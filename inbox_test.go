@@ -74,7 +74,7 @@ func TestInboxBehindNotify(t *testing.T) {
 	wantWord(t, postNotify(t, shop, signedPayment()), 200)
 	wantWord(t, postNotify(t, shop, signedPayment()), 200)
 	// The same order's refund, and another merchant's event that happens to have the same notifyId.
-	wantWord(t, postNotify(t, shop, signedPayment(referenceField{"status", "TRADE_REFUND"}, referenceField{"notifyId", "n-2"})), 200)
+	wantWord(t, postNotify(t, shop, signedPayment(referenceField{"status", "TRADE_REFUND"}, referenceField{"refundOrderId", "R1"})), 200)
 	wantWord(t, postNotify(t, kiosk, signedPayment(referenceField{"mid", "898201612345679"})), 200)
 	wantWord(t, postNotify(t, shop, signedPayment()+"x"), 403)
 	if state("pending") != 3 || state("delivered") != 0 {
@@ -94,7 +94,7 @@ func TestInboxBehindNotify(t *testing.T) {
 	if len(taken) != 3 {
 		t.Fatalf("%d events: %v", len(taken), taken)
 	}
-	got := taken["/chinaums/shop e82a0275-f767-4f77-90c2-614c91222275"]
+	got := taken["/chinaums/shop "+paymentID]
 	if got.method != "POST" || got.uri != "/notify/shop" || got.header.Get("Ce-Type") != "com.chinaums.payment.succeeded" ||
 		got.header.Get("Content-Type") != "application/json; charset=utf-8" || int(got.contentLength) != len(got.body) {
 		t.Errorf("%+v", got)
@@ -103,13 +103,15 @@ func TestInboxBehindNotify(t *testing.T) {
 	if err := json.Unmarshal([]byte(got.body), &event); err != nil || event["totalAmount"] != 1.0 || event["sign"] != nil {
 		t.Errorf("%v: %s", err, got.body)
 	}
-	if got.header.Get("Webhook-Id") != "e82a0275-f767-4f77-90c2-614c91222275" || !strings.HasPrefix(got.header.Get("Webhook-Signature"), "v1,") {
+	if got.header.Get("Webhook-Id") != paymentID || !strings.HasPrefix(got.header.Get("Webhook-Signature"), "v1,") {
 		t.Errorf("not signed: %v", got.header)
 	}
-	if other := taken["/chinaums/shop n-2"]; other.header.Get("Ce-Type") != "com.chinaums.refund.unknown" {
+	refundID := sha256Lines("v1\n/chinaums/shop\ncom.chinaums.refund.unknown\nmid=898201612345678\nmerOrderId=90012018092009395265848826440\nrefundOrderId=R1\n")
+	if other := taken["/chinaums/shop "+refundID]; other.header.Get("Ce-Type") != "com.chinaums.refund.unknown" {
 		t.Errorf("the refund: %v", other.header)
 	}
-	if _, ok := taken["/chinaums/kiosk e82a0275-f767-4f77-90c2-614c91222275"]; !ok {
+	kioskID := sha256Lines("v1\n/chinaums/kiosk\ncom.chinaums.payment.succeeded\nmid=898201612345679\nmerOrderId=90012018092009395265848826440\nstatus=TRADE_SUCCESS\ntotalAmount=1\n")
+	if _, ok := taken["/chinaums/kiosk "+kioskID]; !ok {
 		t.Errorf("the kiosk's event is missing: %v", taken)
 	}
 	wantWord(t, postNotify(t, shop, signedPayment()), 200)
@@ -179,20 +181,20 @@ func TestInboxSurvivesRestart(t *testing.T) {
 		url, text := config("reverse_proxy " + freeAddress(t))
 		startCaddy(t, text)
 		for i := range 50 {
-			wantWord(t, postNotify(t, url, signedPayment(referenceField{"notifyId", fmt.Sprint("n-", i)})), 200)
+			wantWord(t, postNotify(t, url, signedPayment(referenceField{"merOrderId", fmt.Sprint("n-", i)})), 200)
 		}
 	})
 	t.Run("the app is up", func(t *testing.T) {
 		app := newMerchantApp(t, nil)
 		url, text := config("reverse_proxy " + app.URL)
 		startCaddy(t, text)
-		wantWord(t, postNotify(t, url, signedPayment(referenceField{"notifyId", "n-7"})), 200)
+		wantWord(t, postNotify(t, url, signedPayment(referenceField{"merOrderId", "n-7"}, referenceField{"notifyId", "another"})), 200)
 		eventually(t, "all are delivered", func() bool {
 			return metricValue(t, "caddy_inbox_messages", map[string]string{"inbox": "default", "state": "delivered"}) == 50
 		})
 		times := map[string]int{}
 		for _, got := range app.seen() {
-			times[got.header.Get("Ce-Id")]++
+			times[got.header.Get("Ce-Subject")]++
 		}
 		for i := range 50 {
 			if id := fmt.Sprint("n-", i); times[id] != 1 {
@@ -218,7 +220,7 @@ func TestInboxReloads(t *testing.T) {
 	for s := range senders {
 		all.Go(func() {
 			for i := range each {
-				form := signedPayment(referenceField{"notifyId", fmt.Sprintf("n-%d-%d", s, i)})
+				form := signedPayment(referenceField{"merOrderId", fmt.Sprintf("n-%d-%d", s, i)})
 				a := doAfterReload(t, func() *http.Request { return newRequest(t, "POST", url, form, formType) })
 				if a.status != 200 || a.body != "SUCCESS" {
 					t.Errorf("answered %d %q", a.status, a.body)
@@ -291,7 +293,7 @@ func TestInboxToPHP(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, value := range map[string]string{
-		"REQUEST_METHOD": "POST", "CONTENT_TYPE": "application/json; charset=utf-8", "HTTP_CE_ID": "e82a0275-f767-4f77-90c2-614c91222275",
+		"REQUEST_METHOD": "POST", "CONTENT_TYPE": "application/json; charset=utf-8", "HTTP_CE_ID": paymentID,
 		"HTTP_CE_SOURCE": "/chinaums/shop", "HTTP_USER_AGENT": "UMS/1.0", "HTTP_HOST": address, "REMOTE_ADDR": "127.0.0.1",
 		"CONTENT_LENGTH": fmt.Sprint(len(got.Body)), "SERVER_PROTOCOL": "HTTP/1.1",
 	} {

@@ -54,9 +54,10 @@ type Notify struct {
 	// Ask the platform (query) with the merchant's app_id and app_key before believing a notify, and compare order,
 	// status and amount. What the platform contradicts is answered FAILED with 409, what it does not answer with 503;
 	// the app gets `Ce-Confirmed: true`, or `superseded` where the platform is at a later state of the same order. One
-	// event is asked about at most once a minute. A notify that could be cut in two ways is not refused then, but each
-	// of its words that decides must be the platform's. The query has `timeout` too; under
-	// observe nobody is asked. Default: false.
+	// event is asked about at most once a minute. A notify that could be cut in two ways, or whose words no genuine one
+	// has together, is not refused then, but each of its words that decides must be the platform's; one that a value has
+	// swallowed, or that is in no answer, is answered 503. Its names must be plain all the same. The query has `timeout`
+	// too; under observe nobody is asked. Default: false.
 	Confirm bool `json:"confirm,omitempty"`
 
 	merchant  merchantRef
@@ -148,23 +149,29 @@ func (n *Notify) judge(m *merchant, content []byte, header http.Header) (*inboun
 	fields := acquireFields()
 	defer fields.release()
 	rejected := m.verify(fields, content, header)
-	// The signature of an ambiguous one is right; what it says, the platform can tell.
-	ambiguous := rejected != nil && rejected.reason == reasonAmbiguous && n.confirmer != nil
-	if ambiguous {
-		rejected = m.verifyMID(fields)
+	// The signature of such a one is right, and what its words say the platform can tell. How its names are read it cannot.
+	doubtful := n.confirmer != nil && rejected != nil && (rejected.reason == reasonAmbiguous || rejected.reason == reasonMixed) &&
+		fields.ambiguousNames() == nil
+	if doubtful {
+		if rejected = m.verifyMID(fields); rejected == nil {
+			if word := fields.hidden(); word != "" {
+				rejected = &rejection{http.StatusServiceUnavailable, reasonNotComparable, fmt.Errorf("%s can be cut in two ways", word)}
+			}
+		}
 	}
 	if rejected != nil {
 		return nil, rejected.of(fields)
 	}
-	event := fields.event(n.rules)
+	source := m.source()
+	event := fields.event(n.rules, source)
 	if n.confirmer != nil {
-		if rejected = n.confirm(m, fields, &event, ambiguous); rejected != nil {
+		if rejected = n.confirm(m, fields, &event, doubtful); rejected != nil {
 			return nil, rejected.of(fields)
 		}
 	}
 	return &inbound.Event{
 		Context: inbound.Context{
-			ID: event.ID, Source: "/chinaums/" + m.name, Type: event.Type, Subject: event.Subject, Time: event.Time,
+			ID: event.ID, Source: source, Type: event.Type, Subject: event.Subject, Time: event.Time,
 			Confirmed: event.Confirmed,
 		},
 		Data: event.Data, Label: metricType(event.Type),
@@ -205,10 +212,13 @@ func (m *merchant) verify(fields *notifyFields, content []byte, header http.Head
 		return &rejection{http.StatusBadRequest, parseReason(err), err}
 	}
 	if reason := fields.verify(m.notifyKeys, m.accept); reason != "" {
-		return &rejection{http.StatusForbidden, reason, nil}
+		return &rejection{http.StatusForbidden, reason, fields.doubt}
 	}
 	return m.verifyMID(fields)
 }
+
+// source is the Ce-Source of the merchant's events.
+func (m *merchant) source() string { return "/chinaums/" + m.name }
 
 // verifyMID says whether a notify is another merchant's.
 func (m *merchant) verifyMID(fields *notifyFields) *rejection {

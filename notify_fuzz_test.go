@@ -85,7 +85,7 @@ func FuzzNotify(f *testing.F) {
 			want = 413
 		case len(fields) > maxNotifyFields:
 			want = 400
-		case referenceAmbiguous(fields):
+		case referenceReason(fields) != "":
 			want = 403
 		}
 		if status != want {

@@ -169,9 +169,9 @@ func TestNotifyToPHP(t *testing.T) {
 		}
 		for name, value := range map[string]string{
 			"REQUEST_METHOD": "POST", "REQUEST_URI": "/notify.php", "QUERY_STRING": "", "CONTENT_TYPE": "application/json; charset=utf-8",
-			"HTTP_CE_ID": "e82a0275-f767-4f77-90c2-614c91222275", "HTTP_CE_TYPE": "com.chinaums.payment.succeeded", "HTTP_CE_SPECVERSION": "1.0",
+			"HTTP_CE_ID": paymentID, "HTTP_CE_TYPE": "com.chinaums.payment.succeeded", "HTTP_CE_SPECVERSION": "1.0",
 			"HTTP_CE_SOURCE": "/chinaums/shop", "HTTP_CE_SUBJECT": "90012018092009395265848826440", "HTTP_CE_TIME": "2018-09-20T09:50:33+08:00",
-			"HTTP_WEBHOOK_ID": "e82a0275-f767-4f77-90c2-614c91222275", "HTTP_USER_AGENT": "UMS/1.0", "HTTP_HOST": address,
+			"HTTP_WEBHOOK_ID": paymentID, "HTTP_USER_AGENT": "UMS/1.0", "HTTP_HOST": address,
 		} {
 			if got.Server[name] != value {
 				t.Errorf("%s is %v, want %s", name, got.Server[name], value)

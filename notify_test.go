@@ -308,7 +308,7 @@ func TestNotifyDelivers(t *testing.T) {
 	wantHeader := map[string]string{
 		"Content-Type": "application/json; charset=utf-8", "Content-Length": strconv.Itoa(len(want)),
 		"User-Agent": "UMS/1.0", "Traceparent": "00-1-2-01", "Tracestate": "a=b",
-		"Ce-Specversion": "1.0", "Ce-Id": "e82a0275-f767-4f77-90c2-614c91222275", "Ce-Source": "/chinaums/shop",
+		"Ce-Specversion": "1.0", "Ce-Id": paymentID, "Ce-Source": "/chinaums/shop",
 		"Ce-Type": "com.chinaums.payment.succeeded", "Ce-Subject": "90012018092009395265848826440", "Ce-Time": "2018-09-20T09:50:33+08:00",
 	}
 	for name, value := range wantHeader {
@@ -333,7 +333,7 @@ func TestNotifyDelivers(t *testing.T) {
 
 	fields := accessLine(t, log)
 	for name, value := range map[string]string{
-		"merchant": "shop", "order": "90012018092009395265848826440", "event": "e82a0275-f767-4f77-90c2-614c91222275",
+		"merchant": "shop", "order": "90012018092009395265848826440", "event": paymentID,
 		"event_type": "com.chinaums.payment.succeeded", "outcome": "taken",
 	} {
 		if fields[name] != value {
@@ -715,6 +715,9 @@ func TestNotifyRefuses(t *testing.T) {
 		"a name with =":                  {"POST", signedWith(testNotifyKey, digestSHA256, changed(paymentForm(), referenceField{"a=b", "1"})), nil, 403, "ambiguous"},
 		"an empty name":                  {"POST", signedWith(testNotifyKey, digestSHA256, changed(paymentForm(), referenceField{"", "1"})), nil, 403, "ambiguous"},
 		"as JSON, ambiguous":             {"POST", asJSON(changed(paymentForm(), referenceField{"a", "x&mid=1"})), nil, 403, "ambiguous"},
+		"a pair in a number":             {"POST", signedWith(testNotifyKey, digestSHA256, changed(paymentForm(), referenceField{"seqId", "1&settleDate=2"})), nil, 403, "ambiguous"},
+		"a bill in a payment":            {"POST", signedWith(testNotifyKey, digestSHA256, changed(paymentForm(), referenceField{"billStatus", "PAID"})), nil, 403, "mixed"},
+		"as JSON, mixed":                 {"POST", asJSON(changed(paymentForm(), referenceField{"billNo", "1"})), nil, 403, "mixed"},
 		"GET":                            {"GET", "", nil, 405, "method"},
 		"GET with a body":                {"GET", good, nil, 405, "method"},
 		"PUT":                            {"PUT", good, nil, 405, "method"},
@@ -803,16 +806,16 @@ func TestNotifyTakes(t *testing.T) {
 		"JSON as form":             {` {"merOrderId":"42","sign":"` + digest("merOrderId=42") + `"}`, nil, `{"merOrderId":"42"}`},
 		"JSON without a type":      {"\r\n\t {\"merOrderId\":\"42\",\"sign\":\"" + digest("merOrderId=42") + "\"}\n", []string{"Content-Type: "}, `{"merOrderId":"42"}`},
 		"JSON, numbers": {`{"a":1.50,"b":-0,"c":1E5,"totalAmount":100,"d":true,"e":null,"f":"","sign":"` + digest("a=1.50&b=-0&c=1E5&d=true&totalAmount=100") + `"}`,
-			[]string{"Content-Type: application/json; charset=utf-8"}, `{"a":1.50,"b":-0,"c":1E5,"totalAmount":100,"d":true}`},
+			[]string{"Content-Type: application/json; charset=utf-8"}, `{"a":"1.50","b":"-0","c":"1E5","totalAmount":100,"d":"true"}`},
 		"JSON, escapes": {`{"a":"\u4f60\/\n\ud83d\ude00","sign":"` + digest("a=你/\n😀") + `"}`, []string{"Content-Type: application/json"}, `{"a":"你/\n😀"}`},
 		"JSON in a text of JSON": {`{"goods":"[{\"totalAmount\":\"1\"}]","sign":"` + digest(`goods=[{"totalAmount":"1"}]`) + `"}`, []string{"Content-Type: application/json"},
 			`{"goods":[{"totalAmount":1}]}`},
 		"& without a deciding name": {"a=" + "x%26y%3D1%26statusX%3D2&sign=" + digest("a=x&y=1&statusX=2"), nil, `{"a":"x&y=1&statusX=2"}`},
-		"sorted by bytes":           {"b=1&B=2&a=3&_=4&%E4%BD%A0=5&sign=" + digest("B=2&_=4&a=3&b=1&你=5"), nil, `{"b":"1","B":"2","a":"3","_":"4","你":"5"}`},
+		"sorted by bytes":           {"b=1&Z=2&a=3&_=4&%E4%BD%A0=5&sign=" + digest("Z=2&_=4&a=3&b=1&你=5"), nil, `{"b":"1","Z":"2","a":"3","_":"4","你":"5"}`},
 		"zero byte":                 {"a=%00&sign=" + digest("a=\x00"), nil, `{"a":"\u0000"}`},
 		"GB18030":                   {"a=%C4%E3%BA%C3&sign=" + digest("a=\xc4\xe3\xba\xc3"), nil, `{"a":"你好"}`},
 		"overlong UTF-8":            {"a=%C0%AF&sign=" + digest("a=\xc0\xaf"), nil, `{"a":"蜡"}`},
-		"400 digits":                {`{"totalAmount":` + strings.Repeat("9", 400) + `,"sign":"` + digest("totalAmount="+strings.Repeat("9", 400)) + `"}`, nil, `{"totalAmount":` + strings.Repeat("9", 400) + `}`},
+		"400 digits":                {`{"totalAmount":` + strings.Repeat("9", 400) + `,"sign":"` + digest("totalAmount="+strings.Repeat("9", 400)) + `"}`, nil, `{"totalAmount":"` + strings.Repeat("9", 400) + `"}`},
 		"400 digits in a form":      {`totalAmount=` + strings.Repeat("9", 400) + `&sign=` + digest("totalAmount="+strings.Repeat("9", 400)), nil, `{"totalAmount":"` + strings.Repeat("9", 400) + `"}`},
 		"deep nesting stays text": {"goods=" + strings.Repeat("%5B", 5000) + "&sign=" + digest("goods="+strings.Repeat("[", 5000)), nil,
 			`{"goods":"` + strings.Repeat("[", 5000) + `"}`},
@@ -863,7 +866,7 @@ func TestNotifyVectorsThroughCaddy(t *testing.T) {
 			wantWord(t, a, 200)
 			got := app.one(t)
 			values := readReference(*vector.Form)
-			if id := referenceEventID(values.Get); got.header.Get("Ce-Id") != id {
+			if id := referenceEventID("/chinaums/shop", strings.TrimPrefix(got.header.Get("Ce-Type"), "com.chinaums."), values.Get); got.header.Get("Ce-Id") != id {
 				t.Errorf("Ce-Id: %s, want %s", got.header.Get("Ce-Id"), id)
 			}
 			var names map[string]json.RawMessage
@@ -880,42 +883,73 @@ func TestNotifyVectorsThroughCaddy(t *testing.T) {
 	}
 }
 
-// referenceEventID is the contract's rule for Ce-Id, written a second time.
-func referenceEventID(get func(string) string) string {
-	if id := get("notifyId"); id != "" {
-		return id
-	}
-	var lines strings.Builder
-	for name := range strings.FieldsSeq(`mid instMid merOrderId billNo billDate seqId targetOrderId status billStatus refundStatus
-		secureStatus totalAmount completeAmount refundOrderId refundExtOrderId refundTargetOrderId refundAmount refundPayTime contractId`) {
-		value := get(name)
-		if name == "status" && (value == "SUCCESS" || value == "success") {
-			value = "TRADE_SUCCESS"
-		}
-		if value != "" {
-			fmt.Fprintf(&lines, "%s=%s\n", name, value)
+// paymentID is the Ce-Id of paymentForm.
+var paymentID = sha256Lines("v1\n/chinaums/shop\ncom.chinaums.payment.succeeded\nmid=898201612345678\nmerOrderId=90012018092009395265848826440\n" +
+	"status=TRADE_SUCCESS\ntotalAmount=1\n")
+
+// get returns a field's value, or "".
+func (fields referenceFields) get(name string) string {
+	for _, f := range fields {
+		if f.name == name {
+			return f.value
 		}
 	}
-	return fmt.Sprintf("%x", sha256.Sum256([]byte(lines.String())))[:32]
+	return ""
 }
 
-// TestNotifyWithoutID: a repeated notify keeps its Ce-Id though its random parameter differs; another state has another.
-func TestNotifyWithoutID(t *testing.T) {
+// referenceEventID is the contract's rule for Ce-Id, written a second time. kind is the type without its prefix.
+func referenceEventID(source, kind string, get func(string) string) string {
+	lines := []string{"v1", source, "com.chinaums." + kind}
+	add := func(names string) (added bool) {
+		for name := range strings.FieldsSeq(names) {
+			value := get(name)
+			if name == "status" && strings.EqualFold(value, "SUCCESS") && value != "Success" {
+				value = "TRADE_SUCCESS"
+			}
+			if value != "" {
+				lines, added = append(lines, name+"="+value), true
+			}
+		}
+		return added
+	}
+	refund := func() {
+		add("refundStatus")
+		for _, name := range []string{"refundOrderId", "refundTargetOrderId", "refundExtOrderId"} {
+			if add(name) {
+				return
+			}
+		}
+		add("refundAmount refundPayTime notifyId")
+	}
+	switch family, _, _ := strings.Cut(kind, "."); family {
+	case "bill":
+		add("mid billNo billDate billStatus")
+		if get("billStatus") == "REFUND" || get("status") == "TRADE_REFUND" || get("refundStatus")+get("refundOrderId")+get("refundTargetOrderId") != "" ||
+			get("refundAmount") != "" && get("refundAmount") != "0" {
+			refund()
+		}
+	case "refund":
+		add("mid merOrderId")
+		refund()
+	case "guarantee":
+		add("mid merOrderId secureStatus completeAmount")
+	default:
+		add("mid merOrderId status totalAmount")
+	}
+	return fmt.Sprintf("%x", sha256.Sum256([]byte(strings.Join(lines, "\n")+"\n")))[:32]
+}
+
+// TestNotifyRepeated: a repeated notify keeps its Ce-Id whatever its random parameter and its notifyId are; another state
+// has another.
+func TestNotifyRepeated(t *testing.T) {
 	app := newMerchantApp(t, nil)
 	url, _ := startNotify(t, "chinaums_notify\n\treverse_proxy "+app.URL)
 	send := func(changes ...referenceField) string {
-		fields := changed(paymentForm(), append(changes, referenceField{"notifyId", ""})...)
+		fields := changed(paymentForm(), changes...)
 		wantWord(t, postNotify(t, url, fields.signedForm(testNotifyKey, digestSHA256)), 200)
-		id := app.one(t).header.Get("Ce-Id")
-		get := func(name string) string {
-			for _, f := range fields {
-				if f.name == name {
-					return f.value
-				}
-			}
-			return ""
-		}
-		if want := referenceEventID(get); id != want {
+		got := app.one(t)
+		id := got.header.Get("Ce-Id")
+		if want := referenceEventID("/chinaums/shop", strings.TrimPrefix(got.header.Get("Ce-Type"), "com.chinaums."), fields.get); id != want {
 			t.Errorf("Ce-Id: %s, want %s", id, want)
 		}
 		return id
@@ -923,6 +957,11 @@ func TestNotifyWithoutID(t *testing.T) {
 	first := send(referenceField{"rnd", "1"})
 	if again := send(referenceField{"rnd", "2"}, referenceField{"payTime", "2018-09-20 09:50:34"}); again != first {
 		t.Errorf("a repeated notify has another id: %s and %s", first, again)
+	}
+	for _, notifyID := range []string{"", "another"} {
+		if again := send(referenceField{"notifyId", notifyID}); again != first {
+			t.Errorf("with notifyId %q it has another id: %s and %s", notifyID, first, again)
+		}
 	}
 	if again := send(referenceField{"status", "SUCCESS"}); again != first {
 		t.Errorf("SUCCESS is TRADE_SUCCESS: %s and %s", first, again)
@@ -1120,6 +1159,8 @@ func TestNotifyFormats(t *testing.T) {
 	form := fields.signedForm(testNotifyKey, digestMD5)
 	data := `{"merOrderId":"茶 1\"%","notifyId":"n 1","totalAmount":100,"status":"TRADE_SUCCESS","attachedData":{"a":"1"}}`
 	plain := strings.Replace(data, `{"a":"1"}`, `"{\"a\":\"1\"}"`, 1)
+	formID := sha256Lines("v1\n/chinaums/shop\ncom.chinaums.payment.succeeded\nmerOrderId=茶 1\"%\nstatus=TRADE_SUCCESS\ntotalAmount=100\n")
+	objectID := sha256Lines("v1\n/chinaums/shop\ncom.chinaums.payment.unknown\nmerOrderId=42\n")
 	object := `{ "merOrderId" : "42", "sign":"` + fmt.Sprintf("%x", md5.Sum([]byte("merOrderId=42"+testNotifyKey))) + `" }`
 	for name, test := range map[string]struct {
 		options, body       string
@@ -1127,15 +1168,15 @@ func TestNotifyFormats(t *testing.T) {
 		wantType, want      string
 		wantSubject, wantID string
 	}{
-		"json":                      {"json attachedData", form, []string{formType}, "application/json; charset=utf-8", data, "%E8%8C%B6%201%22%25", "n%201"},
-		"cloudevents":               {"format cloudevents\n\t\tjson attachedData", form, []string{formType}, "application/cloudevents+json", "", "%E8%8C%B6%201%22%25", "n%201"},
-		"json, the option left out": {"format json", form, []string{formType}, "application/json; charset=utf-8", plain, "%E8%8C%B6%201%22%25", "n%201"},
-		"original, form":            {"format original", form, []string{"Content-Type: application/x-www-form-urlencoded; charset=UTF-8"}, "application/x-www-form-urlencoded; charset=UTF-8", form, "%E8%8C%B6%201%22%25", "n%201"},
-		"original, no type":         {"format original", form, nil, "application/x-www-form-urlencoded", form, "%E8%8C%B6%201%22%25", "n%201"},
-		"original, JSON":            {"format original", object, []string{"Content-Type: application/json"}, "application/json", object, "42", fmt.Sprintf("%x", sha256.Sum256([]byte("merOrderId=42\n")))[:32]},
-		"original, JSON as a form":  {"format original", object, []string{formType}, "application/json", object, "42", fmt.Sprintf("%x", sha256.Sum256([]byte("merOrderId=42\n")))[:32]},
-		"original, form as JSON":    {"format original", form, []string{"Content-Type: application/json"}, "application/x-www-form-urlencoded", form, "%E8%8C%B6%201%22%25", "n%201"},
-		"original, JSON, no type":   {"format original", object, nil, "application/json", object, "42", fmt.Sprintf("%x", sha256.Sum256([]byte("merOrderId=42\n")))[:32]},
+		"json":                      {"json attachedData", form, []string{formType}, "application/json; charset=utf-8", data, "%E8%8C%B6%201%22%25", formID},
+		"cloudevents":               {"format cloudevents\n\t\tjson attachedData", form, []string{formType}, "application/cloudevents+json", "", "%E8%8C%B6%201%22%25", formID},
+		"json, the option left out": {"format json", form, []string{formType}, "application/json; charset=utf-8", plain, "%E8%8C%B6%201%22%25", formID},
+		"original, form":            {"format original", form, []string{"Content-Type: application/x-www-form-urlencoded; charset=UTF-8"}, "application/x-www-form-urlencoded; charset=UTF-8", form, "%E8%8C%B6%201%22%25", formID},
+		"original, no type":         {"format original", form, nil, "application/x-www-form-urlencoded", form, "%E8%8C%B6%201%22%25", formID},
+		"original, JSON":            {"format original", object, []string{"Content-Type: application/json"}, "application/json", object, "42", objectID},
+		"original, JSON as a form":  {"format original", object, []string{formType}, "application/json", object, "42", objectID},
+		"original, form as JSON":    {"format original", form, []string{"Content-Type: application/json"}, "application/x-www-form-urlencoded", form, "%E8%8C%B6%201%22%25", formID},
+		"original, JSON, no type":   {"format original", object, nil, "application/json", object, "42", objectID},
 	} {
 		t.Run(name, func(t *testing.T) {
 			url, _ := startNotify(t, "chinaums_notify {\n\t\t"+test.options+"\n\t}\n\treverse_proxy "+app.URL)
@@ -1164,7 +1205,7 @@ func TestNotifyFormats(t *testing.T) {
 				t.Errorf("data\n%s\nwant\n%s", event["data"], data)
 			}
 			for attribute, value := range map[string]string{
-				"specversion": "1.0", "id": "n 1", "source": "/chinaums/shop", "type": "com.chinaums.payment.succeeded",
+				"specversion": "1.0", "id": formID, "source": "/chinaums/shop", "type": "com.chinaums.payment.succeeded",
 				"subject": "茶 1\"%", "datacontenttype": "application/json",
 			} {
 				var got string
@@ -1216,7 +1257,7 @@ func TestNotifyPlaceholders(t *testing.T) {
 	wantWord(t, postNotify(t, url, signedPayment()), 200)
 	got := app.one(t)
 	for name, value := range map[string]string{
-		"X-Merchant": "<shop>", "X-Event-Id": "<e82a0275-f767-4f77-90c2-614c91222275>", "X-Event-Type": "<com.chinaums.payment.succeeded>",
+		"X-Merchant": "<shop>", "X-Event-Id": "<" + paymentID + ">", "X-Event-Type": "<com.chinaums.payment.succeeded>",
 		"X-Mer-Order-Id": "<90012018092009395265848826440>", "X-Total-Amount": "<1>", "X-Status": "<TRADE_SUCCESS>", "X-Reason": "<>",
 		"X-Other": "<{http.chinaums.other}>",
 	} {
@@ -1291,7 +1332,7 @@ func TestNotifyMetricLabels(t *testing.T) {
 	url, _ := startNotify(t, "chinaums_notify\n\trespond OK")
 	for i := range 20 {
 		for _, name := range []string{"billStatus", "secureStatus", "refundStatus", "status"} {
-			fields := referenceFields{{"merOrderId", "1"}, {name, fmt.Sprintf("WORD%d", i)}}
+			fields := referenceFields{{"mid", "1"}, {name, fmt.Sprintf("WORD%d", i)}}
 			wantWord(t, postNotify(t, url, fields.signedForm(testNotifyKey, digestSHA256)), 200)
 		}
 	}
@@ -1521,7 +1562,7 @@ func TestNotifyWebhookSignature(t *testing.T) {
 			wantWord(t, postNotify(t, url, signedPayment(), "Webhook-Signature: v1,x", "Webhook-Id: x"), 200)
 			got := app.one(t)
 			id, at := got.header.Get("Webhook-Id"), got.header.Get("Webhook-Timestamp")
-			if id != "e82a0275-f767-4f77-90c2-614c91222275" {
+			if id != paymentID {
 				t.Errorf("Webhook-Id: %s", id)
 			}
 			if seconds, err := strconv.ParseInt(at, 10, 64); err != nil || time.Since(time.Unix(seconds, 0)).Abs() > time.Minute {

@@ -141,7 +141,7 @@ func (p *Return) judge(r *http.Request) (*merchant, *inbound.Event, *rejection) 
 	if rejected := p.verify(m, fields, r.URL.RawQuery); rejected != nil {
 		return m, nil, rejected
 	}
-	event := fields.event(nil)
+	event := fields.event(nil, m.source())
 	return m, &inbound.Event{Context: inbound.Context{ID: event.ID, Type: event.Type, Subject: event.Subject}, Word: event.word}, nil
 }
 
@@ -154,7 +154,7 @@ func (p *Return) verify(m *merchant, fields *notifyFields, query string) *reject
 		return &rejection{http.StatusForbidden, parseReason(err), err}
 	}
 	if reason := fields.verify(m.notifyKeys, m.accept); reason != "" {
-		return &rejection{http.StatusForbidden, reason, nil}
+		return &rejection{http.StatusForbidden, reason, fields.doubt}
 	}
 	return m.verifyMID(fields)
 }

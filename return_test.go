@@ -43,7 +43,7 @@ func TestReturnTrue(t *testing.T) {
 			if got.method != "GET" || got.uri != "/return?"+query || got.header.Get("Cookie") != "c=d" {
 				t.Errorf("the app got %s %s %v", got.method, got.uri, got.header)
 			}
-			if want := "<90012018092009395265848826440|TRADE_SUCCESS|1|shop|com.chinaums.payment.succeeded|e82a0275-f767-4f77-90c2-614c91222275|>"; got.header.Get("X-Order") != want {
+			if want := "<90012018092009395265848826440|TRADE_SUCCESS|1|shop|com.chinaums.payment.succeeded|" + paymentID + "|>"; got.header.Get("X-Order") != want {
 				t.Errorf("placeholders: %s", got.header.Get("X-Order"))
 			}
 		})
@@ -76,6 +76,7 @@ func TestReturnFalse(t *testing.T) {
 		"broken encoding": {"GET", good + "&y=%zz", 403, "encoding"},
 		"cut in two ways": {"GET", signedPayment(referenceField{"orderDesc", "tea&status=TRADE_SUCCESS"}), 403, "ambiguous"},
 		"an odd name":     {"GET", signedPayment(referenceField{"a&b", "1"}), 403, "ambiguous"},
+		"a bill within":   {"GET", signedPayment(referenceField{"billNo", "1"}), 403, "mixed"},
 		"unknown digest":  {"GET", signedPayment(referenceField{"signType", "SM3"}), 403, "sign_type"},
 		"JSON as a query": {"GET", "{%22sign%22:%221%22}", 403, "missing_signature"},
 		"too many": {"GET", func() string {

@@ -15,12 +15,15 @@ import (
 	"hash"
 	"io"
 	"math"
+	"math/rand/v2"
 	"net/url"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/jsontext"
 )
@@ -283,8 +286,6 @@ type notifyField struct {
 	nameStart, nameEnd, valueStart, valueEnd int32
 	// number is that of a name that means something here, or -1.
 	number int8
-	// literal says that the value came as a JSON number or boolean, not as text.
-	literal bool
 }
 
 // sortKey places a field in the signed order: the beginning of its name, so that most comparisons do not touch the
@@ -299,13 +300,18 @@ const (
 // notifyFields are the parameters of one notify, in order of arrival. An empty value counts as absent and is not kept.
 // They hold no reference to the body that was parsed.
 type notifyFields struct {
-	fields  []notifyField
-	known   [knownFields]int16 // where a name that means something stands in fields, counted from 1
-	sorted  []sortKey
-	oddName bool   // a name is empty or holds '&' or '='
-	text    []byte // a copy of the body, with every name and value decoded where it stands: decoding never lengthens
-	signed  []byte // the string to sign and, for a moment, a key
-	writer  eventWriter
+	fields []notifyField
+	known  [knownFields]int16 // where a name that means something stands in fields, counted from 1
+	// Likewise where such a name stands in other letters, if it does not stand in its own.
+	respelled [knownFields]int16
+	sorted    []sortKey
+	slots     []int16 // a hash table of the other names, counted from 1
+	folded    []byte  // one rune
+	text      []byte  // a copy of the body, with every name and value decoded where it stands: decoding never lengthens
+	signed    []byte  // the string to sign and, for a moment, a key
+	doubt     error   // what verify found ambiguous or mixed
+	keepEmpty bool    // an empty value is a value
+	writer    eventWriter
 }
 
 var notifyFieldsPool = sync.Pool{New: func() any { return new(notifyFields) }}
@@ -318,6 +324,7 @@ func (f *notifyFields) release() {
 	f.reset()
 	f.text = trimBuffer(f.text)
 	f.signed = trimBuffer(f.signed)
+	f.keepEmpty = false
 	f.writer.release()
 	notifyFieldsPool.Put(f)
 }
@@ -326,8 +333,9 @@ func (f *notifyFields) release() {
 func (f *notifyFields) reset() {
 	f.fields = f.fields[:0]
 	clear(f.known[:])
+	clear(f.respelled[:])
 	f.sorted = f.sorted[:0]
-	f.oddName = false
+	f.doubt = nil
 	f.text = f.text[:0]
 	f.signed = f.signed[:0]
 }
@@ -375,7 +383,6 @@ func (f *notifyFields) parseForm(body []byte) error {
 			nameEnd, valueStart = start+cut, start+cut+1
 		}
 		valueEnd := end
-		odd := nameEnd == start
 		if escape := min(percent, plus); escape < end {
 			if escape < nameEnd {
 				encoded := nameEnd
@@ -383,16 +390,15 @@ func (f *notifyFields) parseForm(body []byte) error {
 					return newParseError(reasonEncoding, "parameter name %s: broken percent-encoding",
 						quoteText(body[start:encoded]))
 				}
-				odd = isOddName(f.text[start:nameEnd])
 			}
 			if valueEnd = f.decodeForm(body, valueStart, end); valueEnd < 0 {
 				return newParseError(reasonEncoding, "parameter %s: broken percent-encoding", quoteText(f.text[start:nameEnd]))
 			}
 		}
-		if valueEnd == valueStart {
+		if valueEnd == valueStart && !f.keepEmpty {
 			continue
 		}
-		if err := f.add(start, nameEnd, valueStart, valueEnd, false, odd); err != nil {
+		if err := f.add(start, nameEnd, valueStart, valueEnd); err != nil {
 			return err
 		}
 	}
@@ -405,11 +411,6 @@ func (f *notifyFields) name(field *notifyField) []byte {
 
 func (f *notifyFields) value(field *notifyField) []byte {
 	return f.text[field.valueStart:field.valueEnd:field.valueEnd]
-}
-
-// isOddName reports whether the signed string does not say where the name ends.
-func isOddName(name []byte) bool {
-	return len(name) == 0 || bytes.IndexByte(name, '=') >= 0 || bytes.IndexByte(name, '&') >= 0
 }
 
 // indexByteFrom returns the index of the first c at or after start, or the length of text.
@@ -461,7 +462,7 @@ var hexValues = func() (values [256]byte) {
 	return values
 }()
 
-// parseJSON reads one flat JSON object. A number or boolean is kept as its literal text; null counts as absent.
+// parseJSON reads one flat JSON object. A number or boolean is its literal text; null counts as empty.
 func (f *notifyFields) parseJSON(body []byte) error {
 	f.reset()
 	f.text = append(f.text, body...)
@@ -491,7 +492,7 @@ func (f *notifyFields) parseJSON(body []byte) error {
 		if i == len(body) {
 			return newParseError(reasonJSON, "field %s: the value is missing", quoteText(name))
 		}
-		valueStart, valueEnd, literal := i+1, 0, false
+		valueStart, valueEnd := i+1, i+1
 		switch body[i] {
 		case '"':
 			valueEnd, next = f.decodeJSON(body, i)
@@ -501,13 +502,13 @@ func (f *notifyFields) parseJSON(body []byte) error {
 			next = jsontext.SkipLiteral(body, i)
 		default:
 			next = jsontext.SkipLiteral(body, i)
-			valueStart, valueEnd, literal = i, next, true
+			valueStart, valueEnd = i, next
 		}
 		if next < 0 {
 			return newParseError(reasonJSON, "field %s: the value is not valid JSON", quoteText(name))
 		}
-		if valueEnd > valueStart {
-			if err := f.add(nameStart, nameEnd, valueStart, valueEnd, literal, isOddName(name)); err != nil {
+		if valueEnd > valueStart || f.keepEmpty {
+			if err := f.add(nameStart, nameEnd, valueStart, valueEnd); err != nil {
 				return err
 			}
 		}
@@ -544,16 +545,15 @@ func (f *notifyFields) decodeJSON(body []byte, i int) (end, next int) {
 	return len(decoded), next
 }
 
-func (f *notifyFields) add(nameStart, nameEnd, valueStart, valueEnd int, literal, oddName bool) error {
+func (f *notifyFields) add(nameStart, nameEnd, valueStart, valueEnd int) error {
 	if len(f.fields) == maxNotifyFields {
 		return newParseError(reasonTooMany, "more than %d parameters", maxNotifyFields)
 	}
 	number := fieldNumber(f.text[nameStart:nameEnd])
-	f.fields = append(f.fields, notifyField{int32(nameStart), int32(nameEnd), int32(valueStart), int32(valueEnd), int8(number), literal})
+	f.fields = append(f.fields, notifyField{int32(nameStart), int32(nameEnd), int32(valueStart), int32(valueEnd), int8(number)})
 	if number >= 0 {
 		f.known[number] = int16(len(f.fields))
 	}
-	f.oddName = f.oddName || oddName
 	return nil
 }
 
@@ -664,10 +664,12 @@ const (
 	reasonDigest           = "digest"
 	reasonSignature        = "signature"
 	reasonAmbiguous        = "ambiguous"
+	reasonMixed            = "mixed"
 )
 
 // verify says why the notify is false, or "" if it is true. Any one of the keys may verify it; an empty key never does.
-// Without a signType the digest's length tells: the documents disagree about the default.
+// Without a signType the digest's length tells: the documents disagree about the default. Of a notify that is ambiguous
+// or mixed the signature is right, and doubt says what is wrong with it.
 func (f *notifyFields) verify(keys [][]byte, accept digestSet) string {
 	sign, ok := f.getKnown(fieldSign)
 	if !ok {
@@ -723,8 +725,11 @@ func (f *notifyFields) verify(keys [][]byte, accept digestSet) string {
 	if valid != 1 {
 		return reasonSignature
 	}
-	if f.ambiguous(signed) {
+	if f.doubt = f.ambiguous(signed); f.doubt != nil {
 		return reasonAmbiguous
+	}
+	if f.doubt = f.mixed(); f.doubt != nil {
+		return reasonMixed
 	}
 	return ""
 }
@@ -740,80 +745,248 @@ func digestOf(signType []byte) digestSet {
 	return 0
 }
 
-// decidingNames are the parameters that decide about money: where a value holds '&', one of them and '=', the same
-// signed string can be cut into another order's payment.
-var decidingNames = [...]string{
-	"merOrderId", "mid", "instMid", "notifyId", "status", "totalAmount", "buyerPayAmount", "refundStatus", "refundAmount",
-	"refundOrderId", "refundTargetOrderId", "billNo", "billStatus", "billPayment", "secureStatus", "contractId", "seqId",
-	"targetOrderId", "sign", "signType",
+// decidingNames are the parameters that decide about money. The signed string does not say where one ends and the next
+// begins, since '&' and '=' are not escaped in it: no value may hold such a name as a pair, and none of them a pair.
+var decidingNames = [knownFields]string{
+	fieldMid: "mid", fieldInstMid: "instMid", fieldMerOrderID: "merOrderId", fieldBillNo: "billNo", fieldBillDate: "billDate",
+	fieldSeqID: "seqId", fieldTargetOrderID: "targetOrderId", fieldStatus: "status", fieldBillStatus: "billStatus",
+	fieldRefundStatus: "refundStatus", fieldSecureStatus: "secureStatus", fieldTotalAmount: "totalAmount",
+	fieldCompleteAmount: "completeAmount", fieldRefundOrderID: "refundOrderId", fieldRefundExtOrderID: "refundExtOrderId",
+	fieldRefundTargetOrderID: "refundTargetOrderId", fieldRefundAmount: "refundAmount", fieldRefundPayTime: "refundPayTime",
+	fieldContractID: "contractId", fieldNotifyID: "notifyId", fieldPayTime: "payTime", fieldCreateTime: "createTime",
+	fieldBillPayment: "billPayment", fieldBuyerPayAmount: "buyerPayAmount", fieldSign: "sign", fieldSignType: "signType",
 }
 
-// longSByte begins U+017F, which Unicode's case folding, and so many a JSON reader, takes for an s. (The other such
-// character, U+212A, stands for a k, which no deciding name has.)
-const longSByte = 0xC5
-
-// decidingByFirst holds the deciding names by their first byte, in both letter cases.
-var decidingByFirst = func() (table [256][]string) {
-	for _, name := range decidingNames {
-		table[name[0]] = append(table[name[0]], name)
-		table[name[0]-'a'+'A'] = append(table[name[0]-'a'+'A'], name)
-	}
-	table[longSByte] = table['s']
-	return table
-}()
-
-// ambiguous reports whether the signed string could have been cut in another way that decides otherwise. The
-// signature is known to be right, so that sign and signType hold nothing but a digest and its name.
-func (f *notifyFields) ambiguous(signed []byte) bool {
-	if f.oddName {
-		return true
+// ambiguous says why the signed string could have been cut in another way that decides otherwise, or be read in
+// another, or returns nil. The signature is known to be right, so that sign and signType hold nothing but a digest and
+// its name.
+func (f *notifyFields) ambiguous(signed []byte) error {
+	if err := f.ambiguousNames(); err != nil {
+		return err
 	}
 	pairs := len(f.fields) - 1 // all but sign
-	// The names hold no '&'; with one between every two pairs, neither does any value.
-	plain := bytes.Count(signed, ampersand) == max(pairs-1, 0)
-	longS := bytes.IndexByte(signed, longSByte) >= 0
+	// No name holds an '&'; with one between every two pairs, neither does any value.
+	if bytes.Count(signed, ampersand) == max(pairs-1, 0) {
+		return nil
+	}
 	for i := range f.fields {
 		field := &f.fields[i]
-		if field.number < 0 && f.respells(f.name(field), longS) || !plain && holdsDecidingPair(f.value(field)) {
-			return true
+		for name, rest := nextPair(f.value(field)); name != nil; name, rest = nextPair(rest) {
+			number := f.foldedNumber(name)
+			switch {
+			case number >= 0:
+				return fmt.Errorf("a value holds %s as a pair", decidingNames[number])
+			case field.number >= 0:
+				return fmt.Errorf("the value of %s holds a pair", decidingNames[field.number])
+			}
 		}
 	}
-	return false
+	return nil
 }
 
 var ampersand = []byte{'&'}
 
-// respells reports whether name is, letter case aside, a deciding name that is present too: many a JSON reader takes
-// both for one field, and the last one wins.
-// Without a long s only a name of the same length can be one.
-func (f *notifyFields) respells(name []byte, longS bool) bool {
-	for _, deciding := range decidingByFirst[name[0]] {
-		if len(name) != len(deciding) && !longS {
-			continue
-		}
-		if string(name) == deciding || !strings.EqualFold(string(name), deciding) {
-			continue
-		}
-		_, present := f.get(deciding)
-		return present
+// errNameNotPlain is what is wrong with a name of which the signed string does not say where it ends, or which is not
+// the same to every reader.
+var errNameNotPlain = errors.New("a parameter name is empty, holds & or =, or is not UTF-8")
+
+// ambiguousNames says why the names could be read in another way, or returns nil. Many a JSON reader takes two names for
+// one that differ in letter case only, and the last one wins.
+func (f *notifyFields) ambiguousNames() error {
+	bits := 6
+	for 1<<bits < 2*len(f.fields) {
+		bits++
 	}
-	return false
+	f.slots = slices.Grow(f.slots[:0], 1<<bits)[:1<<bits]
+	clear(f.slots)
+	for i := range f.fields {
+		if f.fields[i].number >= 0 {
+			continue // a deciding name, of which no two are one
+		}
+		name := f.name(&f.fields[i])
+		hash, ok := f.foldHash(name)
+		if !ok {
+			return errNameNotPlain
+		}
+		if number := decidingNumber(name, hash); number >= 0 {
+			if f.known[number] != 0 {
+				return fmt.Errorf("%s is also there in other letters", decidingNames[number])
+			}
+			f.respelled[number] = int16(i + 1)
+		}
+		slot := hash >> (64 - bits)
+		for f.slots[slot] != 0 {
+			if bytes.EqualFold(name, f.name(&f.fields[f.slots[slot]-1])) {
+				return errors.New("two parameter names differ in letter case only")
+			}
+			slot = (slot + 1) & (1<<bits - 1)
+		}
+		f.slots[slot] = int16(i + 1)
+	}
+	return nil
 }
 
-// holdsDecidingPair reports whether value contains, in any letter case, '&', a deciding name and '='.
-func holdsDecidingPair(value []byte) bool {
+// nameFactor makes that nobody can choose names that fall into one slot.
+var nameFactor = rand.Uint64() | 1
+
+// foldedBytes holds each byte of ASCII with its letter case folded, and 0 for every byte that needs a closer look.
+var foldedBytes = func() (folded [256]byte) {
+	for c := range byte(utf8.RuneSelf) {
+		if c != '&' && c != '=' {
+			folded[c] = lowerASCII(c)
+		}
+	}
+	return folded
+}()
+
+// foldHash returns a hash that is the same for names that are one when letter case is folded as Unicode does it, rune by
+// rune. It reports false for a name that is empty, holds '&' or '=', or is not UTF-8.
+func (f *notifyFields) foldHash(name []byte) (uint64, bool) {
+	hash := uint64(0)
+	for _, c := range name {
+		folded := foldedBytes[c]
+		if folded == 0 {
+			return f.foldHashRunes(name)
+		}
+		hash = (hash ^ uint64(folded)) * nameFactor
+	}
+	return hash, len(name) > 0
+}
+
+// foldHashRunes is foldHash for any name.
+func (f *notifyFields) foldHashRunes(name []byte) (uint64, bool) {
+	if bytes.ContainsAny(name, "&=") || !utf8.Valid(name) {
+		return 0, false
+	}
+	hash := uint64(0)
+	for _, r := range string(name) {
+		least := r
+		for next := unicode.SimpleFold(r); next != r; next = unicode.SimpleFold(next) {
+			least = min(least, next)
+		}
+		f.folded = utf8.AppendRune(f.folded[:0], least)
+		for _, c := range f.folded {
+			hash = (hash ^ uint64(lowerASCII(c))) * nameFactor
+		}
+	}
+	return hash, true
+}
+
+// decidingBits is the size of a hash table of the deciding names.
+const decidingBits = 8
+
+// decidingSlots is that table: their numbers, counted from 1.
+var decidingSlots = func() (slots [1 << decidingBits]int8) {
+	for number, name := range decidingNames {
+		hash, _ := new(notifyFields).foldHash([]byte(name))
+		slot := hash >> (64 - decidingBits)
+		for slots[slot] != 0 {
+			slot = (slot + 1) % (1 << decidingBits)
+		}
+		slots[slot] = int8(number + 1)
+	}
+	return slots
+}()
+
+// decidingNumber is fieldNumber for a name in any letter case, whose foldHash is known.
+func decidingNumber(name []byte, hash uint64) int {
+	for slot := hash >> (64 - decidingBits); decidingSlots[slot] != 0; slot = (slot + 1) % (1 << decidingBits) {
+		if number := int(decidingSlots[slot]) - 1; bytes.EqualFold(name, decidingBytes[number]) {
+			return number
+		}
+	}
+	return -1
+}
+
+var decidingBytes = func() (names [knownFields][]byte) {
+	for number, name := range decidingNames {
+		names[number] = []byte(name)
+	}
+	return names
+}()
+
+// foldedNumber is fieldNumber for a name in any letter case.
+func (f *notifyFields) foldedNumber(name []byte) int {
+	hash, ok := f.foldHash(name)
+	if !ok {
+		return -1
+	}
+	return decidingNumber(name, hash)
+}
+
+// nextPair returns the name of the first pair that stands in value behind an '&', and what comes after that name: what
+// the signed string can be cut into. The name is nil if there is none.
+func nextPair(value []byte) (name, rest []byte) {
 	for {
 		i := bytes.IndexByte(value, '&')
-		if i < 0 || i+1 == len(value) {
-			return false
+		if i < 0 {
+			return nil, nil
 		}
 		value = value[i+1:]
-		for _, name := range decidingByFirst[value[0]] {
-			if len(value) > len(name) && value[len(name)] == '=' && equalFoldASCII(value[:len(name)], name) {
-				return true
+		end := indexByteFrom(value, '&', 0)
+		if cut := bytes.IndexByte(value[:end], '='); cut >= 0 {
+			return value[:cut:cut], value[cut:]
+		}
+		value = value[end:]
+	}
+}
+
+// hidden returns a name that decides and is not there because a value has swallowed it, so that no query could decide on
+// it, or one whose value has swallowed a pair and is in no answer; "" if there is none.
+func (f *notifyFields) hidden() string {
+	for i := range f.fields {
+		field := &f.fields[i]
+		for name, rest := nextPair(f.value(field)); name != nil; name, rest = nextPair(rest) {
+			switch number := f.foldedNumber(name); {
+			case number >= 0 && number != fieldSign && number != fieldSignType && f.known[number] == 0: // the signature has settled those two
+				return decidingNames[number]
+			case field.number == fieldInstMid || field.number == fieldNotifyID:
+				return decidingNames[field.number]
 			}
 		}
 	}
+	return ""
+}
+
+// word returns the value of a deciding name, in whatever letters it stands.
+func (f *notifyFields) word(number int) ([]byte, bool) {
+	at := max(f.known[number], f.respelled[number])
+	if at == 0 {
+		return nil, false
+	}
+	return f.value(&f.fields[at-1]), true
+}
+
+// mixed says which words no genuine notify has together, or returns nil: they come out of a text that was cut into
+// parameters.
+func (f *notifyFields) mixed() error {
+	status, hasStatus := f.word(fieldStatus)
+	_, hasOrder := f.word(fieldMerOrderID)
+	if hasStatus || hasOrder {
+		for _, number := range [...]int{fieldBillNo, fieldBillDate, fieldBillStatus, fieldBillPayment} {
+			if _, ok := f.word(number); ok {
+				return fmt.Errorf("%s beside an order", decidingNames[number])
+			}
+		}
+	}
+	secure, _ := f.word(fieldSecureStatus)
+	switch string(secure) {
+	case "PARTLY_COMPLETED", "ALL_COMPLETED":
+		if hasStatus && !isPaidWord(status) && string(status) != "TRADE_REFUND" {
+			return errors.New("a completed guarantee of an order that is not paid")
+		}
+	}
+	switch string(status) {
+	case "NEW_ORDER", "WAIT_BUYER_PAY":
+		for _, number := range [...]int{
+			fieldRefundStatus, fieldRefundAmount, fieldRefundOrderID, fieldRefundExtOrderID, fieldRefundTargetOrderID, fieldRefundPayTime,
+		} {
+			if value, ok := f.word(number); ok && (number != fieldRefundAmount || string(value) != "0") {
+				return fmt.Errorf("%s beside an order that is not paid", decidingNames[number])
+			}
+		}
+	}
+	return nil
 }
 
 // equalFoldASCII reports whether text is word, in any ASCII letter case. word is in small letters where it has letters

@@ -76,7 +76,7 @@ func benchmarkNotify(b *testing.B, fields referenceFields) {
 		if reason := f.verify(keys, digestSHA256); reason != "" {
 			b.Fatal(reason)
 		}
-		if event := f.event(rules); len(event.Data) == 0 {
+		if event := f.event(rules, "/chinaums/shop"); len(event.Data) == 0 {
 			b.Fatal("no event")
 		}
 		f.release()

@@ -12,11 +12,13 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"sort"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -106,39 +108,79 @@ func referenceVerifies(values url.Values, key string) bool {
 	return false
 }
 
-// referenceAmbiguous applies the rule of the two cuts with a lower-cased copy of everything.
-func referenceAmbiguous(values url.Values) bool {
-	lower := func(text string) string {
-		raw := []byte(text)
-		for i, c := range raw {
-			if 'A' <= c && c <= 'Z' {
-				raw[i] = c + 32
-			}
+// referenceFold writes a text so that two are the same if strings.EqualFold says so.
+func referenceFold(text string) string {
+	return strings.Map(func(r rune) rune {
+		least := r
+		for next := unicode.SimpleFold(r); next != r; next = unicode.SimpleFold(next) {
+			least = min(least, next)
 		}
-		return string(raw)
-	}
-	names := strings.Fields(`merOrderId mid instMid notifyId status totalAmount buyerPayAmount refundStatus refundAmount
-		refundOrderId refundTargetOrderId billNo billStatus billPayment secureStatus contractId seqId targetOrderId sign
-		signType`)
+		return least
+	}, text)
+}
+
+// referenceAmbiguous applies the contract's three rules with copies of everything.
+func referenceAmbiguous(values url.Values) bool {
+	folded := map[string]bool{}
 	for name, list := range values {
 		if strings.Join(list, "") == "" {
 			continue
 		}
-		if name == "" || strings.ContainsAny(name, "&=") {
+		if name == "" || strings.ContainsAny(name, "&=") || !utf8.ValidString(name) || folded[referenceFold(name)] {
 			return true
 		}
-		for _, deciding := range names {
-			for _, value := range list {
-				if strings.Contains(lower(value), "&"+lower(deciding)+"=") {
+		folded[referenceFold(name)] = true
+	}
+	deciding := strings.Fields(decidingByContract)
+	for name, list := range values {
+		for _, value := range list {
+			for i, part := range strings.Split(value, "&") {
+				pair, _, isPair := strings.Cut(part, "=")
+				if i == 0 || !isPair {
+					continue
+				}
+				if slices.Contains(deciding, name) || slices.ContainsFunc(deciding, func(d string) bool { return strings.EqualFold(d, pair) }) {
 					return true
 				}
-			}
-			if name != deciding && strings.EqualFold(name, deciding) && values.Get(deciding) != "" {
-				return true
 			}
 		}
 	}
 	return false
+}
+
+// referenceMixed applies the contract's rule about words that no genuine notify has together. Of a notify that is not
+// ambiguous: no name is there in two spellings.
+func referenceMixed(values url.Values) bool {
+	word := func(name string) string {
+		for other, list := range values {
+			if value := strings.Join(list, ""); strings.EqualFold(name, other) && value != "" {
+				return value
+			}
+		}
+		return ""
+	}
+	status := word("status")
+	paid := slices.Contains([]string{"TRADE_SUCCESS", "SUCCESS", "success"}, status)
+	switch {
+	case word("billNo")+word("billDate")+word("billStatus")+word("billPayment") != "" && word("merOrderId")+status != "",
+		slices.Contains([]string{"PARTLY_COMPLETED", "ALL_COMPLETED"}, word("secureStatus")) && status != "" && !paid && status != "TRADE_REFUND":
+		return true
+	case status == "NEW_ORDER" || status == "WAIT_BUYER_PAY":
+		return word("refundStatus")+word("refundOrderId")+word("refundExtOrderId")+word("refundTargetOrderId")+word("refundPayTime") != "" ||
+			word("refundAmount") != "" && word("refundAmount") != "0"
+	}
+	return false
+}
+
+// referenceReason is "ambiguous", "mixed" or "" of a notify whose signature is right.
+func referenceReason(values url.Values) string {
+	switch {
+	case referenceAmbiguous(values):
+		return reasonAmbiguous
+	case referenceMixed(values):
+		return reasonMixed
+	}
+	return ""
 }
 
 const testKey = "fcAmtnx7MwismjWNhNKdHC44mNXtnEQeJkRrhKJwyrW2ysRR"
@@ -640,7 +682,7 @@ func TestVerify(t *testing.T) {
 		"plus is a space":               {"a=b+c&sign=" + sum("a=b c"), both, one, ""},
 		"signed before decoding":        {"a=b%20c&sign=" + sum("a=b%20c"), both, one, reasonSignature},
 		"decoded twice":                 {"a=%252B&sign=" + sum("a=+"), both, one, reasonSignature},
-		"sorted by bytes":               {"b=1&A=1&a=1&sign=" + sum("A=1&a=1&b=1"), both, one, ""},
+		"sorted by bytes":               {"b=1&Z=1&a=1&sign=" + sum("Z=1&a=1&b=1"), both, one, ""},
 		"sorted without case":           {"B=1&a=1&sign=" + sum("a=1&B=1"), both, one, reasonSignature},
 		"GBK bytes as they came":        {"a=%C4%E3&sign=" + sum("a=\xc4\xe3"), both, one, ""},
 		"json":                          {`{"totalAmount":1,"paid":true,"x":null,"y":"","sign":"` + sum("paid=true&totalAmount=1") + `"}`, both, one, ""},
@@ -669,7 +711,22 @@ func TestVerify(t *testing.T) {
 		"true: space before the word":         {shaForm("orderDesc", "a& status=1"), both, one, ""},
 		"true: no ampersand before the word":  {shaForm("orderDesc", "status=1"), both, one, ""},
 		"true: ampersand at the end":          {shaForm("orderDesc", "a&"), both, one, ""},
-		"true: payTime decides nothing":       {shaForm("orderDesc", "a&payTime=1"), both, one, ""},
+		"true: settleDate decides nothing":    {shaForm("orderDesc", "a&settleDate=1"), both, one, ""},
+		"ambiguous: long s in a value":        {shaForm("orderDesc", "a&\u017ftatus=1"), both, one, reasonAmbiguous},
+		"ambiguous: a number with a pair":     {shaForm("seqId", "1&settleDate=2"), both, one, reasonAmbiguous},
+		"ambiguous: a pair without a name":    {shaForm("seqId", "1&=2"), both, one, reasonAmbiguous},
+		"ambiguous: a pair without a value":   {shaForm("mid", "1&x&y="), both, one, reasonAmbiguous},
+		"ambiguous: names of other letters":   {shaForm("abc", "1", "aBc", "2"), both, one, reasonAmbiguous},
+		"ambiguous: a name in GBK":            {shaForm("\xc4\xe3", "1"), both, one, reasonAmbiguous},
+		"true: no = behind the ampersand":     {shaForm("mid", "1=2&x&y"), both, one, ""},
+		"mixed: a bill's number":              {shaForm("billNo", "1"), both, one, reasonMixed},
+		"mixed: a bill's date beside status":  {referenceFields{{"status", "1"}, {"billDate", "1"}}.signedForm(testKey, digestSHA256), both, one, reasonMixed},
+		"mixed: a payment beside merOrderId":  {referenceFields{{"merOrderId", "1"}, {"billPayment", "{}"}}.signedForm(testKey, digestSHA256), both, one, reasonMixed},
+		"mixed: in other letters":             {shaForm("BILLSTATUS", "PAID"), both, one, reasonMixed},
+		"mixed: in other letters, the status": {referenceFields{{"STATUS", "1"}, {"billDate", "1"}}.signedForm(testKey, digestSHA256), both, one, reasonMixed},
+		"true: a bill":                        {referenceFields{{"billNo", "1"}, {"billDate", "1"}, {"billPayment", "{}"}, {"billStatus", "PAID"}}.signedForm(testKey, digestSHA256), both, one, ""},
+		"true: a bill's funds":                {shaForm("billFunds", "1", "billDesc", "1", "billQRCode", "1"), both, one, ""},
+		"true: a completed guarantee":         {shaForm("secureStatus", "ALL_COMPLETED"), both, one, ""},
 		"true: only a decoded ampersand cuts": {shaForm("orderDesc", "a%26status=1"), both, one, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -718,7 +775,7 @@ func TestVerifyCutInTwoWays(t *testing.T) {
 
 // randomFields returns fields as a hostile platform might send them.
 func randomFields(random *rand.Rand) referenceFields {
-	names := []string{"mid", "status", "totalAmount", "orderDesc", "goods", "Status", "a&b", "", "payTime", "名字", "signType"}
+	names := []string{"mid", "status", "totalAmount", "orderDesc", "goods", "Status", "a&b", "", "payTime", "名字", "signType", "billDate"}
 	values := []string{"", "1", "TRADE_SUCCESS", "a b+c", "x&status=1", "&", "中文", "\xc4\xe3", `[{"totalAmount":"1"}]`, "SHA256", "sha-256", "%", ";"}
 	seen := map[string]bool{}
 	var fields referenceFields
@@ -763,12 +820,12 @@ func TestVerifyLikeReference(t *testing.T) {
 		f.release()
 		got := testReason(form, digestMD5|digestSHA256, testKey)
 		switch valid := referenceVerifies(values, testKey); {
-		case !valid && (got == "" || got == reasonAmbiguous), valid && (got == "") == referenceAmbiguous(values):
+		case valid && got != referenceReason(values), !valid && (got == "" || got == reasonAmbiguous || got == reasonMixed):
 			t.Fatalf("%q: reason %q, reference %v", form, got, valid)
 		}
 		outcomes[got]++
 	}
-	for _, reason := range []string{"", reasonSignature, reasonSignType, reasonAmbiguous} {
+	for _, reason := range []string{"", reasonSignature, reasonSignType, reasonAmbiguous, reasonMixed} {
 		if outcomes[reason] == 0 {
 			t.Errorf("no random notify ended as %q: %v", reason, outcomes)
 		}
@@ -787,14 +844,14 @@ func TestFieldsForgetEverything(t *testing.T) {
 	if kept := string(f.signed[:cap(f.signed)]); strings.Contains(kept, testKey[:16]) {
 		t.Error("a key stays in the buffer")
 	}
-	f.event(nil)
+	f.event(nil, "/chinaums/shop")
 	if err := f.parse([]byte("b=2")); err != nil {
 		t.Fatal(err)
 	}
 	if got := string(f.appendStringToSign(nil)); got != "b=2" {
 		t.Errorf("string to sign is %q", got)
 	}
-	if got := f.event(nil).Data; got != `{"b":"2"}` {
+	if got := f.event(nil, "/chinaums/shop").Data; got != `{"b":"2"}` {
 		t.Errorf("event is %s", got)
 	}
 	if reason := f.verify([][]byte{[]byte(testKey)}, digestSHA256); reason != reasonMissingSignature {
@@ -815,7 +872,7 @@ func TestLargeBuffersAreDropped(t *testing.T) {
 	if reason := f.verify([][]byte{[]byte(testKey)}, digestSHA256); reason != "" {
 		t.Fatal(reason)
 	}
-	f.event(nil)
+	f.event(nil, "/chinaums/shop")
 	f.release()
 	for name, buffer := range map[string][]byte{
 		"text": f.text, "signed": f.signed, "out": f.writer.Out, "words": f.writer.words,
@@ -855,7 +912,7 @@ func TestAllocations(t *testing.T) {
 		if f.parse(form) != nil || f.verify(keys, digestSHA256) != "" {
 			t.Error("the notify is not true")
 		}
-		f.event(rules)
+		f.event(rules, "/chinaums/shop")
 		f.release()
 	}); got != 1 {
 		t.Errorf("notify: %v allocations, want 1: the JSON and, behind it, the attributes", got)
