@@ -340,6 +340,9 @@ func (r *report) notify(m *merchant, c *capture, keys []doctorKey) error {
 		r.line("type", "%s", event.Type)
 		r.line("id", "%s", event.ID) // a digest: it shows nothing, and the inbox finds the event by it
 		r.line("subject", "%s", r.maskedValue(event.Subject))
+		if err := readsOtherwise(c.content); err != nil && c.method != http.MethodGet {
+			r.line("note", "%s (%s)", r.say("reason_"+reasonReadsOtherwise), printable(err.Error()))
+		}
 		return r.err
 	}
 
@@ -537,6 +540,7 @@ var doctorTexts = map[string]struct{ english, chinese string }{
 	"reason_signature":          {"the signature is not that of these values with this key", "签名与参数及密钥不符"},
 	"reason_ambiguous":          {"the signature is right, but the same signed text can be cut into another payment: do not trust it", "签名正确，但同一待签名串可被拆成另一笔支付，不可信任"},
 	"reason_mixed":              {"the signature is right, but no genuine notify has these words together: they come out of a text that was cut into parameters", "签名正确，但真实通知不会同时带有这些参数：它们是从某个文本中拆出来的"},
+	"reason_reads_otherwise":    {"format original refuses this one: an app's own parser may read it otherwise than what was verified", "format original 会拒绝此通知：应用自己的解析结果可能与验签内容不一致"},
 	"reason_foreign_mid":        {"the signature is right, but the mid is not one of the merchant's", "签名正确，但 mid 不属于此商户"},
 	"reason_content_type":       {"the Content-Type is neither a form's nor JSON's", "Content-Type 既不是表单也不是 JSON"},
 	"reason_content_encoding":   {"the body has a Content-Encoding", "报文带有 Content-Encoding"},

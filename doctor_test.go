@@ -430,7 +430,7 @@ func TestDoctorTexts(t *testing.T) {
 		}
 	}
 	for _, reason := range []string{
-		reasonMissingSignature, reasonSignType, reasonDigest, reasonSignature, reasonAmbiguous, reasonMixed, reasonRepeated, reasonEncoding, reasonJSON, reasonTooMany,
+		reasonMissingSignature, reasonSignType, reasonDigest, reasonSignature, reasonAmbiguous, reasonMixed, reasonReadsOtherwise, reasonRepeated, reasonEncoding, reasonJSON, reasonTooMany,
 		"foreign_mid", "malformed", "content_type", "content_encoding",
 	} {
 		if key := "reason_" + reason; r.say(key) == key {

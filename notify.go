@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -159,6 +160,11 @@ func (n *Notify) judge(m *merchant, content []byte, header http.Header) (*inboun
 			}
 		}
 	}
+	if rejected == nil && n.Format == inbound.FormatOriginal {
+		if err := readsOtherwise(content); err != nil {
+			rejected = &rejection{http.StatusBadRequest, reasonReadsOtherwise, err}
+		}
+	}
 	if rejected != nil {
 		return nil, rejected.of(fields)
 	}
@@ -219,6 +225,37 @@ func (m *merchant) verify(fields *notifyFields, content []byte, header http.Head
 
 // source is the Ce-Source of the merchant's events.
 func (m *merchant) source() string { return "/chinaums/" + m.name }
+
+// reasonReadsOtherwise is why `format original` refuses a true notify.
+const reasonReadsOtherwise = "reads_otherwise"
+
+// maxOriginalPairs is how many pairs `format original` passes, empty ones included: PHP drops those behind the thousandth
+// (max_input_vars), and the documents' longest notify has about 50.
+const maxOriginalPairs = 200
+
+// readsOtherwise says why an app that reads content by itself, as PHP does, would not find just the parameters that were
+// verified, or returns nil. An empty value is not signed, so that anybody can add pairs that have none.
+func readsOtherwise(content []byte) error {
+	if !isJSONObject(content) && bytes.Count(content, ampersand) >= maxOriginalPairs {
+		return fmt.Errorf("more than %d pairs", maxOriginalPairs)
+	}
+	all := acquireFields()
+	defer all.release()
+	all.keepEmpty = true
+	if err := all.parse(content); err != nil {
+		return err // a name that stands twice
+	}
+	if len(all.fields) > maxOriginalPairs {
+		return fmt.Errorf("more than %d pairs", maxOriginalPairs)
+	}
+	for i := range all.fields {
+		name := all.name(&all.fields[i])
+		if bytes.ContainsAny(name, "[]. ") || bytes.ContainsFunc(name, unicode.IsControl) {
+			return fmt.Errorf("parameter name %s: PHP makes another name of it", quoteText(name))
+		}
+	}
+	return all.ambiguousNames()
+}
 
 // verifyMID says whether a notify is another merchant's.
 func (m *merchant) verifyMID(fields *notifyFields) *rejection {

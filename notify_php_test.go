@@ -1,7 +1,10 @@
 package chinaums
 
 import (
+	"encoding/hex"
 	"encoding/json"
+	"fmt"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
@@ -229,4 +232,168 @@ func TestNotifyToPHP(t *testing.T) {
 	if strings.Contains(log.String(), "the secret between gateway and app") {
 		t.Error("the app's secret is in the log")
 	}
+}
+
+// phpPost tells what PHP makes of a notify as it came.
+const phpPost = `<?php
+file_put_contents(getenv('APP_SEEN'), json_encode(['post' => array_map(fn($v) => is_array($v) ? ['array'] : bin2hex($v),
+    array_combine(array_map('bin2hex', array_keys($_POST)), $_POST) ?: []), 'json' => bin2hex(json_encode(json_decode(file_get_contents('php://input'), true)))]));
+echo 'SUCCESS';
+`
+
+// TestOriginalToPHP: under format original PHP finds the parameters that were verified, or the notify is refused. Empty
+// pairs are not signed, so that anybody could add `status[]=`, `+status=`, `status%00=` or one more `status=`, and PHP read
+// another status than the signed one; 1,500 empty pairs in front, and it read nothing at all.
+func TestOriginalToPHP(t *testing.T) {
+	setKeys(t)
+	directory, err := os.MkdirTemp("", "fpm") // a short path: a socket's may have 107 bytes
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(directory) })
+	seen := filepath.Join(directory, "seen.json")
+	t.Setenv("APP_SEEN", seen)
+	socket := startFPM(t, directory)
+	writeText(t, filepath.Join(directory, "notify.php"), phpPost)
+	address := freeAddress(t)
+	startCaddy(t, merchantOptions(noPlatform)+notifySite(address, `root `+directory+`
+	chinaums_notify /notify.php {
+		format original
+	}
+	php_fastcgi unix/`+socket))
+	url := "http://" + address + "/notify.php"
+	good := signedPayment(referenceField{"plus", "a+b c&d%"}, referenceField{"中文", "\xc6\xbb"}, referenceField{"1", "number"})
+	sign := good[strings.LastIndex(good, "&sign="):]
+	fields := readReference(good)
+
+	for name, test := range map[string]struct {
+		body  string
+		taken bool
+	}{
+		"as it was signed":                    {good, true},
+		"empty pairs":                         {"&&" + good + "&&", true},
+		"empty values of other names":         {"receipt=&" + good + "&bankInfo&coupon=", true},
+		"the order of arrival":                {strings.TrimPrefix(sign, "&") + "&" + strings.TrimSuffix(good, sign), true},
+		"200 pairs":                           {strings.Repeat("&", 200-strings.Count(good, "&")-1) + good, true},
+		"201 pairs":                           {strings.Repeat("&", 200-strings.Count(good, "&")) + good, false},
+		"status[]=":                           {good + "&status[]=", false},
+		"status%5B%5D=":                       {good + "&status%5B%5D=", false},
+		"status[":                             {good + "&status[", false},
+		"status]=":                            {good + "&status]=", false},
+		"+status=":                            {good + "&+status=", false},
+		"%20status=, in front":                {"%20status=&" + good, false},
+		"status+=":                            {good + "&status+=", false},
+		"status%00=":                          {good + "&status%00=", false},
+		"status%00x=":                         {good + "&status%00x=", false},
+		"a tab":                               {good + "&%09status=", false},
+		"a line break behind a name":          {good + "&status%0A=", false},
+		"a C1 control character":              {good + "&%C2%85status=", false},
+		"tar.get=":                            {good + "&tar.get=", false},
+		"status=, once more":                  {good + "&status=", false},
+		"status, once more, without =":        {good + "&status", false},
+		"status=, in front":                   {"status=&" + good, false},
+		"st%61tus=":                           {good + "&st%61tus=", false},
+		"sign=, once more":                    {good + "&sign=", false},
+		"an empty name twice":                 {good + "&=&=", false},
+		"an empty one of another name, twice": {good + "&x=&x=", false},
+		"in other letters":                    {good + "&STATUS=", false},
+		"1,500 empty pairs in front":          {strings.Repeat("&", 1500) + good, false},
+		"1,500 empty values in front":         {manyEmpty(1500) + good, false},
+		"990 empty values in front":           {manyEmpty(990) + good, false},
+		"199 empty values in front":           {manyEmpty(199) + good, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_ = os.Remove(seen)
+			a := postNotify(t, url, test.body)
+			if !test.taken {
+				if a.status == 200 {
+					content, _ := os.ReadFile(seen)
+					t.Fatalf("taken; PHP has %s", content)
+				}
+				wantWord(t, a, 400)
+				if _, err := os.Stat(seen); err == nil {
+					t.Error("the app saw it")
+				}
+				return
+			}
+			wantWord(t, a, 200)
+			content, err := os.ReadFile(seen)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got struct{ Post map[string]any }
+			if err := json.Unmarshal(content, &got); err != nil {
+				t.Fatalf("%v: %s", err, content)
+			}
+			found := map[string]string{}
+			for name, value := range got.Post {
+				rawName, _ := hex.DecodeString(name)
+				text, _ := value.(string)
+				rawValue, err := hex.DecodeString(text)
+				if err != nil || text == "" && value != "" {
+					t.Errorf("%s is %v", rawName, value)
+				}
+				if len(rawValue) > 0 {
+					found[string(rawName)] = string(rawValue)
+				}
+			}
+			want := map[string]string{}
+			for name := range fields {
+				want[name] = fields.Get(name)
+			}
+			if !maps.Equal(found, want) {
+				t.Errorf("PHP has %q\nwant %q", found, want)
+			}
+		})
+	}
+
+	object := `{"merOrderId":"42","status":"TRADE_CLOSED","sign":"` + referenceDigest("merOrderId=42&status=TRADE_CLOSED", testNotifyKey, digestSHA256) + `"`
+	for name, test := range map[string]struct {
+		body  string
+		taken bool
+	}{
+		"JSON":                         {object + `,"refId":"","x":null}`, true},
+		"JSON, a name twice":           {object + `,"status":""}`, false},
+		"JSON, a name twice, null":     {object + `,"status":null}`, false},
+		"JSON, a name twice, in front": {`{"st\u0061tus":"",` + object[1:] + "}", false},
+		"JSON, empty in other letters": {object + `,"Status":""}`, false},
+		"JSON, a name with a zero":     {object + `,"\u0000status":""}`, false},
+		"JSON, more than 200 members":  {object + strings.Repeat(`,"":""`, 201) + "}", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_ = os.Remove(seen)
+			a := postNotify(t, url, test.body, "Content-Type: application/json")
+			if !test.taken {
+				wantWord(t, a, 400)
+				return
+			}
+			wantWord(t, a, 200)
+			content, _ := os.ReadFile(seen)
+			var got struct{ JSON string }
+			if err := json.Unmarshal(content, &got); err != nil {
+				t.Fatalf("%v: %s", err, content)
+			}
+			decoded, _ := hex.DecodeString(got.JSON)
+			if !strings.Contains(string(decoded), `"status":"TRADE_CLOSED"`) {
+				t.Errorf("PHP has %s", decoded)
+			}
+		})
+	}
+	t.Run("the reason", func(t *testing.T) {
+		wantRefusal(t, url, good+"&status=", 400, "reads_otherwise")
+	})
+	t.Run("other formats take what is empty", func(t *testing.T) {
+		app := newMerchantApp(t, nil)
+		url, _ := startNotify(t, "chinaums_notify\n\treverse_proxy "+app.URL)
+		wantWord(t, postNotify(t, url, good+"&status=&status[]=&"+manyEmpty(300)), 200)
+	})
+}
+
+// manyEmpty are pairs of different names without values.
+func manyEmpty(count int) string {
+	var pairs strings.Builder
+	for i := range count {
+		fmt.Fprintf(&pairs, "e%d=&", i)
+	}
+	return pairs.String()
 }

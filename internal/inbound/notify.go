@@ -35,7 +35,8 @@ const (
 // Notify holds what every platform's notify handler takes from its configuration, and does what they all do.
 type Notify struct {
 	// What the app gets: `json`, the normalized fields; `cloudevents`, the same as data of a structured CloudEvent; or
-	// `original`, the verified bytes as they came. Default: json.
+	// `original`, the verified bytes as they came; what an app's own parser could read otherwise is refused then.
+	// Default: json.
 	Format string `json:"format,omitempty"`
 
 	// When the app has taken an event: `word`, a 2xx whose body is empty or says SUCCESS or OK; or `2xx`, any 2xx whose
