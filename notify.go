@@ -35,6 +35,12 @@ var inward = inbound.Platform{
 		}
 		return "application/x-www-form-urlencoded"
 	},
+	Explain: func(reason string) string {
+		if _, ok := doctorTexts["reason_"+reason]; ok {
+			return "caddy chinaums verify"
+		}
+		return ""
+	},
 }
 
 // Notify is the middleware that takes the platform's notifies: it verifies the signature, replaces the form by

@@ -1307,6 +1307,13 @@ func TestNotifyRejectedLog(t *testing.T) {
 	if fields["unverified_order"] != strconv.Quote(order) || fields["unverified_mid"] != `"m\n1"` || fields["merchant"] != "shop" || fields["status"] != 403.0 {
 		t.Errorf("logged: %v", fields)
 	}
+	if fields["explain"] != "caddy chinaums verify" {
+		t.Errorf("the line does not say which command explains it: %v", fields)
+	}
+	wantWord(t, do(t, newRequest(t, "GET", url, "")), 405)
+	if lines := log.lines(`"notify rejected"`, `"reason":"method"`); len(lines) != 1 || strings.Contains(lines[0], "explain") {
+		t.Errorf("the command cannot explain it: %v", lines)
+	}
 	own := strings.Join(log.lines(`"logger":"http.handlers.chinaums_notify"`), "")
 	for _, secret := range []string{"somebody", "6228480000", order + "P", strings.Repeat("ab", 32), testNotifyKey} {
 		if strings.Contains(own, secret) {

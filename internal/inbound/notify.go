@@ -74,6 +74,8 @@ type Platform struct {
 	ContentTypes []string
 	// ContentType tells the type of a notify that came without one.
 	ContentType func(content []byte) string
+	// Explain names the command that explains a refusal with this reason, or is empty: for the log. May be nil.
+	Explain func(reason string) string
 }
 
 // Flights counts what is under way, so that a configuration is not torn down under it.
@@ -395,6 +397,11 @@ func (n *Notify) note(w http.ResponseWriter, r *http.Request, account Account, r
 	}, rejected.Unverified...)
 	if rejected.Detail != nil {
 		fields = append(fields, zap.Error(rejected.Detail))
+	}
+	if n.platform.Explain != nil {
+		if command := n.platform.Explain(rejected.Reason); command != "" {
+			fields = append(fields, zap.String("explain", command))
+		}
 	}
 	message := "notify rejected"
 	if result == "observed" {
