@@ -461,15 +461,16 @@ func (a *App) Cleanup() error {
 	if !a.flights.Wait(ctx) {
 		a.logger.Warn("calls were still under way when the configuration was put away; their outcome is unknown")
 	}
+	var failed []error
 	for _, t := range a.terminals.All() {
 		if t.keeper != nil {
 			t.keeper.release(t.owner)
 			if _, err := keepers.Delete(t.owner.slot.Key); err != nil {
-				return fmt.Errorf("terminal %s: %w", t.name, err)
+				failed = append(failed, fmt.Errorf("terminal %s: %w", t.name, err))
 			}
 		}
 	}
-	return nil
+	return errors.Join(failed...)
 }
 
 // terminalRef is a directive's terminal: a fixed one, or a name that each request tells.

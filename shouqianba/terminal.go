@@ -50,9 +50,9 @@ import (
 // credential is what signs a call.
 type credential struct {
 	sn, key string
-	day     string // when the key was given, in Beijing
-	until   int64  // Unix time from which the key must not be used without looking
-	reread  bool   // the platform has refused it, and the storage has no other
+	day     string    // when the key was given, in Beijing
+	until   int64     // Unix time from which the key must not be used without looking
+	reread  time.Time // when the platform had refused it, and the storage was asked for another; zero: never
 }
 
 // record is what is stored of a terminal.
@@ -160,6 +160,7 @@ const (
 	firstPause      = 10 * time.Second // before the next run after one that has failed
 	longestPause    = 30 * time.Minute
 	longestKeyless  = time.Minute // the same where there is no key, so that no call can be made
+	rereadPause     = time.Minute // before a key that is refused is looked for in the storage again
 	askPause        = time.Second // before a call that has no key may start a run, where the last one has not reached the platform
 )
 
@@ -396,17 +397,18 @@ func (k *keeper) serial(ctx context.Context) string {
 }
 
 // refused hears that the platform did not accept the signature of a call that c has signed. Another server may have
-// checked in: the storage is asked before the next call, once for each key.
+// checked in: the storage is asked before the next call, once a minute.
 func (k *keeper) refused(c *credential) {
 	o := k.owner()
 	if o == nil {
 		return
 	}
-	if c.reread || k.current.Load() != c {
-		return // it has been asked already, or the key has changed meanwhile
+	now := k.now()
+	if now.Sub(c.reread).Abs() < rereadPause || k.current.Load() != c {
+		return // it has just been asked, or the key has changed meanwhile
 	}
 	suspect := *c
-	suspect.until, suspect.reread = 0, true
+	suspect.until, suspect.reread = 0, now
 	if k.current.CompareAndSwap(c, &suspect) {
 		o.logger.Warn("the platform refuses the terminal's signature; the stored key is read again for the next call, this one is not repeated",
 			zap.String("terminal_sn", c.sn))
@@ -496,6 +498,9 @@ func (k *keeper) exchange(ctx context.Context, o *owner, stored record) error {
 		answer, err := o.send(ctx, &stored)
 		if err == nil {
 			answer.Day = day(k.now())
+			if overtaken, err := k.overtaken(ctx, o, stored, answer); err != nil || overtaken {
+				return err
+			}
 			if err = k.save(ctx, o, stored, answer); err == nil {
 				o.logger.Info(map[bool]string{true: "terminal activated", false: "terminal checked in"}[stored.Key == ""],
 					zap.String("terminal_sn", answer.SN), zap.String("day", answer.Day))
@@ -520,6 +525,25 @@ func (k *keeper) exchange(ctx context.Context, o *owner, stored record) error {
 		o.logger.Warn("the answer to an activation or check-in was lost; it is repeated once", zap.Error(err))
 		time.Sleep(repeatPause)
 	}
+}
+
+// overtaken looks whether another server has taken over the lock, which passes on when its holder stands still for long: what
+// that one was given is newer, and must not be replaced by the answer that was on its way meanwhile. Where it has no answer
+// yet, this one is kept until that is known.
+func (k *keeper) overtaken(ctx context.Context, o *owner, sent, answer record) (bool, error) {
+	latest, err := o.load(ctx)
+	switch {
+	case err != nil:
+		k.setUnsaved(&answer, sent)
+		return false, fmt.Errorf("the platform has given a new key, which is not stored: what is stored cannot be read: %w", err)
+	case latest == sent:
+		return false, nil
+	case latest.Key != sent.Key && latest.Key != "":
+		k.take(o, latest)
+		return true, nil
+	}
+	k.setUnsaved(&answer, latest)
+	return false, errors.New("another server of the fleet looks after the terminal at the same time; the new key is not stored before that has ended")
 }
 
 // save stores a key that the platform has given, and then uses it. What cannot be stored is kept for the next run, and
@@ -556,7 +580,7 @@ func (k *keeper) take(o *owner, r record) {
 	c := &credential{sn: r.SN, key: r.Key, day: r.Day}
 	old := k.current.Load()
 	same := old != nil && old.sn == c.sn && old.key == c.key
-	if old != nil && old.until == 0 && old.reread {
+	if old != nil && old.until == 0 && !old.reread.IsZero() {
 		if same {
 			o.logger.Error("the platform refuses the newest key that is stored; if another installation has checked the terminal in, activate a new one",
 				zap.String("terminal_sn", c.sn))
@@ -564,8 +588,10 @@ func (k *keeper) take(o *owner, r record) {
 			o.logger.Warn("another server has checked the terminal in; the next call uses its key", zap.String("terminal_sn", c.sn))
 		}
 	}
-	c.reread = same && old.reread
-	if r.fresh(now) || c.reread {
+	if same {
+		c.reread = old.reread
+	}
+	if r.fresh(now) || !c.reread.IsZero() {
 		c.until = midnight(now.Add(24 * time.Hour)).Unix()
 	}
 	k.current.Store(c)
@@ -655,6 +681,9 @@ func (o *owner) send(ctx context.Context, r *record) (record, error) {
 	}
 	if given.SN == "" {
 		given.SN = r.SN
+	}
+	if given.SN == "" { // it could sign nothing, and nothing would activate it again
+		return record{}, &exchangeError{what: what, unseen: true, cause: errors.New("the answer has a terminal_key, but no terminal_sn")}
 	}
 	return given, nil
 }
