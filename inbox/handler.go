@@ -438,8 +438,12 @@ func newTemplate(text string) template {
 	return t
 }
 
+// digestPrefix is what a digest in the place of a text begins with. No text that is taken as it is does.
+const digestPrefix = "sha256:"
+
 // fill puts the values in, and reports whether all of them are empty. Where other values could have made the same text,
-// as a and b#c might instead of a#b and c, or where the text is long, the result is a digest of the values.
+// as a and b#c might instead of a#b and c, or where the text is long or looks like a digest, the result is a digest of the
+// values.
 //
 // The body's placeholders are answered here: content has been read, and is not in the request any more.
 func (t template) fill(repl *caddy.Replacer, content []byte) (filled string, empty bool, err error) {
@@ -459,7 +463,7 @@ func (t template) fill(repl *caddy.Replacer, content []byte) (filled string, emp
 		empty = empty && text == ""
 		return text, nil
 	})
-	if err != nil || len(filled) <= maxID && !t.ambiguous(filled) {
+	if err != nil || len(filled) <= maxID && !t.ambiguous(filled) && !strings.HasPrefix(filled, digestPrefix) {
 		return filled, empty, err
 	}
 	digest := sha256.New()
@@ -469,7 +473,7 @@ func (t template) fill(repl *caddy.Replacer, content []byte) (filled string, emp
 		digest.Write(length[:])
 		digest.Write([]byte(value))
 	}
-	return "sha256:" + hex.EncodeToString(digest.Sum(nil)), empty, nil
+	return digestPrefix + hex.EncodeToString(digest.Sum(nil)), empty, nil
 }
 
 // ambiguous reports whether what stands between placeholders is found more often than the template has it. Where nothing

@@ -59,6 +59,15 @@ func TestTemplate(t *testing.T) {
 	}
 }
 
+// TestTemplateDigestIsNoValue: a value that looks like the digest of another one was the same text. Whoever chose it could have
+// another's message taken for a repetition, or, by order_by, hold it up.
+func TestTemplateDigestIsNoValue(t *testing.T) {
+	digest, _ := fill(t, "{a}", map[string]string{"a": strings.Repeat("x", maxID+1)})
+	if forged, _ := fill(t, "{a}", map[string]string{"a": digest}); forged == digest || len(forged) != len(digest) {
+		t.Errorf("%q and its digest are both %q", digest, forged)
+	}
+}
+
 // TestTemplateSideBySide: placeholders with nothing between them make one text for one choice of values only.
 func TestTemplateSideBySide(t *testing.T) {
 	first, _ := fill(t, "{a}{b}", map[string]string{"a": "1", "b": "23"})
