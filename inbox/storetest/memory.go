@@ -18,6 +18,7 @@ type Memory struct {
 	mu       sync.Mutex
 	settings inbox.Settings
 	records  map[uint64]*record
+	inOrder  []*record // of their seq
 	byID     map[string]*record
 	last     uint64        // seq
 	bytes    int64         // what counts against MaxBytes
@@ -143,7 +144,7 @@ func (m *Memory) Put(ctx context.Context, message *inbox.Message) (inbox.Receipt
 		}
 		m.last++
 		r, receipt = &record{Message: inbox.Message{Seq: m.last, ID: message.ID}}, inbox.Stored
-		m.records[r.Seq], m.byID[r.ID] = r, r
+		m.records[r.Seq], m.byID[r.ID], m.inOrder = r, r, append(m.inOrder, r)
 	}
 	r.Key, r.Received, r.Request, r.size = message.Key, message.Received, bytes.Clone(message.Request), size
 	r.State, r.Attempts, r.Answer, r.Settled, r.Due = inbox.Pending, 0, inbox.Answer{}, time.Time{}, m.now()
@@ -154,18 +155,20 @@ func (m *Memory) Put(ctx context.Context, message *inbox.Message) (inbox.Receipt
 
 // forget removes what was delivered longer ago than is to be remembered.
 func (m *Memory) forget() {
-	for seq, r := range m.records {
-		if r.State == inbox.Delivered && m.now().Sub(r.Settled) > m.settings.Remember {
+	m.inOrder = slices.DeleteFunc(m.inOrder, func(r *record) bool {
+		old := r.State == inbox.Delivered && m.now().Sub(r.Settled) > m.settings.Remember
+		if old {
 			m.bytes -= r.size
-			delete(m.records, seq)
+			delete(m.records, r.Seq)
 			delete(m.byID, r.ID)
 		}
-	}
+		return old
+	})
 }
 
 // room makes room for size more bytes, and reports whether there is.
 func (m *Memory) room(size int64) bool {
-	for _, r := range m.inOrder() {
+	for _, r := range m.inOrder {
 		if m.settings.MaxBytes == 0 || m.bytes+size <= m.settings.MaxBytes {
 			break
 		}
@@ -176,15 +179,6 @@ func (m *Memory) room(size int64) bool {
 		}
 	}
 	return m.settings.MaxBytes == 0 || m.bytes+size <= m.settings.MaxBytes
-}
-
-func (m *Memory) inOrder() []*record {
-	all := make([]*record, 0, len(m.records))
-	for _, r := range m.records {
-		all = append(all, r)
-	}
-	slices.SortFunc(all, func(a, b *record) int { return int(a.Seq) - int(b.Seq) })
-	return all
 }
 
 // Lease implements inbox.Store.
@@ -227,7 +221,7 @@ func (m *Memory) next() (found *record, wait time.Duration) {
 			blocked[r.Key] = r.Key != ""
 		}
 	}
-	for _, r := range m.inOrder() {
+	for _, r := range m.inOrder {
 		if r.State != inbox.Pending || r.holder != 0 || blocked[r.Key] {
 			continue
 		}
@@ -279,7 +273,7 @@ func (m *Memory) List(ctx context.Context, query inbox.Query) ([]*inbox.Message,
 	}
 	defer m.mu.Unlock()
 	var found []*inbox.Message
-	for _, r := range m.inOrder() {
+	for _, r := range m.inOrder {
 		if len(found) < query.Limit && r.Seq > query.After && (query.State == "" || query.State == r.State) {
 			message := r.Message
 			message.Request = nil
