@@ -53,7 +53,7 @@ func TestPlatformBackForTheFirstActivation(t *testing.T) {
 		}
 		p.clock.advance(time.Second)
 	}
-	p.server = restart(t, p.platform, address)
+	p.server = serveAt(t, p.platform, address)
 	p.newest(p.credential(k))
 	p.counts(1, 0)
 }
