@@ -561,13 +561,19 @@ func TestNotifies(t *testing.T) {
 		order := s.mustPay()
 
 		// One event's id, once handled, is not looked at again.
-		waiting := map[string]string{"merOrderId": order, "totalAmount": "4990", "status": "WAIT_BUYER_PAY", "notifyId": "n-1"}
-		if status, word := s.event(waiting); status != http.StatusOK || word != "SUCCESS" {
-			t.Errorf("an event: %d %s", status, word)
-		}
-		again := map[string]string{"merOrderId": order, "totalAmount": "4990", "status": "TRADE_SUCCESS", "notifyId": "n-1"}
-		if status, word := s.event(again); status != http.StatusOK || word != "SUCCESS" {
-			t.Errorf("a repeated event: %d %s", status, word)
+		for _, word := range []string{"WAIT_BUYER_PAY", "TRADE_SUCCESS"} {
+			body, now := fmt.Sprintf(`{"mid":"%s","merOrderId":"%s","totalAmount":%d,"status":"%s"}`, s.keys.MID, order, price, word), time.Now()
+			signature, err := webhook.Sign(s.secret, "evt-once", now, []byte(body))
+			if err != nil {
+				t.Fatal(err)
+			}
+			status, answer := send(t, "http://"+s.pages+"/notify", body, http.Header{
+				webhook.HeaderID: {"evt-once"}, webhook.HeaderTimestamp: {strconv.FormatInt(now.Unix(), 10)}, webhook.HeaderSignature: {signature},
+				"Ce-Type": {"com.chinaums.payment.pending"}, "Content-Type": {"application/json"},
+			})
+			if status != http.StatusOK || len(answer) != 0 {
+				t.Errorf("an event of %s: %d %s", word, status, answer)
+			}
 		}
 		if got := s.recorded(order); got != "WAIT_BUYER_PAY" {
 			t.Errorf("an id already handled changed the record to %s", got)

@@ -58,9 +58,9 @@ func (u *unsynced) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 func signedNotify(key, id string) string {
 	fields := map[string]string{
 		"mid": "898201612345678", "tid": "88880001", "instMid": "APPDEFAULT", "billFunds": "现金:1", "buyerPayAmount": "1", "totalAmount": "1",
-		"merOrderId": "90012018092009395265848826440", "payTime": "2018-09-20 09:50:33", "createTime": "2018-09-20 09:49:58", "seqId": "0031510000N",
+		"merOrderId": "9001" + id, "payTime": "2018-09-20 09:50:33", "createTime": "2018-09-20 09:49:58", "seqId": "0031510000N",
 		"settleDate": "2018-09-20", "status": "TRADE_SUCCESS", "targetOrderId": "2018092022001418830581229369", "targetSys": "Alipay 2.0",
-		"notifyId": id, "orderDesc": "测试退货5(1111)", "connectSys": "OPENCHANNEL", "signType": "SHA256",
+		"notifyId": "e82a0275-f767-4f77-90c2-614c91222275", "orderDesc": "测试退货5(1111)", "connectSys": "OPENCHANNEL", "signType": "SHA256",
 	}
 	var pairs []string
 	values := url.Values{}

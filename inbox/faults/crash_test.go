@@ -7,6 +7,7 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/hex"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -61,6 +62,8 @@ const (
 	notifyKey = "a communication key of the tests"
 	appSecret = "what gateway and app share"
 	notifyMID = "898340149000005"
+	// orderPrefix is in front of what was sent, in a notify's merOrderId.
+	orderPrefix = "1001"
 )
 
 const merchantOption = `	chinaums {
@@ -79,7 +82,7 @@ func (g *gateway) setKeys() {
 // notify sends a signed notify of the payment with this id, until now at the platform. 200 SUCCESS counts as 202.
 func (g *gateway) notify(t testing.TB, client *http.Client, id string) (int, error) {
 	message, err := sandbox.Notify{
-		Key: notifyKey, OmitNotifyID: true, Fields: map[string]string{"mid": notifyMID, "merOrderId": "1001" + id, "notifyId": id},
+		Key: notifyKey, OmitNotifyID: true, Fields: map[string]string{"mid": notifyMID, "merOrderId": orderPrefix + id},
 	}.Build()
 	if err != nil {
 		t.Error(err)
@@ -105,15 +108,17 @@ func checkEvent(r *http.Request, id, body string) string {
 	if want := "v1," + base64.StdEncoding.EncodeToString(mac.Sum(nil)); r.Header.Get("Webhook-Signature") != want {
 		return "signature " + r.Header.Get("Webhook-Signature")
 	}
+	fact := sha256.Sum256([]byte("v1\n/chinaums/shop\ncom.chinaums.payment.succeeded\nmid=" + notifyMID + "\nmerOrderId=" + orderPrefix + id +
+		"\nstatus=TRADE_SUCCESS\ntotalAmount=1234\n"))
 	for name, want := range map[string]string{
-		"Webhook-Id": id, "Ce-Source": "/chinaums/shop", "Ce-Type": "com.chinaums.payment.succeeded", "Ce-Subject": "1001" + id,
+		"Webhook-Id": hex.EncodeToString(fact[:16]), "Ce-Source": "/chinaums/shop", "Ce-Type": "com.chinaums.payment.succeeded", "Ce-Subject": orderPrefix + id,
 		"Content-Type": "application/json; charset=utf-8",
 	} {
 		if got := r.Header.Get(name); got != want {
 			return name + " is " + got
 		}
 	}
-	if !strings.Contains(body, `"merOrderId":"1001`+id+`"`) || !strings.Contains(body, `"totalAmount":1234`) || strings.Contains(body, `"sign"`) {
+	if !strings.Contains(body, `"merOrderId":"`+orderPrefix+id+`"`) || !strings.Contains(body, `"totalAmount":1234`) || strings.Contains(body, `"sign"`) {
 		return "body " + body
 	}
 	return ""

@@ -500,6 +500,9 @@ func (a *app) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return // the gateway died while it sent
 	}
 	id := r.Header.Get("Ce-Id")
+	if order, ok := strings.CutPrefix(r.Header.Get("Ce-Subject"), orderPrefix); ok {
+		id = order // of a notify, what was sent
+	}
 	a.mu.Lock()
 	a.attempts[id]++
 	attempt := a.attempts[id]
