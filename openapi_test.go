@@ -432,7 +432,7 @@ func openAPIDocument(t testing.TB) []byte {
 			{"tags", []any{"通知"}},
 			{"security", []any{}},
 			{"parameters", []any{
-				header("Ce-Id", "通知的标识，重发时不变；用于去重 / the same for a repeated notify"),
+				header("Ce-Id", "事件的标识：同一事实只有一个，重发时不变；用于去重 / names the fact: the same for a repeated notify"),
 				header("Ce-Type", "com.chinaums.payment.succeeded 等"),
 				header("Ce-Source", "/chinaums/<merchant>"),
 				header("Ce-Subject", "merOrderId（账单为 billNo）"),

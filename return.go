@@ -25,7 +25,7 @@ const maxReturnQuery = 64 << 10
 
 // Return is the middleware in front of the page that the platform sends the buyer's browser back to (returnUrl). It
 // verifies the signed query by the rules of a notify, over the bytes as they came, those about strings that can be cut
-// in two ways included. A true one goes on to the rest of the chain, query and all, with the placeholders of a notify set
+// in two ways and about words that do not go together included. A true one goes on to the rest of the chain, query and all, with the placeholders of a notify set
 // and the page told to send no referrer, which would hand the query on. A false one is a 403 error, which
 // `handle_errors` may dress.
 //
