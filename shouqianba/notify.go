@@ -21,11 +21,12 @@ func init() {
 
 // inward is what Shouqianba does differently from the other platforms on the way in.
 var inward = inbound.Platform{
-	Name:         "shouqianba",
-	Success:      "success",
-	Failed:       "fail",
-	ContentTypes: []string{"application/json"},
-	ContentType:  func([]byte) string { return "application/json" },
+	Name:            "shouqianba",
+	Success:         "success",
+	Failed:          "fail",
+	ContentTypes:    []string{"application/json"},
+	ContentType:     func([]byte) string { return "application/json" },
+	SignatureHeader: "Authorization",
 }
 
 // Notify is the middleware that takes the platform's notifies: it verifies the signature over the raw body, normalizes

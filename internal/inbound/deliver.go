@@ -64,13 +64,14 @@ func percentEncode(s string) string {
 
 // Prepare makes of the sender's request the one that the app gets: the sender's headers but for a few taken off, the
 // query gone, content in the place of the body, and a context that ends by the timeout but not with the sender. The
-// header map and the URL are changed in place, so that Caddy's placeholders tell the same as the request.
-func Prepare(r *http.Request, content body.Content, contentType string, attributes *Context, timeout time.Duration) (*http.Request, context.CancelFunc) {
+// header that is named, if any, stays too. The header map and the URL are changed in place, so that Caddy's placeholders
+// tell the same as the request.
+func Prepare(r *http.Request, content body.Content, contentType, keep string, attributes *Context, timeout time.Duration) (*http.Request, context.CancelFunc) {
 	for name := range r.Header {
 		switch name {
 		case "User-Agent", "Traceparent", "Tracestate":
 		default:
-			if !strings.HasPrefix(name, "X-Forwarded-") {
+			if name != keep && !strings.HasPrefix(name, "X-Forwarded-") {
 				delete(r.Header, name)
 			}
 		}

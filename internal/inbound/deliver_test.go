@@ -74,7 +74,7 @@ func TestPrepare(t *testing.T) {
 	r.TransferEncoding, r.Trailer = []string{"chunked"}, http.Header{"Sign": nil}
 	_ = r.ParseForm()
 
-	out, cancel := Prepare(r, strings.NewReader(`{"a":1}`), "application/json", &Context{ID: "n"}, time.Hour)
+	out, cancel := Prepare(r, strings.NewReader(`{"a":1}`), "application/json", "", &Context{ID: "n"}, time.Hour)
 	defer cancel()
 	want := []string{"Ce-Id", "Ce-Specversion", "Content-Length", "Content-Type", "Traceparent", "Tracestate", "User-Agent", "X-Forwarded-For", "X-Forwarded-Proto"}
 	var names []string
@@ -107,6 +107,17 @@ func TestPrepare(t *testing.T) {
 	}
 	if deadline, ok := out.Context().Deadline(); !ok || time.Until(deadline) > time.Hour {
 		t.Error("no deadline")
+	}
+}
+
+// TestPrepareKeepsASignature: one header more stays where it is asked for, and nothing that sounds like it.
+func TestPrepareKeepsASignature(t *testing.T) {
+	r := httptest.NewRequest("POST", "/notify", strings.NewReader("a"))
+	r.Header = http.Header{"Authorization": {"x"}, "Proxy-Authorization": {"x"}, "Ce-Id": {"forged"}}
+	out, cancel := Prepare(r, strings.NewReader("a"), "text/plain", "Authorization", &Context{ID: "n"}, time.Hour)
+	defer cancel()
+	if len(out.Header) != 5 || out.Header.Get("Authorization") != "x" || out.Header.Get("Ce-Id") != "n" {
+		t.Errorf("headers: %v", out.Header)
 	}
 }
 

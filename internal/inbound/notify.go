@@ -76,6 +76,9 @@ type Platform struct {
 	ContentType func(content []byte) string
 	// Explain names the command that explains a refusal with this reason, or is empty: for the log. May be nil.
 	Explain func(reason string) string
+	// SignatureHeader is the header that holds a notify's signature, or empty. An app that gets the original bytes gets
+	// it too, for a check of its own.
+	SignatureHeader string
 }
 
 // Flights counts what is under way, so that a configuration is not torn down under it.
@@ -232,7 +235,7 @@ func unreadable(err error) *Rejection {
 
 // deliver hands a true event to the app and tells the platform what became of it.
 func (n *Notify) deliver(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, account Account, event *Event, content []byte) {
-	contentType, given := "application/json; charset=utf-8", body.Content(nil)
+	contentType, keep, given := "application/json; charset=utf-8", "", body.Content(nil)
 	switch n.Format {
 	case FormatJSON:
 		given = strings.NewReader(event.Data)
@@ -245,11 +248,11 @@ func (n *Notify) deliver(w http.ResponseWriter, r *http.Request, next caddyhttp.
 		if contentType = r.Header.Get("Content-Type"); MediaType(contentType) != judged {
 			contentType = judged
 		}
-		given = bytes.NewReader(content)
+		given, keep = bytes.NewReader(content), n.platform.SignatureHeader
 	}
 	event.Placeholders(r, n.platform.Name, account)
 
-	out, cancel := Prepare(r, given, contentType, &event.Context, time.Duration(n.Timeout))
+	out, cancel := Prepare(r, given, contentType, keep, &event.Context, time.Duration(n.Timeout))
 	defer cancel()
 	judged := n.judge(out, next)
 
