@@ -134,20 +134,21 @@ func examine(w io.Writer, config *Terminal, saved []byte) error {
 	if err != nil {
 		return fmt.Errorf("the body is not as long as its head says: %w", err)
 	}
-	event, err := readEvent(body, newRules(nil))
-	if err != nil {
-		return fmt.Errorf("not a notify: %w", err)
-	}
-	reason := reasonSignature
+	reason, verified := reasonSignature, 0
 	for i, key := range keys {
 		if reason = verify([]*rsa.PublicKey{key}, req.Header.Get("Authorization"), body); reason == "" {
-			_, err = fmt.Fprintf(w, "验签通过 verifies (public_key %d)\n%s %s\n", i+1, event.Type, inbound.Quote(event.Subject, 64))
+			verified = i + 1
 			break
 		}
 	}
 	if reason != "" {
 		return fmt.Errorf("验签失败 does not verify (%s)", reason)
 	}
+	event, err := readEvent(body, newRules(nil), "") // its id is not shown
+	if err != nil {
+		return fmt.Errorf("the signature is right, but this is no notify: %w", err)
+	}
+	_, err = fmt.Fprintf(w, "验签通过 verifies (public_key %d)\n%s %s\n", verified, event.Type, inbound.Quote(event.Subject, 64))
 	if config.TerminalSN != "" && err == nil {
 		sn, _, resolveErr := secret.Resolve(config.TerminalSN)
 		switch {

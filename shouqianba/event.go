@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"hash/maphash"
 	"slices"
 	"strconv"
 	"sync"
@@ -55,7 +56,7 @@ func quoteName(name []byte) string {
 }
 
 const (
-	// maxNotifyFields bounds the fields of one notify; the documents' has about 25. Each is compared with each.
+	// maxNotifyFields bounds the fields of one notify; the documents' has about 25.
 	maxNotifyFields = 1000
 	// maxPooledBuffer is the largest buffer that is kept for the next notify.
 	maxPooledBuffer = 256 << 10
@@ -63,7 +64,7 @@ const (
 	millisecondDigits = len("1449646835244")
 )
 
-// The fields that make an event's context. Those before eventIDFields make its id, in this order.
+// The fields that make an event's context.
 const (
 	fieldSN = iota
 	fieldClientSN
@@ -74,27 +75,19 @@ const (
 	fieldStatus
 	fieldTotalAmount
 	fieldNetAmount
-	eventIDFields
-
-	fieldFinishTime = iota - 1
+	fieldFinishTime
 	fieldChannelFinishTime
 	eventFields
 )
 
-var eventIDNames = [eventIDFields]string{
+var eventNames = [eventFields]string{
 	"sn", "client_sn", "client_tsn", "terminal_sn", "refund_request_no", "order_status", "status", "total_amount",
-	"net_amount",
+	"net_amount", "finish_time", "channel_finish_time",
 }
 
 // eventField returns the number of a field that makes the context, or -1.
 func eventField(name []byte) int {
-	switch string(name) {
-	case "finish_time":
-		return fieldFinishTime
-	case "channel_finish_time":
-		return fieldChannelFinishTime
-	}
-	for number, known := range eventIDNames {
+	for number, known := range eventNames {
 		if string(name) == known {
 			return number
 		}
@@ -131,18 +124,18 @@ var (
 // reader reads one notify at a time.
 type reader struct {
 	writer normalize.Writer
-	text   []byte // decoded names and values that are still needed
-	names  []span // of the fields, in text
+	text   []byte              // decoded names and values that are still needed
+	names  map[uint64]struct{} // the hashes of the fields' names
 	values eventValues
 }
 
-// span is a piece of a text.
-type span struct{ start, end int }
+// seed makes the names' hashes. Nobody knows it, so that two names of one hash are a chance of one in 2^64.
+var seed = maphash.MakeSeed()
 
-var readers = sync.Pool{New: func() any { return new(reader) }}
+var readers = sync.Pool{New: func() any { return &reader{names: make(map[uint64]struct{})} }}
 
-// readEvent reads a verified notify: one JSON object, whose values may nest. Every error is a *parseError.
-func readEvent(body []byte, rules *normalize.Rules) (notifyEvent, error) {
+// readEvent reads a verified notify of a source: one JSON object, whose values may nest. Every error is a *parseError.
+func readEvent(body []byte, rules *normalize.Rules, source string) (notifyEvent, error) {
 	r := readers.Get().(*reader)
 	defer func() {
 		r.writer.Release(maxPooledBuffer)
@@ -150,14 +143,15 @@ func readEvent(body []byte, rules *normalize.Rules) (notifyEvent, error) {
 			r.text = nil
 		}
 		clear(r.values[:])
+		clear(r.names)
 		readers.Put(r)
 	}()
 	r.writer.Reset(rules)
-	r.text, r.names = r.text[:0], r.names[:0]
+	r.text = r.text[:0]
 	if err := r.object(body, rules); err != nil {
 		return notifyEvent{}, err
 	}
-	return r.event(), nil
+	return r.event(source), nil
 }
 
 func (r *reader) object(body []byte, rules *normalize.Rules) error {
@@ -181,15 +175,14 @@ func (r *reader) object(body []byte, rules *normalize.Rules) error {
 			return newParseError(reasonJSON, "broken JSON at byte %d: the name is not a valid string", i)
 		}
 		name := r.text[start:len(r.text):len(r.text)]
-		for _, known := range r.names {
-			if known.end-known.start == len(name) && bytes.Equal(r.text[known.start:known.end], name) {
-				return newParseError(reasonRepeated, "field %s is repeated", quoteName(name))
-			}
+		hash := maphash.Bytes(seed, name)
+		if _, repeated := r.names[hash]; repeated {
+			return newParseError(reasonRepeated, "field %s is repeated", quoteName(name))
 		}
 		if len(r.names) == maxNotifyFields {
 			return newParseError(reasonTooMany, "more than %d fields", maxNotifyFields)
 		}
-		r.names = append(r.names, span{start, len(r.text)})
+		r.names[hash] = struct{}{}
 
 		i = jsontext.SkipSpace(body, next)
 		if i == len(body) || body[i] != ':' {
@@ -261,11 +254,12 @@ func (r *reader) member(body []byte, i int, name []byte, rule normalize.Rule) in
 	return next
 }
 
-func (r *reader) event() notifyEvent {
+func (r *reader) event(source string) notifyEvent {
 	v := &r.values
+	kind := v.eventType()
 	// The words stand behind the JSON, so that all is cut from one string.
 	start := len(r.writer.Out)
-	text := v.appendID(r.writer.Out)
+	text := v.appendID(r.writer.Out, source, kind)
 	idEnd := len(text)
 	text, ok := appendRFC3339(text, v[fieldFinishTime])
 	if !ok {
@@ -278,7 +272,7 @@ func (r *reader) event() notifyEvent {
 	}
 	r.writer.Out = text
 	all := string(text)
-	event := notifyEvent{Data: all[:start], Type: v.eventType()}
+	event := notifyEvent{Data: all[:start], Type: kind}
 	all = all[start:]
 	for i, word := range [...]*string{
 		&event.ID, &event.Time, &event.ClientSN, &event.SN, &event.TotalAmount, &event.NetAmount, &event.OrderStatus, &event.TerminalSN,
@@ -292,13 +286,29 @@ func (r *reader) event() notifyEvent {
 	return event
 }
 
-// appendID appends what tells one state of one order from another, since the platform numbers no notify: the first 32
-// hexadecimal digits of SHA-256 over `name=value\n` of those present of eventIDNames, in that order.
-func (v *eventValues) appendID(dst []byte) []byte {
+// appendID appends the id of the fact that the notify tells of, the same for every notify of it: the first 32 hexadecimal
+// digits of SHA-256 over the lines `v1`, the source, the type, and `name=value` of those present, each ended by \n. They
+// are sn, client_sn, order_status and, of a payment, total_amount; of a refund, the first present of refund_request_no and
+// client_tsn, else net_amount.
+func (v *eventValues) appendID(dst []byte, source, kind string) []byte {
+	fact := fieldTotalAmount
+	if v.isRefund() {
+		switch {
+		case v[fieldRefundRequestNo] != nil:
+			fact = fieldRefundRequestNo
+		case v[fieldClientTSN] != nil:
+			fact = fieldClientTSN
+		default:
+			fact = fieldNetAmount
+		}
+	}
 	start := len(dst)
-	for number, name := range eventIDNames {
+	dst = append(append(dst, "v1\n"...), source...)
+	dst = append(append(dst, '\n'), kind...)
+	dst = append(dst, '\n')
+	for _, number := range [...]int{fieldSN, fieldClientSN, fieldOrderStatus, fact} {
 		if value := v[number]; value != nil {
-			dst = append(append(dst, name...), '=')
+			dst = append(append(dst, eventNames[number]...), '=')
 			dst = append(append(dst, value...), '\n')
 		}
 	}

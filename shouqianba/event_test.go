@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"reflect"
 	"strings"
 	"testing"
@@ -16,9 +17,16 @@ import (
 
 var plainRules = newRules(nil)
 
+const testSource = "/shouqianba/till"
+
+// factID computes an id as the contract has it, from its lines.
+func factID(kind string, pairs ...string) string {
+	return fmt.Sprintf("%x", sha256.Sum256([]byte("v1\n/shouqianba/till\ncom.shouqianba."+kind+"\n"+strings.Join(append(pairs, ""), "\n"))))[:32]
+}
+
 func mustEvent(t testing.TB, body string, names ...string) notifyEvent {
 	t.Helper()
-	event, err := readEvent([]byte(body), newRules(names))
+	event, err := readEvent([]byte(body), newRules(names), testSource)
 	if err != nil {
 		t.Fatalf("readEvent(%s): %v", body, err)
 	}
@@ -42,11 +50,10 @@ func TestDocumentNotify(t *testing.T) {
 	if event.Data != want {
 		t.Errorf("data:\n%s\nwant:\n%s", event.Data, want)
 	}
-	sum := sha256.Sum256([]byte("sn=7892259488292938\nclient_sn=7654321132\nterminal_sn=01939202039923029\n" +
-		"order_status=PAID\nstatus=SUCCESS\ntotal_amount=10000\nnet_amount=0\n"))
 	event.Data = ""
 	if want := (notifyEvent{
-		ID: hex.EncodeToString(sum[:])[:32], Type: "com.shouqianba.payment.succeeded", Subject: "7654321132",
+		ID:   factID("payment.succeeded", "sn=7892259488292938", "client_sn=7654321132", "order_status=PAID", "total_amount=10000"),
+		Type: "com.shouqianba.payment.succeeded", Subject: "7654321132",
 		Time: "2015-12-09T15:40:35.244+08:00", ClientSN: "7654321132", SN: "7892259488292938", TotalAmount: "10000", NetAmount: "0",
 		OrderStatus: "PAID", TerminalSN: "01939202039923029",
 	}); !reflect.DeepEqual(event, want) {
@@ -122,7 +129,7 @@ func TestUnreadable(t *testing.T) {
 		{"too many", `{"f":1` + many.String() + `}`, reasonTooMany},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			_, err := readEvent([]byte(test.body), plainRules)
+			_, err := readEvent([]byte(test.body), plainRules, testSource)
 			parse, ok := errors.AsType[*parseError](err)
 			if !ok || parse.Reason != test.reason {
 				t.Errorf("readEvent: %v, want the reason %s", err, test.reason)
@@ -172,28 +179,40 @@ func TestEventType(t *testing.T) {
 	}
 }
 
+// TestEventID: an id names the fact. Before, it was of whatever words the message had, so that the answer's net_amount,
+// status or terminal_sn made another event of one payment.
 func TestEventID(t *testing.T) {
-	id := func(body string) string { return mustEvent(t, body).ID }
-	first := id(`{"sn":"1","client_sn":"2","order_status":"PARTIAL_REFUNDED","status":"SUCCESS","total_amount":"100","net_amount":"60","x":"1"}`)
 	for _, test := range []struct {
 		name, body string
-		same       bool
+		kind       string
+		pairs      []string
 	}{
-		{"another order of fields, another random field, another time of sending",
-			`{"x":"2","net_amount":"60","total_amount":"100","status":"SUCCESS","order_status":"PARTIAL_REFUNDED","client_sn":"2","sn":"1","finish_time":"1449646835244"}`, true},
-		{"amounts as numbers", `{"sn":"1","client_sn":"2","order_status":"PARTIAL_REFUNDED","status":"SUCCESS","total_amount":100,"net_amount":60}`, true},
-		{"an empty field", `{"sn":"1","client_sn":"2","client_tsn":"","order_status":"PARTIAL_REFUNDED","status":"SUCCESS","total_amount":"100","net_amount":"60"}`, true},
-		{"a second partial refund", `{"sn":"1","client_sn":"2","order_status":"PARTIAL_REFUNDED","status":"SUCCESS","total_amount":"100","net_amount":"20"}`, false},
-		{"a later state", `{"sn":"1","client_sn":"2","order_status":"REFUNDED","status":"SUCCESS","total_amount":"100","net_amount":"60"}`, false},
-		{"another refund request", `{"sn":"1","client_sn":"2","refund_request_no":"1","order_status":"PARTIAL_REFUNDED","status":"SUCCESS","total_amount":"100","net_amount":"60"}`, false},
-		{"another terminal", `{"sn":"1","client_sn":"2","terminal_sn":"3","order_status":"PARTIAL_REFUNDED","status":"SUCCESS","total_amount":"100","net_amount":"60"}`, false},
-		{"a value under another name", `{"client_sn":"1","client_tsn":"2","order_status":"PARTIAL_REFUNDED","status":"SUCCESS","total_amount":"100","net_amount":"60"}`, false},
+		{"payment", `{"sn":"1","client_sn":"2","order_status":"PAID","status":"SUCCESS","total_amount":"100","net_amount":"60","client_tsn":"2","terminal_sn":"3","x":"1"}`,
+			"payment.succeeded", []string{"sn=1", "client_sn=2", "order_status=PAID", "total_amount=100"}},
+		{"the same fact, told otherwise", `{"finish_time":"1449646835244","total_amount":100,"order_status":"PAID","client_sn":"2","s\u006e":"1","refund_request_no":""}`,
+			"payment.succeeded", []string{"sn=1", "client_sn=2", "order_status=PAID", "total_amount=100"}},
+		{"another type of it", `{"sn":"1","client_sn":"2","order_status":"PAID","status":"IN_PROG","total_amount":"100"}`,
+			"payment.unknown", []string{"sn=1", "client_sn=2", "order_status=PAID", "total_amount=100"}},
+		{"closed", `{"client_sn":"2","order_status":"CANCELED","total_amount":"100"}`,
+			"payment.closed", []string{"client_sn=2", "order_status=CANCELED", "total_amount=100"}},
+		{"refund by its request", `{"sn":"1","client_sn":"2","client_tsn":"2-r","refund_request_no":"r","order_status":"PARTIAL_REFUNDED","total_amount":"100","net_amount":"60"}`,
+			"refund.succeeded", []string{"sn=1", "client_sn=2", "order_status=PARTIAL_REFUNDED", "refund_request_no=r"}},
+		{"refund by its serial", `{"sn":"1","client_sn":"2","client_tsn":"2-r","order_status":"REFUNDED","total_amount":"100","net_amount":"0"}`,
+			"refund.succeeded", []string{"sn=1", "client_sn=2", "order_status=REFUNDED", "client_tsn=2-r"}},
+		{"refund by what is left", `{"sn":"1","client_sn":"2","order_status":"PARTIAL_REFUNDED","total_amount":"100","net_amount":60}`,
+			"refund.succeeded", []string{"sn=1", "client_sn=2", "order_status=PARTIAL_REFUNDED", "net_amount=60"}},
+		{"refund that says nothing", `{"order_status":"REFUND_ERROR","status":"FAIL_CANCELED"}`, "refund.failed", []string{"order_status=REFUND_ERROR"}},
+		{"nothing", `{}`, "payment.unknown", nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			if same := id(test.body) == first; same != test.same {
-				t.Errorf("the same id: %v, want %v", same, test.same)
+			if got, want := mustEvent(t, test.body).ID, factID(test.kind, test.pairs...); got != want {
+				t.Errorf("id %s, want %s", got, want)
 			}
 		})
+	}
+	other, err := readEvent([]byte(documentNotify), plainRules, "/shouqianba/another")
+	if err != nil || other.ID == mustEvent(t, documentNotify).ID {
+		t.Errorf("another terminal's event has the same id: %v", err)
 	}
 }
 
@@ -261,7 +280,7 @@ func FuzzReadEvent(f *testing.F) {
 	f.Add([]byte(`{"a":{"b_amount":"1","c":[null,"",{"finish_time":1449646835244}]},"d":null,"e":"\u2028\ud83d\ude00"}`))
 	f.Add([]byte("{\"subject\":\"\xc6\xbb\"}"))
 	f.Fuzz(func(t *testing.T, body []byte) {
-		event, err := readEvent(body, plainRules)
+		event, err := readEvent(body, plainRules, testSource)
 		if err != nil {
 			if _, ok := errors.AsType[*parseError](err); !ok {
 				t.Fatalf("an error of another kind: %v", err)
@@ -271,7 +290,7 @@ func FuzzReadEvent(f *testing.F) {
 		if !json.Valid([]byte(event.Data)) {
 			t.Fatalf("not JSON: %q", event.Data)
 		}
-		if again, err := readEvent(body, plainRules); err != nil || !reflect.DeepEqual(again, event) {
+		if again, err := readEvent(body, plainRules, testSource); err != nil || !reflect.DeepEqual(again, event) {
 			t.Fatalf("read again: %+v, %v", again, err)
 		}
 		if !json.Valid(body) || bytes.ContainsRune(body, '\ufffd') || bytes.Contains(bytes.ToLower(body), []byte(`\ud`)) ||

@@ -121,7 +121,12 @@ func (n *Notify) judge(t *terminal, content []byte, header http.Header) (*inboun
 	} else if len(lines) > 1 {
 		return nil, &inbound.Rejection{Status: http.StatusForbidden, Reason: reasonSignature, Detail: errors.New("there is more than one Authorization header")}
 	}
-	event, err := readEvent(content, n.rules)
+	// The signature is over the bytes as they came: what is false is not read.
+	if reason := verify(t.publicKeys, signature, content); reason != "" {
+		return nil, &inbound.Rejection{Status: http.StatusForbidden, Reason: reason}
+	}
+	source := "/shouqianba/" + t.name
+	event, err := readEvent(content, n.rules, source)
 	if err != nil {
 		rejected := &inbound.Rejection{Status: http.StatusBadRequest, Reason: reasonJSON, Detail: err}
 		if parse, ok := errors.AsType[*parseError](err); ok {
@@ -129,24 +134,21 @@ func (n *Notify) judge(t *terminal, content []byte, header http.Header) (*inboun
 		}
 		return nil, rejected
 	}
-	reason := verify(t.publicKeys, signature, content)
-	rejected, confirmed := (*inbound.Rejection)(nil), ""
-	if reason == "" && event.TerminalSN != "" && t.Told() {
-		rejected = n.checkTerminal(t, event.TerminalSN)
+	if event.TerminalSN != "" && t.Told() {
+		if rejected := n.checkTerminal(t, event.TerminalSN); rejected != nil {
+			return nil, event.unverified(rejected)
+		}
 	}
-	switch {
-	case rejected != nil:
-	case reason != "":
-		rejected = &inbound.Rejection{Status: http.StatusForbidden, Reason: reason}
-	case n.confirmer != nil:
-		confirmed, rejected = n.confirmer.confirm(t, &event, time.Duration(n.Timeout))
-	}
-	if rejected != nil {
-		return nil, event.unverified(rejected)
+	confirmed := ""
+	if n.confirmer != nil {
+		var rejected *inbound.Rejection
+		if confirmed, rejected = n.confirmer.confirm(t, &event, time.Duration(n.Timeout)); rejected != nil {
+			return nil, event.unverified(rejected)
+		}
 	}
 	return &inbound.Event{
 		Context: inbound.Context{
-			ID: event.ID, Source: "/shouqianba/" + t.name, Type: event.Type, Subject: event.Subject, Time: event.Time,
+			ID: event.ID, Source: source, Type: event.Type, Subject: event.Subject, Time: event.Time,
 			Confirmed: confirmed,
 		},
 		Data: event.Data, Label: event.Type,

@@ -1,13 +1,16 @@
 package shouqianba
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/md5"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
 	"encoding/base64"
+	"fmt"
 	"net/http"
+	"strconv"
 	"testing"
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/benchmark"
@@ -50,6 +53,46 @@ func BenchmarkVerify(b *testing.B) {
 		})
 }
 
+// BenchmarkUnsigned is what a stranger's largest notify costs who has no signature: a digest and an RSA operation, and
+// nothing of what the body says.
+func BenchmarkUnsigned(b *testing.B) {
+	body := manyFields(1000, 57<<10)
+	till := &terminal{name: "till", publicKeys: []*rsa.PublicKey{&testKey().PublicKey}}
+	header := http.Header{"Authorization": {base64.StdEncoding.EncodeToString(make([]byte, 256))}}
+	n := &Notify{rules: plainRules}
+	for b.Loop() {
+		if _, rejected := n.judge(till, body, header); rejected == nil || rejected.Reason != reasonSignature {
+			b.Fatal("believed")
+		}
+	}
+}
+
+// BenchmarkFields: a field costs the same, however many there are.
+func BenchmarkFields(b *testing.B) {
+	for _, count := range []int{10, 100, 1000} {
+		b.Run(strconv.Itoa(count), func(b *testing.B) {
+			body := manyFields(count, 0)
+			for b.Loop() {
+				if _, err := readEvent(body, plainRules, testSource); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*count), "ns/field")
+		})
+	}
+}
+
+// manyFields is a notify with so many fields, whose names begin alike and are of one length, and at least so many bytes.
+func manyFields(count, size int) []byte {
+	var body bytes.Buffer
+	for i := range count {
+		fmt.Fprintf(&body, `,"a_field_of_many_with_a_name_%04d":"%0*d"`, i, max(1, size/count-40), i)
+	}
+	body.WriteByte('}')
+	body.Bytes()[0] = '{'
+	return body.Bytes()
+}
+
 // TestAllocations: a signature costs the header that it makes, and a notify one string: the JSON and, behind it, the words.
 func TestAllocations(t *testing.T) {
 	if raceEnabled {
@@ -62,7 +105,7 @@ func TestAllocations(t *testing.T) {
 	}{
 		"authorization": {1, func() { authorization("00101010029201012912", "68d499beda5f72116592f5c527465656", call) }},
 		"notify": {1, func() {
-			if _, err := readEvent(notify, plainRules); err != nil {
+			if _, err := readEvent(notify, plainRules, testSource); err != nil {
 				t.Error(err)
 			}
 		}},
