@@ -56,15 +56,12 @@ type platformAnswer struct {
 // asked is not asked again.
 type confirmer struct {
 	client    *http.Client
-	questions inbound.Questions[confirmKey, *platformAnswer]
+	questions inbound.Questions[*platformAnswer]
 
 	mu      sync.Mutex
 	now     func() time.Time
 	byOrder map[string]bool
 }
-
-// confirmKey tells one state of one order from another.
-type confirmKey [sha256.Size]byte
 
 // confirmers holds the one confirmer of this process while any handler uses it.
 var confirmers = caddy.NewUsagePool()
@@ -108,73 +105,94 @@ func (f *notifyFields) claim() claim {
 }
 
 // confirm asks the platform about a notify whose signature is right, and says what it is: confirmed or, with the
-// answer's status, why not. A notify that can be cut in two ways is held against every word that decides.
-func (c *confirmer) confirm(m *merchant, said claim, eventType string, ambiguous bool, patience time.Duration) (confirmed string, rejected *rejection) {
-	question, ok := newQuestion(said, eventType)
-	if !ok {
-		return "", &rejection{http.StatusServiceUnavailable, reasonNotComparable, errors.New("the notify has no number to ask the platform for")}
-	}
-	answer, err := c.ask(m, question, said, patience)
+// answer's status, why not. One that is doubtful, since it can be cut in two ways or has words together that no genuine
+// one has, is held against every word that decides.
+//
+// The platform is asked about an order and not about a notify: each notify is held against the answer anew. An answer
+// that is older than the notify proves nothing against it, which may tell of what has happened since.
+func (c *confirmer) confirm(m *merchant, said claim, eventType string, doubtful bool, patience time.Duration) (confirmed string, rejected *rejection) {
+	q, err := newQuestion(m, said, eventType)
 	if err != nil {
-		if errors.Is(err, errNoSuchOrder) {
-			return "", &rejection{http.StatusConflict, reasonContradicted, err}
-		}
-		return "", &rejection{http.StatusServiceUnavailable, reasonNotAnswered, err}
+		return "", &rejection{http.StatusServiceUnavailable, reasonNotComparable, err}
 	}
-	confirmed, err = question.compare(said, answer, ambiguous)
+	now, topic := c.time(), q.topic(m)
+	if topic.Doubtful = true; !doubtful {
+		// What a doubtful one has asked for may help the order's own notify, but not harm it.
+		if answer, err, ok := c.questions.Known(now, topic); ok && err == nil {
+			if confirmed, err = q.compare(said, answer, false); err == nil {
+				return confirmed, nil
+			}
+		}
+		topic.Doubtful = false
+	}
+	answer, fresh, err := c.questions.Ask(now, topic, patience, func(ctx context.Context) (*platformAnswer, error) {
+		return c.query(ctx, m, q, said)
+	})
+	if err == nil {
+		confirmed, err = q.compare(said, answer, doubtful)
+	}
+	_, contradicts := errors.AsType[contradiction](err)
 	switch {
 	case err == nil:
 		return confirmed, nil
 	case errors.Is(err, errNotComparable):
 		return "", &rejection{http.StatusServiceUnavailable, reasonNotComparable, err}
-	default:
+	case contradicts && fresh:
 		return "", &rejection{http.StatusConflict, reasonContradicted, err}
+	case contradicts:
+		err = fmt.Errorf("the platform has answered before this notify came, and is not asked again within a minute: %w", err)
 	}
+	return "", &rejection{http.StatusServiceUnavailable, reasonNotAnswered, err}
 }
 
-// question is one query about one event.
+// question is one query about one order, bill or refund.
 type question struct {
 	path    string
 	number  string // what is asked for: of the order, the bill or the refund
 	instead string // a refund's order, for a platform that wants this number
+	day     string // a bill's
+	mid     string
 }
 
-func newQuestion(said claim, eventType string) (question, bool) {
+// newQuestion returns what the platform is to be asked about a notify. A word that decides, or goes into the query, and
+// holds an '&' has swallowed its neighbor: no answer holds such a word, and each cut would make another question of it.
+func newQuestion(m *merchant, said claim, eventType string) (*question, error) {
+	q := &question{path: pathQuery, number: said["merOrderId"], mid: said["mid"]}
+	if q.mid == "" && len(m.mids) == 1 {
+		for mid := range m.mids {
+			q.mid = mid
+		}
+	}
 	family, _, _ := strings.Cut(strings.TrimPrefix(eventType, "com.chinaums."), ".")
 	switch family {
 	case "bill":
-		return question{path: pathBillQuery, number: said["billNo"]}, said["billNo"] != ""
+		q.path, q.number, q.day = pathBillQuery, said["billNo"], said["billDate"]
 	case "refund":
-		q := question{path: pathRefundQuery, number: said["refundOrderId"], instead: said["merOrderId"]}
-		if q.number == "" {
-			q.number = said["refundExtOrderId"]
-		}
-		if q.number == "" {
-			q.number, q.instead = q.instead, ""
-		}
-		return q, q.number != ""
-	}
-	return question{path: pathQuery, number: said["merOrderId"]}, said["merOrderId"] != ""
-}
-
-// key tells one state of one order from another. notifyId is not part of it: the same state with another id is no new
-// question.
-func (q *question) key(m *merchant, said claim) confirmKey {
-	hash := sha256.New()
-	fmt.Fprintf(hash, "%q %q %q %q %q\n", m.name, m.endpoint.Scheme, m.endpoint.Host, m.signer.appID, q.path)
-	for _, name := range eventIDNames {
-		if value, ok := said[name]; ok {
-			fmt.Fprintf(hash, "%s=%q\n", name, value)
+		q.path = pathRefundQuery
+		for _, name := range []string{"refundExtOrderId", "refundOrderId"} {
+			if said[name] != "" {
+				q.number, q.instead = said[name], said["merOrderId"]
+			}
 		}
 	}
-	return confirmKey(hash.Sum(nil))
+	if q.number == "" {
+		return nil, errors.New("the notify has no number to ask the platform for")
+	}
+	for name, value := range said {
+		if deciding := decidingName(name); strings.Contains(value, "&") && (deciding != "" && deciding != "billPayment" || name == "tid" || name == "billDate") {
+			return nil, fmt.Errorf("%w: %s holds an ampersand", errNotComparable, quoteText(name))
+		}
+	}
+	return q, nil
 }
 
-// ask returns the platform's answer, asking it at most once a minute for one event, and once for all who ask at a time.
-func (c *confirmer) ask(m *merchant, q question, said claim, patience time.Duration) (*platformAnswer, error) {
-	return c.questions.Ask(c.time(), q.key(m, said), patience, func(ctx context.Context) (*platformAnswer, error) {
-		return c.query(ctx, m, q, said)
-	})
+// topic is what is asked once a minute: nothing of it depends on a state, nor on what else the notify says.
+func (q *question) topic(m *merchant) inbound.Topic {
+	order := sha256.Sum256(fmt.Appendf(nil, "%q %q %q %q %q", q.path, q.mid, q.number, q.instead, q.day))
+	return inbound.Topic{
+		Account: fmt.Sprintf("%q %q %q", m.name, m.endpoint.Host, m.signer.appID),
+		Order:   string(order[:]),
+	}
 }
 
 func (c *confirmer) time() time.Time {
@@ -185,7 +203,7 @@ func (c *confirmer) time() time.Time {
 
 // query asks. A refund is asked for by its own number, as the document's table has it, or by its order's, as the
 // document's example has it, whichever this merchant's platform has answered.
-func (c *confirmer) query(ctx context.Context, m *merchant, q question, said claim) (*platformAnswer, error) {
+func (c *confirmer) query(ctx context.Context, m *merchant, q *question, said claim) (*platformAnswer, error) {
 	numbers := []string{q.number}
 	if q.instead != "" && q.instead != q.number {
 		numbers = append(numbers, q.instead)
@@ -196,7 +214,7 @@ func (c *confirmer) query(ctx context.Context, m *merchant, q question, said cla
 	var answer *platformAnswer
 	var err error
 	for _, number := range numbers {
-		answer, err = c.call(ctx, m, q.path, number, said)
+		answer, err = c.call(ctx, m, q, number, said)
 		if err != nil && !errors.Is(err, errNoSuchOrder) {
 			return nil, err
 		}
@@ -227,35 +245,31 @@ func (c *confirmer) learn(m *merchant, byOrder bool) {
 	}
 }
 
-var errNoSuchOrder = errors.New("the platform knows no such order")
+// contradiction is what the platform says against a notify. It names the field, and no value: it is logged.
+type contradiction string
+
+func (c contradiction) Error() string { return string(c) }
+
+const errNoSuchOrder = contradiction("the platform knows no such order")
 
 // call sends one signed query.
-func (c *confirmer) call(ctx context.Context, m *merchant, path, number string, said claim) (*platformAnswer, error) {
+func (c *confirmer) call(ctx context.Context, m *merchant, q *question, number string, said claim) (*platformAnswer, error) {
 	nonce, now := newNonce(), c.time()
 	request := map[string]string{"msgId": nonce, "requestTimestamp": now.In(beijing).Format(time.DateTime)}
-	for _, name := range []string{"mid", "tid", "instMid"} {
-		if value := said[name]; value != "" {
+	asked := "merOrderId"
+	if q.path == pathBillQuery {
+		asked = "billNo"
+	}
+	for name, value := range map[string]string{asked: number, "billDate": q.day, "mid": q.mid, "tid": said["tid"], "instMid": said["instMid"]} {
+		if value != "" {
 			request[name] = value
 		}
-	}
-	if request["mid"] == "" && len(m.mids) == 1 {
-		for mid := range m.mids {
-			request["mid"] = mid
-		}
-	}
-	if path == pathBillQuery {
-		request["billNo"] = number
-		if date := said["billDate"]; date != "" {
-			request["billDate"] = date
-		}
-	} else {
-		request["merOrderId"] = number
 	}
 	content, err := json.Marshal(request)
 	if err != nil {
 		return nil, err // strings always marshal
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, m.endpoint.Scheme+"://"+m.endpoint.Host+path, bytes.NewReader(content))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, m.endpoint.Scheme+"://"+m.endpoint.Host+q.path, bytes.NewReader(content))
 	if err != nil {
 		return nil, err
 	}
@@ -375,16 +389,16 @@ func scalar(raw json.RawMessage) (string, bool) {
 
 var errNotComparable = errors.New("not comparable")
 
-// differ is an error that names the field, and no value: it is logged.
-func differ(name string) error { return fmt.Errorf("%s is not what the platform says", name) }
+func differ(name string) error { return contradiction(name + " is not what the platform says") }
 
 func missing(name string) error {
 	return fmt.Errorf("%w: %s is missing", errNotComparable, name)
 }
 
-// compare holds a notify against the platform's answer: order, status and amount. Where a notify could have been cut in
-// another way, its signature says nothing about the words that decide, so each of them must be in the answer too.
-func (q *question) compare(said claim, answer *platformAnswer, ambiguous bool) (confirmed string, err error) {
+// compare holds a notify against the platform's answer: order, status, amount, and what else makes the event's type and
+// id. Of these words the answer must have each: what it does not hold is not comparable. Where a notify is doubtful, its
+// signature says nothing about the words that decide, so each of them must be in the answer too.
+func (q *question) compare(said claim, answer *platformAnswer, doubtful bool) (confirmed string, err error) {
 	if answer == nil {
 		return "", errNotComparable
 	}
@@ -399,8 +413,8 @@ func (q *question) compare(said claim, answer *platformAnswer, ambiguous bool) (
 	default:
 		confirmed, err = q.compareOrder(said, answer)
 	}
-	if err == nil && ambiguous {
-		err = q.compareDeciding(said, answer, confirmed)
+	if err == nil && doubtful {
+		err = q.compareDeciding(said, answer)
 	}
 	if err != nil {
 		return "", err
@@ -416,14 +430,28 @@ func (q *question) compareOrder(said claim, answer *platformAnswer) (string, err
 		return "", err
 	}
 	confirmed, err := later(orderStates, orderWord(said["status"]), orderWord(answer.fields["status"]), answer)
-	if err != nil || said["secureStatus"] == "" || answer.fields["secureStatus"] == "" {
-		return confirmed, err // no document says that the answer has a secureStatus
+	if err != nil {
+		return "", err
 	}
-	secured, err := later(secureStates, said["secureStatus"], answer.fields["secureStatus"], answer)
-	if secured == confirmedSuperseded {
-		confirmed = secured
+	// No document says that the answer has one of these, but a platform may.
+	switch {
+	case said["secureStatus"] != "": // a guarantee
+		secured, err := later(secureStates, said["secureStatus"], answer.fields["secureStatus"], answer)
+		if err == nil && said["completeAmount"] != "" && secured == confirmedTrue {
+			err = q.held(answer, "completeAmount", "completeAmount", said["completeAmount"])
+		}
+		if err != nil {
+			return "", err
+		}
+		if secured == confirmedSuperseded {
+			confirmed = secured
+		}
+	case said["contractId"] != "": // a deduction
+		if err := sameText(said, answer, "contractId", true); err != nil {
+			return "", err
+		}
 	}
-	return confirmed, err
+	return confirmed, nil
 }
 
 func (q *question) compareBill(said claim, answer *platformAnswer) (string, error) {
@@ -458,17 +486,21 @@ func (q *question) compareRefund(said claim, answer *platformAnswer) (string, er
 	return later(refundStates, refundWord(said), answer.fields["refundStatus"], answer)
 }
 
-// sameRefund says whether the answer is about the refund of the notify: the numbers that both have must be the same,
-// and there must be one that both have.
+// sameRefund says whether the answer is about the refund of the notify: the numbers that both have must be the same, and
+// the answer must have the one that names the refund in the event's id.
 func sameRefund(said claim, answer *platformAnswer) error {
 	found := false
-	for _, pair := range [][2]string{{"refundOrderId", "refundOrderId"}, {"refundExtOrderId", "refundOrderId"}, {"refundTargetOrderId", "refundTargetOrderId"}} {
-		mine, theirs := said[pair[0]], answer.fields[pair[1]]
-		if mine == "" || theirs == "" || pair[0] == "refundExtOrderId" && said["refundOrderId"] != "" {
+	for _, number := range []struct{ mine, theirs string }{
+		{"refundOrderId", "refundOrderId"}, {"refundTargetOrderId", "refundTargetOrderId"}, {"refundExtOrderId", "refundOrderId"},
+	} {
+		mine, theirs := said[number.mine], answer.fields[number.theirs]
+		switch {
+		case mine == "" || number.mine == "refundExtOrderId" && said["refundOrderId"] != "":
 			continue
-		}
-		if mine != theirs {
-			return differ(pair[0])
+		case theirs == "" && !found:
+			return missing(number.mine)
+		case theirs != "" && mine != theirs:
+			return differ(number.mine)
 		}
 		found = true
 	}
@@ -497,65 +529,93 @@ func sameRefundAmount(said claim, answer *platformAnswer) error {
 	return missing("refundAmount")
 }
 
-// compareDeciding holds every word of an ambiguous notify that decides against the answer. notifyId, sign, signType and
-// instMid are in no answer as facts.
-func (q *question) compareDeciding(said claim, answer *platformAnswer, confirmed string) error {
+// compareDeciding holds every word of a doubtful notify that decides against the answer. What contradicts it counts before
+// what it does not hold.
+func (q *question) compareDeciding(said claim, answer *platformAnswer) (lacking error) {
 	for name, value := range said {
 		deciding := decidingName(name)
-		switch deciding {
-		case "", "notifyId", "sign", "signType", "instMid":
+		if deciding == "" || value == "" || deciding == "notifyId" && !said.namedByNotifyID(q) {
 			continue
-		case "status":
-			// Compared as a state already; but under a refund or a bill it is another thing than what was compared.
-			if q.path == pathQuery && name == deciding && confirmed != "" {
-				continue
-			}
-			if orderWord(value) == orderWord(answer.fields[deciding]) && answer.fields[deciding] != "" {
-				continue
-			}
-			if q.path == pathRefundQuery && orderWord(value) == "TRADE_REFUND" {
-				continue // it says no more than that there is a refund, which is confirmed
-			}
-		case "secureStatus":
-			if q.path == pathQuery && name == deciding && answer.fields[deciding] != "" {
-				continue
-			}
-		case "billStatus":
-			if q.path == pathBillQuery && name == deciding {
-				continue
-			}
-		case "refundStatus":
-			if q.path == pathRefundQuery && name == deciding {
-				continue
-			}
-		case "billPayment":
-			if name == deciding && samePayment(value, answer) {
-				continue
-			}
-		case "totalAmount", "buyerPayAmount", "refundAmount":
-			mine, mineOK := wholeAmount(value)
-			theirs, theirsOK := wholeAmount(answer.fields[deciding])
-			if mineOK && theirsOK && mine == theirs {
-				continue
-			}
-			if deciding == "refundAmount" && name == deciding && q.path == pathRefundQuery && answer.fields[deciding] == "" {
-				continue // compared already, with what the answer has instead
-			}
-		default:
-			if answer.fields[deciding] == value {
-				continue
-			}
-			if q.path == pathRefundQuery && (deciding == "seqId" || deciding == "targetOrderId") {
-				return missing(deciding) // the answer's may be the refund's own
-			}
 		}
-		if answer.fields[deciding] == "" {
-			return missing(deciding)
+		switch err := q.held(answer, name, deciding, value); {
+		case errors.Is(err, errNotComparable):
+			lacking = err
+		case err != nil:
+			return err
 		}
-		return differ(deciding)
 	}
-	return nil
+	return lacking
 }
+
+// namedByNotifyID reports whether the notifyId is part of the event's id: that of a refund without any number.
+func (said claim) namedByNotifyID(q *question) bool {
+	return q.path == pathRefundQuery && said["refundOrderId"] == "" && said["refundTargetOrderId"] == "" && said["refundExtOrderId"] == ""
+}
+
+// held says whether the answer holds a deciding word of a doubtful notify, whose other words have been compared already.
+// What the answer does not hold is not comparable: the sender may have chosen it. Only createTime, which is in no answer,
+// may be what the sender says: nothing is decided by it.
+func (q *question) held(answer *platformAnswer, name, deciding, value string) error {
+	theirs := answer.fields[deciding]
+	switch deciding {
+	case "sign", "signType":
+		return nil // the signature's own, and that is right
+	case "createTime":
+		if theirs == "" {
+			return nil
+		}
+	case "status":
+		// Compared as a state already; but under a refund or a bill it is another thing than what was compared.
+		if q.path == pathQuery && name == deciding || theirs != "" && orderWord(value) == orderWord(theirs) {
+			return nil
+		}
+		if q.path == pathRefundQuery && orderWord(value) == "TRADE_REFUND" {
+			return nil // it says no more than that there is a refund, which is confirmed
+		}
+	case "secureStatus", "billStatus", "refundStatus":
+		if q.path == decidedBy[deciding] && name == deciding {
+			return nil // compared as a state already
+		}
+	case "billPayment":
+		if name == deciding && samePayment(value, answer) {
+			return nil
+		}
+	case "totalAmount", "buyerPayAmount", "refundAmount", "completeAmount":
+		if deciding == "completeAmount" && theirs == "" {
+			theirs = answer.fields["completedAmount"] // as the answers of secure-complete call it
+		}
+		if deciding == "refundAmount" && name == deciding && q.path == pathRefundQuery && theirs == "" {
+			return nil // compared already, with what the answer has instead
+		}
+		mine, mineOK := wholeAmount(value)
+		amount, amountOK := wholeAmount(theirs)
+		if mineOK && amountOK && mine == amount {
+			return nil
+		}
+	case "refundExtOrderId":
+		if q.path == pathRefundQuery && theirs == "" {
+			theirs = answer.fields["refundOrderId"]
+		}
+	case "refundPayTime":
+		if q.path == pathRefundQuery && theirs == "" && answer.fields["payTime"] == value {
+			return nil
+		}
+	case "payTime", "seqId", "targetOrderId":
+		if q.path == pathRefundQuery && theirs != value {
+			return missing(deciding) // the answer's may be the refund's own
+		}
+	}
+	switch theirs {
+	case value:
+		return nil
+	case "":
+		return missing(deciding)
+	}
+	return differ(deciding)
+}
+
+// decidedBy says which query's answer is compared with a state.
+var decidedBy = map[string]string{"secureStatus": pathQuery, "billStatus": pathBillQuery, "refundStatus": pathRefundQuery}
 
 // decidingName returns the deciding name that a name is, letter case aside, or "".
 func decidingName(name string) string {

@@ -35,6 +35,7 @@ func confirmAgainstSandbox(t *testing.T, digest sandbox.Digest) {
 	address := freeAddress(t)
 	startCaddy(t, merchantOptions(server.URL)+notifySite(address, "chinaums_proxy /v1/netpay/*\n\tchinaums_notify /notify {\n\t\tconfirm\n\t}\n\treverse_proxy "+app.URL))
 	gateway := "http://" + address
+	clock := stopClock(t)
 
 	call := func(path string, fields map[string]any) {
 		t.Helper()
@@ -52,6 +53,7 @@ func confirmAgainstSandbox(t *testing.T, digest sandbox.Digest) {
 	// notify has the platform send one, and checks what the app gets of it.
 	notify := func(number string, kind sandbox.Kind, variant sandbox.Variant, status int, eventType, confirmed string) {
 		t.Helper()
+		clock.pass(time.Second) // there is a turn
 		delivery, err := platform.Notify(t.Context(), number, kind, variant)
 		if err != nil {
 			t.Fatal(err)
@@ -119,11 +121,15 @@ func confirmAgainstSandbox(t *testing.T, digest sandbox.Digest) {
 	}
 	notify(number(40), sandbox.KindRefund, sandbox.Genuine, 200, "refund.failed", "true")
 
-	// A guarantee.
+	// A guarantee. The answer to a query has no completeAmount, nor has it by the documents a secureStatus.
 	secured := order(5, map[string]any{"secureTransaction": "true"})
 	pay(secured)
 	call("/v1/netpay/secure-complete", map[string]any{"merOrderId": secured, "completedAmount": "1000"})
-	notify(secured, sandbox.KindGuarantee, sandbox.Genuine, 200, "guarantee.all_completed", "true")
+	notify(secured, sandbox.KindGuarantee, sandbox.Genuine, 503, "", "")
+	canceled := order(9, map[string]any{"secureTransaction": "true"})
+	pay(canceled)
+	call("/v1/netpay/secure-cancel", map[string]any{"merOrderId": canceled})
+	notify(canceled, sandbox.KindGuarantee, sandbox.Genuine, 200, "guarantee.canceled", "true")
 
 	// A bill.
 	bill := map[string]any{"instMid": "QRPAYDEFAULT", "billNo": number(6), "billDate": time.Now().In(beijing).Format("2006-01-02"), "totalAmount": 2100, "billDesc": "账单", "notifyUrl": gateway + "/notify"}
@@ -131,11 +137,11 @@ func confirmAgainstSandbox(t *testing.T, digest sandbox.Digest) {
 	pay(number(6))
 	notify(number(6), sandbox.KindBill, sandbox.Genuine, 200, "bill.paid", "true")
 
-	// A deduction.
+	// A deduction. The answer to a query has no contractId.
 	if err := platform.Deduct(sandbox.Deduction{MerOrderID: number(7), TotalAmount: 99, NotifyURL: gateway + "/notify"}); err != nil {
 		t.Fatal(err)
 	}
-	notify(number(7), sandbox.KindDeduction, sandbox.Genuine, 200, "deduction.succeeded", "true")
+	notify(number(7), sandbox.KindDeduction, sandbox.Genuine, 503, "", "")
 
 	// The attack of protocol.md: a closed order's signed string, cut elsewhere into a payment of 999 yuan.
 	closed := order(8, nil)

@@ -6,10 +6,13 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
+	neturl "net/url"
 	"regexp"
 	"strings"
 	"sync"
@@ -94,6 +97,33 @@ func startConfirm(t testing.TB, platform, appURL, options string) (url string, l
 	return "http://" + address + "/notify", log
 }
 
+// confirmClock is the running confirmer's clock, which stands still unless a test moves it.
+type confirmClock struct {
+	mu  sync.Mutex
+	now time.Time
+}
+
+// stopClock stops the clock of the running confirmer.
+func stopClock(t testing.TB) *confirmClock {
+	t.Helper()
+	shared, err := acquireConfirmer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = releaseConfirmer() })
+	c := &confirmClock{now: time.Now()}
+	shared.mu.Lock()
+	defer shared.mu.Unlock()
+	shared.now = func() time.Time { c.mu.Lock(); defer c.mu.Unlock(); return c.now }
+	return c
+}
+
+func (c *confirmClock) pass(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.now = c.now.Add(d)
+}
+
 // signedOrder is a small payment notify.
 func signedOrder(changes ...referenceField) string {
 	fields := referenceFields{{"mid", "898"}, {"tid", "1"}, {"instMid", "APPDEFAULT"}, {"merOrderId", "327M1"}, {"totalAmount", "100"}, {"status", "TRADE_SUCCESS"}, {"notifyId", "n-1"}}
@@ -108,7 +138,7 @@ func TestConfirmCompares(t *testing.T) {
 	refund := []f{{"status", "TRADE_REFUND"}, {"refundOrderId", "R1"}, {"refundAmount", "40"}, {"refundStatus", "SUCCESS"}}
 	bill := []f{{"status", ""}, {"merOrderId", ""}, {"billNo", "B1"}, {"billDate", "2024-01-02"}, {"billStatus", "PAID"}}
 	with := func(base []f, more ...f) []f { return append(append([]f{}, base...), more...) }
-	number := 0
+	clock := stopClock(t)
 	for name, test := range map[string]struct {
 		changes []f
 		answer  string // without the braces
@@ -153,9 +183,15 @@ func TestConfirmCompares(t *testing.T) {
 
 		"guarantee":                      {[]f{{"secureStatus", "ALL_COMPLETED"}}, `"errCode":"SUCCESS","merOrderId":"327M1","status":"TRADE_SUCCESS","totalAmount":100,"secureStatus":"ALL_COMPLETED"`, 200, "true", ""},
 		"guarantee, later":               {[]f{{"secureStatus", "UNCOMPLETED"}}, `"errCode":"SUCCESS","merOrderId":"327M1","status":"TRADE_SUCCESS","totalAmount":100,"secureStatus":"CANCELED"`, 200, "superseded", ""},
-		"guarantee, the answer has none": {[]f{{"secureStatus", "ALL_COMPLETED"}}, `"errCode":"SUCCESS","merOrderId":"327M1","status":"TRADE_SUCCESS","totalAmount":100`, 200, "true", ""},
+		"guarantee, the answer has none": {[]f{{"secureStatus", "ALL_COMPLETED"}}, `"errCode":"SUCCESS","merOrderId":"327M1","status":"TRADE_SUCCESS","totalAmount":100`, 503, "not_comparable", ""},
+		"guarantee, an unknown word":     {[]f{{"secureStatus", "ALL_COMPLETED"}}, `"errCode":"SUCCESS","merOrderId":"327M1","status":"TRADE_SUCCESS","totalAmount":100,"secureStatus":"ODD"`, 503, "not_comparable", ""},
+		"guarantee, its amount":          {[]f{{"secureStatus", "ALL_COMPLETED"}, {"completeAmount", "60"}}, `"errCode":"SUCCESS","merOrderId":"327M1","status":"TRADE_SUCCESS","totalAmount":100,"secureStatus":"ALL_COMPLETED","completedAmount":"60"`, 200, "true", ""},
+		"guarantee, another amount":      {[]f{{"secureStatus", "ALL_COMPLETED"}, {"completeAmount", "60"}}, `"errCode":"SUCCESS","merOrderId":"327M1","status":"TRADE_SUCCESS","totalAmount":100,"secureStatus":"ALL_COMPLETED","completeAmount":61`, 409, "contradicted", ""},
+		"guarantee, no amount":           {[]f{{"secureStatus", "ALL_COMPLETED"}, {"completeAmount", "60"}}, `"errCode":"SUCCESS","merOrderId":"327M1","status":"TRADE_SUCCESS","totalAmount":100,"secureStatus":"ALL_COMPLETED"`, 503, "not_comparable", ""},
 		"guarantee, contradicted":        {[]f{{"secureStatus", "ALL_COMPLETED"}}, `"errCode":"SUCCESS","merOrderId":"327M1","status":"TRADE_SUCCESS","totalAmount":100,"secureStatus":"CANCELED"`, 409, "contradicted", ""},
-		"deduction":                      {[]f{{"contractId", "C1"}, {"instMid", ""}}, `"errCode":"SUCCESS","merOrderId":"327M1","status":"TRADE_SUCCESS","totalAmount":100`, 200, "true", ""},
+		"deduction":                      {[]f{{"contractId", "C1"}, {"instMid", ""}}, `"errCode":"SUCCESS","merOrderId":"327M1","status":"TRADE_SUCCESS","totalAmount":100,"contractId":"C1"`, 200, "true", ""},
+		"deduction, another contract":    {[]f{{"contractId", "C1"}, {"instMid", ""}}, `"errCode":"SUCCESS","merOrderId":"327M1","status":"TRADE_SUCCESS","totalAmount":100,"contractId":"C2"`, 409, "contradicted", ""},
+		"deduction, no contract":         {[]f{{"contractId", "C1"}, {"instMid", ""}}, `"errCode":"SUCCESS","merOrderId":"327M1","status":"TRADE_SUCCESS","totalAmount":100`, 503, "not_comparable", ""},
 
 		"refund":                        {refund, `"errCode":"SUCCESS","merOrderId":"327M1","refundOrderId":"R1","refundStatus":"SUCCESS","refundAmount":"40","totalAmount":100`, 200, "true", pathRefundQuery},
 		"refund, the number echoed":     {refund, `"errCode":"SUCCESS","merOrderId":"R1","refundOrderId":"R1","refundStatus":"SUCCESS","refundAmount":40`, 200, "true", pathRefundQuery},
@@ -173,23 +209,25 @@ func TestConfirmCompares(t *testing.T) {
 		"refund, empty refundStatus":    {refund, `"errCode":"SUCCESS","refundOrderId":"R1","status":"TRADE_SUCCESS","refundStatus":"","refundAmount":40`, 503, "not_comparable", pathRefundQuery},
 		"refund, status alone":          {refund, `"errCode":"SUCCESS","refundOrderId":"R1","status":"TRADE_REFUND","refundAmount":40`, 503, "not_comparable", pathRefundQuery},
 		"refund, no number in it":       {refund, `"errCode":"SUCCESS","refundStatus":"SUCCESS","refundAmount":40`, 503, "not_comparable", "two queries"},
+		"refund, the number of its id":  {with(refund, f{"refundTargetOrderId", "T1"}), `"errCode":"SUCCESS","refundTargetOrderId":"T1","refundStatus":"SUCCESS","refundAmount":40`, 503, "not_comparable", "two queries"},
 		"refund, no amount in it":       {refund, `"errCode":"SUCCESS","refundOrderId":"R1","refundStatus":"SUCCESS"`, 503, "not_comparable", pathRefundQuery},
 		"refund, nothing known of it":   {refund, `"errCode":"NO_ORDER"`, 409, "contradicted", "two queries"},
 
-		"bill":                 {bill, `"errCode":"SUCCESS","billNo":"B1","billDate":"2024-01-02","billStatus":"PAID","totalAmount":100`, 200, "true", pathBillQuery},
-		"bill, later":          {bill, `"errCode":"SUCCESS","billNo":"B1","billStatus":"REFUND","totalAmount":100`, 200, "superseded", pathBillQuery},
-		"bill, unpaid":         {bill, `"errCode":"SUCCESS","billNo":"B1","billStatus":"UNPAID","totalAmount":100`, 409, "contradicted", pathBillQuery},
-		"bill, closed":         {bill, `"errCode":"SUCCESS","billNo":"B1","billStatus":"CLOSED","totalAmount":100`, 409, "contradicted", pathBillQuery},
-		"bill, another amount": {bill, `"errCode":"SUCCESS","billNo":"B1","billStatus":"PAID","totalAmount":101`, 409, "contradicted", pathBillQuery},
-		"bill, another bill":   {bill, `"errCode":"SUCCESS","billNo":"B2","billStatus":"PAID","totalAmount":100`, 409, "contradicted", pathBillQuery},
-		"bill, another day":    {bill, `"errCode":"SUCCESS","billNo":"B1","billDate":"2024-01-03","billStatus":"PAID","totalAmount":100`, 409, "contradicted", pathBillQuery},
-		"bill, no number":      {with(bill, f{"billNo", ""}), `"errCode":"SUCCESS"`, 503, "not_comparable", "nobody is asked"},
+		"bill":                  {bill, `"errCode":"SUCCESS","billNo":"B1","billDate":"2024-01-02","billStatus":"PAID","totalAmount":100`, 200, "true", pathBillQuery},
+		"bill, later":           {bill, `"errCode":"SUCCESS","billNo":"B1","billStatus":"REFUND","totalAmount":100`, 200, "superseded", pathBillQuery},
+		"bill, unpaid":          {bill, `"errCode":"SUCCESS","billNo":"B1","billStatus":"UNPAID","totalAmount":100`, 409, "contradicted", pathBillQuery},
+		"bill, closed":          {bill, `"errCode":"SUCCESS","billNo":"B1","billStatus":"CLOSED","totalAmount":100`, 409, "contradicted", pathBillQuery},
+		"bill, another amount":  {bill, `"errCode":"SUCCESS","billNo":"B1","billStatus":"PAID","totalAmount":101`, 409, "contradicted", pathBillQuery},
+		"bill, another bill":    {bill, `"errCode":"SUCCESS","billNo":"B2","billStatus":"PAID","totalAmount":100`, 409, "contradicted", pathBillQuery},
+		"bill, another day":     {bill, `"errCode":"SUCCESS","billNo":"B1","billDate":"2024-01-03","billStatus":"PAID","totalAmount":100`, 409, "contradicted", pathBillQuery},
+		"a number of two words": {[]f{{"merOrderId", "327M1&x=1"}}, `"errCode":"SUCCESS"`, 503, "not_comparable", "nobody is asked"},
+		"a tid of two words":    {[]f{{"tid", "1&x=1"}}, `"errCode":"SUCCESS"`, 503, "not_comparable", "nobody is asked"},
+		"bill, no number":       {with(bill, f{"billNo", ""}), `"errCode":"SUCCESS"`, 503, "not_comparable", "nobody is asked"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			number++ // every case is an event of its own
+			clock.pass(time.Minute) // every case is a question of its own
 			platform.says("{" + test.answer + "}")
-			changes := append([]f{{"targetOrderId", fmt.Sprint(number)}}, test.changes...)
-			wantWord(t, postNotify(t, url, signedOrder(changes...)), test.status)
+			wantWord(t, postNotify(t, url, signedOrder(test.changes...)), test.status)
 			asked := platform.asked()
 			switch test.path {
 			case "nobody is asked":
@@ -247,7 +285,7 @@ func TestConfirmAsks(t *testing.T) {
 		"bill": {[]referenceField{{"billStatus", "PAID"}, {"billNo", "B1"}, {"billDate", "2024-01-02"}}, []queried{
 			{pathBillQuery, map[string]string{"mid": "898", "tid": "1", "instMid": "APPDEFAULT", "billNo": "B1", "billDate": "2024-01-02"}},
 		}},
-		"deduction": {[]referenceField{{"contractId", "1"}, {"instMid", ""}, {"tid", ""}}, []queried{{pathQuery, map[string]string{"mid": "898", "merOrderId": "327M1"}}}},
+		"deduction": {[]referenceField{{"contractId", "1"}, {"instMid", ""}, {"tid", ""}, {"merOrderId", "327M2"}}, []queried{{pathQuery, map[string]string{"mid": "898", "merOrderId": "327M2"}}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			wantWord(t, postNotify(t, url, signedOrder(test.changes...)), 409)
@@ -282,9 +320,11 @@ func TestConfirmLearnsTheRefundsNumber(t *testing.T) {
 	})
 	app := newMerchantApp(t, nil)
 	url, _ := startConfirm(t, platform.URL, app.URL, "")
+	clock := stopClock(t)
 	for i, queries := range []int{2, 1, 1} {
+		clock.pass(time.Minute)
 		wantWord(t, postNotify(t, url, signedOrder(referenceField{"refundOrderId", "R1"}, referenceField{"refundAmount", "40"},
-			referenceField{"refundStatus", "SUCCESS"}, referenceField{"seqId", fmt.Sprint(i)})), 200)
+			referenceField{"refundStatus", "SUCCESS"})), 200)
 		if asked := platform.asked(); len(asked) != queries {
 			t.Errorf("refund %d: asked %v, want %d queries", i, asked, queries)
 		}
@@ -407,8 +447,8 @@ func TestConfirmFalseNotifies(t *testing.T) {
 	}
 }
 
-// TestConfirmOncePerMinute: replays cannot burn the merchant's quota, whatever of a notify differs that does not tell
-// its state; and many at once share one query.
+// TestConfirmOncePerMinute: replays cannot burn the merchant's quota, whatever of a notify differs; many at once share one
+// query; and each is held against the answer anew.
 func TestConfirmOncePerMinute(t *testing.T) {
 	platform := newFakePlatform(t)
 	release := make(chan struct{})
@@ -417,12 +457,8 @@ func TestConfirmOncePerMinute(t *testing.T) {
 		io.WriteString(w, `{"errCode":"SUCCESS","merOrderId":"327M1","status":"TRADE_SUCCESS","totalAmount":100}`)
 	})
 	app := newMerchantApp(t, nil)
-	url, _ := startConfirm(t, platform.URL, app.URL, "")
-	shared, err := acquireConfirmer() // the running one
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = releaseConfirmer() }()
+	url, log := startConfirm(t, platform.URL, app.URL, "")
+	clock := stopClock(t)
 
 	var wait sync.WaitGroup
 	for i := range 20 {
@@ -452,39 +488,264 @@ func TestConfirmOncePerMinute(t *testing.T) {
 	}
 
 	wantWord(t, postNotify(t, url, signedOrder()), 200)
-	if asked := platform.asked(); len(asked) != 0 {
-		t.Errorf("a replay within the minute: asked %v", asked)
-	}
 	wantWord(t, postNotify(t, url, signedOrder(referenceField{"status", "WAIT_BUYER_PAY"})), 200)
-	if asked := platform.asked(); len(asked) != 1 {
-		t.Errorf("another state of the order: asked %v", asked)
+	if seen := app.seen(); len(seen) != 2 || seen[0].header.Get("Ce-Confirmed") != "true" || seen[1].header.Get("Ce-Confirmed") != "superseded" {
+		t.Errorf("the app saw %+v", seen)
+	}
+	if asked := platform.asked(); len(asked) != 0 {
+		t.Errorf("a replay and another state within the minute: asked %v", asked)
 	}
 
 	// A reload with another configuration must not forget.
 	address := freeAddress(t)
 	setKeys(t)
-	startCaddy(t, merchantOptions(platform.URL)+notifySite(address, "chinaums_notify {\n\t\tconfirm\n\t\tack 2xx\n\t}\n\treverse_proxy "+app.URL))
+	log = startCaddy(t, merchantOptions(platform.URL)+notifySite(address, "chinaums_notify {\n\t\tconfirm\n\t\tack 2xx\n\t}\n\treverse_proxy "+app.URL))
 	url = "http://" + address + "/"
 	wantWord(t, postNotify(t, url, signedOrder()), 200)
 	if asked := platform.asked(); len(asked) != 0 {
 		t.Errorf("after a reload: asked %v", asked)
 	}
 
+	// What has happened since is not refused for good: the answer is older than the notify.
+	platform.says(`{"errCode":"SUCCESS","merOrderId":"327M1","status":"TRADE_CLOSED","totalAmount":100}`)
+	wantWord(t, postNotify(t, url, signedOrder(referenceField{"status", "TRADE_CLOSED"})), 503)
+	if asked := platform.asked(); len(asked) != 0 || len(log.lines(`"reason":"not_answered"`, "is not asked again within a minute")) != 1 {
+		t.Errorf("a later state within the minute: asked %v", asked)
+	}
+	clock.pass(time.Minute)
+	wantWord(t, postNotify(t, url, signedOrder(referenceField{"status", "TRADE_CLOSED"})), 200)
+	wantWord(t, postNotify(t, url, signedOrder()), 503) // asked before this one came
+	clock.pass(time.Minute)
+	wantWord(t, postNotify(t, url, signedOrder()), 409)
+	if asked := platform.asked(); len(asked) != 2 {
+		t.Errorf("in two minutes: %d queries", len(asked))
+	}
+
 	// A failure counts as a query too; after a minute the platform is asked again.
+	clock.pass(time.Minute)
 	platform.says(`{"errCode":"INTERNAL_ERROR"}`)
 	for range 3 {
-		wantWord(t, postNotify(t, url, signedOrder(referenceField{"totalAmount", "7"})), 503)
+		wantWord(t, postNotify(t, url, signedOrder()), 503)
 	}
 	if asked := platform.asked(); len(asked) != 1 {
 		t.Errorf("three failures: %d queries", len(asked))
 	}
-	shared.mu.Lock()
-	shared.now = func() time.Time { return time.Now().Add(61 * time.Second) }
-	shared.mu.Unlock()
-	platform.says(`{"errCode":"SUCCESS","merOrderId":"327M1","status":"TRADE_SUCCESS","totalAmount":7}`)
-	wantWord(t, postNotify(t, url, signedOrder(referenceField{"totalAmount", "7"})), 200)
+	clock.pass(time.Minute)
+	platform.says(`{"errCode":"SUCCESS","merOrderId":"327M1","status":"TRADE_SUCCESS","totalAmount":100}`)
+	wantWord(t, postNotify(t, url, signedOrder()), 200)
 	if asked := platform.asked(); len(asked) != 1 {
 		t.Errorf("after a minute: %d queries", len(asked))
+	}
+}
+
+// TestConfirmOneStringManyCuts: a signed string may be cut in hundreds of ways, and each cut made a question of its own
+// before, with the merchant's key: 600 cuts made 417 queries here.
+func TestConfirmOneStringManyCuts(t *testing.T) {
+	platform := newFakePlatform(t)
+	platform.says(`{"errCode":"SUCCESS","mid":"898","merOrderId":"327M1","status":"TRADE_CLOSED","totalAmount":100}`)
+	app := newMerchantApp(t, nil)
+	url, _ := startConfirm(t, platform.URL, app.URL, "")
+	stopClock(t)
+	// In the order of their names, as they are signed; the text is the buyer's.
+	pairs := []string{
+		"attachedData=note&bankInfo=b", "buyerId=b1", "createTime=2024-01-02 03:04:05", "instMid=APPDEFAULT", "invoiceAmount=100",
+		"merName=shop", "merOrderId=327M1", "mid=898", "notifyId=n-1", "orderDesc=tea&payTime=2024-01-02 03:04:05&refundAmount=0", "seqId=S1", "settleDate=2024-01-02",
+		"status=TRADE_CLOSED", "targetOrderId=T1", "targetSys=WXPay", "tid=1", "totalAmount=100",
+	}
+	signed := strings.Join(pairs, "&")
+	sign := fmt.Sprintf("%x", sha256.Sum256([]byte(signed+testNotifyKey)))
+	words := strings.Split(signed, "&")
+	random := rand.New(rand.NewPCG(1, 2))
+	cuts := map[string]bool{}
+	for len(cuts) < 600 {
+		var form strings.Builder
+		for i, word := range words {
+			name, value, _ := strings.Cut(word, "=")
+			switch {
+			case i == 0:
+				form.WriteString(name + "=" + neturl.QueryEscape(value))
+			case random.IntN(8) == 0: // the value before swallows this pair
+				form.WriteString(neturl.QueryEscape("&" + word))
+			default:
+				form.WriteString("&" + name + "=" + neturl.QueryEscape(value))
+			}
+		}
+		cuts[form.String()+"&sign="+sign] = true
+	}
+	answers := map[int]int{}
+	for cut := range cuts {
+		answers[postNotify(t, url, cut).status]++
+	}
+	if asked := platform.asked(); len(asked) != 1 {
+		t.Errorf("asked %d times; the answers were %v", len(asked), answers)
+	}
+	if answers[403] == 600 {
+		t.Error("the signature of no cut is right")
+	}
+}
+
+// TestConfirmSplitText: a text of the merchant's or the buyer's that looks like parameters, cut into them. Before, the
+// first made a guarantee.all_completed of an order that was never paid, and the second a deduction of a payment, both with
+// Ce-Confirmed: true, since no answer has those words.
+func TestConfirmSplitText(t *testing.T) {
+	platform := newFakePlatform(t)
+	app := newMerchantApp(t, nil)
+	url, _ := startConfirm(t, platform.URL, app.URL, "")
+	clock := stopClock(t)
+	for _, test := range []struct{ before, name, text, after, status string }{
+		{"merOrderId=327M1&mid=898&", "orderDesc", "tea&secureStatus=ALL_COMPLETED", "&status=TRADE_CLOSED&totalAmount=100", "TRADE_CLOSED"},
+		{"", "attachedData", "tea&contractId=C1", "&merOrderId=327M1&mid=898&status=TRADE_SUCCESS&totalAmount=100", "TRADE_SUCCESS"},
+	} {
+		t.Run(test.text, func(t *testing.T) {
+			platform.says(`{"errCode":"SUCCESS","mid":"898","merOrderId":"327M1","status":"` + test.status + `","totalAmount":100}`)
+			sign := fmt.Sprintf("&sign=%x", sha256.Sum256([]byte(test.before+test.name+"="+test.text+test.after+testNotifyKey)))
+			for _, text := range []string{test.text, neturl.QueryEscape(test.text)} {
+				clock.pass(time.Minute)
+				got := postNotify(t, url, test.before+test.name+"="+text+test.after+sign)
+				if seen := app.seen(); text == test.text && (got.status != 503 || len(seen) != 0) {
+					t.Errorf("cut: %d, the app saw %+v", got.status, seen)
+				} else if len(seen) > 0 && !strings.HasPrefix(seen[0].header.Get("Ce-Type"), "com.chinaums.payment.") {
+					t.Errorf("as it was signed: %d, the app saw %+v", got.status, seen)
+				}
+			}
+		})
+	}
+}
+
+// TestConfirmTurns: a merchant's quota is not burnt by many orders either.
+func TestConfirmTurns(t *testing.T) {
+	platform := newFakePlatform(t)
+	platform.answers(func(w http.ResponseWriter, _ *http.Request, asked queried) {
+		fmt.Fprintf(w, `{"errCode":"SUCCESS","merOrderId":"%s","status":"TRADE_SUCCESS","totalAmount":100}`, asked.body["merOrderId"])
+	})
+	app := newMerchantApp(t, nil)
+	url, log := startConfirm(t, platform.URL, app.URL, "timeout 1900ms") // which leaves no second to wait for a turn
+	clock := stopClock(t)
+	for second := range 3 {
+		for i := range 9 {
+			want := 200
+			if i >= 5 {
+				want = 503
+			}
+			wantWord(t, postNotify(t, url, signedOrder(referenceField{"merOrderId", fmt.Sprint("327M", second, i)})), want)
+		}
+		if asked := platform.asked(); len(asked) != 5 {
+			t.Errorf("second %d: asked %d times", second, len(asked))
+		}
+		clock.pass(time.Second)
+	}
+	if len(log.lines("notify rejected", `"reason":"not_answered"`, "too many of this merchant's orders")) == 0 {
+		t.Error("not logged")
+	}
+}
+
+// TestConfirmIsNotPoisoned: a doubtful notify may name another's order and have the platform asked with words of the
+// sender's choosing; what comes of that is not held against the order's own notify.
+func TestConfirmIsNotPoisoned(t *testing.T) {
+	platform := newFakePlatform(t)
+	platform.answers(func(w http.ResponseWriter, _ *http.Request, asked queried) {
+		if asked.body["tid"] != "1" {
+			io.WriteString(w, `{"errCode":"NO_ORDER"}`)
+			return
+		}
+		io.WriteString(w, `{"errCode":"SUCCESS","merOrderId":"327M1","status":"TRADE_SUCCESS","totalAmount":100}`)
+	})
+	app := newMerchantApp(t, nil)
+	url, _ := startConfirm(t, platform.URL, app.URL, "")
+	clock := stopClock(t)
+	doubtful := referenceField{"z", "&status=TRADE_CLOSED"}
+	wantWord(t, postNotify(t, url, signedOrder(doubtful, referenceField{"tid", "9"})), 409)
+	wantWord(t, postNotify(t, url, signedOrder(doubtful, referenceField{"tid", "8"})), 503)
+	wantWord(t, postNotify(t, url, signedOrder()), 200)
+	if asked := platform.asked(); len(asked) != 2 || len(app.seen()) != 1 {
+		t.Errorf("asked %v", asked)
+	}
+	// The other way round, one answer serves both.
+	clock.pass(time.Minute)
+	wantWord(t, postNotify(t, url, signedOrder(doubtful, referenceField{"notifyId", ""}, referenceField{"instMid", ""}, referenceField{"mid", ""})), 200)
+	wantWord(t, postNotify(t, url, signedOrder(referenceField{"mid", ""})), 200)
+	if asked := platform.asked(); len(asked) != 1 {
+		t.Errorf("asked %v", asked)
+	}
+}
+
+// TestConfirmHoldsEachWord: of a doubtful notify each deciding word must be in the answer: what the answer says otherwise
+// is contradicted, what it does not say is not comparable. Before, a secureStatus that was not in the answer was believed.
+func TestConfirmHoldsEachWord(t *testing.T) {
+	for _, test := range []struct {
+		path, name, value, answer string
+		want                      string // "", the name that differs, or "-" for not comparable
+	}{
+		{pathQuery, "merOrderId", "1", `{"merOrderId":"1"}`, ""},
+		{pathQuery, "merOrderId", "1", `{"merOrderId":"2"}`, "merOrderId"},
+		{pathQuery, "merOrderId", "1", `{}`, "-"},
+		{pathQuery, "mid", "1", `{"mid":"1"}`, ""},
+		{pathQuery, "mid", "1", `{}`, "-"},
+		{pathQuery, "instMid", "1", `{"instMid":"1"}`, ""},
+		{pathQuery, "instMid", "1", `{}`, "-"},
+		{pathQuery, "notifyId", "1", `{}`, "-"},
+		{pathQuery, "createTime", "1", `{"payTime":"1"}`, ""},
+		{pathQuery, "createTime", "1", `{"createTime":"2"}`, "createTime"},
+		{pathQuery, "payTime", "1", `{"payTime":"1"}`, ""},
+		{pathQuery, "payTime", "1", `{"payTime":"2"}`, "payTime"},
+		{pathQuery, "payTime", "1", `{}`, "-"},
+		{pathRefundQuery, "payTime", "1", `{"payTime":"2"}`, "-"},
+		{pathQuery, "totalAmount", "1", `{"totalAmount":1}`, ""},
+		{pathQuery, "totalAmount", "1", `{"totalAmount":2}`, "totalAmount"},
+		{pathQuery, "buyerPayAmount", "1", `{}`, "-"},
+		{pathQuery, "buyerPayAmount", "1.0", `{"buyerPayAmount":1}`, "buyerPayAmount"},
+		{pathQuery, "refundStatus", "SUCCESS", `{}`, "-"},
+		{pathQuery, "refundAmount", "1", `{}`, "-"},
+		{pathRefundQuery, "refundAmount", "1", `{}`, ""}, // sendBackAmount was compared instead
+		{pathQuery, "refundOrderId", "1", `{}`, "-"},
+		{pathRefundQuery, "refundOrderId", "1", `{"refundOrderId":"2"}`, "refundOrderId"},
+		{pathRefundQuery, "refundExtOrderId", "1", `{"refundOrderId":"1"}`, ""},
+		{pathRefundQuery, "refundExtOrderId", "1", `{"refundOrderId":"2"}`, "refundExtOrderId"},
+		{pathQuery, "refundExtOrderId", "1", `{"refundOrderId":"1"}`, "-"},
+		{pathRefundQuery, "refundTargetOrderId", "1", `{}`, "-"},
+		{pathRefundQuery, "refundPayTime", "1", `{"payTime":"1"}`, ""},
+		{pathRefundQuery, "refundPayTime", "1", `{"payTime":"2"}`, "-"},
+		{pathRefundQuery, "refundPayTime", "1", `{"refundPayTime":"2"}`, "refundPayTime"},
+		{pathQuery, "refundPayTime", "1", `{"payTime":"1"}`, "-"},
+		{pathQuery, "billNo", "1", `{}`, "-"},
+		{pathBillQuery, "billNo", "1", `{"billNo":"1"}`, ""},
+		{pathBillQuery, "billDate", "1", `{}`, "-"},
+		{pathBillQuery, "billStatus", "PAID", `{"billStatus":"REFUND"}`, ""}, // compared as a state already
+		{pathQuery, "billStatus", "PAID", `{}`, "-"},
+		{pathBillQuery, "billPayment", `{"a":1}`, `{"billPayment":{"a":1,"b":2}}`, ""},
+		{pathBillQuery, "billPayment", `{"a":1}`, `{}`, "-"},
+		{pathBillQuery, "billPayment", `{"a":1}`, `{"billPayment":{"a":2}}`, "-"},
+		{pathBillQuery, "status", "TRADE_SUCCESS", `{}`, "-"},
+		{pathRefundQuery, "status", "TRADE_SUCCESS", `{"status":"SUCCESS"}`, ""},
+		{pathRefundQuery, "status", "TRADE_REFUND", `{}`, ""},
+		{pathRefundQuery, "secureStatus", "ALL_COMPLETED", `{}`, "-"},
+		{pathRefundQuery, "secureStatus", "ALL_COMPLETED", `{"secureStatus":"CANCELED"}`, "secureStatus"},
+		{pathQuery, "completeAmount", "1", `{}`, "-"},
+		{pathQuery, "completeAmount", "1", `{"completedAmount":"1"}`, ""},
+		{pathQuery, "completeAmount", "1", `{"completedAmount":"2"}`, "completeAmount"},
+		{pathQuery, "contractId", "1", `{}`, "-"},
+		{pathQuery, "seqId", "1", `{"seqId":"2"}`, "seqId"},
+		{pathRefundQuery, "seqId", "1", `{"seqId":"2"}`, "-"},
+		{pathQuery, "targetOrderId", "1", `{}`, "-"},
+		{pathQuery, "sign", "1", `{}`, ""},
+		{pathQuery, "signType", "1", `{}`, ""},
+	} {
+		t.Run(test.path+" "+test.name+" "+test.answer, func(t *testing.T) {
+			answer, err := parseAnswer([]byte(test.answer))
+			if err != nil {
+				t.Fatal(err)
+			}
+			q := &question{path: test.path}
+			err = q.held(answer, test.name, test.name, test.value)
+			contradicts, isContradiction := errors.AsType[contradiction](err)
+			switch {
+			case test.want == "" && err == nil:
+			case test.want == "-" && errors.Is(err, errNotComparable):
+			case isContradiction && strings.HasPrefix(string(contradicts), test.want+" "):
+			default:
+				t.Errorf("%v, want %q", err, test.want)
+			}
+		})
 	}
 }
 
@@ -494,9 +755,9 @@ func TestConfirmAmbiguous(t *testing.T) {
 	platform := newFakePlatform(t)
 	app := newMerchantApp(t, nil)
 	url, _ := startConfirm(t, platform.URL, app.URL, "")
-	answer := `{"errCode":"SUCCESS","mid":"898","merOrderId":"327M1","status":"TRADE_SUCCESS","totalAmount":100,"buyerPayAmount":100,"seqId":"S1","targetOrderId":"T1","secureStatus":"ALL_COMPLETED"}`
+	clock := stopClock(t)
+	answer := `{"errCode":"SUCCESS","mid":"898","instMid":"APPDEFAULT","merOrderId":"327M1","status":"TRADE_SUCCESS","totalAmount":100,"buyerPayAmount":100,"seqId":"S1","targetOrderId":"T1","secureStatus":"ALL_COMPLETED"}`
 	tea := f{"orderDesc", "tea&status=TRADE_SUCCESS&totalAmount=99900&z="}
-	number := 0
 	for name, test := range map[string]struct {
 		changes []f
 		answer  string
@@ -509,30 +770,37 @@ func TestConfirmAmbiguous(t *testing.T) {
 		"another's order":                 {[]f{{"z", "&merOrderId=327M1"}, {"merOrderId", "327M2"}}, answer, 409},
 		"another amount paid":             {[]f{tea, {"buyerPayAmount", "99"}}, answer, 409},
 		"another seqId":                   {[]f{tea, {"seqId", "S2"}}, answer, 409},
-		"a contract that nobody confirms": {[]f{tea, {"contractId", "C1"}}, answer, 503},
-		"a status in other letters":       {[]f{tea, {"Status", "TRADE_CLOSED"}}, answer, 403},
-		"the same status, other letters":  {[]f{tea, {"Status", "TRADE_SUCCESS"}}, answer, 403},
-		"an amount in other letters":      {[]f{tea, {"TOTALAMOUNT", "99900"}}, answer, 403},
-		"an odd name":                     {[]f{{"a&b=c", "1"}}, answer, 403},
-		"a refund that is none":           {[]f{tea, {"refundAmount", "100"}}, answer, 503},
-		"a bill that is none":             {[]f{tea, {"billStatus", "PAID"}, {"billNo", "B1"}}, `{"errCode":"NO_ORDER"}`, 409},
+		"as genuine ones are":             {[]f{tea, {"notifyId", "n-1"}, {"createTime", "2026-11-24 10:00:00"}}, answer, 200},
+		"another createTime":              {[]f{tea, {"createTime", "2026-11-24 10:00:00"}}, strings.Replace(answer, "}", `,"createTime":"2026-11-24 11:00:00"}`, 1), 409},
+		"a refund that only its notifyId names": {[]f{tea, {"status", "TRADE_REFUND"}, {"refundAmount", "40"}, {"refundStatus", "SUCCESS"}, {"notifyId", "n-1"}},
+			`{"errCode":"SUCCESS","mid":"898","instMid":"APPDEFAULT","merOrderId":"327M1","totalAmount":100,"refundStatus":"SUCCESS","refundAmount":40}`, 503},
+		"a business that nobody confirms":  {[]f{tea}, strings.Replace(answer, `"instMid":"APPDEFAULT",`, "", 1), 503},
+		"a guarantee that nobody confirms": {[]f{tea, {"secureStatus", "ALL_COMPLETED"}}, strings.Replace(answer, `"secureStatus":"ALL_COMPLETED"`, `"x":""`, 1), 503},
+		"one contradicted, others lacking": {[]f{tea, {"seqId", "S2"}, {"contractId", "C1"}, {"refundOrderId", ""}, {"notifyId", "n-1"}}, strings.Replace(answer, "}", `,"contractId":"C1"}`, 1), 409},
+		"a contract that nobody confirms":  {[]f{tea, {"contractId", "C1"}}, answer, 503},
+		"a refund that is none":            {[]f{tea, {"refundAmount", "100"}}, answer, 503},
+		"a bill that is none":              {[]f{tea, {"billStatus", "PAID"}, {"billNo", "B1"}}, `{"errCode":"NO_ORDER"}`, 409},
+		"a status in other letters":        {[]f{tea, {"Status", "TRADE_CLOSED"}}, answer, 403},
+		"the same status, other letters":   {[]f{tea, {"Status", "TRADE_SUCCESS"}}, answer, 403},
+		"an amount in other letters":       {[]f{tea, {"TOTALAMOUNT", "99900"}}, answer, 403},
+		"an odd name":                      {[]f{{"a&b=c", "1"}}, answer, 403},
 		"refund": {[]f{tea, {"status", "TRADE_REFUND"}, {"refundOrderId", "R1"}, {"refundAmount", "40"}, {"refundStatus", "SUCCESS"}},
-			`{"errCode":"SUCCESS","mid":"898","merOrderId":"327M1","totalAmount":100,"refundOrderId":"R1","refundStatus":"SUCCESS","refundAmount":40}`, 200},
+			`{"errCode":"SUCCESS","mid":"898","instMid":"APPDEFAULT","merOrderId":"327M1","totalAmount":100,"refundOrderId":"R1","refundStatus":"SUCCESS","refundAmount":40}`, 200},
 		"refund of another order": {[]f{tea, {"status", "TRADE_REFUND"}, {"refundOrderId", "R1"}, {"refundAmount", "40"}, {"refundStatus", "SUCCESS"}},
 			`{"errCode":"SUCCESS","mid":"898","merOrderId":"R1","totalAmount":100,"refundOrderId":"R1","refundStatus":"SUCCESS","refundAmount":40}`, 409},
 		"refund, also paid": {[]f{tea, {"status", "TRADE_SUCCESS"}, {"refundOrderId", "R1"}, {"refundAmount", "40"}, {"refundStatus", "SUCCESS"}},
-			`{"errCode":"SUCCESS","mid":"898","merOrderId":"327M1","totalAmount":100,"refundOrderId":"R1","refundStatus":"SUCCESS","refundAmount":40}`, 503},
+			`{"errCode":"SUCCESS","mid":"898","instMid":"APPDEFAULT","merOrderId":"327M1","totalAmount":100,"refundOrderId":"R1","refundStatus":"SUCCESS","refundAmount":40}`, 503},
 		"bill": {[]f{{"merOrderId", ""}, {"status", ""}, {"billDesc", "x&billStatus=PAID"}, {"billNo", "B1"}, {"billStatus", "PAID"}, {"billPayment", `{"totalAmount":100,"payTime":"2024-01-02 03:04:05"}`}},
-			`{"errCode":"SUCCESS","mid":"898","billNo":"B1","billStatus":"PAID","totalAmount":100,"billPayment":{"totalAmount":100,"payTime":"2024-01-02 03:04:05","x":1}}`, 200},
+			`{"errCode":"SUCCESS","mid":"898","instMid":"APPDEFAULT","billNo":"B1","billStatus":"PAID","totalAmount":100,"billPayment":{"totalAmount":100,"payTime":"2024-01-02 03:04:05","x":1}}`, 200},
 		"bill, payment as text": {[]f{{"merOrderId", ""}, {"status", ""}, {"billDesc", "x&billStatus=PAID"}, {"billNo", "B1"}, {"billStatus", "PAID"}, {"billPayment", `{"totalAmount":"100"}`}},
-			`{"errCode":"SUCCESS","mid":"898","billNo":"B1","billStatus":"PAID","totalAmount":100,"billPayment":"{\"totalAmount\":100}"}`, 200},
+			`{"errCode":"SUCCESS","mid":"898","instMid":"APPDEFAULT","billNo":"B1","billStatus":"PAID","totalAmount":100,"billPayment":"{\"totalAmount\":100}"}`, 200},
 		"bill, another payment": {[]f{{"merOrderId", ""}, {"status", ""}, {"billDesc", "x&billStatus=PAID"}, {"billNo", "B1"}, {"billStatus", "PAID"}, {"billPayment", `{"totalAmount":9900}`}},
-			`{"errCode":"SUCCESS","mid":"898","billNo":"B1","billStatus":"PAID","totalAmount":100,"billPayment":{"totalAmount":100}}`, 503},
+			`{"errCode":"SUCCESS","mid":"898","instMid":"APPDEFAULT","billNo":"B1","billStatus":"PAID","totalAmount":100,"billPayment":{"totalAmount":100}}`, 503},
 	} {
 		t.Run(name, func(t *testing.T) {
-			number++
+			clock.pass(time.Minute) // a question of its own
 			platform.says(test.answer)
-			changes := append([]f{{"instMid", fmt.Sprint(number)}}, test.changes...) // a question of its own
+			changes := append([]f{{"notifyId", ""}}, test.changes...)
 			wantWord(t, postNotify(t, url, signedOrder(changes...)), test.status)
 			seen := app.seen()
 			if test.status != 200 {

@@ -120,9 +120,6 @@ const (
 	knownFields
 )
 
-// eventIDNames are the fields that tell one question to the platform from another.
-var eventIDNames = decidingNames[:fieldNotifyID]
-
 // fieldNumber returns the number of a name that means something here, or -1.
 func fieldNumber(name []byte) int {
 	switch string(name) {

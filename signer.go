@@ -940,7 +940,9 @@ func (f *notifyFields) hidden() string {
 			switch number := f.foldedNumber(name); {
 			case number >= 0 && number != fieldSign && number != fieldSignType && f.known[number] == 0: // the signature has settled those two
 				return decidingNames[number]
-			case field.number == fieldInstMid || field.number == fieldNotifyID:
+			case number == fieldInstMid || number == fieldNotifyID || number == fieldCreateTime:
+				return decidingNames[number]
+			case field.number == fieldInstMid || field.number == fieldNotifyID || field.number == fieldCreateTime:
 				return decidingNames[field.number]
 			}
 		}

@@ -3,6 +3,7 @@ package shouqianba
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -34,29 +35,41 @@ const (
 // confirmer asks the platform about events.
 type confirmer struct {
 	now       func() time.Time
-	questions inbound.Questions[string, confirmation]
-}
-
-// confirmation is what an event is: confirmed or, with the answer's status, why not.
-type confirmation struct {
-	confirmed string
-	rejected  *inbound.Rejection
+	questions inbound.Questions[*queriedOrder]
 }
 
 func newConfirmer() *confirmer { return &confirmer{now: time.Now} }
 
-// confirm asks the platform about a notify whose signature is right, at most once a minute for one event, and says what
-// it is: confirmed or, with the answer's status, why not.
+// confirming asks for every handler of this process, and over reloads, so that what it has asked is not asked again.
+var confirming = newConfirmer()
+
+// confirm asks the platform about a notify whose signature is right, and says what it is: confirmed or, with the answer's
+// status, why not. The platform is asked about an order at most once a minute, and each notify is held against the answer
+// anew. An answer that is older than the notify proves nothing against it, which may tell of what has happened since.
 func (c *confirmer) confirm(t *terminal, event *notifyEvent, patience time.Duration) (confirmed string, rejected *inbound.Rejection) {
-	answer, err := c.questions.Ask(c.now(), t.name+"\n"+event.ID, patience, func(ctx context.Context) (answer confirmation, _ error) {
-		answer.confirmed, answer.rejected = t.ask(ctx, event)
-		return answer, nil
-	})
-	if err != nil {
-		return "", unanswered(err)
+	if event.SN == "" && event.ClientSN == "" {
+		return "", notComparable(errors.New("the notify has no number to ask the platform for"))
 	}
-	return answer.confirmed, answer.rejected
+	order := sha256.Sum256(fmt.Appendf(nil, "%q %q", event.SN, event.ClientSN))
+	topic := inbound.Topic{Account: fmt.Sprintf("%q %q", t.name, t.endpoint.Host), Order: string(order[:])}
+	answer, fresh, err := c.questions.Ask(c.now(), topic, patience, func(ctx context.Context) (*queriedOrder, error) {
+		return t.ask(ctx, event)
+	})
+	switch {
+	case err == nil:
+		confirmed, rejected = answer.confirms(event)
+	case errors.Is(err, errNoSuchOrder):
+		rejected = contradicted(err)
+	default:
+		rejected = unanswered(err)
+	}
+	if rejected != nil && rejected.Reason == reasonContradicted && !fresh {
+		return "", unanswered(fmt.Errorf("the platform has answered before this notify came, and is not asked again within a minute: %w", rejected.Detail))
+	}
+	return confirmed, rejected
 }
+
+var errNoSuchOrder = errors.New("the platform knows no such order of this terminal")
 
 func unanswered(cause error) *inbound.Rejection {
 	return &inbound.Rejection{Status: http.StatusServiceUnavailable, Reason: reasonNotAnswered, Detail: cause}
@@ -92,14 +105,11 @@ func postSigned(ctx context.Context, client *http.Client, to outbound.Endpoint, 
 	return res.StatusCode, answer, nil
 }
 
-// ask queries the order of a notify and compares.
-func (t *terminal) ask(ctx context.Context, event *notifyEvent) (confirmed string, rejected *inbound.Rejection) {
-	if event.SN == "" && event.ClientSN == "" {
-		return "", notComparable(errors.New("the notify has no number to ask the platform for"))
-	}
+// ask queries the order of a notify.
+func (t *terminal) ask(ctx context.Context, event *notifyEvent) (*queriedOrder, error) {
 	signs, err := t.credential(ctx)
 	if err != nil {
-		return "", unanswered(err)
+		return nil, err
 	}
 	question := map[string]string{"terminal_sn": signs.sn}
 	for name, value := range map[string]string{"sn": event.SN, "client_sn": event.ClientSN} {
@@ -109,7 +119,7 @@ func (t *terminal) ask(ctx context.Context, event *notifyEvent) (confirmed strin
 	}
 	status, answer, err := postSigned(ctx, asking, t.endpoint, queryPath, signs.sn, signs.key, question)
 	if err != nil {
-		return "", unanswered(err)
+		return nil, err
 	}
 	var envelope struct {
 		ResultCode string `json:"result_code"`
@@ -121,20 +131,20 @@ func (t *terminal) ask(ctx context.Context, event *notifyEvent) (confirmed strin
 		} `json:"biz_response"`
 	}
 	if err := json.Unmarshal(answer, &envelope); err != nil {
-		return "", unanswered(fmt.Errorf("status %d, and the answer is no JSON of the platform's", status))
+		return nil, fmt.Errorf("status %d, and the answer is no JSON of the platform's", status)
 	}
 	switch {
 	case envelope.ErrorCode == illegalSign && t.keeper != nil:
 		t.keeper.refused(signs)
 		fallthrough
 	case envelope.ResultCode != "200":
-		return "", unanswered(refusal(envelope.ErrorCode, ""))
+		return nil, refusal(envelope.ErrorCode, "")
 	case envelope.Business.ErrorCode == "UPAY_ORDER_NOT_EXISTS":
-		return "", contradicted(errors.New("the platform knows no such order of this terminal"))
+		return nil, errNoSuchOrder
 	case envelope.Business.ResultCode != "SUCCESS":
-		return "", unanswered(refusal(envelope.Business.ErrorCode, ""))
+		return nil, refusal(envelope.Business.ErrorCode, "")
 	}
-	return envelope.Business.Data.confirms(event)
+	return &envelope.Business.Data, nil
 }
 
 func notComparable(cause error) *inbound.Rejection {

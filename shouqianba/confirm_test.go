@@ -6,16 +6,29 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/caddy-chinaums/caddy-chinaums/internal/outbound"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/sandbox"
 )
+
+// stopClock stops the clock by which orders are asked about once a minute, and returns what moves it.
+func stopClock(t testing.TB) (pass func(time.Duration)) {
+	t.Helper()
+	var passed atomic.Int64
+	now := time.Now()
+	confirming.now = func() time.Time { return now.Add(time.Duration(passed.Load())) }
+	t.Cleanup(func() { confirming.now = time.Now })
+	return func(d time.Duration) { passed.Add(int64(d)) }
+}
 
 // TestConfirm: what a rightly signed notify says, and what the platform says when it is asked.
 func TestConfirm(t *testing.T) {
 	g := startPlatform(t, sandbox.ShouqianbaOptions{})
 	var confirmed string
+	pass := stopClock(t)
 	app := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { confirmed = r.Header.Get("Ce-Confirmed") }))
 	t.Cleanup(app.Close)
 	start(t, g.config(t, g.fixed(), "handle /notify {\nshouqianba_notify {\nconfirm\ntimeout 5s\n}\nreverse_proxy "+app.Listener.Addr().String()+"\n}\nhandle {\nshouqianba_proxy\n}"))
@@ -74,6 +87,7 @@ func TestConfirm(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			confirmed = ""
+			pass(time.Minute) // a question of its own
 			if test.fault != nil {
 				g.platform.Break(*test.fault)
 			}
@@ -87,16 +101,56 @@ func TestConfirm(t *testing.T) {
 		})
 	}
 
-	t.Run("asked once a minute", func(t *testing.T) {
-		body := notify("paid", "PAID", "100", "100")
-		before := asked()
-		for range 5 {
-			if a := post(t, g.url("/notify"), body, "Authorization: "+signed(t, body)); a.status != 200 {
-				t.Errorf("answer: %d", a.status)
-			}
+	send := func(body string, status int) {
+		t.Helper()
+		if a := post(t, g.url("/notify"), body, "Authorization: "+signed(t, body)); a.status != status {
+			t.Errorf("answer: %d, want %d", a.status, status)
 		}
-		if n := asked() - before; n != 0 {
-			t.Errorf("asked %d times about what was asked before", n)
+	}
+	t.Run("asked once a minute", func(t *testing.T) {
+		pass(time.Minute)
+		before := asked()
+		send(notify("paid", "PAID", "100", "100"), 200)
+		for i := range 5 { // the same order, whatever else is said of it
+			send(strings.Replace(notify("paid", "PAID", "100", ""), "{", fmt.Sprintf(`{"client_tsn":"%d",`, i), 1), 200)
+		}
+		if n := asked() - before; n != 1 {
+			t.Errorf("asked %d times, want 1", n)
+		}
+	})
+	t.Run("what has happened since", func(t *testing.T) {
+		// The answer is older than the notify: that is no contradiction.
+		a := post(t, g.url("/upay/v2/refund"), call(g.options.TerminalSN, `"client_sn":"paid","refund_request_no":"9","operator":"o","refund_amount":"100"`))
+		if !strings.Contains(a.body, "REFUND_SUCCESS") {
+			t.Fatalf("refund: %s", a.body)
+		}
+		before := asked()
+		refunded := notify("paid", "REFUNDED", "100", "0")
+		send(refunded, 503)
+		if asked() != before || len(log.lines(`"reason":"not_answered"`, "is not asked again within a minute")) != 1 {
+			t.Errorf("asked %d times", asked()-before)
+		}
+		pass(time.Minute)
+		send(refunded, 200)
+		pass(time.Minute)
+		send(notify("paid", "PARTIAL_REFUNDED", "100", "0"), 200)
+		if asked() != before+2 {
+			t.Errorf("asked %d times", asked()-before)
+		}
+	})
+	t.Run("five in a second", func(t *testing.T) {
+		pass(time.Minute)
+		before := asked()
+		for i := range 5 {
+			send(notify(fmt.Sprint("none", i), "PAID", "100", "100"), 409)
+		}
+		if n := asked() - before; n != 5 {
+			t.Errorf("asked %d times", n)
+		}
+		event := mustEvent(t, notify("none5", "PAID", "100", "100"))
+		till := &terminal{name: "till", endpoint: outbound.Endpoint{Scheme: "http", Host: g.upstream.Listener.Addr().String()}}
+		if _, rejected := confirming.confirm(till, &event, time.Second); rejected == nil || rejected.Reason != reasonNotAnswered || asked() != before+5 {
+			t.Errorf("a sixth: %+v, asked %d times", rejected, asked()-before)
 		}
 	})
 	t.Run("a false one is not asked about", func(t *testing.T) {
@@ -122,19 +176,24 @@ func TestConfirmAsksOnce(t *testing.T) {
 	c := newConfirmer()
 	c.now = p.clock.Now
 	event := mustEvent(t, `{"client_sn":"none","order_status":"PAID","total_amount":"1"}`)
+	var fresh atomic.Int32
 	for _, minute := range []string{"12:00:00", "12:00:59", "12:01:00"} {
 		p.clock.set("2026-11-24 " + minute)
 		var group sync.WaitGroup
 		for range 20 {
 			group.Go(func() {
-				if _, rejected := c.confirm(till, &event, 5*time.Second); rejected == nil || rejected.Reason != reasonContradicted {
+				_, rejected := c.confirm(till, &event, 5*time.Second)
+				switch {
+				case rejected != nil && rejected.Reason == reasonContradicted:
+					fresh.Add(1)
+				case rejected == nil || rejected.Reason != reasonNotAnswered:
 					t.Errorf("rejected: %+v", rejected)
 				}
 			})
 		}
 		group.Wait()
 	}
-	if asked := p.calls(queryPath); asked != 2 {
-		t.Errorf("asked %d times, want 2", asked)
+	if asked := p.calls(queryPath); asked != 2 || fresh.Load() != 2 {
+		t.Errorf("asked %d times, want 2; contradicted %d", asked, fresh.Load())
 	}
 }

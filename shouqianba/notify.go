@@ -46,10 +46,12 @@ type Notify struct {
 
 	inbound.Notify
 
-	// Ask the platform (query) before believing a notify: one that it contradicts is answered `fail` with 409. Then the
-	// app gets `Ce-Confirmed: true`, or `superseded` where the platform is at a later state of the same order. One event
-	// is asked about at most once a minute. The platform signs all merchants' notifies with one key; with this, a notify
-	// of another merchant's order cannot pass for one's own. Default: false.
+	// Ask the platform (query) before believing a notify: one that it contradicts is answered `fail` with 409, one that it
+	// does not answer or that cannot be compared with 503. Then the app gets `Ce-Confirmed: true`, or `superseded` where the
+	// platform is at a later state of the same order. The platform is asked about one order at most once a minute, and about
+	// a terminal's orders at most 5 times a second; what the answer that is known cannot confirm, or for which there is no
+	// turn within half of `timeout`, is answered 503, and the platform sends it again. The platform signs all merchants'
+	// notifies with one key; with this, a notify of another merchant's order cannot pass for one's own. Default: false.
 	Confirm bool `json:"confirm,omitempty"`
 
 	terminal  terminalRef
@@ -87,7 +89,7 @@ func (n *Notify) Provision(ctx caddy.Context) error {
 	case n.Confirm && n.Observe:
 		ctx.Logger().Warn("confirm has no effect under observe: nobody is asked", zap.String("option", "confirm"))
 	case n.Confirm:
-		n.confirmer = newConfirmer()
+		n.confirmer = confirming
 		patience *= 2
 	}
 	app.patience = max(app.patience, patience)

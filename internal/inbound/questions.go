@@ -8,73 +8,169 @@ import (
 )
 
 const (
-	// maxQuestions bounds the answers that are remembered.
-	maxQuestions = 10_000
-	// questionInterval is how long the same event is not asked about again: a replay must not burn the merchant's quota.
+	// questionInterval is how long the same order is not asked about again: a replay must not burn the merchant's quota.
 	questionInterval = time.Minute
+	// questionsPerSecond is how many orders of one account are asked about within a second.
+	questionsPerSecond = 5
 )
 
-// Questions asks the platform about events: about the same one at most once a minute, and once for all who ask at a time.
-// The zero value is ready. Key tells one state of one order from another.
-type Questions[Key comparable, Answer any] struct {
-	mu    sync.Mutex
-	asked map[Key]*question[Answer]
-	order []Key // the oldest first
+// Topic is what the platform is asked about. What a sender can choose in a notify must not make another one of it.
+type Topic struct {
+	// Account is whose quota it is: a merchant at a platform.
+	Account string
+	// Order is the order, bill or refund: the interface and the numbers that it is asked for.
+	Order string
+	// Doubtful says that the sender may have chosen the numbers and what else goes into the question, in a notify that can
+	// be cut in two ways. Such a question has one turn in a second, and its answer is not taken for the order's own.
+	Doubtful bool
+}
+
+// Questions asks the platform about orders: about the same one at most once a minute, once for all who ask at a time, and
+// at most five times in a second for an account. The zero value is ready.
+//
+// An answer is kept for its minute, and nothing drives it out: there are no more of them than turns in that time. Where
+// there is no turn, nobody is asked.
+type Questions[Answer any] struct {
+	mu       sync.Mutex
+	asked    map[Topic]*question[Answer]
+	order    []*question[Answer] // the oldest first
+	accounts map[string]*turns
 }
 
 // question is one question and, when done is closed, its answer.
 type question[Answer any] struct {
+	topic  Topic
 	at     time.Time
 	done   chan struct{}
 	answer Answer
 	err    error
 }
 
-// Ask returns the platform's answer, or the one that it has given before. ask has patience to get it.
-func (q *Questions[Key, Answer]) Ask(now time.Time, key Key, patience time.Duration, ask func(context.Context) (Answer, error)) (Answer, error) {
-	q.mu.Lock()
-	entry := q.asked[key]
-	if entry != nil && entry.counts(now) {
-		q.mu.Unlock()
-		select {
-		case <-entry.done:
-			return entry.answer, entry.err
-		case <-time.After(patience):
-			var none Answer
-			return none, errors.New("the query that another notify of this event has started takes too long")
-		}
-	}
-	q.forget(now)
-	entry = &question[Answer]{at: now, done: make(chan struct{})}
-	if q.asked == nil {
-		q.asked = make(map[Key]*question[Answer])
-	}
-	q.asked[key] = entry
-	q.order = append(q.order, key)
-	q.mu.Unlock()
+// turns are one account's.
+type turns struct {
+	last     [questionsPerSecond]time.Time // a ring
+	next     int                           // the oldest in it
+	doubtful time.Time                     // the last doubtful one
+	kept     int                           // how many answers are kept
+}
 
+var (
+	errNoTurn    = errors.New("the platform is asked about too many of this merchant's orders at a time")
+	errSlowQuery = errors.New("the query that another notify of this order has started takes too long")
+)
+
+// Ask returns the platform's answer, or the one that it has given within the minute; fresh says that it was asked for
+// just this. ask gets the answer within patience, of which waiting for a turn may take the half.
+func (q *Questions[Answer]) Ask(now time.Time, topic Topic, patience time.Duration, ask func(context.Context) (Answer, error)) (answer Answer, fresh bool, err error) {
 	// Not with the sender's context: others wait for this answer too.
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
+	q.mu.Lock()
+	q.forget(now)
+	entry := q.current(now, topic)
+	if entry == nil && topic.Doubtful {
+		entry = q.current(now, Topic{Account: topic.Account, Order: topic.Order})
+	}
+	if entry != nil {
+		q.mu.Unlock()
+		select {
+		case <-entry.done:
+			return entry.answer, false, entry.err
+		case <-ctx.Done():
+			return answer, false, errSlowQuery
+		}
+	}
+	at, ok := q.turn(now, topic, patience/2)
+	if !ok {
+		q.mu.Unlock()
+		return answer, false, errNoTurn
+	}
+	entry = &question[Answer]{topic: topic, at: at, done: make(chan struct{})}
+	q.keep(entry)
+	q.mu.Unlock()
+
 	defer close(entry.done)
 	entry.err = errors.New("the query broke off") // what the others get if this panics
+	time.Sleep(at.Sub(now))
 	entry.answer, entry.err = ask(ctx)
-	return entry.answer, entry.err
+	return entry.answer, true, entry.err
 }
 
-func (e *question[Answer]) counts(now time.Time) bool {
-	return now.Sub(e.at) < questionInterval && !now.Before(e.at)
-}
-
-// forget makes room: what is too old to count goes, and of too many the oldest. The lock is held.
-func (q *Questions[Key, Answer]) forget(now time.Time) {
-	for len(q.order) > 0 {
-		key := q.order[0]
-		if entry := q.asked[key]; len(q.order) < maxQuestions && entry != nil && entry.counts(now) {
-			return
-		}
-		q.order = q.order[1:]
-		delete(q.asked, key)
+// Known returns the answer that the platform has given about a topic within the minute, if there is one. It asks nobody.
+func (q *Questions[Answer]) Known(now time.Time, topic Topic) (answer Answer, err error, ok bool) { //nolint:revive // the error is the platform's part of the answer
+	q.mu.Lock()
+	entry := q.current(now, topic)
+	q.mu.Unlock()
+	if entry == nil {
+		return answer, nil, false
 	}
-	q.order = nil // and the array that it was cut from
+	select {
+	case <-entry.done:
+		return entry.answer, entry.err, true
+	default:
+		return answer, nil, false
+	}
+}
+
+func (q *question[Answer]) counts(now time.Time) bool { return now.Sub(q.at) < questionInterval }
+
+// current returns what was asked about a topic within the minute. The lock is held.
+func (q *Questions[Answer]) current(now time.Time, topic Topic) *question[Answer] {
+	if entry := q.asked[topic]; entry != nil && entry.counts(now) {
+		return entry
+	}
+	return nil
+}
+
+// turn gives a question its time, no later than patience allows. The lock is held.
+func (q *Questions[Answer]) turn(now time.Time, topic Topic, patience time.Duration) (at time.Time, ok bool) {
+	account := q.accounts[topic.Account]
+	if account == nil {
+		if q.accounts == nil {
+			q.accounts = make(map[string]*turns)
+		}
+		account = new(turns)
+		q.accounts[topic.Account] = account
+	}
+	at = now
+	if free := account.last[account.next].Add(time.Second); free.After(now) {
+		at = free
+	}
+	if topic.Doubtful {
+		if at != now || account.doubtful.Add(time.Second).After(now) {
+			return at, false
+		}
+		account.doubtful = now
+	}
+	if at.Sub(now) > patience {
+		return at, false
+	}
+	account.last[account.next] = at
+	account.next = (account.next + 1) % questionsPerSecond
+	return at, true
+}
+
+// keep remembers a question. The lock is held.
+func (q *Questions[Answer]) keep(entry *question[Answer]) {
+	if q.asked == nil {
+		q.asked = make(map[Topic]*question[Answer])
+	}
+	q.asked[entry.topic] = entry
+	q.order = append(q.order, entry)
+	q.accounts[entry.topic.Account].kept++
+}
+
+// forget lets go what is too old to count. The lock is held.
+func (q *Questions[Answer]) forget(now time.Time) {
+	for len(q.order) > 0 && !q.order[0].counts(now) {
+		entry := q.order[0]
+		q.order[0], q.order = nil, q.order[1:]
+		if q.asked[entry.topic] == entry {
+			delete(q.asked, entry.topic)
+		}
+		account := q.accounts[entry.topic.Account]
+		if account.kept--; account.kept == 0 {
+			delete(q.accounts, entry.topic.Account)
+		}
+	}
 }

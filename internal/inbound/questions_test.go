@@ -7,51 +7,160 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
-// TestQuestionsAreForgotten: what is remembered is bounded, in number and in time.
-func TestQuestionsAreForgotten(t *testing.T) {
-	var q Questions[string, string]
+// asking counts what the platform is asked.
+type asking struct {
+	Questions[string]
+	asked int
+}
+
+func (a *asking) ask(now time.Time, topic Topic, patience time.Duration) (answer string, fresh bool, err error) {
+	return a.Ask(now, topic, patience, func(context.Context) (string, error) {
+		a.asked++
+		return "of " + topic.Order, nil
+	})
+}
+
+// TestQuestionsAreKept: an order is asked about once in its minute, and what others ask does not drive its answer out.
+// Before, the oldest of 10,000 answers went for each new one, so that a stranger with enough notifies made room.
+func TestQuestionsAreKept(t *testing.T) {
+	var q asking
 	now := time.Unix(1_700_000_000, 0)
-	asked := 0
-	ask := func(key string) {
+	ask := func(account, order string, asked bool) {
 		t.Helper()
-		answer, err := q.Ask(now, key, time.Minute, func(context.Context) (string, error) { asked++; return "of " + key, nil })
-		if answer != "of "+key || err != nil {
-			t.Fatalf("%s: %q, %v", key, answer, err)
-		}
-		if len(q.asked) != len(q.order) || len(q.order) > maxQuestions {
-			t.Fatalf("%d answers, %d in order", len(q.asked), len(q.order))
+		before := q.asked
+		answer, fresh, err := q.ask(now, Topic{Account: account, Order: order}, time.Second)
+		if answer != "of "+order || err != nil || fresh != asked || (q.asked > before) != asked {
+			t.Fatalf("%s: %q, fresh %v, %v", order, answer, fresh, err)
 		}
 	}
-	wantAsked := func(want int) {
-		t.Helper()
-		if asked != want {
-			t.Errorf("asked %d times, want %d", asked, want)
+	ask("shop", "first", true)
+	for second := range 59 {
+		now = now.Add(time.Second)
+		for i := range questionsPerSecond {
+			ask("shop", fmt.Sprint(second, " ", i), true)
 		}
-		asked = 0
+		ask("shop", "first", false)
+		ask("another", "first", second == 0)
 	}
-	for i := range maxQuestions + 10 {
-		ask(fmt.Sprint(i))
+	if len(q.Questions.asked) != 59*questionsPerSecond+2 || len(q.order) != len(q.Questions.asked) {
+		t.Errorf("%d answers are kept, %d in order", len(q.Questions.asked), len(q.order))
 	}
-	wantAsked(maxQuestions + 10)
-	ask(fmt.Sprint(maxQuestions + 9)) // the newest is still there
-	wantAsked(0)
-	ask("9") // the oldest went for the newest
-	wantAsked(1)
-	now = now.Add(questionInterval - 1)
-	ask("9")
-	wantAsked(0)
-	now = now.Add(1)
-	ask("9")
-	wantAsked(1)
-	if len(q.asked) != 1 {
-		t.Errorf("after a minute %d answers are kept", len(q.asked))
+	now = now.Add(time.Second)
+	ask("shop", "first", true)
+	now = now.Add(questionInterval)
+	ask("third", "x", true)
+	if len(q.Questions.asked) != 1 || len(q.order) != 1 || len(q.accounts) != 1 {
+		t.Errorf("after another minute %d answers of %d accounts are kept", len(q.Questions.asked), len(q.accounts))
 	}
-	now = now.Add(-time.Hour) // a clock that was set back
-	ask("9")
-	wantAsked(1)
+}
+
+// TestQuestionsTakeTurns: no more than five of one account in any second, whoever asks for how many.
+func TestQuestionsTakeTurns(t *testing.T) {
+	t.Run("no patience", func(t *testing.T) {
+		var q asking
+		start := time.Unix(1_700_000_000, 0)
+		var times []time.Duration
+		for at := time.Duration(0); at < 10*time.Second; at += 7 * time.Millisecond {
+			before := q.asked
+			_, _, err := q.ask(start.Add(at), Topic{Account: "shop", Order: fmt.Sprint(at)}, 0)
+			if (q.asked > before) != (err == nil) || err != nil && !errors.Is(err, errNoTurn) {
+				t.Fatal(err)
+			}
+			if err == nil {
+				times = append(times, at)
+			}
+		}
+		for i := questionsPerSecond; i < len(times); i++ {
+			if times[i]-times[i-questionsPerSecond] < time.Second {
+				t.Fatalf("six within %v", times[i]-times[i-questionsPerSecond])
+			}
+		}
+		if len(times) < 49 || len(times) > 50 {
+			t.Errorf("%d questions in ten seconds", len(times))
+		}
+		if _, _, err := q.ask(start, Topic{Account: "another", Order: "1"}, 0); err != nil {
+			t.Errorf("another account: %v", err)
+		}
+	})
+	t.Run("patience", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) { // the clock is the bubble's
+			var q Questions[string]
+			start := time.Now()
+			var mu sync.Mutex
+			var group sync.WaitGroup
+			asked, refused := make(map[time.Duration]int), 0
+			for i := range 100 {
+				group.Go(func() {
+					_, _, err := q.Ask(time.Now(), Topic{Account: "shop", Order: fmt.Sprint(i)}, 10*time.Second, func(ctx context.Context) (string, error) {
+						mu.Lock()
+						defer mu.Unlock()
+						asked[time.Since(start)]++
+						if deadline, _ := ctx.Deadline(); deadline.Sub(start) != 10*time.Second {
+							t.Errorf("deadline after %v", deadline.Sub(start))
+						}
+						return "", nil
+					})
+					if err != nil {
+						mu.Lock()
+						refused++
+						mu.Unlock()
+					}
+				})
+			}
+			group.Wait()
+			// Half of the patience is for waiting: six seconds' turns.
+			if len(asked) != 6 || refused != 100-6*questionsPerSecond {
+				t.Errorf("asked %v, refused %d", asked, refused)
+			}
+			for second := range 6 {
+				if n := asked[time.Duration(second)*time.Second]; n != questionsPerSecond {
+					t.Errorf("%d in second %d", n, second)
+				}
+			}
+		})
+	})
+}
+
+// TestQuestionsInDoubt: what a sender may have chosen has one turn in a second, shares the order's own answer, and is
+// none for the order itself.
+func TestQuestionsInDoubt(t *testing.T) {
+	var q asking
+	now := time.Unix(1_700_000_000, 0)
+	plain, doubtful := Topic{Account: "shop", Order: "1"}, Topic{Account: "shop", Order: "1", Doubtful: true}
+	if _, fresh, err := q.ask(now, doubtful, time.Minute); !fresh || err != nil {
+		t.Fatal(fresh, err)
+	}
+	if _, fresh, _ := q.ask(now, doubtful, time.Minute); fresh {
+		t.Error("the same once more is asked")
+	}
+	if _, _, err := q.ask(now, Topic{Account: "shop", Order: "2", Doubtful: true}, time.Minute); !errors.Is(err, errNoTurn) {
+		t.Errorf("a second one at a time: %v", err)
+	}
+	if _, _, ok := q.Known(now, plain); ok {
+		t.Error("it is known of the order itself")
+	}
+	if answer, err, ok := q.Known(now, doubtful); answer != "of 1" || err != nil || !ok {
+		t.Errorf("known: %q, %v, %v", answer, err, ok)
+	}
+	if _, fresh, err := q.ask(now, plain, time.Minute); !fresh || err != nil {
+		t.Error("the order itself is not asked about")
+	}
+	for i := range 3 { // the rest of the second's five
+		if _, _, err := q.ask(now, Topic{Account: "shop", Order: fmt.Sprint("p", i)}, 0); err != nil {
+			t.Error(err)
+		}
+	}
+	now = now.Add(time.Second)
+	if _, fresh, _ := q.ask(now, Topic{Account: "shop", Order: "p0", Doubtful: true}, time.Minute); fresh {
+		t.Error("what is known of the order itself is asked once more")
+	}
+	if _, fresh, err := q.ask(now, Topic{Account: "shop", Order: "3", Doubtful: true}, time.Minute); !fresh || err != nil {
+		t.Errorf("a second later: %v, %v", fresh, err)
+	}
 }
 
 // TestQuestionsAtATime: one asks, and all get its answer: also one that failed, broke off, or takes too long.
@@ -67,14 +176,14 @@ func TestQuestionsAtATime(t *testing.T) {
 		{"a panic", func() (int, error) { panic("broken") }, "the query broke off"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			var q Questions[string, int]
-			now := time.Now()
+			var q Questions[int]
+			now, topic := time.Now(), Topic{Account: "shop", Order: "x"}
 			var asked atomic.Int32
 			begun, end := make(chan struct{}), make(chan struct{})
 			var group sync.WaitGroup
 			group.Go(func() {
 				defer func() { _ = recover() }()
-				_, _ = q.Ask(now, "x", time.Minute, func(context.Context) (int, error) {
+				_, _, _ = q.Ask(now, topic, time.Minute, func(context.Context) (int, error) {
 					asked.Add(1)
 					close(begun)
 					<-end
@@ -83,13 +192,16 @@ func TestQuestionsAtATime(t *testing.T) {
 			})
 			<-begun
 			again := func(context.Context) (int, error) { asked.Add(1); return 0, nil }
-			if _, err := q.Ask(now, "x", time.Nanosecond, again); err == nil {
-				t.Error("an answer before there is one")
+			if _, _, err := q.Ask(now, topic, time.Nanosecond, again); !errors.Is(err, errSlowQuery) {
+				t.Errorf("an answer before there is one: %v", err)
+			}
+			if _, _, ok := q.Known(now, topic); ok {
+				t.Error("an answer is known before there is one")
 			}
 			for range 10 {
 				group.Go(func() {
-					if answer, err := q.Ask(now, "x", time.Minute, again); fmt.Sprint(err) != test.want || err == nil && answer != 7 {
-						t.Errorf("%d, %v; want %s", answer, err, test.want)
+					if answer, fresh, err := q.Ask(now, topic, time.Minute, again); fresh || fmt.Sprint(err) != test.want || err == nil && answer != 7 {
+						t.Errorf("%d, %v, %v; want %s", answer, fresh, err, test.want)
 					}
 				})
 			}
@@ -104,8 +216,8 @@ func TestQuestionsAtATime(t *testing.T) {
 
 // TestQuestionsHaveTheirOwnTime: the one who asks has patience, and no sender who hangs up ends it.
 func TestQuestionsHaveTheirOwnTime(t *testing.T) {
-	var q Questions[string, int]
-	if _, err := q.Ask(time.Now(), "x", time.Nanosecond, func(ctx context.Context) (int, error) {
+	var q Questions[int]
+	if _, _, err := q.Ask(time.Now(), Topic{}, time.Nanosecond, func(ctx context.Context) (int, error) {
 		<-ctx.Done()
 		return 0, context.Cause(ctx)
 	}); !errors.Is(err, context.DeadlineExceeded) {
