@@ -59,12 +59,23 @@ type Notify struct {
 	inbound.Notify
 
 	// Ask the platform (query) with the merchant's app_id and app_key before believing a notify, and compare order,
-	// status and amount. What the platform contradicts is answered FAILED with 409, what it does not answer with 503;
-	// the app gets `Ce-Confirmed: true`, or `superseded` where the platform is at a later state of the same order. One
-	// event is asked about at most once a minute. A notify that could be cut in two ways, or whose words no genuine one
-	// has together, is not refused then, but each of its words that decides must be the platform's; one that a value has
-	// swallowed, or that is in no answer, is answered 503. Its names must be plain all the same. The query has `timeout`
-	// too; under observe nobody is asked. Default: false.
+	// status, amount, and whatever else makes the event's type and id. What the platform contradicts is answered FAILED
+	// with 409; what it does not answer, or what its answer does not hold, with 503. The app gets `Ce-Confirmed: true`, or
+	// `superseded` where the platform is at a later state of the same order.
+	//
+	// The documents' answers have no secureStatus, no completeAmount and no contractId, so that guarantees and deductions
+	// are confirmed only by a platform that sends them all the same: take those at a path without confirm.
+	//
+	// One order is asked about at most once a minute, and a merchant's orders at most 5 times a second. What the answer
+	// that is known cannot confirm, or for which there is no turn within half of `timeout`, is answered 503; the platform
+	// sends it again.
+	//
+	// A notify that could be cut in two ways, or that has words together that no genuine one has, is not refused then, but
+	// each of its words that decides must be in the answer, or it is answered 503; so is one whose value has swallowed such
+	// a word. Its names must be plain all the same. Of a notifyId and a createTime, which no answer has, the event's type
+	// and id do not depend; a notifyId that names a refund without a number must be in the answer too.
+	//
+	// The query has `timeout` too; under observe nobody is asked. Default: false.
 	Confirm bool `json:"confirm,omitempty"`
 
 	merchant  merchantRef
