@@ -60,6 +60,9 @@ func ReadRequest(w http.ResponseWriter, r *http.Request, limit int64, patience t
 	if r.ContentLength > limit {
 		return nil, ErrTooLarge
 	}
+	if r.Body == nil && r.ContentLength > 0 { // somebody took it
+		return nil, io.ErrUnexpectedEOF
+	}
 	if r.Body == nil || r.ContentLength == 0 {
 		return nil, nil
 	}
@@ -71,6 +74,20 @@ func ReadRequest(w http.ResponseWriter, r *http.Request, limit int64, patience t
 		_ = controller.SetReadDeadline(time.Time{})
 	}
 	return b, err
+}
+
+// Status is the HTTP status for an error of Read or ReadRequest.
+func Status(err error) int {
+	if errors.Is(err, ErrTooLarge) {
+		return http.StatusRequestEntityTooLarge
+	}
+	if late, ok := errors.AsType[interface {
+		error
+		Timeout() bool
+	}](err); ok && late.Timeout() {
+		return http.StatusRequestTimeout
+	}
+	return http.StatusBadRequest
 }
 
 // Content is a body in memory. It should be a *bytes.Reader or a *strings.Reader: net/http sends those, and no other
