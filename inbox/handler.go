@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -378,14 +377,7 @@ func unreadable(err error) error {
 	if failed, ok := errors.AsType[caddyhttp.HandlerError](err); ok { // request_body's, for one
 		return failed
 	}
-	switch {
-	case errors.Is(err, body.ErrTooLarge):
-		return caddyhttp.Error(http.StatusRequestEntityTooLarge, err)
-	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
-		return caddyhttp.Error(http.StatusRequestTimeout, err)
-	default:
-		return caddyhttp.Error(http.StatusBadRequest, err)
-	}
+	return caddyhttp.Error(body.Status(err), err)
 }
 
 // identify returns the message's id and the key of its order.

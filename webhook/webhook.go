@@ -6,10 +6,8 @@
 package webhook
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"strconv"
 	"strings"
@@ -20,14 +18,18 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/google/uuid"
 	"go.uber.org/zap"
+
+	"github.com/caddy-chinaums/caddy-chinaums/internal/body"
 )
 
 func init() {
 	caddy.RegisterModule(Handler{})
 }
 
-// defaultMaxSize is what MaxSize means when it is not set: 1 MiB.
-const defaultMaxSize = 1 << 20
+const (
+	defaultMaxSize = 1 << 20
+	bodyPatience   = 10 * time.Second // for the body to arrive, and for what is left of a refused one
+)
 
 // Handler signs the request at its point of the chain, as Standard Webhooks
 // does: whatever changes the body or these headers has to come before it.
@@ -42,8 +44,10 @@ const defaultMaxSize = 1 << 20
 // Ce-Id is answered 400: the application could take the one that was not signed.
 //
 // The body is read whole, then handed on byte for byte with its length. One that
-// is larger than max_size is answered 413; one that is shorter than its
-// Content-Length, 400.
+// is larger than max_size is answered 413; one that does not arrive within 10
+// seconds, 408; one that is shorter than its Content-Length, 400. A connection on
+// which something was refused ends, so that what is left of the body is not taken
+// for the next request.
 type Handler struct {
 	// The secrets, one signature each; usually one, and the previous one while it
 	// is being replaced. `whsec_…` is base64 (standard alphabet, padded), any other
@@ -57,9 +61,10 @@ type Handler struct {
 	// is answered 413.
 	MaxSize int64 `json:"max_size,omitempty"`
 
-	maxSize int64
-	pool    *sync.Pool // of *keyring
-	now     func() time.Time
+	maxSize  int64
+	patience time.Duration
+	pool     *sync.Pool // of *keyring
+	now      func() time.Time
 }
 
 // keyring is what signing one request needs: a signer per secret, and room.
@@ -88,6 +93,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	h.maxSize = h.MaxSize
 	if h.maxSize == 0 {
 		h.maxSize = defaultMaxSize
+	}
+	if h.patience == 0 {
+		h.patience = bodyPatience
 	}
 	if h.now == nil {
 		h.now = time.Now
@@ -149,29 +157,43 @@ func isPlaceholder(secret string) bool {
 }
 
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	id, err := scrub(r.Header)
+	id, content, err := h.read(w, r)
 	if err != nil {
-		return caddyhttp.Error(http.StatusBadRequest, err)
+		body.AnswerEarly(w, r, h.patience)
+		return err
+	}
+	replaceBody(r, content)
+	h.sign(r.Header, id, content)
+	return next.ServeHTTP(w, r)
+}
+
+// read returns the event's id and the body, which may still be coming where there is an error.
+func (h *Handler) read(w http.ResponseWriter, r *http.Request) (id string, content []byte, err error) {
+	if id, err = scrub(r.Header); err != nil {
+		return "", nil, caddyhttp.Error(http.StatusBadRequest, err)
 	}
 	if id == "" {
 		fresh, err := uuid.NewRandom()
 		if err != nil {
-			return caddyhttp.Error(http.StatusInternalServerError, fmt.Errorf("making a webhook id: %w", err))
+			return "", nil, caddyhttp.Error(http.StatusInternalServerError, fmt.Errorf("making a webhook id: %w", err))
 		}
 		id = fresh.String()
 	}
-
-	body, err := readBody(r, h.maxSize)
-	if err != nil {
-		return err
+	if r.ContentLength == 0 && r.Body != http.NoBody { // a handler may have left the length at 0
+		r.ContentLength = -1
 	}
-	replaceBody(r, body)
-	h.sign(r.Header, id, body)
-	return next.ServeHTTP(w, r)
+	content, err = body.ReadRequest(w, r, h.maxSize, h.patience)
+	if err == nil {
+		return id, content, nil
+	}
+	if _, ok := errors.AsType[caddyhttp.HandlerError](err); ok { // request_body's, for one
+		return "", nil, err
+	}
+	return "", nil, caddyhttp.Error(body.Status(err), fmt.Errorf("reading the request body: %w", err))
 }
 
 // sign sets the three headers.
-func (h *Handler) sign(header http.Header, id string, body []byte) {
+func (h *Handler) sign(header http.Header, id string, content []byte) {
 	seconds := h.now().Unix()
 
 	ring := h.pool.Get().(*keyring)
@@ -181,7 +203,7 @@ func (h *Handler) sign(header http.Header, id string, body []byte) {
 		if i > 0 {
 			ring.value = append(ring.value, ' ')
 		}
-		ring.value = signer.appendSignature(ring.value, ring.prefix, body)
+		ring.value = signer.appendSignature(ring.value, ring.prefix, content)
 	}
 	values := []string{id, strconv.FormatInt(seconds, 10), string(ring.value)}
 	h.pool.Put(ring)
@@ -235,90 +257,16 @@ func hasFoldedPrefix(name, prefix string) bool {
 	return true
 }
 
-// readBody reads the body whole and closes it.
-func readBody(r *http.Request, maxSize int64) ([]byte, error) {
-	if r.Body == nil {
-		return nil, lengthError(r.ContentLength, 0)
-	}
-	defer r.Body.Close()
-	if r.ContentLength > maxSize {
-		return nil, tooLarge(maxSize)
-	}
-
-	// With one byte to spare, the read that finds the end needs no more room.
-	room := int64(512)
-	if r.ContentLength > 0 {
-		room = r.ContentLength
-	}
-	body := make([]byte, 0, room+1)
-	for {
-		n, err := r.Body.Read(body[len(body):cap(body)])
-		body = body[:len(body)+n]
-		if int64(len(body)) > maxSize {
-			return nil, tooLarge(maxSize)
-		}
-		if err == io.EOF {
-			return body, lengthError(r.ContentLength, len(body))
-		}
-		if err != nil {
-			return nil, readError(err)
-		}
-		if len(body) == cap(body) {
-			body = append(body, 0)[:len(body)]
-		}
-	}
-}
-
-// lengthError refuses a body that is not what Content-Length says: most of all
-// one that somebody before us has read and left empty, which would otherwise go
-// out empty with a good signature.
-func lengthError(declared int64, got int) error {
-	if declared > 0 && declared != int64(got) {
-		return caddyhttp.Error(http.StatusBadRequest,
-			fmt.Errorf("the request body has %d bytes, Content-Length says %d", got, declared))
-	}
-	return nil
-}
-
-func tooLarge(maxSize int64) error {
-	return caddyhttp.Error(http.StatusRequestEntityTooLarge,
-		fmt.Errorf("the request body is larger than max_size (%d bytes)", maxSize))
-}
-
-// readError gives a read error its status, unless it already has one (from the
-// request_body directive, for example).
-func readError(err error) error {
-	if _, ok := errors.AsType[caddyhttp.HandlerError](err); ok {
-		return err
-	}
-	err = fmt.Errorf("reading the request body: %w", err)
-	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		return caddyhttp.Error(http.StatusRequestEntityTooLarge, err)
-	}
-	if timeout, ok := errors.AsType[interface {
-		error
-		Timeout() bool
-	}](err); ok && timeout.Timeout() {
-		return caddyhttp.Error(http.StatusRequestTimeout, err)
-	}
-	return caddyhttp.Error(http.StatusBadRequest, err)
-}
-
-// replaceBody makes body the request's body, of known length and without
-// trailers. net/http sends its own in-memory readers together with the header
-// in one write, so no reader of ours.
-func replaceBody(r *http.Request, body []byte) {
-	r.Body = http.NoBody
-	if len(body) > 0 {
-		r.Body = io.NopCloser(bytes.NewReader(body))
+// replaceBody makes content the request's body, of known length and without trailers.
+func replaceBody(r *http.Request, content []byte) {
+	body.Set(r, content)
+	if len(content) == 0 {
+		r.Body = http.NoBody
 	}
 	r.GetBody = nil
-	r.ContentLength = int64(len(body))
-	r.TransferEncoding = nil
-	r.Trailer = nil
 	r.Header.Del("Transfer-Encoding")
 	r.Header.Del("Trailer")
-	r.Header.Set("Content-Length", strconv.Itoa(len(body)))
+	r.Header.Set("Content-Length", strconv.Itoa(len(content)))
 }
 
 // Interface guards

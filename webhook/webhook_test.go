@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -350,6 +351,83 @@ func TestHandlerBody(t *testing.T) {
 			t.Errorf("got %v", got)
 		}
 	})
+}
+
+// TestStalledBodies: a body has a time to arrive in. Before, it had none of its own: 150 connections that announced a body
+// and sent none were held for as long as the server liked.
+func TestStalledBodies(t *testing.T) {
+	handler := provision(t, &Handler{Secrets: []string{"plain"}, patience: 100 * time.Millisecond})
+	gateway := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), w, new(caddyhttp.Server))
+		err := handler.ServeHTTP(w, r, caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error {
+			t.Error("the next handler ran")
+			return nil
+		}))
+		if failed, ok := errors.AsType[caddyhttp.HandlerError](err); ok {
+			w.WriteHeader(failed.StatusCode)
+		}
+	}))
+	defer gateway.Close()
+	var clients sync.WaitGroup
+	for i := range 150 {
+		clients.Go(func() {
+			connection, err := net.Dial("tcp", gateway.Listener.Addr().String())
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer connection.Close()
+			_ = connection.SetDeadline(time.Now().Add(30 * time.Second))
+			fmt.Fprint(connection, "POST / HTTP/1.1\r\nHost: a\r\n", []string{"Content-Length: 100", "Transfer-Encoding: chunked"}[i%2], "\r\n\r\n")
+			got, err := io.ReadAll(connection)
+			if !strings.HasPrefix(string(got), "HTTP/1.1 408 ") || errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("%q, %v", got, err)
+			}
+		})
+	}
+	clients.Wait()
+}
+
+// deadlines is a connection's writer that notes the deadlines which are set.
+type deadlines struct {
+	http.ResponseWriter
+	set []time.Time
+}
+
+func (d *deadlines) SetReadDeadline(at time.Time) error {
+	d.set = append(d.set, at)
+	return nil
+}
+
+func TestBodyDeadline(t *testing.T) {
+	handler := provision(t, &Handler{Secrets: []string{"plain"}})
+	for name, test := range map[string]struct {
+		body   io.Reader
+		status int
+	}{
+		"read":   {strings.NewReader("abc"), 0},
+		"late":   {iotest.ErrReader(os.ErrDeadlineExceeded), 408},
+		"broken": {iotest.ErrReader(io.ErrUnexpectedEOF), 400},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := &deadlines{ResponseWriter: httptest.NewRecorder()}
+			r := httptest.NewRequest(http.MethodPost, "/", test.body)
+			before := time.Now()
+			var next seen
+			err := handler.ServeHTTP(w, r, &next)
+			if len(w.set) != 2 || w.set[0].Before(before.Add(9*time.Second)) || w.set[0].After(time.Now().Add(10*time.Second)) {
+				t.Fatalf("deadlines %v", w.set)
+			}
+			if closes := w.Header().Get("Connection") == "close"; closes != (test.status != 0) || w.set[1].IsZero() != (test.status == 0) {
+				t.Errorf("the connection closes: %t; then the deadline %v", closes, w.set[1])
+			}
+			if test.status != 0 {
+				wantStatus(t, err, test.status)
+			} else if err != nil {
+				t.Error(err)
+			}
+		})
+	}
 }
 
 func TestProvisionRefuses(t *testing.T) {
