@@ -7,11 +7,13 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
+	"github.com/caddy-chinaums/caddy-chinaums/internal/body"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/inbound"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/ratelog"
 )
@@ -23,6 +25,9 @@ func init() {
 // maxReturnQuery bounds the query of a return page, as max_size does a notify.
 const maxReturnQuery = 64 << 10
 
+// bodyPatience is how long the rest of a body that nobody wants may keep its connection.
+const bodyPatience = 10 * time.Second
+
 // Return is the middleware in front of the page that the platform sends the buyer's browser back to (returnUrl). It
 // verifies the signed query by the rules of a notify, over the bytes as they came, those about strings that can be cut
 // in two ways and about words that do not go together included. A true one goes on to the rest of the chain, query and all, with the placeholders of a notify set
@@ -31,6 +36,8 @@ const maxReturnQuery = 64 << 10
 //
 // Caddy's access log would hold the query, so the handler writes the entry itself, without it. What log_append adds is not
 // in that entry.
+//
+// A body does not go on: nobody has verified it.
 //
 // The query is shown by the buyer's own browser, as often as he likes: a return page never marks an order paid.
 type Return struct {
@@ -86,6 +93,7 @@ func (p *Return) Provision(ctx caddy.Context) error {
 // ServeHTTP implements caddyhttp.MiddlewareHandler.
 func (p *Return) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	writeAccess := inbound.HideQuery(p.access, w, r)
+	dropBody(w, r)
 	page := &returnWriter{ResponseWriterWrapper: caddyhttp.ResponseWriterWrapper{ResponseWriter: w}}
 	page.Header().Set("Referrer-Policy", "no-referrer")
 	m, event, rejected := p.judge(r)
@@ -125,6 +133,19 @@ func (p *Return) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhtt
 		return nil
 	}
 	return err
+}
+
+// dropBody takes off the body, which a browser's request for a page has not and nobody verifies. What closed it half read,
+// as a reverse_proxy may, would leave the rest to be read as the next request.
+func dropBody(w http.ResponseWriter, r *http.Request) {
+	if r.ContentLength == 0 {
+		return
+	}
+	body.AnswerEarly(w, r, bodyPatience)
+	body.Set(r, nil)
+	for _, name := range []string{"Content-Length", "Transfer-Encoding", "Trailer", "Expect"} {
+		r.Header.Del(name)
+	}
 }
 
 // judge says what a request tells, or why it is not believed.

@@ -336,10 +336,9 @@ func (n *Notify) inspect(r *http.Request, account Account, judge Judge) (*Event,
 		var read bytes.Buffer
 		var err error
 		content, err = body.Read(io.TeeReader(r.Body, &read), r.ContentLength, n.MaxSize)
-		r.Body = struct {
-			io.Reader
-			io.Closer
-		}{io.MultiReader(&read, failing{err}, r.Body), r.Body}
+		// Nobody behind closes what is left: net/http, from which Caddy's wrapper hides it, would read on in it for the
+		// next request.
+		r.Body = io.NopCloser(io.MultiReader(&read, failing{err}, r.Body))
 		if err != nil {
 			return nil, unreadable(err)
 		}
