@@ -72,8 +72,8 @@ type Notify struct {
 	//
 	// A notify that could be cut in two ways, or that has words together that no genuine one has, is not refused then, but
 	// each of its words that decides must be in the answer, or it is answered 503; so is one whose value has swallowed such
-	// a word. Its names must be plain all the same. Of a notifyId and a createTime, which no answer has, the event's type
-	// and id do not depend; a notifyId that names a refund without a number must be in the answer too.
+	// a word. Its names must be plain all the same. A notifyId and a createTime are in no answer and need not be: the
+	// event's type and id do not depend on them. Only where a notifyId names a refund that has no number must it be held.
 	//
 	// The query has `timeout` too; under observe nobody is asked. Default: false.
 	Confirm bool `json:"confirm,omitempty"`
