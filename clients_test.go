@@ -12,7 +12,7 @@ import (
 	"github.com/caddy-chinaums/caddy-chinaums/internal/sandbox"
 )
 
-// The generators of clients that have to take openapi.yaml, with what their code needs. The READMEs name the same.
+// The generators of clients that have to take openapi.yaml, with what their code needs. docs/*/reference.md name the same.
 const (
 	oapiCodegen       = "github.com/oapi-codegen/oapi-codegen/v2/cmd/oapi-codegen@v2.8.2"
 	oapiRuntime       = "github.com/oapi-codegen/runtime@v1.9.0"

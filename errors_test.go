@@ -65,7 +65,7 @@ TIMEOUT, NET_ERROR, INVALID_RESPONSE or INTERNAL_ERROR query first, with the sam
 ` + "`INVLID_MERCHANT_CONFIG`" + ` is spelled so on the wire; ` + "`INVALID_MERCHANT_CONFIG`" + ` is taken for the same. ` + "`HAS_CANCELLED`" + ` stands in
 an example of the documents, not in their table. ` + "`0000`" + ` is the token interface's word for success.
 
-The gateway's own codes begin with ` + "`GATEWAY_`" + `; the README has them.
+The gateway's own codes begin with ` + "`GATEWAY_`" + `: see the [reference](en/reference.md), [参考](zh/reference.md).
 `)
 	path := filepath.Join("docs", "error-codes.md")
 	if *updateGolden {
