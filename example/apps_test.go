@@ -204,12 +204,17 @@ func (s *shop) caddyfile() string {
 // load runs Caddy in this process with a Caddyfile, without what would leave traces on the machine.
 func load(t *testing.T, source []byte) {
 	t.Helper()
+	loadAdapted(t, quiet(t, adapt(t, source)))
+}
+
+func loadAdapted(t *testing.T, config []byte) {
+	t.Helper()
 	// No reload: while two configurations listen at one address, a connection may reach the one that is going, and
 	// net/http closes it unanswered.
 	if err := caddy.Stop(); err != nil {
 		t.Fatalf("stopping: %v", err)
 	}
-	if err := caddy.Load(quiet(t, adapt(t, source)), true); err != nil {
+	if err := caddy.Load(config, true); err != nil {
 		t.Fatalf("loading: %v", err)
 	}
 	t.Cleanup(func() {

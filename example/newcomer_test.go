@@ -32,6 +32,7 @@ const (
 	gatewayPort = "8901" // the way out
 	notifyPort  = "8902" // the way in
 	appPort     = "8903"
+	otherPort   = "8904" // the sandbox of Shouqianba
 	fpmPort     = "9000"
 	adminPort   = "2019"
 )
@@ -50,7 +51,7 @@ func onPorts(t *testing.T, source string, addresses map[string]string) string {
 	return replaced(t, source, pairs...)
 }
 
-// exampleCaddyfiles are the Caddyfiles that users copy: those beside the example apps, and those of the READMEs.
+// exampleCaddyfiles are the Caddyfiles that users copy: those beside the example apps, and those of all pages.
 func exampleCaddyfiles(t *testing.T) map[string]string {
 	t.Helper()
 	files := make(map[string]string)
@@ -62,8 +63,10 @@ func exampleCaddyfiles(t *testing.T) map[string]string {
 		}
 		files[name] = string(source)
 	}
-	for i, shown := range blocks(t, readmes[0], "caddyfile") {
-		files[fmt.Sprint("README ", i+1)] = shown.text
+	for _, pair := range pagePairs(t) {
+		for i, shown := range fenced(t, pair.english, "caddyfile") {
+			files[fmt.Sprint(pair.english, " ", i+1)] = shown.text
+		}
 	}
 	return files
 }
@@ -156,7 +159,7 @@ func TestPortsMeanOneThing(t *testing.T) {
 		info, err := os.Stat(name)
 		return err != nil || !info.Mode().IsRegular()
 	})
-	for _, pattern := range []string{"*.md", "openapi.yaml", "docs/*", "command*.go", "*/command*.go", "example/*.go"} {
+	for _, pattern := range []string{"*.md", "openapi.yaml", "docs/*", "docs/*/*", "packaging/*", "compose.yaml", "command*.go", "*/command*.go", "example/*.go"} {
 		found, err := filepath.Glob(filepath.Join("..", filepath.FromSlash(pattern)))
 		if err != nil {
 			t.Fatal(err)
@@ -170,7 +173,7 @@ func TestPortsMeanOneThing(t *testing.T) {
 	// Of an address (host:8901, http://:8901, [::1]:8901), or by that word.
 	port := regexp.MustCompile(`(?:[\w.\]*]|//|[ (]):(\d{4,5})\b|\bports? (\d{4,5})\b|端口 ?(\d{4,5})`)
 	allowed := map[string]string{ // the line has to hold the text too
-		sandboxPort: "", gatewayPort: "", notifyPort: "", appPort: "",
+		sandboxPort: "", gatewayPort: "", notifyPort: "", appPort: "", otherPort: "",
 		adminPort: "", fpmPort: "", "4222": "nats",
 	}
 	fpm := regexp.MustCompile(`php_fastcgi|php-cgi|PHP-FPM|fastcgi://`)
@@ -398,7 +401,7 @@ func listening(t *testing.T, address string, output fmt.Stringer) {
 	}
 }
 
-// TestMain makes this program Caddy where TestReadmeCommands starts it as such: it holds what cmd/caddy holds, and is
+// TestMain makes this program Caddy where TestStepByStep starts it as such: it holds what cmd/caddy holds, and is
 // built already.
 func TestMain(m *testing.M) {
 	if os.Getenv(asCaddy) == "1" {
@@ -410,10 +413,10 @@ func TestMain(m *testing.M) {
 
 const asCaddy = "TEST_AS_CADDY"
 
-// The README's commands in their order: sandbox, gateway and PHP app, an order, its
-// payment and refund, a test notify, a saved one that is verified, a signed call. The example of `notify` named an
-// order that no app knew, and the one of `verify` a file that nothing had saved.
-func TestReadmeCommands(t *testing.T) {
+// The commands step by step, in their order: sandbox, gateway and PHP app, an order, its payment and refund; and of the
+// page about troubles a test notify, a saved one that is verified, a signed call. The example of `notify` named an order
+// that no app knew, and the one of `verify` a file that nothing had saved.
+func TestStepByStep(t *testing.T) {
 	bash := tool(t, "bash")
 	for _, name := range []string{"curl", "openssl", "php-cgi"} {
 		tool(t, name)
@@ -425,99 +428,153 @@ func TestReadmeCommands(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range readmes {
-		t.Run(name, func(t *testing.T) {
-			directory := t.TempDir()
-			if err := os.Symlink(binary, filepath.Join(directory, "caddy")); err != nil {
-				t.Fatal(err)
-			}
-			ports := map[string]string{sandboxPort: free(t), gatewayPort: free(t), notifyPort: free(t), appPort: free(t), fpmPort: free(t)}
-			if err := os.MkdirAll(filepath.Join(directory, "example", "php"), 0o700); err != nil {
-				t.Fatal(err)
-			}
-			app, err := os.ReadFile("php/index.php")
-			if err != nil {
-				t.Fatal(err)
-			}
-			caddyfile, err := os.ReadFile("php/Caddyfile")
-			if err != nil {
-				t.Fatal(err)
-			}
-			here := make(map[string]string)
-			for _, port := range []string{gatewayPort, notifyPort, appPort, fpmPort} {
-				here[port] = ports[port]
-			}
-			for file, text := range map[string]string{
-				"example/php/index.php": string(app), "example/php/Caddyfile": onPorts(t, string(caddyfile), here),
-				// A command that is refused, or that hangs, ends the script.
-				".curlrc": "fail-with-body\nsilent\nshow-error\nmax-time = 60\n",
-			} {
-				if err := os.WriteFile(filepath.Join(directory, file), []byte(text), 0o600); err != nil {
-					t.Fatal(err)
-				}
-			}
+	directory := t.TempDir()
+	if err := os.Symlink(binary, filepath.Join(directory, "caddy")); err != nil {
+		t.Fatal(err)
+	}
+	ports := map[string]string{sandboxPort: free(t), gatewayPort: free(t), notifyPort: free(t), appPort: free(t), fpmPort: free(t)}
+	if err := os.MkdirAll(filepath.Join(directory, "example", "php"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	app, err := os.ReadFile("php/index.php")
+	if err != nil {
+		t.Fatal(err)
+	}
+	caddyfile, err := os.ReadFile("php/Caddyfile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	here := make(map[string]string)
+	for _, port := range []string{gatewayPort, notifyPort, appPort, fpmPort} {
+		here[port] = ports[port]
+	}
+	for file, text := range map[string]string{
+		"example/php/index.php": string(app), "example/php/Caddyfile": onPorts(t, string(caddyfile), here),
+		// A command that is refused, or that hangs, ends the script.
+		".curlrc": "fail-with-body\nsilent\nshow-error\nmax-time = 60\n",
+	} {
+		if err := os.WriteFile(filepath.Join(directory, file), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 
-			script := "set -eo pipefail\ntrap 'kill $(jobs -p)' EXIT\n"
-			for _, holds := range []string{
-				"> sandbox.txt", "./caddy start", "ORDER=", "/refund?order=", "chinaums verify", "chinaums sign", "./caddy stop",
-			} {
-				block := blockHolding(t, name, "sh", holds)
-				switch holds {
-				case "> sandbox.txt": // as long as it takes
-					block = replaced(t, block, "sleep 2;", "until grep -q UMS_SOURCE sandbox.txt; do sleep 0.1; done;",
-						"sandbox --ui", "sandbox --listen "+ports[sandboxPort]+" --ui")
-				case "./caddy start":
-					_, port, _ := net.SplitHostPort(ports[fpmPort])
-					block += "until (: < /dev/tcp/127.0.0.1/" + port + ") 2> /dev/null; do sleep 0.1; done\n"
-				case "./caddy stop":
-					block = "trap - EXIT\n" + block
-				}
-				script += "echo; echo '== " + holds + "'\n" + block
-			}
-			var pairs []string
-			for shown, address := range ports {
-				if _, port, _ := net.SplitHostPort(address); shown != gatewayPort { // which the app alone calls
-					pairs = append(pairs, ":"+shown, ":"+port)
-				}
-			}
-			script = replaced(t, script, append(pairs, "/tmp/shop.json", filepath.Join(directory, "shop.json"))...)
+	script := "set -eo pipefail\ntrap 'kill $(jobs -p)' EXIT\n"
+	for _, step := range []struct{ page, holds string }{
+		{startPage, "> sandbox.txt"}, {startPage, "./caddy start"}, {startPage, "ORDER="}, {startPage, "/refund?order="},
+		{troublePage, "--save notify.txt"}, {troublePage, "chinaums sign"}, {startPage, "./caddy stop"},
+	} {
+		block, holds := blockHolding(t, step.page, "sh", step.holds), step.holds
+		switch holds {
+		case "> sandbox.txt": // as long as it takes
+			block = replaced(t, block, "sleep 2;", "until grep -q UMS_SOURCE sandbox.txt; do sleep 0.1; done;",
+				"sandbox --ui", "sandbox --listen "+ports[sandboxPort]+" --ui")
+		case "./caddy start":
+			_, port, _ := net.SplitHostPort(ports[fpmPort])
+			block += "until (: < /dev/tcp/127.0.0.1/" + port + ") 2> /dev/null; do sleep 0.1; done\n"
+		case "./caddy stop":
+			block = "trap - EXIT\n" + block
+		}
+		script += "echo; echo '== " + holds + "'\n" + block
+	}
+	var pairs []string
+	for shown, address := range ports {
+		if _, port, _ := net.SplitHostPort(address); shown != gatewayPort { // which the app alone calls
+			pairs = append(pairs, ":"+shown, ":"+port)
+		}
+	}
+	script = replaced(t, script, append(pairs, "/tmp/shop.json", filepath.Join(directory, "shop.json"))...)
 
-			output, err := os.Create(filepath.Join(directory, "output"))
-			if err != nil {
-				t.Fatal(err)
+	output, err := os.Create(filepath.Join(directory, "output"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer output.Close()
+	command := exec.Command(bash, "--norc", "-c", script)
+	command.Dir, command.Stdout, command.Stderr = directory, output, output
+	command.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + directory, "LC_ALL=C", "CADDY_ADMIN=" + free(t), asCaddy + "=1"}
+	err = command.Run()
+	if _, seekErr := output.Seek(0, io.SeekStart); seekErr != nil {
+		t.Fatal(seekErr)
+	}
+	text, readErr := io.ReadAll(output)
+	if readErr != nil {
+		t.Fatal(readErr)
+	}
+	said := make(map[string]string)
+	for part := range strings.SplitSeq("\n"+string(text), "\n== ") {
+		holds, rest, _ := strings.Cut(part, "\n")
+		said[holds] = rest
+	}
+	if err != nil {
+		t.Fatalf("%v\n%s", err, text)
+	}
+	for holds, wants := range map[string][]string{
+		"ORDER=":            {`"status":"NEW_ORDER"`, `"qrCode":"http`},
+		"/refund?order=":    {`"status":"TRADE_SUCCESS"`, `"status":"SUCCESS"`},
+		"--save notify.txt": {"answer:     SUCCESS", "result:     verifies"},
+		"chinaums sign":     {`"errCode":"SUCCESS"`, `"totalAmount":4990`},
+	} {
+		for _, want := range wants {
+			if !strings.Contains(said[holds], want) {
+				t.Errorf("%s does not say %s:\n%s", holds, want, said[holds])
 			}
-			defer output.Close()
-			command := exec.Command(bash, "--norc", "-c", script)
-			command.Dir, command.Stdout, command.Stderr = directory, output, output
-			command.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + directory, "LC_ALL=C", "CADDY_ADMIN=" + free(t), asCaddy + "=1"}
-			err = command.Run()
-			if _, seekErr := output.Seek(0, io.SeekStart); seekErr != nil {
-				t.Fatal(seekErr)
-			}
-			text, readErr := io.ReadAll(output)
-			if readErr != nil {
-				t.Fatal(readErr)
-			}
-			said := make(map[string]string)
-			for part := range strings.SplitSeq("\n"+string(text), "\n== ") {
-				holds, rest, _ := strings.Cut(part, "\n")
-				said[holds] = rest
-			}
-			if err != nil {
-				t.Fatalf("%v\n%s", err, text)
-			}
-			for holds, wants := range map[string][]string{
-				"ORDER=":          {`"status":"NEW_ORDER"`, `"qrCode":"http`},
-				"/refund?order=":  {`"status":"TRADE_SUCCESS"`, `"status":"SUCCESS"`},
-				"chinaums verify": {"answer:     SUCCESS", "result:     verifies"},
-				"chinaums sign":   {`"errCode":"SUCCESS"`, `"totalAmount":4990`},
-			} {
-				for _, want := range wants {
-					if !strings.Contains(said[holds], want) {
-						t.Errorf("%s does not say %s:\n%s", holds, want, said[holds])
-					}
-				}
-			}
-		})
+		}
+	}
+}
+
+// What the README lets somebody type beside `caddy chinaums dev`, with the sandbox and a gateway as that command has
+// them: an order, its payment, a query, a refund, and the app is told of both.
+func TestReadmeCommands(t *testing.T) {
+	bash := tool(t, "bash")
+	tool(t, "curl")
+	app, address := startRecorder(t)
+	platform, err := sandbox.New(sandbox.Options{UI: true, Schedule: []time.Duration{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer platform.Close()
+	server := httptest.NewServer(platform)
+	defer server.Close()
+	keys, ports := platform.Options(), map[string]string{gatewayPort: free(t), notifyPort: free(t)}
+	setReadmeEnvironment(t)
+	for name, value := range map[string]string{
+		"UMS_APP_ID": keys.AppID, "UMS_APP_KEY": keys.AppKey, "UMS_NOTIFY_KEY": keys.NotifyKey, "UMS_MID": keys.MID, "UMS_UPSTREAM": server.URL,
+	} {
+		t.Setenv(name, value)
+	}
+	load(t, []byte(onPorts(t, "{\n\tchinaums {\n\t\tmerchant shop {\n\t\t\tapp_id {env.UMS_APP_ID}\n\t\t\tapp_key {env.UMS_APP_KEY}\n"+
+		"\t\t\tnotify_key {env.UMS_NOTIFY_KEY}\n\t\t\tmid {env.UMS_MID}\n\t\t\tupstream {env.UMS_UPSTREAM}\n\t\t}\n\t}\n}\n\nhttp://:8901 {\n\tbind 127.0.0.1\n\tchinaums_proxy\n}\n\n"+
+		"http://:8902 {\n\tbind 127.0.0.1\n\tchinaums_notify\n\twebhook_signature {env.APP_SECRET}\n\treverse_proxy "+address+"\n}\n", ports)))
+	ports[sandboxPort] = strings.TrimPrefix(server.URL, "http://")
+
+	typed := onPorts(t, blockHolding(t, readmes[0], "sh", "ORDER=")+blockHolding(t, readmes[0], "sh", "call refund"), ports)
+	command := exec.Command(bash, "--norc", "-eo", "pipefail", "-c", typed)
+	command.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "UMS_MID=" + keys.MID, "UMS_TID=" + keys.TID, "UMS_SOURCE=" + keys.SourceCode}
+	output, err := command.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, output)
+	}
+	rest := string(output)
+	for _, want := range []string{`"qrCode":"http`, `"status":"NEW_ORDER"`, `"status":"TRADE_SUCCESS"`, `"refundStatus":"SUCCESS"`} {
+		_, after, found := strings.Cut(rest, want)
+		if !found {
+			t.Errorf("%s is missing, or not in this order:\n%s", want, output)
+			continue
+		}
+		rest = after
+	}
+	orders := platform.Orders()
+	if len(orders) != 1 || len(orders[0].Refunds) != 1 || orders[0].Refunds[0].Amount != 990 {
+		t.Fatalf("the platform has %+v", orders)
+	}
+	number := orders[0].MerOrderID
+	if err := platform.WaitDelivered(t.Context(), number, sandbox.KindPayment); err != nil {
+		t.Fatal(err)
+	}
+	if err := platform.WaitDelivered(t.Context(), number+"R", sandbox.KindRefund); err != nil {
+		t.Fatal(err)
+	}
+	if got := app.headers("Ce-Type"); got != "com.chinaums.payment.succeeded com.chinaums.refund.succeeded" {
+		t.Errorf("the app got %s", got)
 	}
 }

@@ -4,11 +4,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"reflect"
 	"regexp"
@@ -26,9 +28,52 @@ import (
 	"github.com/caddy-chinaums/caddy-chinaums/webhook"
 )
 
-// What the READMEs show has to work, and both have to show the same.
+// What the READMEs and the pages below docs show has to work, and both languages have to show the same.
 
 var readmes = []string{"README.md", "README.zh-CN.md"}
+
+// shortPage is what a README may have in lines: everything else is on a page of its own.
+const shortPage = 250
+
+// pagePair is a page in both languages.
+type pagePair struct{ english, chinese string }
+
+// pagePairs are the READMEs, the pages about security, and all pages below docs/en and docs/zh.
+func pagePairs(t *testing.T) []pagePair {
+	t.Helper()
+	pairs := []pagePair{{readmes[0], readmes[1]}, {"SECURITY.md", "SECURITY.zh-CN.md"}}
+	names := make(map[string]int)
+	for _, directory := range []string{"docs/en", "docs/zh"} {
+		entries, err := os.ReadDir(filepath.Join("..", filepath.FromSlash(directory)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, entry := range entries {
+			names[entry.Name()]++
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		if names[name] != 2 {
+			t.Errorf("%s is there in one language only", name)
+			continue
+		}
+		pairs = append(pairs, pagePair{"docs/en/" + name, "docs/zh/" + name})
+	}
+	if len(pairs) < 14 {
+		t.Errorf("only %d pages were found", len(pairs))
+	}
+	return pairs
+}
+
+// allPages are the names of all pages in both languages.
+func allPages(t *testing.T) []string {
+	t.Helper()
+	var names []string
+	for _, pair := range pagePairs(t) {
+		names = append(names, pair.english, pair.chinese)
+	}
+	return names
+}
 
 // block is a fenced block.
 type block struct{ language, text string }
@@ -44,8 +89,8 @@ func readme(t *testing.T, name string) string {
 	return string(text)
 }
 
-// blocks returns the fenced blocks of a language, or all for "".
-func blocks(t *testing.T, name, language string) []block {
+// fenced returns the fenced blocks of a language that a page has, or all for "".
+func fenced(t *testing.T, name, language string) []block {
 	t.Helper()
 	var found []block
 	for _, match := range fence.FindAllStringSubmatch(readme(t, name), -1) {
@@ -53,15 +98,27 @@ func blocks(t *testing.T, name, language string) []block {
 			found = append(found, block{match[1], match[2]})
 		}
 	}
+	return found
+}
+
+// blocks is fenced where there has to be one.
+func blocks(t *testing.T, name, language string) []block {
+	t.Helper()
+	found := fenced(t, name, language)
 	if len(found) == 0 {
 		t.Fatalf("%s has no block in %q", name, language)
 	}
 	return found
 }
 
-func TestReadmesSayTheSame(t *testing.T) {
-	english, chinese := readmes[0], readmes[1]
-	one, other := blocks(t, english, ""), blocks(t, chinese, "")
+func TestPagesSayTheSame(t *testing.T) {
+	for _, pair := range pagePairs(t) {
+		t.Run(pair.english, func(t *testing.T) { saySame(t, pair.english, pair.chinese) })
+	}
+}
+
+func saySame(t *testing.T, english, chinese string) {
+	one, other := fenced(t, english, ""), fenced(t, chinese, "")
 	if len(one) != len(other) {
 		t.Fatalf("%d and %d blocks", len(one), len(other))
 	}
@@ -106,27 +163,79 @@ func TestReadmesSayTheSame(t *testing.T) {
 	}
 }
 
-func TestReadmeLinks(t *testing.T) {
+// A README that grows again is read by nobody.
+func TestReadmesAreShort(t *testing.T) {
+	for _, name := range readmes {
+		if lines := strings.Count(readme(t, name), "\n"); lines > shortPage {
+			t.Errorf("%s has %d lines, not at most %d", name, lines, shortPage)
+		}
+	}
+}
+
+// Links lead somewhere, seen from their page, and stay in its language; each page leads to its other language.
+func TestPageLinks(t *testing.T) {
 	link := regexp.MustCompile(`\]\(([^)]+)\)`)
-	for _, name := range append(readmes, "CONTRIBUTING.md", "SECURITY.md") {
-		for _, match := range link.FindAllStringSubmatch(readme(t, name), -1) {
+	others := make(map[string]string)
+	for _, pair := range pagePairs(t) {
+		others[pair.english], others[pair.chinese] = pair.chinese, pair.english
+	}
+	names := allPages(t)
+	for _, pattern := range []string{"CONTRIBUTING*.md", "CHANGELOG.md", "docs/*.md"} {
+		found, err := filepath.Glob(filepath.Join("..", filepath.FromSlash(pattern)))
+		if err != nil || len(found) == 0 {
+			t.Fatalf("%s: %v", pattern, err)
+		}
+		for _, name := range found {
+			names = append(names, strings.TrimPrefix(filepath.ToSlash(name), "../"))
+		}
+	}
+	for _, name := range names {
+		text := fence.ReplaceAllString(readme(t, name), "")
+		toOther := false
+		for _, match := range link.FindAllStringSubmatch(text, -1) {
 			target, _, _ := strings.Cut(match[1], "#")
 			if target == "" || strings.Contains(target, "://") {
 				continue
 			}
+			target = path.Join(path.Dir(name), target)
 			if _, err := os.Stat(filepath.Join("..", filepath.FromSlash(target))); err != nil {
-				t.Errorf("%s links to %s: %v", name, target, err)
+				t.Errorf("%s links to %s: %v", name, match[1], err)
+			}
+			switch {
+			case others[name] == "":
+			case target == others[name]:
+				toOther = true
+			case others[target] != "" && isChinese(target) != isChinese(name):
+				t.Errorf("%s links to %s, which is in the other language", name, match[1])
+			}
+		}
+		if others[name] != "" && !toOther {
+			t.Errorf("%s does not link to %s", name, others[name])
+		}
+	}
+
+	// From the README every page is one step away.
+	for _, pair := range pagePairs(t)[1:] {
+		for i, name := range []string{pair.english, pair.chinese} {
+			if !strings.Contains(readme(t, readmes[i]), "("+name+")") {
+				t.Errorf("%s does not link to %s", readmes[i], name)
 			}
 		}
 	}
 }
 
-// setReadmeEnvironment sets what the READMEs' Caddyfiles take from the environment.
+// isChinese reports whether a page is in Chinese, by its name.
+func isChinese(name string) bool {
+	return strings.Contains(name, "zh-CN") || strings.HasPrefix(name, "docs/zh/")
+}
+
+// setReadmeEnvironment sets what the pages' Caddyfiles take from the environment.
 func setReadmeEnvironment(t *testing.T) {
 	t.Helper()
 	for _, name := range []string{
 		"UMS_APP_ID", "UMS_APP_KEY", "UMS_NOTIFY_KEY", "UMS_MID", "APP_SECRET",
-		"SQB_VENDOR_SN", "SQB_VENDOR_KEY", "SQB_APP_ID", "SQB_ACTIVATION_CODE",
+		"SQB_VENDOR_SN", "SQB_VENDOR_KEY", "SQB_APP_ID", "SQB_ACTIVATION_CODE", "SQB_TERMINAL_SN", "SQB_TERMINAL_KEY",
+		"GATEWAY_TOKEN",
 	} {
 		t.Setenv(name, "made-up-"+strings.ToLower(name))
 	}
@@ -139,10 +248,12 @@ func setReadmeEnvironment(t *testing.T) {
 }
 
 // Every Caddyfile shown is formatted, and loads.
-func TestReadmeCaddyfiles(t *testing.T) {
+func TestPageCaddyfiles(t *testing.T) {
 	setReadmeEnvironment(t)
-	for _, name := range readmes {
-		for i, shown := range blocks(t, name, "caddyfile") {
+	seen := 0
+	for _, name := range allPages(t) {
+		for i, shown := range fenced(t, name, "caddyfile") {
+			seen++
 			t.Run(fmt.Sprint(name, "/", i+1), func(t *testing.T) {
 				config := new(caddy.Config)
 				if err := json.Unmarshal(quiet(t, adapt(t, []byte(shown.text))), config); err != nil {
@@ -154,12 +265,55 @@ func TestReadmeCaddyfiles(t *testing.T) {
 			})
 		}
 	}
+	if seen < 40 {
+		t.Errorf("only %d Caddyfiles were found", seen)
+	}
 }
 
+// The shells', PHP's and nginx's own parsers read what is shown in their languages.
+func TestPageSyntax(t *testing.T) {
+	bash, parser := tool(t, "bash"), tool(t, "php")
+	seen := make(map[string]int)
+	for _, name := range allPages(t) {
+		for i, shown := range fenced(t, name, "") {
+			var command *exec.Cmd
+			switch shown.language {
+			case "sh":
+				command = exec.Command(bash, "-n")
+			case "php":
+				command = exec.Command(parser, "-l")
+			default:
+				continue
+			}
+			seen[shown.language]++
+			command.Stdin = strings.NewReader(shown.text)
+			if output, err := command.CombinedOutput(); err != nil {
+				t.Errorf("%s, block %d: %v\n%s", name, i+1, err, output)
+			}
+		}
+	}
+	if seen["sh"] < 20 || seen["php"] < 4 {
+		t.Errorf("only %v were found", seen)
+	}
+}
+
+// The pages from which tests take what they run. What stands on the Chinese page is the same: TestPagesSayTheSame.
+const (
+	startPage      = "docs/en/getting-started.md"
+	shouqianbaPage = "docs/en/shouqianba.md"
+	h5Page         = "docs/en/h5-and-return.md"
+	inboxPage      = "docs/en/inbox.md"
+	operatePage    = "docs/en/operate.md"
+	referencePage  = "docs/en/reference.md"
+	troublePage    = "docs/en/troubleshooting.md"
+	designPage     = "docs/en/design.md"
+	migrationPage  = "docs/en/migration.md"
+)
+
 // The shortcut, its long form and the JSON shown are the same.
-func TestReadmeLongForm(t *testing.T) {
+func TestDesignLongForm(t *testing.T) {
 	var forms [][]any
-	for _, shown := range blocks(t, readmes[0], "caddyfile") {
+	for _, shown := range blocks(t, designPage, "caddyfile") {
 		if !strings.Contains(shown.text, "dial_timeout 5s") {
 			continue
 		}
@@ -185,14 +339,14 @@ func TestReadmeLongForm(t *testing.T) {
 		}
 		forms = append(forms, handlers)
 	}
-	for _, shown := range blocks(t, readmes[0], "json") {
+	for _, shown := range blocks(t, designPage, "json") {
 		var handlers []any
 		if json.Unmarshal([]byte(shown.text), &handlers) == nil {
 			forms = append(forms, handlers)
 		}
 	}
 	if len(forms) != 3 {
-		t.Fatalf("the README shows %d forms, not 3", len(forms))
+		t.Fatalf("%s shows %d forms, not 3", designPage, len(forms))
 	}
 	for i, form := range forms {
 		if len(form) != 2 || !reflect.DeepEqual(form, forms[0]) {
@@ -201,24 +355,29 @@ func TestReadmeLongForm(t *testing.T) {
 	}
 }
 
-func TestReadmeJSON(t *testing.T) {
-	for _, name := range readmes {
-		for _, shown := range blocks(t, name, "json") {
+func TestPageJSON(t *testing.T) {
+	seen := 0
+	for _, name := range allPages(t) {
+		for _, shown := range fenced(t, name, "json") {
+			seen++
 			if !json.Valid([]byte(shown.text)) {
 				t.Errorf("%s: not JSON: %s", name, shown.text)
 			}
 		}
 	}
+	if seen < 4 {
+		t.Errorf("only %d were found", seen)
+	}
 }
 
-// php runs a script with the README's functions in front of it.
+// php runs a script with the functions of a page in front of it.
 func php(t *testing.T, functions, script string) string {
 	t.Helper()
-	path, err := exec.LookPath("php")
+	binary, err := exec.LookPath("php")
 	if err != nil {
 		missing(t, "php")
 	}
-	modules, err := exec.Command(path, "-m").Output()
+	modules, err := exec.Command(binary, "-m").Output()
 	if err != nil || !strings.Contains(string(modules), "\ncurl\n") {
 		missing(t, "PHP's curl extension")
 	}
@@ -227,23 +386,23 @@ func php(t *testing.T, functions, script string) string {
 	if err := os.WriteFile(file, []byte(source), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	output, err := exec.Command(path, "-d", "display_errors=stderr", file).CombinedOutput()
+	output, err := exec.Command(binary, "-d", "display_errors=stderr", file).CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v\n%s", err, output)
 	}
 	return string(output)
 }
 
-// shownFunction returns a function of the README's PHP by its name.
-func shownFunction(t *testing.T, name string) string {
+// shownFunction returns a function of a page's PHP by its name.
+func shownFunction(t *testing.T, page, name string) string {
 	t.Helper()
 	function := regexp.MustCompile(`(?ms)^function ` + regexp.QuoteMeta(name) + `\(.*?^}\n`)
-	for _, shown := range blocks(t, readmes[0], "php") {
+	for _, shown := range blocks(t, page, "php") {
 		if found := function.FindString(shown.text); found != "" {
 			return found
 		}
 	}
-	t.Fatalf("the README has no PHP function %s", name)
+	t.Fatalf("%s has no PHP function %s", page, name)
 	return ""
 }
 
@@ -275,7 +434,7 @@ func replaced(t *testing.T, source string, pairs ...string) string {
 
 // The function and the call that the README shows, run against the sandbox through a gateway.
 func TestReadmePHPCall(t *testing.T) {
-	function := shownFunction(t, "gateway")
+	function := shownFunction(t, readmes[0], "gateway")
 	if lines := strings.Count(function, "\n"); lines > 12 {
 		t.Errorf("the function has %d lines, not at most 12", lines)
 	}
@@ -351,7 +510,7 @@ func TestReadmePHPCall(t *testing.T) {
 
 // The check of the webhook signature that the README shows.
 func TestReadmePHPCheck(t *testing.T) {
-	function := shownFunction(t, "from_gateway")
+	function := shownFunction(t, readmes[0], "from_gateway")
 	now, body := time.Now(), `{"merOrderId":"1"}`
 	var script strings.Builder
 	ask := func(id string, at time.Time, signatures, body, secret string) {
@@ -382,12 +541,10 @@ func TestReadmePHPCheck(t *testing.T) {
 	}
 }
 
-// Every option that the tables name is one.
-func TestReadmeOptions(t *testing.T) {
+// Every option that the reference's tables name is one.
+func TestReferenceOptions(t *testing.T) {
 	setReadmeEnvironment(t)
-	section := readme(t, readmes[0])
-	_, section, _ = strings.Cut(section, "### Options\n")
-	section, _, _ = strings.Cut(section, "\n### ")
+	section := sectionOf(t, referencePage, "Options")
 	values := strings.NewReplacer(
 		"<id>", "1", "<sn>", "1", "<key>", "{env.APP_SECRET}", "<code>", "{env.APP_SECRET}", " [<previous>…]", "", "<mid…>", "898000000000000",
 		"<scheme://host[:port]>", "http://127.0.0.1:1", "<PEM or file>…", "{env.SQB_PUBLIC_KEY}", "<cidr…>", "10.0.0.0/8",
@@ -398,14 +555,14 @@ func TestReadmeOptions(t *testing.T) {
 	owner, tested := "", 0
 	for line := range strings.Lines(section) {
 		switch {
-		case strings.HasPrefix(line, "Merchants:"):
+		case strings.HasPrefix(line, "### Global option `chinaums`"):
 			owner = "merchant"
-		case strings.HasPrefix(line, "Terminals:"):
+		case strings.HasPrefix(line, "### Global option `shouqianba`"):
 			owner = "terminal"
-		case strings.HasPrefix(line, "Inboxes:"):
+		case strings.HasPrefix(line, "### Global option `inbox "):
 			owner = "inboxes"
-		case strings.HasPrefix(line, "`"):
-			owner, _, _ = strings.Cut(strings.Trim(line, "`"), " ")
+		case strings.HasPrefix(line, "### `"):
+			owner, _, _ = strings.Cut(strings.TrimPrefix(line, "### `"), " ")
 		}
 		cell, _, found := strings.Cut(strings.TrimPrefix(strings.ReplaceAll(line, `\|`, "/"), "| "), " |")
 		if !found || !strings.HasPrefix(line, "| `") || strings.Contains(cell, "`reverse_proxy`") {
@@ -505,17 +662,12 @@ func validatable(t *testing.T, source string) *caddy.Config {
 	return config
 }
 
-// shownCaddyfile returns the README's Caddyfile that holds a text, on this machine: its sites on free ports, its
-// merchants and terminals with the sandboxes, its apps at the address given.
-func shownCaddyfile(t *testing.T, holds, app string, platform *sandbox.ChinaUMS, other *sandbox.Shouqianba) (out, in string) {
+// shownCaddyfile loads the page's Caddyfile that holds a text, on this machine: its sites on free ports, its merchants
+// and terminals with the sandboxes, its apps at the address given.
+func shownCaddyfile(t *testing.T, page, holds, app string, platform *sandbox.ChinaUMS, other *sandbox.Shouqianba) (out, in string) {
 	t.Helper()
 	setReadmeEnvironment(t)
-	var shown string
-	for _, b := range blocks(t, readmes[0], "caddyfile") {
-		if strings.Contains(b.text, holds) {
-			shown = b.text
-		}
-	}
+	shown := blockHolding(t, page, "caddyfile", holds)
 	serve := func(handler http.Handler) string {
 		server := httptest.NewServer(handler)
 		t.Cleanup(server.Close)
@@ -614,10 +766,10 @@ func post(t *testing.T, address, body string) (outcome, answer string) {
 }
 
 // Both platforms in one gateway, as shown.
-func TestReadmeSideBySide(t *testing.T) {
+func TestShouqianbaSideBySide(t *testing.T) {
 	app, address := startRecorder(t)
 	chinaums, shouqianba := platforms(t)
-	out, in := shownCaddyfile(t, "shouqianba_proxy", address, chinaums, shouqianba)
+	out, in := shownCaddyfile(t, shouqianbaPage, "chinaums_proxy", address, chinaums, shouqianba)
 	keys, order := chinaums.Options(), chinaums.Options().SourceCode+"20261124000000001"
 	outcome, answer := post(t, out+"/v1/netpay/trade/precreate", fmt.Sprintf(
 		`{"requestTimestamp":"%s","mid":"%s","tid":"%s","instMid":"APPDEFAULT","tradeType":"APP","merOrderId":"%s","totalAmount":1,"notifyUrl":"http://%s/notify"}`,
@@ -662,10 +814,10 @@ func TestReadmeSideBySide(t *testing.T) {
 }
 
 // H5 links, access tokens, confirmation and the return page, as shown.
-func TestReadmeH5(t *testing.T) {
+func TestH5AndReturn(t *testing.T) {
 	app, address := startRecorder(t)
 	chinaums, shouqianba := platforms(t)
-	out, in := shownCaddyfile(t, "chinaums_h5", address, chinaums, shouqianba)
+	out, in := shownCaddyfile(t, h5Page, "chinaums_h5", address, chinaums, shouqianba)
 	keys, order := chinaums.Options(), chinaums.Options().SourceCode+"20261124000000001"
 	fields := fmt.Sprintf(`"requestTimestamp":"%s","mid":"%s","tid":"%s","instMid":"H5DEFAULT","merOrderId":"%s"`,
 		time.Now().In(time.FixedZone("CST", 8*3600)).Format(time.DateTime), keys.MID, keys.TID, order)
