@@ -62,8 +62,6 @@ const (
 	notifyKey = "a communication key of the tests"
 	appSecret = "what gateway and app share"
 	notifyMID = "898340149000005"
-	// orderPrefix is in front of what was sent, in a notify's merOrderId.
-	orderPrefix = "1001"
 )
 
 const merchantOption = `	chinaums {

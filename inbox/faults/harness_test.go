@@ -494,6 +494,9 @@ func (a *app) up() {
 // down cuts what is being delivered, too.
 func (a *app) down() { _ = a.server.Close() }
 
+// orderPrefix is in front of what was sent, in a notify's merOrderId.
+const orderPrefix = "1001"
+
 func (a *app) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
