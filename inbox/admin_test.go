@@ -83,6 +83,7 @@ func freeAddress(t testing.TB) string {
 func runCaddy(t testing.TB, options, sites string) (admin string) {
 	t.Helper()
 	admin = freeAddress(t)
+	t.Setenv("XDG_DATA_HOME", t.TempDir()) // where an inbox is that nobody configured
 	document, err := adapt(t, "{\n\tadmin "+admin+"\n\tpersist_config off\n\tstorage file_system "+t.TempDir()+"\n\tlog {\n\t\toutput discard\n\t}\n"+options+"\n}\n"+sites)
 	if err != nil {
 		t.Fatal(err)
