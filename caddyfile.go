@@ -9,6 +9,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/accounts"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/syntax"
 )
 
@@ -48,30 +49,30 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 	app := &App{Merchants: make(map[string]*Merchant)}
 	if earlier, ok := existing.(httpcaddyfile.App); ok {
 		if err := json.Unmarshal(earlier.Value, app); err != nil {
-			return nil, d.Errf("reading the chinaums block above: %v", err)
+			return nil, d.WrapErr(locale.Errorf("reading the chinaums block above: %v", err))
 		}
 	}
 	d.Next() // the option's name
 	if d.NextArg() {
-		return nil, d.Errf("chinaums takes a block, not %q", d.Val())
+		return nil, d.WrapErr(locale.Errorf("chinaums takes a block, not %q", d.Val()))
 	}
 	for d.NextBlock(0) {
 		if d.Val() != "merchant" {
-			return nil, d.Errf("unknown option %q; chinaums has merchant", d.Val())
+			return nil, d.WrapErr(locale.Errorf("unknown option %q; chinaums has merchant", d.Val()))
 		}
 		var name string
 		if !d.NextArg() {
-			return nil, d.Err("merchant needs a name")
+			return nil, d.WrapErr(locale.Errorf("merchant needs a name"))
 		}
 		name = d.Val()
 		if d.NextArg() {
-			return nil, d.Errf("merchant %s: surplus argument %q", name, d.Val())
+			return nil, d.WrapErr(locale.Errorf("merchant %s: surplus argument %q", name, d.Val()))
 		}
 		if err := accounts.CheckName(name); err != nil {
-			return nil, d.Errf("merchant %q: %v", name, err)
+			return nil, d.WrapErr(locale.Errorf("merchant %q: %v", name, err))
 		}
 		if app.Merchants[name] != nil {
-			return nil, d.Errf("merchant %s: there are two merchants of this name", name)
+			return nil, d.WrapErr(locale.Errorf("merchant %s: there are two merchants of this name", name))
 		}
 		merchant := new(Merchant)
 		if err := merchant.unmarshal(name, d); err != nil {
@@ -109,7 +110,7 @@ func (m *Merchant) unmarshal(name string, d *caddyfile.Dispenser) error {
 		}
 	}
 	if m.Environment != "" && m.Upstream != "" {
-		return d.Errf("merchant %s: environment and upstream exclude each other; keep one", name)
+		return d.WrapErr(locale.Errorf("merchant %s: environment and upstream exclude each other; keep one", name))
 	}
 	return nil
 }
@@ -300,7 +301,7 @@ func (u *Upstreams) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		return err
 	}
 	if d.NextBlock(0) {
-		return d.Errf("dynamic chinaums has no options, so not %q", d.Val())
+		return d.WrapErr(locale.Errorf("dynamic chinaums has no options, so not %q", d.Val()))
 	}
 	return nil
 }

@@ -2,7 +2,6 @@ package chinaums
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -14,6 +13,8 @@ import (
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
+
+	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
 )
 
 func init() {
@@ -70,7 +71,7 @@ merchant's platform; it needs a file then.`,
 			return err
 		}
 		if len(args) == 0 || args[0] == "-" || !strings.HasPrefix(*curl, "/") {
-			return errors.New("--curl needs a path that begins with / and a file")
+			return locale.Errorf("--curl needs a path that begins with / and a file")
 		}
 		_, err = fmt.Fprintf(cmd.OutOrStdout(), "curl -sS -H %s -H %s --data-binary %s %s\n",
 			shellQuote("Content-Type: application/json"), shellQuote("Authorization: "+authorization),
@@ -111,9 +112,9 @@ func (f keyFlags) resolve(name string, config *Merchant) (*merchant, error) {
 // explained says of a missing key where it would have come from.
 func explained(merchant string, err error) error {
 	if merchant == fromEnvironment {
-		return fmt.Errorf("give --config, or set UMS_APP_ID and UMS_APP_KEY (for calls) or UMS_NOTIFY_KEY (for notifies): %w", err)
+		return locale.Errorf("give --config, or set UMS_APP_ID and UMS_APP_KEY (for calls) or UMS_NOTIFY_KEY (for notifies): %w", err)
 	}
-	return fmt.Errorf("merchant %s: %w", merchant, err)
+	return locale.Errorf("merchant %s: %w", merchant, err)
 }
 
 // fromEnvironment is the name of the merchant that environment variables make.
@@ -132,7 +133,7 @@ func variable(name string) string {
 func (f keyFlags) load(fromEnv func(func(string) string) *Merchant) (name string, merchants map[string]*Merchant, err error) {
 	if *f.config == "" {
 		if *f.name != "" {
-			return "", nil, errors.New("--merchant needs --config")
+			return "", nil, locale.Errorf("--merchant needs --config")
 		}
 		return fromEnvironment, map[string]*Merchant{fromEnvironment: fromEnv(variable)}, nil
 	}
@@ -146,21 +147,21 @@ func (f keyFlags) load(fromEnv func(func(string) string) *Merchant) (name string
 		} `json:"apps"`
 	}
 	if err = json.Unmarshal(config, &document); err != nil {
-		return "", nil, fmt.Errorf("reading %s: %w", *f.config, err)
+		return "", nil, locale.Errorf("reading %s: %w", *f.config, err)
 	}
 	if document.Apps.ChinaUMS == nil || len(document.Apps.ChinaUMS.Merchants) == 0 {
-		return "", nil, fmt.Errorf("%s has no chinaums merchant", *f.config)
+		return "", nil, locale.Errorf("%s has no chinaums merchant", *f.config)
 	}
 	merchants = document.Apps.ChinaUMS.Merchants
 	if name = *f.name; name == "" {
 		if len(merchants) > 1 {
-			return "", nil, fmt.Errorf("%s has several merchants; give --merchant: %s", *f.config, strings.Join(slices.Sorted(maps.Keys(merchants)), ", "))
+			return "", nil, locale.Errorf("%s has several merchants; give --merchant: %s", *f.config, strings.Join(slices.Sorted(maps.Keys(merchants)), ", "))
 		}
 		for name = range merchants {
 		}
 	}
 	if merchants[name] == nil {
-		return "", nil, fmt.Errorf("%s has no merchant %s; it has: %s", *f.config, name, strings.Join(slices.Sorted(maps.Keys(merchants)), ", "))
+		return "", nil, locale.Errorf("%s has no merchant %s; it has: %s", *f.config, name, strings.Join(slices.Sorted(maps.Keys(merchants)), ", "))
 	}
 	return name, merchants, nil
 }
@@ -180,13 +181,13 @@ func readInput(cmd *cobra.Command, args []string) ([]byte, error) {
 	}
 	content, err := io.ReadAll(io.LimitReader(input, inputLimit+1))
 	if err == nil && len(args) == 0 && len(content) == 0 {
-		err = errors.New("the input is empty; give a file, or send the text to standard input")
+		err = locale.Errorf("the input is empty; give a file, or send the text to standard input")
 	}
 	if err == nil && len(content) > inputLimit {
-		err = fmt.Errorf("the input is larger than %d bytes", inputLimit)
+		err = locale.Errorf("the input is larger than %d bytes", inputLimit)
 	}
 	if err == nil && len(content) == 0 {
-		err = errors.New("the input is empty")
+		err = locale.Errorf("the input is empty")
 	}
 	return content, err
 }

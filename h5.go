@@ -3,7 +3,6 @@ package chinaums
 import (
 	"bytes"
 	"encoding/json"
-	"fmt"
 	"net/http"
 	"net/url"
 	"path"
@@ -15,6 +14,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/fields"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/outbound"
 )
 
@@ -75,14 +75,14 @@ func (p *H5) Provision(ctx caddy.Context) error {
 		return err
 	}
 	if p.merchant, err = app.merchants.Ref(p.Merchant, needsAppKey); err != nil {
-		return fmt.Errorf("chinaums_h5: %w", err)
+		return locale.Errorf("chinaums_h5: %w", err)
 	}
 	p.guard = outbound.Guard{Allow: p.Allow, Token: p.Token, Paths: p.Paths, MaxSize: p.MaxSize}
 	if len(p.guard.Paths) == 0 {
 		p.guard.Paths = h5Paths
 	}
 	if err = p.guard.Provision(ctx, &platform, app.calls, app.flights); err != nil {
-		return fmt.Errorf("chinaums_h5: %w", err)
+		return locale.Errorf("chinaums_h5: %w", err)
 	}
 	p.now = time.Now
 	return nil

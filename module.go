@@ -14,7 +14,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -26,6 +25,7 @@ import (
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/accounts"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/inbound"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/outbound"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/secret"
 )
@@ -130,7 +130,7 @@ func (a *App) UnmarshalJSON(data []byte) error {
 	for _, name := range slices.Sorted(maps.Keys(document.Merchants)) {
 		merchant := new(Merchant)
 		if err := unmarshalStrict(document.Merchants[name], merchant); err != nil {
-			return fmt.Errorf("merchant %s: %w", name, err)
+			return locale.Errorf("merchant %s: %w", name, err)
 		}
 		a.Merchants[name] = merchant
 	}
@@ -150,7 +150,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 	for _, name := range slices.Sorted(maps.Keys(a.Merchants)) {
 		m, err := a.resolve(name, a.Merchants[name])
 		if err != nil {
-			return fmt.Errorf("merchant %s: %w", name, err)
+			return locale.Errorf("merchant %s: %w", name, err)
 		}
 		a.merchants.Add(m)
 	}
@@ -159,13 +159,13 @@ func (a *App) Provision(ctx caddy.Context) error {
 	}
 	var err error
 	if a.calls, err = outbound.NewMetrics(ctx.GetMetricsRegistry(), "chinaums"); err != nil {
-		return fmt.Errorf("registering metrics: %w", err)
+		return locale.Errorf("registering metrics: %w", err)
 	}
 	if a.notifies, err = inbound.NewMetrics(ctx.GetMetricsRegistry(), "chinaums"); err != nil {
-		return fmt.Errorf("registering metrics: %w", err)
+		return locale.Errorf("registering metrics: %w", err)
 	}
 	if a.clock, err = newClockGuard(ctx.GetMetricsRegistry(), a.logger); err != nil {
-		return fmt.Errorf("registering metrics: %w", err)
+		return locale.Errorf("registering metrics: %w", err)
 	}
 	return nil
 }
@@ -184,18 +184,18 @@ func (a *App) resolve(name string, config *Merchant) (*merchant, error) {
 		if config.AppKey == "" {
 			missing = "app_key"
 		}
-		return nil, fmt.Errorf("%s is missing: app_id and app_key belong together", missing)
+		return nil, locale.Errorf("%s is missing: app_id and app_key belong together", missing)
 	}
 	if config.AppID == "" && len(config.NotifyKey) == 0 {
-		return nil, fmt.Errorf("there is neither app_id and app_key (for calls) nor notify_key (for notifies)")
+		return nil, locale.Errorf("there is neither app_id and app_key (for calls) nor notify_key (for notifies)")
 	}
 	if config.AppID != "" {
 		appID, _, err := secret.Resolve(config.AppID)
 		if err != nil {
-			return nil, fmt.Errorf("app_id %w", err)
+			return nil, locale.Errorf("app_id %w", err)
 		}
 		if strings.ContainsFunc(appID, func(r rune) bool { return r <= ' ' || r >= 0x7f || r == '"' || r == '\\' }) {
-			return nil, fmt.Errorf("app_id holds a character that cannot stand in a header")
+			return nil, locale.Errorf("app_id holds a character that cannot stand in a header")
 		}
 		appKey, err := a.key(name, "app_key", config.AppKey)
 		if err != nil {
@@ -217,14 +217,14 @@ func (a *App) resolve(name string, config *Merchant) (*merchant, error) {
 		for _, raw := range config.SignTypes {
 			signType, _, err := secret.Resolve(raw)
 			if err != nil {
-				return nil, fmt.Errorf("sign_types %w", err)
+				return nil, locale.Errorf("sign_types %w", err)
 			}
 			digest, ok := map[string]digestSet{"sha256": digestSHA256, "md5": digestMD5}[strings.ToLower(signType)]
 			if !ok {
-				return nil, fmt.Errorf("sign_types: %q is neither sha256 nor md5", signType)
+				return nil, locale.Errorf("sign_types: %q is neither sha256 nor md5", signType)
 			}
 			if m.accept&digest != 0 {
-				return nil, fmt.Errorf("sign_types: %s is named twice", signType)
+				return nil, locale.Errorf("sign_types: %s is named twice", signType)
 			}
 			m.accept |= digest
 		}
@@ -233,13 +233,13 @@ func (a *App) resolve(name string, config *Merchant) (*merchant, error) {
 	for _, raw := range config.MID {
 		mid, _, err := secret.Resolve(raw)
 		if err != nil {
-			return nil, fmt.Errorf("mid %w", err)
+			return nil, locale.Errorf("mid %w", err)
 		}
 		if m.mids == nil {
 			m.mids = make(map[string]bool, len(config.MID))
 		}
 		if m.mids[mid] {
-			return nil, fmt.Errorf("mid: %s is named twice", mid)
+			return nil, locale.Errorf("mid: %s is named twice", mid)
 		}
 		m.mids[mid] = true
 	}
@@ -247,18 +247,18 @@ func (a *App) resolve(name string, config *Merchant) (*merchant, error) {
 	upstream := config.Upstream
 	switch {
 	case upstream != "" && config.Environment != "":
-		return nil, fmt.Errorf("environment and upstream exclude each other; keep one")
+		return nil, locale.Errorf("environment and upstream exclude each other; keep one")
 	case upstream != "":
 		var err error
 		if upstream, _, err = secret.Resolve(upstream); err != nil {
-			return nil, fmt.Errorf("upstream %w", err)
+			return nil, locale.Errorf("upstream %w", err)
 		}
 	default:
 		environment := "production"
 		if config.Environment != "" {
 			var err error
 			if environment, _, err = secret.Resolve(config.Environment); err != nil {
-				return nil, fmt.Errorf("environment %w", err)
+				return nil, locale.Errorf("environment %w", err)
 			}
 		}
 		switch environment {
@@ -267,12 +267,12 @@ func (a *App) resolve(name string, config *Merchant) (*merchant, error) {
 		case "test":
 			upstream = testUpstream
 		default:
-			return nil, fmt.Errorf("environment: %q is neither production nor test", environment)
+			return nil, locale.Errorf("environment: %q is neither production nor test", environment)
 		}
 	}
 	var err error
 	if m.endpoint, m.loopback, err = outbound.ParseEndpoint(upstream); err != nil {
-		return nil, fmt.Errorf("upstream: %w", err)
+		return nil, locale.Errorf("upstream: %w", err)
 	}
 	if m.endpoint.Scheme == "http" && !m.loopback {
 		a.logger.Warn("calls go out without TLS: whoever listens on the way can repeat them",
@@ -285,7 +285,7 @@ func (a *App) resolve(name string, config *Merchant) (*merchant, error) {
 func (a *App) key(merchant, option, raw string) (string, error) {
 	key, literal, err := secret.Resolve(raw)
 	if err != nil {
-		return "", fmt.Errorf("%s %w", option, err)
+		return "", locale.Errorf("%s %w", option, err)
 	}
 	if literal {
 		a.logger.Warn("a key is written out in the configuration, where the config API and autosave.json show it; use {env.…} or {file.…}",
@@ -307,7 +307,7 @@ func checkSharedNotifyKeys(merchants []*merchant) error {
 		for _, raw := range m.notifyKeys {
 			key := string(raw)
 			if seen[key] {
-				return fmt.Errorf("merchant %s: notify_key: the same key is named twice", m.name)
+				return locale.Errorf("merchant %s: notify_key: the same key is named twice", m.name)
 			}
 			seen[key] = true
 			owner := owners[key]
@@ -315,11 +315,11 @@ func checkSharedNotifyKeys(merchants []*merchant) error {
 				owner = &sharers{first: m, byMID: make(map[string]*merchant, len(m.mids))}
 				owners[key] = owner
 			} else if len(m.mids) == 0 || len(owner.byMID) == 0 {
-				return fmt.Errorf("merchants %s and %s: both have the same notify_key, so both need a mid", owner.first.name, m.name)
+				return locale.Errorf("merchants %s and %s: both have the same notify_key, so both need a mid", owner.first.name, m.name)
 			}
 			for mid := range m.mids {
 				if other := owner.byMID[mid]; other != nil {
-					return fmt.Errorf("merchants %s and %s: both have the same notify_key and mid %s", other.name, m.name, mid)
+					return locale.Errorf("merchants %s and %s: both have the same notify_key and mid %s", other.name, m.name, mid)
 				}
 				owner.byMID[mid] = m
 			}
@@ -361,21 +361,21 @@ type merchantRef = accounts.Ref[*merchant]
 func loadApp(ctx caddy.Context) (*App, error) {
 	app, err := ctx.App("chinaums")
 	if err != nil {
-		return nil, fmt.Errorf("loading the chinaums app: %w", err)
+		return nil, locale.Errorf("loading the chinaums app: %w", err)
 	}
 	return app.(*App), nil
 }
 
 func needsAppKey(m *merchant) error {
 	if m.signer == nil {
-		return fmt.Errorf("app_id and app_key are missing; calls are signed with them")
+		return locale.Errorf("app_id and app_key are missing; calls are signed with them")
 	}
 	return nil
 }
 
 func needsNotifyKey(m *merchant) error {
 	if len(m.notifyKeys) == 0 {
-		return fmt.Errorf("notify_key is missing; notifies are verified with it")
+		return locale.Errorf("notify_key is missing; notifies are verified with it")
 	}
 	return nil
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/inbound"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/jsontext"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/normalize"
 )
 
@@ -105,10 +106,10 @@ func (n *Notify) Provision(ctx caddy.Context) error {
 		usable = needsBothKeys
 	}
 	if n.merchant, err = n.app.merchants.Ref(n.Merchant, usable); err != nil {
-		return fmt.Errorf("chinaums_notify: %w", err)
+		return locale.Errorf("chinaums_notify: %w", err)
 	}
 	if err = n.Notify.Provision(ctx, &inward, n.app.notifies, n.app.flights); err != nil {
-		return fmt.Errorf("chinaums_notify: %w", err)
+		return locale.Errorf("chinaums_notify: %w", err)
 	}
 	n.rules = newRules(n.JSON)
 	patience := time.Duration(n.Timeout)
@@ -117,7 +118,7 @@ func (n *Notify) Provision(ctx caddy.Context) error {
 		n.logger.Warn("confirm has no effect under observe: nobody is asked", zap.String("option", "confirm"))
 	case n.Confirm:
 		if n.confirmer, err = acquireConfirmer(); err != nil {
-			return fmt.Errorf("chinaums_notify: confirm: %w", err)
+			return locale.Errorf("chinaums_notify: confirm: %w", err)
 		}
 		patience *= 2
 	}
@@ -139,7 +140,7 @@ func needsBothKeys(m *merchant) error {
 		return err
 	}
 	if m.signer == nil {
-		return errors.New("app_id and app_key are missing; confirm asks the platform with them")
+		return locale.Errorf("app_id and app_key are missing; confirm asks the platform with them")
 	}
 	return nil
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
+	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/outbound"
 )
 
@@ -63,10 +64,10 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 		return err
 	}
 	if t.merchant, err = app.merchants.Ref(t.Merchant, needsAppKey); err != nil {
-		return fmt.Errorf("transport chinaums: %w", err)
+		return locale.Errorf("transport chinaums: %w", err)
 	}
 	if t.Auth != "" && t.Auth != authBodySig && t.Auth != authAccessToken {
-		return fmt.Errorf("transport chinaums: auth: %q is neither %s nor %s", t.Auth, authBodySig, authAccessToken)
+		return locale.Errorf("transport chinaums: auth: %q is neither %s nor %s", t.Auth, authBodySig, authAccessToken)
 	}
 	remote := ""
 	for _, m := range t.merchant.Reachable() {
@@ -76,7 +77,7 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 		}
 	}
 	if err = outbound.SetUp(ctx, &t.HTTPTransport, remote); err != nil {
-		return fmt.Errorf("transport chinaums: %w", err)
+		return locale.Errorf("transport chinaums: %w", err)
 	}
 	t.now, t.clock = time.Now, app.clock
 	if t.Auth != authAccessToken {
@@ -86,7 +87,7 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 	for _, m := range t.merchant.Reachable() {
 		if t.tokens[m], err = newTokens(m, &t.HTTPTransport, ctx.Storage(), ctx.Logger(), t.now); err != nil {
 			delete(t.tokens, m)
-			return fmt.Errorf("transport chinaums: merchant %s: auth: %w", m.name, err)
+			return locale.Errorf("transport chinaums: merchant %s: auth: %w", m.name, err)
 		}
 	}
 	return nil
@@ -163,7 +164,7 @@ func (u *Upstreams) Provision(ctx caddy.Context) error {
 		return err
 	}
 	if u.merchant, err = app.merchants.Ref(u.Merchant, needsAppKey); err != nil {
-		return fmt.Errorf("dynamic chinaums: %w", err)
+		return locale.Errorf("dynamic chinaums: %w", err)
 	}
 	return nil
 }

@@ -1,7 +1,6 @@
 package chinaums
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -15,6 +14,7 @@ import (
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/body"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/inbound"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/ratelog"
 )
 
@@ -73,16 +73,16 @@ func (p *Return) Provision(ctx caddy.Context) error {
 		return err
 	}
 	if p.merchant, err = p.app.merchants.Ref(p.Merchant, needsNotifyKey); err != nil {
-		return fmt.Errorf("chinaums_return: %w", err)
+		return locale.Errorf("chinaums_return: %w", err)
 	}
 	p.ignore = make(map[string]bool, len(p.Ignore))
 	for _, name := range p.Ignore {
 		if name == "" {
-			return errors.New("chinaums_return: ignore: a name is empty")
+			return locale.Errorf("chinaums_return: ignore: a name is empty")
 		}
 		for _, deciding := range decidingNames {
 			if strings.EqualFold(name, deciding) {
-				return fmt.Errorf("chinaums_return: ignore: %s decides about money; without its signature anybody could write it", name)
+				return locale.Errorf("chinaums_return: ignore: %s decides about money; without its signature anybody could write it", name)
 			}
 		}
 		p.ignore[name] = true

@@ -25,6 +25,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/accounts"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
 )
 
 func init() {
@@ -98,16 +99,16 @@ func (a *App) Provision(ctx caddy.Context) error {
 	a.ctx, a.logger, a.boxes = ctx, ctx.Logger(), make(map[string]*box)
 	events, err := ctx.App("events")
 	if err != nil {
-		return fmt.Errorf("getting events app: %w", err)
+		return locale.Errorf("getting events app: %w", err)
 	}
 	a.events = events.(*caddyevents.App)
 	for _, name := range slices.Sorted(maps.Keys(a.Inboxes)) {
 		if err := a.add(name, a.Inboxes[name]); err != nil {
-			return fmt.Errorf("inbox %s: %w", name, err)
+			return locale.Errorf("inbox %s: %w", name, err)
 		}
 	}
 	if a.metrics, err = newMetrics(ctx.GetMetricsRegistry(), a); err != nil {
-		return fmt.Errorf("registering metrics: %w", err)
+		return locale.Errorf("registering metrics: %w", err)
 	}
 	return nil
 }
@@ -121,9 +122,9 @@ func (a *App) add(name string, config *Inbox) error {
 	}
 	switch {
 	case config.MaxStore < 0:
-		return errors.New("max_store: must be positive")
+		return locale.Errorf("max_store: must be positive")
 	case config.Remember < 0:
-		return errors.New("remember: must be positive")
+		return locale.Errorf("remember: must be positive")
 	}
 	var module any
 	var err error
@@ -133,7 +134,7 @@ func (a *App) add(name string, config *Inbox) error {
 		module, err = a.ctx.LoadModule(config, "StoreRaw")
 	}
 	if err != nil {
-		return fmt.Errorf("store: %w", err)
+		return locale.Errorf("store: %w", err)
 	}
 	provider, ok := module.(Provider)
 	if !ok {
@@ -149,7 +150,7 @@ func (a *App) add(name string, config *Inbox) error {
 	}
 	for _, other := range a.boxes {
 		if other.key == b.key {
-			return fmt.Errorf("store: it is the same as that of inbox %s (%s); each needs its own", other.name, b.key.name)
+			return locale.Errorf("store: it is the same as that of inbox %s (%s); each needs its own", other.name, b.key.name)
 		}
 	}
 	a.lock.Lock()
@@ -162,10 +163,10 @@ func (a *App) add(name string, config *Inbox) error {
 func (a *App) claim(name string) (*box, error) {
 	if a.boxes[name] == nil {
 		if name != defaultName {
-			return nil, fmt.Errorf("there is no inbox %s; add `inbox %s { … }` to the global options", name, name)
+			return nil, locale.Errorf("there is no inbox %s; add `inbox %s { … }` to the global options", name, name)
 		}
 		if err := a.add(name, nil); err != nil {
-			return nil, fmt.Errorf("inbox %s: %w", name, err)
+			return nil, locale.Errorf("inbox %s: %w", name, err)
 		}
 	}
 	return a.boxes[name], nil
@@ -196,7 +197,7 @@ func (a *App) Lookup(name string) (Store, bool) {
 func (a *App) Start() error {
 	for _, name := range a.Names() {
 		if err := a.boxes[name].open(); err != nil {
-			return fmt.Errorf("inbox %s: %w", name, err)
+			return locale.Errorf("inbox %s: %w", name, err)
 		}
 	}
 	for _, name := range a.Names() {

@@ -12,6 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/accounts"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/syntax"
 )
 
@@ -37,7 +38,7 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 	app := &App{Inboxes: make(map[string]*Inbox)}
 	if earlier, ok := existing.(httpcaddyfile.App); ok {
 		if err := json.Unmarshal(earlier.Value, app); err != nil {
-			return nil, d.Errf("reading the inbox block above: %v", err)
+			return nil, d.WrapErr(locale.Errorf("reading the inbox block above: %v", err))
 		}
 	}
 	d.Next() // the option's name
@@ -46,10 +47,10 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 		return nil, err
 	}
 	if err := accounts.CheckName(name); err != nil {
-		return nil, d.Errf("inbox %q: %v", name, err)
+		return nil, d.WrapErr(locale.Errorf("inbox %q: %v", name, err))
 	}
 	if app.Inboxes[name] != nil {
-		return nil, d.Errf("inbox %s: there are two inboxes of this name", name)
+		return nil, d.WrapErr(locale.Errorf("inbox %s: there are two inboxes of this name", name))
 	}
 	inbox := new(Inbox)
 	if err := inbox.unmarshal(name, d); err != nil {
@@ -71,7 +72,7 @@ func (i *Inbox) unmarshal(name string, d *caddyfile.Dispenser) error {
 		case "remember":
 			err = o.Duration(&i.Remember)
 		case "id", "retry", "give_up", "timeout", "max_size", "concurrency", "ack", "order_by", "deliver":
-			err = d.Errf("%s: %s belongs into the directive inbox of a site", o.Of, d.Val())
+			err = d.WrapErr(locale.Errorf("%s: %s belongs into the directive inbox of a site", o.Of, d.Val()))
 		default:
 			err = o.Unknown()
 		}
@@ -86,10 +87,10 @@ func (i *Inbox) unmarshal(name string, d *caddyfile.Dispenser) error {
 func (i *Inbox) unmarshalStore(o *syntax.Options) error {
 	d := o.D
 	if i.StoreRaw != nil {
-		return d.Errf("%s: store is given twice", o.Of)
+		return d.WrapErr(locale.Errorf("%s: store is given twice", o.Of))
 	}
 	if !d.NextArg() {
-		return d.Errf("%s: store needs a name: %s", o.Of, strings.Join(storeNames(), ", "))
+		return d.WrapErr(locale.Errorf("%s: store needs a name: %s", o.Of, strings.Join(storeNames(), ", ")))
 	}
 	name := d.Val()
 	id := storeNamespace + "." + name
@@ -99,7 +100,7 @@ func (i *Inbox) unmarshalStore(o *syntax.Options) error {
 			hint = "; nats is in a package of its own, which this Caddy was built without: " +
 				"xcaddy build --with github.com/caddy-chinaums/caddy-chinaums/inbox/natsstore"
 		}
-		return d.Errf("%s: there is no store %q, but: %s%s", o.Of, name, strings.Join(storeNames(), ", "), hint)
+		return d.WrapErr(locale.Errorf("%s: there is no store %q, but: %s%s", o.Of, name, strings.Join(storeNames(), ", "), hint))
 	}
 	store, err := caddyfile.UnmarshalModule(d, id)
 	if err != nil {
@@ -140,7 +141,7 @@ func parseHandler(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 	}
 	if handler.Inbox != "" {
 		if err := accounts.CheckName(handler.Inbox); err != nil {
-			return nil, d.Errf("inbox %q: %v", handler.Inbox, err)
+			return nil, d.WrapErr(locale.Errorf("inbox %q: %v", handler.Inbox, err))
 		}
 	}
 	o := syntax.Options{D: d, Of: strings.TrimSuffix("inbox "+handler.Inbox, " ")}
@@ -165,11 +166,11 @@ func parseHandler(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 			err = o.One(&handler.OrderBy)
 		case "deliver":
 			if handler.DeliverRaw != nil {
-				return nil, d.Errf("%s: deliver is given twice", o.Of)
+				return nil, d.WrapErr(locale.Errorf("%s: deliver is given twice", o.Of))
 			}
 			handler.DeliverRaw, err = parseDeliver(h, &o)
 		case "store", "max_store", "remember":
-			err = d.Errf("%s: %s belongs into the global option inbox, at the head of the Caddyfile", o.Of, d.Val())
+			err = d.WrapErr(locale.Errorf("%s: %s belongs into the global option inbox, at the head of the Caddyfile", o.Of, d.Val()))
 		default:
 			err = o.Unknown()
 		}
@@ -178,7 +179,7 @@ func parseHandler(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 		}
 	}
 	if handler.DeliverRaw == nil {
-		return nil, d.Errf("%s: deliver is missing, a block with what takes the messages to the app, such as reverse_proxy", o.Of)
+		return nil, d.WrapErr(locale.Errorf("%s: deliver is missing, a block with what takes the messages to the app, such as reverse_proxy", o.Of))
 	}
 	return handler, nil
 }
@@ -189,7 +190,7 @@ func parseDeliver(h httpcaddyfile.Helper, o *syntax.Options) (json.RawMessage, e
 	segment := o.D.NewFromNextSegment()
 	segment.Next() // deliver
 	if segment.NextArg() {
-		return nil, segment.Errf("%s: deliver takes a block, not %q", o.Of, segment.Val())
+		return nil, segment.WrapErr(locale.Errorf("%s: deliver takes a block, not %q", o.Of, segment.Val()))
 	}
 	segment.Reset()
 	handler, err := httpcaddyfile.ParseSegmentAsSubroute(h.WithDispenser(segment))
@@ -198,7 +199,7 @@ func parseDeliver(h httpcaddyfile.Helper, o *syntax.Options) (json.RawMessage, e
 	}
 	subroute, ok := handler.(*caddyhttp.Subroute)
 	if !ok || len(subroute.Routes) == 0 {
-		return nil, o.D.Errf("%s: deliver is empty; it needs what takes the messages to the app, such as reverse_proxy", o.Of)
+		return nil, o.D.WrapErr(locale.Errorf("%s: deliver is empty; it needs what takes the messages to the app, such as reverse_proxy", o.Of))
 	}
 	return caddyconfig.JSONModuleObject(subroute, "handler", "subroute", nil), nil
 }
@@ -213,7 +214,7 @@ func unmarshalDelays(o *syntax.Options, target *[]caddy.Duration) error {
 	for _, text := range texts {
 		delay, err := caddy.ParseDuration(text)
 		if err != nil || delay <= 0 {
-			return o.D.Errf("%s: %s: %q is not a positive duration such as 30s", o.Of, name, text)
+			return o.D.WrapErr(locale.Errorf("%s: %s: %q is not a positive duration such as 30s", o.Of, name, text))
 		}
 		*target = append(*target, caddy.Duration(delay))
 	}
@@ -229,7 +230,7 @@ func unmarshalNumber(o *syntax.Options, target *int) error {
 	}
 	number, err := strconv.Atoi(text)
 	if err != nil || number < 1 {
-		return o.D.Errf("%s: %s: %q is not a number from 1", o.Of, name, text)
+		return o.D.WrapErr(locale.Errorf("%s: %s: %q is not a number from 1", o.Of, name, text))
 	}
 	*target = number
 	return nil

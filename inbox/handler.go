@@ -24,6 +24,7 @@ import (
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/accesslog"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/body"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/ratelog"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/verdict"
 )
@@ -124,7 +125,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	}
 	module, err := ctx.App("inbox")
 	if err != nil {
-		return fmt.Errorf("loading the inbox app: %w", err)
+		return locale.Errorf("loading the inbox app: %w", err)
 	}
 	app := module.(*App)
 	if h.box, err = app.claim(h.Inbox); err != nil {
@@ -132,7 +133,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	}
 	if h.OrderBy != "" {
 		if err := h.box.provider.Ordered(); err != nil {
-			return fmt.Errorf("order_by: the store of inbox %s cannot keep an order: %w", h.Inbox, err)
+			return locale.Errorf("order_by: the store of inbox %s cannot keep an order: %w", h.Inbox, err)
 		}
 	}
 	h.metrics, h.events, h.ended = app.metrics, app.emit, ctx.Done()
@@ -168,28 +169,28 @@ func (h *Handler) check() error {
 	}
 	switch {
 	case h.MaxSize < 0:
-		return errors.New("max_size: must be positive")
+		return locale.Errorf("max_size: must be positive")
 	case len(h.Retry) == 0:
-		return errors.New("retry: at least one delay is needed")
+		return locale.Errorf("retry: at least one delay is needed")
 	case h.GiveUp < 0 || h.GiveUp > longestOption:
-		return errors.New("give_up: must be positive, and at most ten years")
+		return locale.Errorf("give_up: must be positive, and at most ten years")
 	case h.Timeout < 0 || h.Timeout > longestOption:
-		return errors.New("timeout: must be positive, and at most ten years")
+		return locale.Errorf("timeout: must be positive, and at most ten years")
 	case h.Concurrency < 0 || h.Concurrency > maxConcurrency:
-		return fmt.Errorf("concurrency: must be from 1 to %d", maxConcurrency)
+		return locale.Errorf("concurrency: must be from 1 to %d", maxConcurrency)
 	case h.Ack != verdict.AckWord && h.Ack != verdict.Ack2xx:
-		return fmt.Errorf("ack: %q is neither word nor 2xx", h.Ack)
+		return locale.Errorf("ack: %q is neither word nor 2xx", h.Ack)
 	}
 	for _, delay := range h.Retry {
 		if delay <= 0 || delay > longestOption {
-			return errors.New("retry: every delay must be positive, and at most ten years")
+			return locale.Errorf("retry: every delay must be positive, and at most ten years")
 		}
 	}
 	if h.id = newTemplate(h.ID); h.id.holes == 0 {
-		return fmt.Errorf("id: %q has no placeholder: all requests would be one", h.ID)
+		return locale.Errorf("id: %q has no placeholder: all requests would be one", h.ID)
 	}
 	if h.orderBy = newTemplate(h.OrderBy); h.OrderBy != "" && h.orderBy.holes == 0 {
-		return fmt.Errorf("order_by: %q has no placeholder", h.OrderBy)
+		return locale.Errorf("order_by: %q has no placeholder", h.OrderBy)
 	}
 	return nil
 }
@@ -197,7 +198,7 @@ func (h *Handler) check() error {
 // provisionDelivery loads the handlers that deliver, or finds that they are those of another handler of the inbox.
 func (h *Handler) provisionDelivery(ctx caddy.Context) error {
 	if len(h.DeliverRaw) == 0 || string(h.DeliverRaw) == "null" {
-		return errors.New("deliver: at least one handler is needed, such as reverse_proxy")
+		return locale.Errorf("deliver: at least one handler is needed, such as reverse_proxy")
 	}
 	identity, err := h.deliveryIdentity()
 	if err != nil {
@@ -205,19 +206,19 @@ func (h *Handler) provisionDelivery(ctx caddy.Context) error {
 	}
 	if existing := h.box.delivery; existing != nil {
 		if existing.identity != identity {
-			return fmt.Errorf("two handlers of inbox %s deliver differently; make their options from retry to deliver equal, or give each an inbox of its own", h.Inbox)
+			return locale.Errorf("two handlers of inbox %s deliver differently; make their options from retry to deliver equal, or give each an inbox of its own", h.Inbox)
 		}
 		return nil
 	}
 	loaded, err := ctx.LoadModule(h, "DeliverRaw")
 	if err != nil {
-		return fmt.Errorf("deliver: %w", err)
+		return locale.Errorf("deliver: %w", err)
 	}
 	if subroute, ok := loaded.(*caddyhttp.Subroute); ok && len(subroute.Routes) == 0 {
-		return errors.New("deliver: at least one handler is needed, such as reverse_proxy")
+		return locale.Errorf("deliver: at least one handler is needed, such as reverse_proxy")
 	}
 	if h.box.delivery != nil {
-		return fmt.Errorf("deliver: it hands the requests of inbox %s to this inbox itself: nobody would get them", h.Inbox)
+		return locale.Errorf("deliver: it hands the requests of inbox %s to this inbox itself: nobody would get them", h.Inbox)
 	}
 	server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	if !ok || server == nil {
@@ -239,7 +240,7 @@ func (h *Handler) deliveryIdentity() (string, error) {
 	decoder.UseNumber()
 	var deliver any
 	if err := decoder.Decode(&deliver); err != nil {
-		return "", fmt.Errorf("deliver: %w", err)
+		return "", locale.Errorf("deliver: %w", err)
 	}
 	renumberGroups(deliver, make(map[string]string))
 	identity, err := json.Marshal([]any{h.Retry, h.GiveUp, h.Timeout, h.Concurrency, h.Ack, h.OrderBy, deliver})

@@ -9,6 +9,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/accounts"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/syntax"
 )
 
@@ -46,7 +47,7 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 	app := new(App)
 	if earlier, ok := existing.(httpcaddyfile.App); ok {
 		if err := json.Unmarshal(earlier.Value, app); err != nil {
-			return nil, d.Errf("reading the shouqianba block above: %v", err)
+			return nil, d.WrapErr(locale.Errorf("reading the shouqianba block above: %v", err))
 		}
 	}
 	if app.Terminals == nil {
@@ -54,25 +55,25 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 	}
 	d.Next() // the option's name
 	if d.NextArg() {
-		return nil, d.Errf("shouqianba takes a block, not %q", d.Val())
+		return nil, d.WrapErr(locale.Errorf("shouqianba takes a block, not %q", d.Val()))
 	}
 	for d.NextBlock(0) {
 		if d.Val() != "terminal" {
-			return nil, d.Errf("unknown option %q; shouqianba has terminal", d.Val())
+			return nil, d.WrapErr(locale.Errorf("unknown option %q; shouqianba has terminal", d.Val()))
 		}
 		var name string
 		if !d.NextArg() {
-			return nil, d.Err("terminal needs a name")
+			return nil, d.WrapErr(locale.Errorf("terminal needs a name"))
 		}
 		name = d.Val()
 		if d.NextArg() {
-			return nil, d.Errf("terminal %s: surplus argument %q", name, d.Val())
+			return nil, d.WrapErr(locale.Errorf("terminal %s: surplus argument %q", name, d.Val()))
 		}
 		if err := accounts.CheckName(name); err != nil {
-			return nil, d.Errf("terminal %q: %v", name, err)
+			return nil, d.WrapErr(locale.Errorf("terminal %q: %v", name, err))
 		}
 		if app.Terminals[name] != nil {
-			return nil, d.Errf("terminal %s: there are two terminals of this name", name)
+			return nil, d.WrapErr(locale.Errorf("terminal %s: there are two terminals of this name", name))
 		}
 		terminal := new(Terminal)
 		if err := terminal.unmarshal(name, d); err != nil {
@@ -222,7 +223,7 @@ func (u *Upstreams) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		return err
 	}
 	if d.NextBlock(0) {
-		return d.Errf("dynamic shouqianba has no options, so not %q", d.Val())
+		return d.WrapErr(locale.Errorf("dynamic shouqianba has no options, so not %q", d.Val()))
 	}
 	return nil
 }

@@ -31,6 +31,7 @@ import (
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/accounts"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/inbound"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/outbound"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/secret"
 )
@@ -174,7 +175,7 @@ func (a *App) UnmarshalJSON(data []byte) error {
 	for _, name := range slices.Sorted(maps.Keys(document.Terminals)) {
 		terminal := new(Terminal)
 		if err := unmarshalStrict(document.Terminals[name], terminal); err != nil {
-			return fmt.Errorf("terminal %s: %w", name, err)
+			return locale.Errorf("terminal %s: %w", name, err)
 		}
 		a.Terminals[name] = terminal
 	}
@@ -194,7 +195,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 	for _, name := range slices.Sorted(maps.Keys(a.Terminals)) {
 		t, err := a.resolve(name, a.Terminals[name])
 		if err != nil {
-			return fmt.Errorf("terminal %s: %w", name, err)
+			return locale.Errorf("terminal %s: %w", name, err)
 		}
 		a.terminals.Add(t)
 	}
@@ -206,10 +207,10 @@ func (a *App) Provision(ctx caddy.Context) error {
 	}
 	var err error
 	if a.calls, err = outbound.NewMetrics(ctx.GetMetricsRegistry(), "shouqianba"); err != nil {
-		return fmt.Errorf("registering metrics: %w", err)
+		return locale.Errorf("registering metrics: %w", err)
 	}
 	if a.notifies, err = inbound.NewMetrics(ctx.GetMetricsRegistry(), "shouqianba"); err != nil {
-		return fmt.Errorf("registering metrics: %w", err)
+		return locale.Errorf("registering metrics: %w", err)
 	}
 	for _, t := range a.terminals.All() {
 		if t.owner == nil {
@@ -218,7 +219,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 		t.owner.slot.Storage = ctx.Storage()
 		shared, _, err := keepers.LoadOrNew(t.owner.slot.Key, func() (caddy.Destructor, error) { return newKeeper(), nil })
 		if err != nil {
-			return fmt.Errorf("terminal %s: %w", t.name, err)
+			return locale.Errorf("terminal %s: %w", t.name, err)
 		}
 		t.keeper, t.ended = shared.(*keeper), ctx.Done()
 	}
@@ -241,20 +242,20 @@ func (a *App) resolve(name string, config *Terminal) (*terminal, error) {
 	hasFixed, hasOwned := given(fixed), given(owned)
 	switch {
 	case hasFixed != "" && hasOwned != "":
-		return nil, fmt.Errorf("%s and %s exclude each other: either terminal_sn and terminal_key, or the gateway owns the terminal", hasFixed, hasOwned)
+		return nil, locale.Errorf("%s and %s exclude each other: either terminal_sn and terminal_key, or the gateway owns the terminal", hasFixed, hasOwned)
 	case hasFixed == "" && hasOwned == "" && len(config.PublicKey) == 0:
-		return nil, fmt.Errorf("there is neither terminal_sn and terminal_key, nor vendor_sn and the others of a terminal that the gateway owns (for calls), nor public_key (for notifies)")
+		return nil, locale.Errorf("there is neither terminal_sn and terminal_key, nor vendor_sn and the others of a terminal that the gateway owns (for calls), nor public_key (for notifies)")
 	}
 	upstream := productionUpstream
 	if config.Upstream != "" {
 		var err error
 		if upstream, _, err = secret.Resolve(config.Upstream); err != nil {
-			return nil, fmt.Errorf("upstream %w", err)
+			return nil, locale.Errorf("upstream %w", err)
 		}
 	}
 	var err error
 	if t.endpoint, t.loopback, err = outbound.ParseEndpoint(upstream); err != nil {
-		return nil, fmt.Errorf("upstream: %w", err)
+		return nil, locale.Errorf("upstream: %w", err)
 	}
 	if t.endpoint.Scheme == "http" && !t.loopback {
 		a.logger.Warn("calls go out without TLS: whoever listens on the way can repeat them",
@@ -280,10 +281,10 @@ func (a *App) resolve(name string, config *Terminal) (*terminal, error) {
 	for _, raw := range config.PublicKey {
 		key, err := readPublicKey(raw)
 		if err != nil {
-			return nil, fmt.Errorf("public_key %w", err)
+			return nil, locale.Errorf("public_key %w", err)
 		}
 		if slices.ContainsFunc(t.publicKeys, func(other *rsa.PublicKey) bool { return other.Equal(key) }) {
-			return nil, fmt.Errorf("public_key: the same key is named twice")
+			return nil, locale.Errorf("public_key: the same key is named twice")
 		}
 		if key.N.BitLen() < goodKeyBits {
 			a.logger.Warn("a public key is small; ask the platform for one of 2048 bits",
@@ -316,11 +317,11 @@ func (a *App) values(terminal string, options []option, need string) ([]string, 
 	values := make([]string, len(options))
 	for i, o := range options {
 		if o.raw == "" {
-			return nil, fmt.Errorf("%s is missing: %s", o.name, need)
+			return nil, locale.Errorf("%s is missing: %s", o.name, need)
 		}
 		value, literal, err := secret.Resolve(o.raw)
 		if err != nil {
-			return nil, fmt.Errorf("%s %w", o.name, err)
+			return nil, locale.Errorf("%s %w", o.name, err)
 		}
 		switch o.name {
 		case "terminal_key", "vendor_key", "activation_code":
@@ -330,7 +331,7 @@ func (a *App) values(terminal string, options []option, need string) ([]string, 
 			}
 		case "terminal_sn", "vendor_sn":
 			if !inHeader(value) {
-				return nil, fmt.Errorf("%s holds a character that cannot stand in a header", o.name)
+				return nil, locale.Errorf("%s holds a character that cannot stand in a header", o.name)
 			}
 		}
 		values[i] = value
@@ -350,11 +351,11 @@ func readPublicKey(raw string) (*rsa.PublicKey, error) {
 		// Not by package secret: a key in PEM has line breaks.
 		var err error
 		if text, err = caddy.NewReplacer().ReplaceOrErr(raw, true, true); err != nil {
-			return nil, fmt.Errorf("cannot be resolved (%w); is the variable set, the file there?", err)
+			return nil, locale.Errorf("cannot be resolved (%w); is the variable set, the file there?", err)
 		}
 	}
 	if text = strings.TrimSpace(text); text == "" {
-		return nil, fmt.Errorf("is empty")
+		return nil, locale.Errorf("is empty")
 	}
 	key, err := parsePublicKey([]byte(text))
 	if err == nil {
@@ -365,7 +366,7 @@ func readPublicKey(raw string) (*rsa.PublicKey, error) {
 	}
 	content, fileErr := readKeyFile(text)
 	if fileErr != nil {
-		return nil, fmt.Errorf("%w, and as a file: %w", err, fileErr)
+		return nil, locale.Errorf("%w, and as a file: %w", err, fileErr)
 	}
 	if key, err = parsePublicKey(content); err != nil {
 		return nil, fmt.Errorf("%s: %w", text, err)
@@ -403,7 +404,7 @@ func checkSameTerminal(terminals []*terminal) error {
 			continue
 		}
 		if other := owners[t.owner.slot.Key]; other != nil {
-			return fmt.Errorf("terminals %s and %s: both are the same terminal; give one another device_id and activation_code", other.name, t.name)
+			return locale.Errorf("terminals %s and %s: both are the same terminal; give one another device_id and activation_code", other.name, t.name)
 		}
 		owners[t.owner.slot.Key] = t
 	}
@@ -421,10 +422,10 @@ func checkSharedPublicKeys(terminals []*terminal) error {
 				continue
 			}
 			if !t.Told() || !other.Told() {
-				return fmt.Errorf("terminals %s and %s: both have the same public_key, so both need a terminal_sn", other.name, t.name)
+				return locale.Errorf("terminals %s and %s: both have the same public_key, so both need a terminal_sn", other.name, t.name)
 			}
 			if t.fixed != nil && other.fixed != nil && t.fixed.sn == other.fixed.sn {
-				return fmt.Errorf("terminals %s and %s: both have the same public_key and terminal_sn %s", other.name, t.name, t.fixed.sn)
+				return locale.Errorf("terminals %s and %s: both have the same public_key and terminal_sn %s", other.name, t.name, t.fixed.sn)
 			}
 		}
 	}
@@ -466,7 +467,7 @@ func (a *App) Cleanup() error {
 		if t.keeper != nil {
 			t.keeper.release(t.owner)
 			if _, err := keepers.Delete(t.owner.slot.Key); err != nil {
-				failed = append(failed, fmt.Errorf("terminal %s: %w", t.name, err))
+				failed = append(failed, locale.Errorf("terminal %s: %w", t.name, err))
 			}
 		}
 	}
@@ -480,21 +481,21 @@ type terminalRef = accounts.Ref[*terminal]
 func loadApp(ctx caddy.Context) (*App, error) {
 	app, err := ctx.App("shouqianba")
 	if err != nil {
-		return nil, fmt.Errorf("loading the shouqianba app: %w", err)
+		return nil, locale.Errorf("loading the shouqianba app: %w", err)
 	}
 	return app.(*App), nil
 }
 
 func needsKey(t *terminal) error {
 	if t.fixed == nil && t.owner == nil {
-		return fmt.Errorf("terminal_sn and terminal_key are missing, or vendor_sn and the others of a terminal that the gateway owns; calls are signed with them")
+		return locale.Errorf("terminal_sn and terminal_key are missing, or vendor_sn and the others of a terminal that the gateway owns; calls are signed with them")
 	}
 	return nil
 }
 
 func needsPublicKey(t *terminal) error {
 	if len(t.publicKeys) == 0 {
-		return fmt.Errorf("public_key is missing; notifies are verified with it")
+		return locale.Errorf("public_key is missing; notifies are verified with it")
 	}
 	return nil
 }

@@ -3,7 +3,6 @@ package shouqianba
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
 	"time"
 
@@ -12,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/inbound"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/normalize"
 )
 
@@ -78,10 +78,10 @@ func (n *Notify) Provision(ctx caddy.Context) error {
 		usable = needsBothKeys
 	}
 	if n.terminal, err = app.terminals.Ref(n.Terminal, usable); err != nil {
-		return fmt.Errorf("shouqianba_notify: %w", err)
+		return locale.Errorf("shouqianba_notify: %w", err)
 	}
 	if err = n.Notify.Provision(ctx, &inward, app.notifies, app.flights); err != nil {
-		return fmt.Errorf("shouqianba_notify: %w", err)
+		return locale.Errorf("shouqianba_notify: %w", err)
 	}
 	n.rules = newRules(n.JSON)
 	patience := time.Duration(n.Timeout)

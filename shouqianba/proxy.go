@@ -10,6 +10,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
+	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/outbound"
 )
 
@@ -47,7 +48,7 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 		return err
 	}
 	if t.terminal, err = app.terminals.Ref(t.Terminal, needsKey); err != nil {
-		return fmt.Errorf("transport shouqianba: %w", err)
+		return locale.Errorf("transport shouqianba: %w", err)
 	}
 	remote := ""
 	for _, terminal := range t.terminal.Reachable() {
@@ -56,7 +57,7 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 		}
 	}
 	if err = outbound.SetUp(ctx, &t.HTTPTransport, remote); err != nil {
-		return fmt.Errorf("transport shouqianba: %w", err)
+		return locale.Errorf("transport shouqianba: %w", err)
 	}
 	return nil
 }
@@ -120,7 +121,7 @@ func (u *Upstreams) Provision(ctx caddy.Context) error {
 		return err
 	}
 	if u.terminal, err = app.terminals.Ref(u.Terminal, needsKey); err != nil {
-		return fmt.Errorf("dynamic shouqianba: %w", err)
+		return locale.Errorf("dynamic shouqianba: %w", err)
 	}
 	return nil
 }

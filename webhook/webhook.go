@@ -20,6 +20,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/body"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
 )
 
 func init() {
@@ -85,10 +86,10 @@ func (Handler) CaddyModule() caddy.ModuleInfo {
 // Provision resolves the secrets.
 func (h *Handler) Provision(ctx caddy.Context) error {
 	if len(h.Secrets) == 0 {
-		return errors.New("secrets: at least one secret is required")
+		return locale.Errorf("secrets: at least one secret is required")
 	}
 	if h.MaxSize < 0 {
-		return fmt.Errorf("max_size: must be a positive number of bytes, not %d", h.MaxSize)
+		return locale.Errorf("max_size: must be a positive number of bytes, not %d", h.MaxSize)
 	}
 	h.maxSize = h.MaxSize
 	if h.maxSize == 0 {
@@ -105,11 +106,11 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	for i, secret := range h.Secrets {
 		resolved, err := resolve(secret)
 		if err != nil {
-			return fmt.Errorf("secrets[%d]: %w", i, err)
+			return locale.Errorf("secrets[%d]: %w", i, err)
 		}
 		key, err := decodeSecret(resolved)
 		if err != nil {
-			return fmt.Errorf("secrets[%d]: %w", i, err)
+			return locale.Errorf("secrets[%d]: %w", i, err)
 		}
 		if !hasPlaceholder(secret) {
 			ctx.Logger().Warn("a secret is written in the configuration; use {env.NAME} or {file./path} to keep it out of the config API",
@@ -135,12 +136,12 @@ func resolve(secret string) (string, error) {
 	resolved, err := caddy.NewReplacer().ReplaceOrErr(secret, true, true)
 	if err != nil {
 		if isPlaceholder(secret) {
-			return "", fmt.Errorf("%.64q is empty or cannot be read; set it before Caddy starts", secret)
+			return "", locale.Errorf("%.64q is empty or cannot be read; set it before Caddy starts", secret)
 		}
-		return "", errors.New("holds a placeholder that is empty or unknown; use {env.NAME} or {file./path}, and write a brace of the secret itself as \\{")
+		return "", locale.Errorf("holds a placeholder that is empty or unknown; use {env.NAME} or {file./path}, and write a brace of the secret itself as \\{")
 	}
 	if resolved == secret && hasPlaceholder(secret) {
-		return "", errors.New("holds a placeholder without its closing brace")
+		return "", locale.Errorf("holds a placeholder without its closing brace")
 	}
 	return resolved, nil
 }

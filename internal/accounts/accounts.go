@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
 )
 
 // Account is a merchant or terminal.
@@ -26,7 +28,7 @@ var validName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
 // CheckName says what is wrong with a name, or nil.
 func CheckName(name string) error {
 	if !validName.MatchString(name) {
-		return fmt.Errorf("a name consists of letters, digits, '.', '_' and '-' and begins with a letter or digit")
+		return locale.Errorf("a name consists of letters, digits, '.', '_' and '-' and begins with a letter or digit")
 	}
 	return nil
 }
@@ -72,7 +74,7 @@ func (d *Directory[A]) Ref(name string, usable func(A) error) (Ref[A], error) {
 	if strings.Contains(name, "{") {
 		ref := Ref[A]{directory: d, placeholder: name, usable: usable}
 		if len(ref.Reachable()) == 0 {
-			return Ref[A]{}, fmt.Errorf("%s %s: a placeholder reaches only %ss that have %s, and no usable %s has", d.Kind, name, d.Kind, d.Mark, d.Kind)
+			return Ref[A]{}, locale.Errorf("%s %s: a placeholder reaches only %ss that have %s, and no usable %s has", d.Kind, name, d.Kind, d.Mark, d.Kind)
 		}
 		return ref, nil
 	}
@@ -80,15 +82,15 @@ func (d *Directory[A]) Ref(name string, usable func(A) error) (Ref[A], error) {
 	switch {
 	case name != "":
 		if account = d.accounts[name]; account == none {
-			return Ref[A]{}, fmt.Errorf("%s %s does not exist; the %s global option has: %s", d.Kind, name, d.App, d.names())
+			return Ref[A]{}, locale.Errorf("%s %s does not exist; the %s global option has: %s", d.Kind, name, d.App, d.names())
 		}
 	case len(d.accounts) == 1:
 		account = d.All()[0]
 	default:
-		return Ref[A]{}, fmt.Errorf("name a %s: the %s global option has %s", d.Kind, d.App, d.names())
+		return Ref[A]{}, locale.Errorf("name a %s: the %s global option has %s", d.Kind, d.App, d.names())
 	}
 	if err := usable(account); err != nil {
-		return Ref[A]{}, fmt.Errorf("%s %s: %w", d.Kind, account.Name(), err)
+		return Ref[A]{}, locale.Errorf("%s %s: %w", d.Kind, account.Name(), err)
 	}
 	return Ref[A]{directory: d, fixed: account, usable: usable}, nil
 }

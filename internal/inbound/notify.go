@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -21,6 +20,7 @@ import (
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/accesslog"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/body"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/ratelog"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/verdict"
 )
@@ -133,15 +133,15 @@ func (n *Notify) Provision(ctx caddy.Context, platform *Platform, metrics *Metri
 	}
 	switch {
 	case n.Format != FormatJSON && n.Format != FormatCloudEvents && n.Format != FormatOriginal:
-		return fmt.Errorf("format: %q is none of json, cloudevents, original", n.Format)
+		return locale.Errorf("format: %q is none of json, cloudevents, original", n.Format)
 	case n.Ack != verdict.AckWord && n.Ack != verdict.Ack2xx:
-		return fmt.Errorf("ack: %q is neither word nor 2xx", n.Ack)
+		return locale.Errorf("ack: %q is neither word nor 2xx", n.Ack)
 	case n.MaxSize < 0 || n.Timeout < 0:
-		return fmt.Errorf("max_size and timeout must be positive")
+		return locale.Errorf("max_size and timeout must be positive")
 	}
 	events, err := ctx.App("events")
 	if err != nil {
-		return fmt.Errorf("getting events app: %w", err)
+		return locale.Errorf("getting events app: %w", err)
 	}
 	n.events = events.(*caddyevents.App)
 	return nil

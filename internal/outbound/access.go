@@ -3,12 +3,13 @@ package outbound
 import (
 	"crypto/sha256"
 	"crypto/subtle"
-	"fmt"
 	"net/http"
 	"net/netip"
 	"path"
 	"slices"
 	"strings"
+
+	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
 )
 
 // privateRanges are the networks that `private_ranges` stands for, the same as in Caddy's own remote_ip matcher.
@@ -46,7 +47,7 @@ func newAccess(allow, tokens []string) (access, error) {
 		default:
 			prefix, err := parsePrefix(entry)
 			if err != nil {
-				return a, fmt.Errorf("allow: %q is neither an IP address, a CIDR range, private_ranges nor all", entry)
+				return a, locale.Errorf("allow: %q is neither an IP address, a CIDR range, private_ranges nor all", entry)
 			}
 			a.allow = append(a.allow, prefix)
 		}
@@ -236,13 +237,13 @@ func newPaths(patterns, deny []string) (paths, error) {
 	allow := make([]string, 0, len(patterns))
 	for _, p := range patterns {
 		if !strings.HasPrefix(p, "/") {
-			return paths{}, fmt.Errorf("paths: %q must begin with /", p)
+			return paths{}, locale.Errorf("paths: %q must begin with /", p)
 		}
 		if i := strings.IndexByte(p, '*'); i >= 0 && i != len(p)-1 {
-			return paths{}, fmt.Errorf("paths: %q: an asterisk may only stand at the end", p)
+			return paths{}, locale.Errorf("paths: %q: an asterisk may only stand at the end", p)
 		}
 		if !plainPath(strings.TrimSuffix(p, "*")) {
-			return paths{}, fmt.Errorf("paths: %q could never match: paths are compared decoded, and neither '..', '//' nor any of %% ; \\ ? # passes", p)
+			return paths{}, locale.Errorf("paths: %q could never match: paths are compared decoded, and neither '..', '//' nor any of %% ; \\ ? # passes", p)
 		}
 		if !strings.HasSuffix(p, "*") {
 			p = path.Clean(p)

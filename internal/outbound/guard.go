@@ -22,6 +22,7 @@ import (
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/accesslog"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/body"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/ratelog"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/secret"
 )
@@ -87,7 +88,7 @@ func (g *Guard) Provision(ctx caddy.Context, platform *Platform, metrics *Metric
 		g.Timeout = caddy.Duration(defaultTimeout)
 	}
 	if g.MaxSize < 0 || g.MaxResponse < 0 || g.Timeout < 0 {
-		return fmt.Errorf("max_size, max_response and timeout must be positive")
+		return locale.Errorf("max_size, max_response and timeout must be positive")
 	}
 	if err := g.provisionValidate(); err != nil {
 		return err
@@ -96,7 +97,7 @@ func (g *Guard) Provision(ctx caddy.Context, platform *Platform, metrics *Metric
 	for _, raw := range g.Token {
 		token, literal, err := secret.Resolve(raw)
 		if err != nil {
-			return fmt.Errorf("token: %w", err)
+			return locale.Errorf("token: %w", err)
 		}
 		if literal {
 			g.logger.Warn("a token is written out in the configuration; use a placeholder such as {env.GATEWAY_TOKEN}", zap.String("option", "token"))
@@ -112,7 +113,7 @@ func (g *Guard) Provision(ctx caddy.Context, platform *Platform, metrics *Metric
 	}
 	events, err := ctx.App("events")
 	if err != nil {
-		return fmt.Errorf("getting events app: %w", err)
+		return locale.Errorf("getting events app: %w", err)
 	}
 	g.events = events.(*caddyevents.App)
 	return nil

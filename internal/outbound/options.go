@@ -1,11 +1,12 @@
 package outbound
 
 import (
-	"fmt"
 	"slices"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+
+	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
 )
 
 // SetUp refuses the options of a signing transport, and of the reverse_proxy around it, that would repeat, rewrite or
@@ -14,11 +15,11 @@ import (
 func SetUp(ctx caddy.Context, t *reverseproxy.HTTPTransport, remote string) error {
 	switch {
 	case slices.Contains(t.Versions, "3"):
-		return fmt.Errorf("versions: 3 is not supported, whether a call was sent could not be told")
+		return locale.Errorf("versions: 3 is not supported, whether a call was sent could not be told")
 	case t.Compression != nil && *t.Compression:
-		return fmt.Errorf("compression must stay off: answers are passed on as they come")
+		return locale.Errorf("compression must stay off: answers are passed on as they come")
 	case t.TLS != nil && t.TLS.InsecureSkipVerify && remote != "":
-		return fmt.Errorf("%s: tls_insecure_skip_verify is refused except to loopback: anybody on the way could take the calls", remote)
+		return locale.Errorf("%s: tls_insecure_skip_verify is refused except to loopback: anybody on the way could take the calls", remote)
 	}
 	// Only the nearest: one further out, in whose handle_response this one stands, does with its own request what it likes.
 	for _, module := range slices.Backward(ctx.Modules()) {
@@ -44,13 +45,13 @@ func SetUp(ctx caddy.Context, t *reverseproxy.HTTPTransport, remote string) erro
 // refuseProxyOptions looks at the reverse_proxy around the transport.
 func refuseProxyOptions(proxy *reverseproxy.Handler) error {
 	if proxy.LoadBalancing != nil && len(proxy.LoadBalancing.RetryMatchRaw) > 0 {
-		return fmt.Errorf("lb_retry_match is refused: it could repeat a payment")
+		return locale.Errorf("lb_retry_match is refused: it could repeat a payment")
 	}
 	if proxy.Rewrite != nil {
 		if proxy.Rewrite.Method != "" {
-			return fmt.Errorf("method is refused: a call is a POST")
+			return locale.Errorf("method is refused: a call is a POST")
 		}
-		return fmt.Errorf("rewrite is refused: the guard has judged the path that the app called")
+		return locale.Errorf("rewrite is refused: the guard has judged the path that the app called")
 	}
 	return nil
 }

@@ -3,17 +3,17 @@
 package secret
 
 import (
-	"errors"
-	"fmt"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
 )
 
 // Errors of values that are no keys. None of them holds a part of the value.
 var (
-	errEmpty   = errors.New("is empty")
-	errControl = errors.New("holds a line break or another control character; does the file hold more than the key?")
+	errEmpty   = locale.Errorf("is empty")
+	errControl = locale.Errorf("holds a line break or another control character; does the file hold more than the key?")
 )
 
 // Resolve replaces the placeholders in raw, once: braces in what they stand for are left alone. literal tells that
@@ -34,7 +34,7 @@ func Resolve(raw string) (value string, literal bool, err error) {
 		if ok {
 			literal = false
 			if caddy.ToString(replacement) == "" && unresolved == nil {
-				unresolved = fmt.Errorf("cannot be resolved: {%s} is empty; is the variable set, the file there?", name)
+				unresolved = locale.Errorf("cannot be resolved: {%s} is empty; is the variable set, the file there?", name)
 			}
 			return replacement, true
 		}
@@ -43,7 +43,7 @@ func Resolve(raw string) (value string, literal bool, err error) {
 			return "{" + name + "}", true
 		}
 		if unresolved == nil {
-			unresolved = errors.New("cannot be resolved: what is in braces is no placeholder that Caddy knows; write {env.NAME} or {file./path}, and a brace of the value itself as \\{")
+			unresolved = locale.Errorf("cannot be resolved: what is in braces is no placeholder that Caddy knows; write {env.NAME} or {file./path}, and a brace of the value itself as \\{")
 		}
 		return nil, false
 	})
@@ -52,7 +52,7 @@ func Resolve(raw string) (value string, literal bool, err error) {
 		return "", false, unresolved
 	}
 	if err != nil {
-		return "", false, errors.New("cannot be resolved: it holds too many braces")
+		return "", false, locale.Errorf("cannot be resolved: it holds too many braces")
 	}
 	value = strings.TrimSpace(strings.TrimPrefix(value, "\ufeff")) // a byte order mark, as some editors write
 	if value == "" {

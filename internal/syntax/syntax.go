@@ -17,6 +17,7 @@ import (
 	"github.com/dustin/go-humanize"
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/inbound"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/outbound"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/verdict"
 )
@@ -28,7 +29,7 @@ func Argument(d *caddyfile.Dispenser, account *string) error {
 		*account = d.Val()
 	}
 	if d.NextArg() {
-		return d.Errf("%s: surplus argument %q", name, d.Val())
+		return d.WrapErr(locale.Errorf("%s: surplus argument %q", name, d.Val()))
 	}
 	return nil
 }
@@ -43,7 +44,7 @@ type Options struct {
 func (o *Options) once() error {
 	name := o.D.Val()
 	if o.seen[name] {
-		return o.D.Errf("%s: %s is given twice", o.Of, name)
+		return o.D.WrapErr(locale.Errorf("%s: %s is given twice", o.Of, name))
 	}
 	if o.seen == nil {
 		o.seen = make(map[string]bool)
@@ -60,11 +61,11 @@ func (o *Options) List(target *[]string) error {
 	name := o.D.Val()
 	*target = o.D.RemainingArgs()
 	if len(*target) == 0 {
-		return o.D.Errf("%s: %s needs a value", o.Of, name)
+		return o.D.WrapErr(locale.Errorf("%s: %s needs a value", o.Of, name))
 	}
 	for _, value := range *target {
 		if value == "" {
-			return o.D.Errf("%s: %s is empty", o.Of, name)
+			return o.D.WrapErr(locale.Errorf("%s: %s is empty", o.Of, name))
 		}
 	}
 	return nil
@@ -79,7 +80,7 @@ func (o *Options) One(target *string) error {
 	}
 	if len(values) > 1 {
 		// They are not shown: one may be a key.
-		return o.D.Errf("%s: %s takes one value, not %d", o.Of, name, len(values))
+		return o.D.WrapErr(locale.Errorf("%s: %s takes one value, not %d", o.Of, name, len(values)))
 	}
 	*target = values[0]
 	return nil
@@ -96,7 +97,7 @@ func (o *Options) Word(target *string, words ...string) error {
 			return nil
 		}
 	}
-	return o.D.Errf("%s: %s: %q is not one of: %s", o.Of, name, *target, strings.Join(words, ", "))
+	return o.D.WrapErr(locale.Errorf("%s: %s: %q is not one of: %s", o.Of, name, *target, strings.Join(words, ", ")))
 }
 
 // Size reads an option such as 64KiB.
@@ -111,11 +112,11 @@ func (o *Options) SizeTo(target *int64, limit string) error {
 	}
 	most, err := humanize.ParseBytes(limit)
 	if err != nil {
-		return o.D.Errf("%s: %s: %v", o.Of, name, err)
+		return o.D.WrapErr(locale.Errorf("%s: %s: %v", o.Of, name, err))
 	}
 	size, err := humanize.ParseBytes(text)
 	if err != nil || size == 0 || size > most {
-		return o.D.Errf("%s: %s: %q is not a size between 1 byte and %s", o.Of, name, text, limit)
+		return o.D.WrapErr(locale.Errorf("%s: %s: %q is not a size between 1 byte and %s", o.Of, name, text, limit))
 	}
 	*target = int64(size)
 	return nil
@@ -130,7 +131,7 @@ func (o *Options) Duration(target *caddy.Duration) error {
 	}
 	duration, err := caddy.ParseDuration(text)
 	if err != nil || duration <= 0 {
-		return o.D.Errf("%s: %s: %q is not a positive duration such as 10s", o.Of, name, text)
+		return o.D.WrapErr(locale.Errorf("%s: %s: %q is not a positive duration such as 10s", o.Of, name, text))
 	}
 	*target = caddy.Duration(duration)
 	return nil
@@ -142,7 +143,7 @@ func (o *Options) Flag(target *bool) error {
 		return err
 	}
 	if o.D.NextArg() {
-		return o.D.Errf("%s: surplus argument %q", o.Of, o.D.Val())
+		return o.D.WrapErr(locale.Errorf("%s: surplus argument %q", o.Of, o.D.Val()))
 	}
 	*target = true
 	return nil
@@ -150,7 +151,7 @@ func (o *Options) Flag(target *bool) error {
 
 // Unknown is the error of an option that there is not.
 func (o *Options) Unknown() error {
-	return o.D.Errf("%s: unknown option %q", o.Of, o.D.Val())
+	return o.D.WrapErr(locale.Errorf("%s: unknown option %q", o.Of, o.D.Val()))
 }
 
 // Guard reads the option at the cursor, if it is one that every platform's guard has.
@@ -246,7 +247,7 @@ func (s *Shortcut) Parse(h httpcaddyfile.Helper, accounts ...*string) ([]httpcad
 			return nil, err
 		case known:
 		case Refused(d.Val()):
-			return nil, d.Errf("%s: %s is refused here: it could send a call elsewhere, again or changed", s.Name, d.Val())
+			return nil, d.WrapErr(locale.Errorf("%s: %s is refused here: it could send a call elsewhere, again or changed", s.Name, d.Val()))
 		case transportOptions[d.Val()]:
 			transportTokens = append(transportTokens, d.NextSegment()...)
 		default:
