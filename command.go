@@ -30,7 +30,7 @@ Keys never come from an argument. They come from a Caddy configuration
 environment: UMS_APP_ID and UMS_APP_KEY for calls, UMS_NOTIFY_KEY for notifies, UMS_MID
 for the mid of a test notify.`,
 		CobraFunc: func(cmd *cobra.Command) {
-			cmd.AddCommand(signCommand(), verifyCommand(), notifyCommand(), sandboxCommand(), versionCommand(), healthCommand())
+			cmd.AddCommand(signCommand(), verifyCommand(), notifyCommand(), sandboxCommand(), devCommand(), versionCommand(), healthCommand())
 		},
 	})
 }

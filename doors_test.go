@@ -222,11 +222,22 @@ var doors = []door{
 	},
 	{
 		// With this, no other door can be walked around by way of a shared package.
-		name:  "internal packages import no platform, no inbox and no sandbox",
-		files: func(s source) bool { return within(s.room(), "internal") && !within(s.room(), "internal/sandbox") },
+		name: "internal packages import no platform, no inbox and no sandbox",
+		files: func(s source) bool {
+			return within(s.room(), "internal") && !within(s.room(), "internal/sandbox") && !within(s.room(), "internal/dev")
+		},
 		closed: func(_ source, i imported) bool {
 			room, ok := i.ours()
-			return ok && (!within(room, "internal") || within(room, "internal/sandbox"))
+			return ok && (!within(room, "internal") || within(room, "internal/sandbox") || within(room, "internal/dev"))
+		},
+	},
+	{
+		// It starts the gateway from a Caddyfile, as users do.
+		name:  "dev imports no platform and no inbox",
+		files: func(s source) bool { return within(s.room(), "internal/dev") },
+		closed: func(_ source, i imported) bool {
+			room, ok := i.ours()
+			return ok && !within(room, "internal")
 		},
 	},
 }
@@ -309,6 +320,11 @@ func TestDoorsClose(t *testing.T) {
 		{file: "internal/outbound/body.go", path: ours + "shouqianba", want: "internal packages"},
 		{file: "internal/outbound/body.go", path: ours + "internal/sandbox", want: "internal packages"},
 		{file: "internal/outbound/body.go", path: ours + "internal/secret"},
+		{file: "internal/outbound/body.go", path: ours + "internal/dev", want: "internal packages"},
+		{file: "internal/dev/dev.go", path: modulePath, want: "dev imports"},
+		{file: "internal/dev/dev.go", path: ours + "shouqianba", want: "dev imports"},
+		{file: "internal/dev/dev.go", path: ours + "internal/sandbox"},
+		{file: "command_dev.go", path: ours + "internal/dev"},
 	} {
 		t.Run(test.file+" imports "+test.path, func(t *testing.T) {
 			s := source{file: test.file, test: strings.HasSuffix(test.file, "_test.go")}
