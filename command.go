@@ -31,6 +31,7 @@ environment: UMS_APP_ID and UMS_APP_KEY for calls, UMS_NOTIFY_KEY for notifies, 
 for the mid of a test notify.`,
 		CobraFunc: func(cmd *cobra.Command) {
 			cmd.AddCommand(signCommand(), verifyCommand(), notifyCommand(), sandboxCommand(), devCommand(), versionCommand(), healthCommand())
+			locale.Help(cmd)
 		},
 	})
 }

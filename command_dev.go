@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/dev"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
 )
 
 func devCommand() *cobra.Command {
@@ -44,7 +45,7 @@ UMS_SOURCE (Shouqianba: SQB_TERMINAL_SN).`,
 		ctx, stop := signal.NotifyContext(contextOf(cmd), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 		defer stop()
 		err := dev.Run(ctx, dev.Options{
-			Platform: *platform, App: *app, Port: *port, Chinese: speaksChinese(os.Getenv), Out: cmd.OutOrStdout(), Err: cmd.ErrOrStderr(),
+			Platform: *platform, App: *app, Port: *port, Chinese: locale.Chinese(), Out: cmd.OutOrStdout(), Err: cmd.ErrOrStderr(),
 		})
 		if err != nil {
 			return fmt.Errorf("dev: %w", err)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/outbound"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/sandbox"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/secret"
@@ -193,7 +194,7 @@ func sendNotify(ctx context.Context, w io.Writer, address string, message *sandb
 	if err != nil {
 		return fmt.Errorf("status %s, and the answer was cut: %w", res.Status, err)
 	}
-	r := &report{w: w, chinese: speaksChinese(os.Getenv)}
+	r := &report{w: w, chinese: locale.Chinese()}
 	r.line("order", "%s", printable(message.Form.Get(orderParameter(message.Form))))
 	r.line("status", "%s", res.Status)
 	r.line("answer", "%s", printable(string(answer)))

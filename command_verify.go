@@ -13,7 +13,6 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
-	"os"
 	"regexp"
 	"slices"
 	"strconv"
@@ -26,6 +25,7 @@ import (
 	encoding "golang.org/x/text/encoding/unicode"
 	"golang.org/x/text/transform"
 
+	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/outbound"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/secret"
 )
@@ -84,7 +84,7 @@ buyer's.`,
 		if err != nil {
 			return err
 		}
-		r := &report{w: cmd.OutOrStdout(), chinese: speaksChinese(os.Getenv), show: *show}
+		r := &report{w: cmd.OutOrStdout(), chinese: locale.Chinese(), show: *show}
 		return r.examine(m, captured, doctorKeys(name, merchants))
 	}
 	return cmd
@@ -98,12 +98,6 @@ func onlyNotifies(config *Merchant) *Merchant {
 	without := *config
 	without.AppID, without.AppKey = "", ""
 	return &without
-}
-
-// speaksChinese reads the locale as POSIX does.
-func speaksChinese(env func(string) string) bool {
-	locale := cmp.Or(env("LC_ALL"), env("LC_MESSAGES"), env("LANG"))
-	return strings.HasPrefix(strings.ToLower(locale), "zh")
 }
 
 // doctorKeys are all keys of the configuration, the merchant's own first. Those of other merchants that cannot be

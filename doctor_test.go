@@ -444,21 +444,6 @@ func TestDoctorTexts(t *testing.T) {
 	}
 }
 
-func TestSpeaksChinese(t *testing.T) {
-	for _, test := range []struct {
-		all, messages, lang string
-		want                bool
-	}{
-		{"", "", "", false}, {"", "", "C.UTF-8", false}, {"", "", "zh_CN.UTF-8", true}, {"", "", "zh_TW", true}, {"", "", "ZH", true},
-		{"C", "", "zh_CN", false}, {"zh_CN", "", "en_US", true}, {"", "en_US", "zh_CN", false}, {"", "zh_CN", "en_US", true},
-	} {
-		env := map[string]string{"LC_ALL": test.all, "LC_MESSAGES": test.messages, "LANG": test.lang}
-		if got := speaksChinese(func(name string) string { return env[name] }); got != test.want {
-			t.Errorf("%v: %v", env, got)
-		}
-	}
-}
-
 // TestDoctorBounded: ten thousand merchants and the largest notify do not keep the operator waiting for minutes.
 func TestDoctorBounded(t *testing.T) {
 	merchants := map[string]*Merchant{"shop": {NotifyKey: []string{"own"}}}

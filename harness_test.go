@@ -27,6 +27,7 @@ import (
 // TestMain keeps the tests away from the Caddy that this machine may run: from its autosaved configuration, which
 // `caddy run --resume` starts, and its storage.
 func TestMain(m *testing.M) {
+	_ = os.Setenv("LC_ALL", "C") // messages are in English, whatever this machine speaks
 	storetest.TempOnDisk()
 	directory, err := os.MkdirTemp("", "chinaums-test-")
 	if err != nil {

@@ -408,6 +408,7 @@ func TestMain(m *testing.M) {
 		caddycmd.Main()
 		os.Exit(0)
 	}
+	_ = os.Setenv("LC_ALL", "C") // messages are in English, whatever this machine speaks
 	os.Exit(m.Run())
 }
 

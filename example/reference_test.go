@@ -16,6 +16,8 @@ import (
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
 )
 
 // The reference has to have every word that the code has: the lists come from the code's syntax and from the commands'
@@ -550,6 +552,29 @@ func TestReferenceClients(t *testing.T) {
 	for _, name := range shown {
 		if !strings.Contains(string(tested), `"`+name+`"`) {
 			t.Errorf("clients_test.go does not run %s", name)
+		}
+	}
+}
+
+// TestHelpInChinese: where the locale is Chinese, no text of a command's help is left in English.
+func TestHelpInChinese(t *testing.T) {
+	for _, name := range []string{"chinaums", "shouqianba", "inbox"} {
+		registered := caddycmd.Commands()[name]
+		newCommand := func() *cobra.Command {
+			command := &cobra.Command{Use: name, Short: registered.Short, Long: registered.Long}
+			registered.CobraFunc(command)
+			return command
+		}
+		t.Setenv("LC_ALL", "C")
+		for _, text := range locale.MissingHelp(newCommand()) {
+			t.Errorf("%s: no Chinese of %q", name, text)
+		}
+		t.Setenv("LC_ALL", "zh_CN.UTF-8")
+		var help strings.Builder
+		command := newCommand()
+		command.SetOut(&help)
+		if err := command.Help(); err != nil || !regexp.MustCompile(`\p{Han}`).MatchString(help.String()) {
+			t.Errorf("%s: %v\n%s", name, err, help.String())
 		}
 	}
 }

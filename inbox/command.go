@@ -20,6 +20,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/spf13/cobra"
+
+	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
 )
 
 func init() {
@@ -40,6 +42,7 @@ the default is assumed.`,
 				inbox:   flags.String("inbox", defaultName, "Name of the inbox"),
 			}
 			cmd.AddCommand(listCommand(reach), showCommand(reach), redeliverCommand(reach))
+			locale.Help(cmd)
 		},
 	})
 }

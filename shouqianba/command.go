@@ -22,6 +22,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/inbound"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/sandbox"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/secret"
 )
@@ -32,7 +33,10 @@ func init() {
 		Short: "Verifies and plays Shouqianba (收钱吧)",
 		Long: `
 Says whether a saved notify verifies, and plays the platform on this machine.`,
-		CobraFunc: func(cmd *cobra.Command) { cmd.AddCommand(verifyCommand(), sandboxCommand()) },
+		CobraFunc: func(cmd *cobra.Command) {
+			cmd.AddCommand(verifyCommand(), sandboxCommand())
+			locale.Help(cmd)
+		},
 	})
 }
 

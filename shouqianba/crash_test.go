@@ -45,6 +45,7 @@ var binary = sync.OnceValues(func() (string, error) {
 })
 
 func TestMain(m *testing.M) {
+	_ = os.Setenv("LC_ALL", "C") // messages are in English, whatever this machine speaks
 	// Not the autosaved configuration and the storage of the Caddy that this machine may run.
 	directory, err := os.MkdirTemp("", "shouqianba-test-")
 	if err != nil {

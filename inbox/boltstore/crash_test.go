@@ -26,6 +26,7 @@ import (
 const crashFile = "CHINAUMS_TEST_CRASH_FILE"
 
 func TestMain(m *testing.M) {
+	_ = os.Setenv("LC_ALL", "C") // messages are in English, whatever this machine speaks
 	if path := os.Getenv(crashFile); path != "" {
 		if err := workUntilKilled(path, os.Stdout); err != nil {
 			fmt.Fprintln(os.Stderr, err)

@@ -55,6 +55,7 @@ var binary = sync.OnceValues(func() (string, error) {
 var directory string
 
 func TestMain(m *testing.M) {
+	_ = os.Setenv("LC_ALL", "C") // messages are in English, whatever this machine speaks
 	storetest.TempOnDisk()
 	var err error
 	if directory, err = os.MkdirTemp("", "faults-"); err != nil {

@@ -10,12 +10,6 @@ import (
 	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
 )
 
-// Errors of values that are no keys. None of them holds a part of the value.
-var (
-	errEmpty   = locale.Errorf("is empty")
-	errControl = locale.Errorf("holds a line break or another control character; does the file hold more than the key?")
-)
-
 // Resolve replaces the placeholders in raw, once: braces in what they stand for are left alone. literal tells that
 // nothing was replaced, so that the secret stands in the configuration itself. White space around the value, a file's
 // last line break most of all, is not part of it.
@@ -56,10 +50,10 @@ func Resolve(raw string) (value string, literal bool, err error) {
 	}
 	value = strings.TrimSpace(strings.TrimPrefix(value, "\ufeff")) // a byte order mark, as some editors write
 	if value == "" {
-		return "", false, errEmpty
+		return "", false, locale.Errorf("is empty")
 	}
 	if strings.ContainsFunc(value, func(r rune) bool { return r < ' ' || r == 0x7f }) {
-		return "", false, errControl
+		return "", false, locale.Errorf("holds a line break or another control character; does the file hold more than the key?")
 	}
 	return value, literal, nil
 }

@@ -1,0 +1,115 @@
+package locale
+
+import (
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+// Help gives the help of a command, and of those below it, in Chinese, if the locale is Chinese.
+func Help(cmd *cobra.Command) {
+	if Chinese() {
+		eachText(cmd, func(text *string) {
+			if chinese, ok := help[*text]; ok {
+				*text = chinese
+			}
+		})
+	}
+}
+
+// MissingHelp returns the texts in the help of a command, and of those below it, that have no Chinese.
+func MissingHelp(cmd *cobra.Command) (missing []string) {
+	eachText(cmd, func(text *string) {
+		if _, ok := help[*text]; !ok && strings.TrimSpace(*text) != "" {
+			missing = append(missing, *text)
+		}
+	})
+	return missing
+}
+
+func eachText(cmd *cobra.Command, visit func(text *string)) {
+	visit(&cmd.Short)
+	visit(&cmd.Long)
+	flag := func(flag *pflag.Flag) { visit(&flag.Usage) }
+	cmd.LocalFlags().VisitAll(flag)
+	for _, below := range cmd.Commands() {
+		eachText(below, visit)
+	}
+}
+
+// help holds the Chinese of each text in a command's help.
+var help = map[string]string{
+	// caddy chinaums
+	"Signs, verifies, notifies and plays ChinaUMS (银联商务)": "银联商务：签名、验签、发送测试通知、运行沙箱",
+	"\nSigns a call's body; says whether a saved notify verifies and, if not, which known\nmistake explains it; sends a test notify; plays the platform on this machine.\n\nKeys never come from an argument. They come from a Caddy configuration\n(--config, with --merchant where there are several), or else from the\nenvironment: UMS_APP_ID and UMS_APP_KEY for calls, UMS_NOTIFY_KEY for notifies, UMS_MID\nfor the mid of a test notify.": "\n给请求报文签名；对保存下来的通知验签，失败时说明是哪一种常见错误；发送测试通知；\n在本机运行模拟平台的沙箱。\n\n密钥不从命令行参数传入，而是来自 Caddy 配置（--config，有多个商户时加 --merchant），\n或来自环境变量：UMS_APP_ID 和 UMS_APP_KEY 用于调用，UMS_NOTIFY_KEY 用于通知，\nUMS_MID 是测试通知里的 mid。",
+	"Prints the Authorization header for a body": "打印一段报文的 Authorization 请求头",
+	"\nReads a body from the file, or from standard input, and prints the OPEN-BODY-SIG\nheader for exactly these bytes. The header is good for anybody who has it: do not\nshare it.\n\nWith --curl it prints a curl line that sends the body to this path of the\nmerchant's platform; it needs a file then.": "\n从文件或标准输入读取报文，打印这些字节的 OPEN-BODY-SIG 请求头。任何人拿到它都能使用：\n不要外传。\n\n加 --curl 时，打印一行 curl 命令，把报文发往商户所用平台的这个路径；此时必须给出文件。",
+	"Print a curl line for this path":                                             "打印调用该路径的 curl 命令",
+	"Caddy configuration that has the merchant":                                   "含有该商户的 Caddy 配置",
+	"Config adapter of the configuration":                                         "该配置的适配器",
+	"Merchant's name; may be left out where there is one":                         "商户名；只有一个商户时可省略",
+	"Says whether a saved notify verifies and, if not, which mistake explains it": "对保存下来的通知验签，失败时说明原因",
+	"\nThe signature doctor. Reads from the file, or from standard input, one of\n\n  - a notify's body, a form or JSON, as it arrived;\n  - a whole HTTP request: request line, headers, an empty line, the body;\n  - the address of a return page or of an H5 link;\n  - a call's request with its header Authorization: OPEN-BODY-SIG ...\n\nand says whether the signature is right with the merchant's keys, what exactly was\nsigned, the digests, and if it is wrong, which known mistake gives just this\nsignature: another digest, another configured key, '+' kept, decoded twice, not\ndecoded, empty values in, values re-serialized, GBK, '&key=', the app_key instead of\nthe communication key, sorted regardless of case, and so on.\n\nIt exits with 1 if the signature is wrong. It speaks Chinese where LC_ALL,\nLC_MESSAGES or LANG says zh. Values are masked unless --show is given: they may be a\nbuyer's.": "\n验签诊断。从文件或标准输入读取以下之一：\n\n  - 通知的报文（表单或 JSON），与收到时一致；\n  - 完整的 HTTP 请求：请求行、请求头、空行、报文；\n  - 返回页或 H5 链接的地址；\n  - 带 Authorization: OPEN-BODY-SIG ... 请求头的调用请求\n\n用商户的密钥验签，并打印待签名串和摘要。验签失败时，说明哪一种常见错误恰好得到这个签名：\n摘要算法不同、用了另一把已配置的密钥、“+”未解码、解码两次、未解码、空值参与签名、\n值被重新序列化、GBK、“&key=”、用 app_key 代替通讯密钥、排序不区分大小写等。\n\n验签失败时退出码为 1。LC_ALL、LC_MESSAGES 或 LANG 以 zh 开头时输出中文。\n值可能是买家信息，默认打码，加 --show 才显示。",
+	"Show values":                "显示各参数的值",
+	"Sends a signed test notify": "发送带签名的测试通知",
+	"\nSends a notify of an imaginary order to an address, signed with the merchant's own\nnotify key, as the platform would, and prints the status and the answer. It is sent\nonce; redirects are not followed, as the platform follows none.\n\nKinds: payment, refund, bill, deduction, guarantee.\n\nVariants that have to be taken: genuine, late, reordered, json, gbk. Variants that\nhave to be refused: tampered, recut, unsigned, other-key, foreign-mid. The command\nexits with 1 if the answer is not what the variant deserves.\n\nSomebody who has this key can tell a shop that anything was paid: send it to your own\ngateway only.": "\n像平台一样，用商户的通讯密钥签名，向某个地址发送一笔虚构订单的通知，并打印状态码和返回内容。\n只发一次；与平台一样，不跟随重定向。\n\n类型：payment（支付）、refund（退款）、bill（账单）、deduction（代扣）、guarantee（担保）。\n\n必须被接收的变体：genuine、late、reordered、json、gbk。必须被拒绝的变体：tampered、\nrecut、unsigned、other-key、foreign-mid。返回内容与变体不符时退出码为 1。\n\n拿到这把密钥的人可以向商店谎称任何订单已付款：只发给您自己的网关。",
+	"What the notify reports":                                                         "通知的类型",
+	"How it is sent, or what is wrong with it":                                        "发送方式，或要制造的错误",
+	"Digest, SHA256 or MD5 (default: SHA256, if the merchant accepts it)":             "摘要算法，SHA256 或 MD5（默认 SHA256，前提是商户接受）",
+	"Letters of the sign's hexadecimal, upper or lower; the platform's own are upper": "签名的十六进制用大写（upper）还是小写（lower）；平台用大写",
+	"Set a field, or take it out with an empty value (may be repeated)":               "设置一个字段，值为空则去掉该字段（可重复）",
+	"Print the body instead of sending it":                                            "只打印报文，不发送",
+	"Write the body to this file, for verify; a file that is there is replaced":       "把报文写入该文件，供 verify 使用；已有的文件会被替换",
+	"How long to wait for the answer":                                                 "等待返回的时间",
+	"Plays the platform on this machine":                                              "在本机运行模拟平台的沙箱",
+	"\nPlays ChinaUMS on loopback until it is interrupted: it checks the signatures of\ncalls, keeps orders, refunds and bills, and sends signed notifies, repeated until they\nare answered SUCCESS.\n\nIt makes fresh keys at each start and prints them as lines for a shell, and then the\npart of a Caddyfile that uses them. With --ui there is a page of its orders, with a\nbutton that pays. With --save each notify that it sends becomes a file,\n<directory>/<order>-<n>.txt, which \"caddy chinaums verify\" reads; the newest 1000 of a\nrun are kept.\n\nA call that it takes although the documents want it otherwise is told on standard\nerror, once for each interface, and on the page.": "\n在本机模拟银联商务，直到被中断：检查调用的签名，保存订单、退款和账单，发送带签名的通知，\n没有收到 SUCCESS 就重发。\n\n每次启动都生成新密钥，打印成 shell 命令，再打印使用它们的 Caddyfile 片段。加 --ui 时提供\n订单页面，页面上可以付款。加 --save 时，发出的每条通知存为一个文件\n<目录>/<订单号>-<序号>.txt，可用 caddy chinaums verify 验签；每次运行保留最新的 1000 个。\n\n与文档不符但仍被接受的调用，会在标准错误输出上提示（每个接口一次），页面上也会显示。",
+	"Loopback address; port 0 takes a free one":                  "本机地址；端口 0 表示任取空闲端口",
+	"Serve a page of the orders at /":                            "在 / 提供订单页面",
+	"The same as --ui":                                           "同 --ui",
+	"Where notifies go, besides the order's own notifyUrl":       "除订单自己的 notifyUrl 之外，通知还发往哪里",
+	"Digest of notifies, SHA256 or MD5":                          "通知的摘要算法，SHA256 或 MD5",
+	"Repeat notifies after seconds instead of minutes and hours": "几秒后就重发通知，而不是几分钟或几小时后",
+	"Save each notify that is sent in this directory":            "把发出的每条通知保存到该目录",
+	"Runs sandbox, gateway and your app in one terminal":         "在一个终端里运行沙箱、网关和您的应用",
+	"\nPlays the platform on loopback, runs the gateway in front of it, and sends each event\nto your app, until it is interrupted. It prints what to open and what to type, and then\na line for each call, event and reply. The keys are fresh at each start; mid, tid and\nsource number are always the same. It touches no configuration and no data of another\nCaddy.\n\nThe app: --app 127.0.0.1:8903 is a web server. fastcgi://127.0.0.1:9000, or\nfastcgi:///run/php/php-fpm.sock, is PHP-FPM, which runs the index.php of the current\ndirectory. Without --app, and where there is php-cgi and an index.php in the current\ndirectory, php-cgi is started. Otherwise the gateway accepts every event.\n\nThe app gets events as POST /notify. APP_SECRET is fresh too, unless it is set in the\nenvironment. PHP gets it with BOOK, GATEWAY, NOTIFY_URL, and UMS_MID, UMS_TID and\nUMS_SOURCE (Shouqianba: SQB_TERMINAL_SN).": "\n在本机模拟平台，在它前面运行网关，把每个事件发给您的应用，直到被中断。启动后打印该打开的页面\n和可直接粘贴的命令，之后每次调用、事件和返回各打印一行。每次启动都生成新密钥；mid、tid 和\n来源编号固定不变。不读写其他 Caddy 的配置和数据。\n\n应用：--app 127.0.0.1:8903 表示 Web 服务；fastcgi://127.0.0.1:9000 或\nfastcgi:///run/php/php-fpm.sock 表示 PHP-FPM，运行当前目录的 index.php。不写 --app 时，\n如果有 php-cgi 且当前目录有 index.php，就启动 php-cgi；否则由网关接收所有事件。\n\n事件以 POST /notify 发给应用。APP_SECRET 也是新生成的，除非环境变量里已经设置。PHP 还会得到\nBOOK、GATEWAY、NOTIFY_URL，以及 UMS_MID、UMS_TID 和 UMS_SOURCE（收钱吧为 SQB_TERMINAL_SN）。",
+	"Where your app takes events: host:port, fastcgi://host:port or fastcgi:///path/of/a.sock": "应用在哪里接收事件：host:port、fastcgi://host:port 或 fastcgi:///path/of/a.sock",
+	"First of four ports: platform, way out, way in, pages of a PHP app":                       "四个端口中的第一个，依次为：平台、出站、入站、PHP 应用的页面",
+	"chinaums or shouqianba":                                              "chinaums 或 shouqianba",
+	"Prints the plugin's version, Caddy's and Go's":                       "打印插件、Caddy 和 Go 的版本",
+	"Says whether the Caddy that is running has loaded its configuration": "检查正在运行的 Caddy 是否已加载配置",
+	"\nAsks the admin endpoint of the Caddy that is running for its http app, and exits\nwith 0 if there is one. A container's health check calls it.\n\nIt says nothing about the platform or your app: the metrics and alerts do.": "\n向正在运行的 Caddy 的管理端点查询 http 应用，存在则退出码为 0。供容器健康检查使用。\n\n它不检查平台和您的应用，那是指标和告警的事。",
+	"Address of the admin endpoint, if not the default":                             "管理端点的地址，默认地址可省略",
+	"Configuration that has the admin endpoint's address, if --address is not used": "未用 --address 时，从该配置读取管理端点的地址",
+
+	// caddy shouqianba
+	"Verifies and plays Shouqianba (收钱吧)":                                             "收钱吧：验签、运行沙箱",
+	"\nSays whether a saved notify verifies, and plays the platform on this machine.": "\n对保存下来的通知验签；在本机运行模拟平台的沙箱。",
+	"Says whether a saved notify verifies":                                            "对保存下来的通知验签",
+	"\nReads a notify from the file, or from standard input: the whole HTTP request with its\nheader Authorization, which is the signature, as the sandbox's --save writes it. Says\nwhether one of the terminal's public keys verifies it. It exits with 1 if none does.": "\n从文件或标准输入读取通知：完整的 HTTP 请求，其中 Authorization 请求头就是签名，与沙箱的\n--save 保存的一样。用终端的各个公钥验签；都不通过时退出码为 1。",
+	"Caddy configuration that has the terminal":           "含有该终端的 Caddy 配置",
+	"Terminal's name; may be left out where there is one": "终端名；只有一个终端时可省略",
+	"\nPlays Shouqianba on loopback until it is interrupted: it checks the signatures of\ncalls, activates and checks in terminals, keeps orders and refunds, and sends signed\nnotifies to each order's notify_url, repeated until they are answered success.\n\nIt makes fresh keys at each start and prints them as lines for a shell, and then the\npart of a Caddyfile that uses them. With --ui there is a page of its orders, with a\nbutton that pays. With --save each notify that it sends becomes a file,\n<directory>/<client_sn>-<n>.txt, which \"caddy shouqianba verify\" reads; the newest 1000\nof a run are kept.": "\n在本机模拟收钱吧，直到被中断：检查调用的签名，处理终端的激活和签到，保存订单和退款，\n向每笔订单的 notify_url 发送带签名的通知，没有收到 success 就重发。\n\n每次启动都生成新密钥，打印成 shell 命令，再打印使用它们的 Caddyfile 片段。加 --ui 时提供\n订单页面，页面上可以付款。加 --save 时，发出的每条通知存为一个文件\n<目录>/<client_sn>-<序号>.txt，可用 caddy shouqianba verify 验签；每次运行保留最新的 1000 个。",
+	"Repeat notifies after seconds instead of minutes": "几秒后就重发通知，而不是几分钟后",
+
+	// caddy inbox
+	"Lists, shows and redelivers the messages of an inbox": "收件箱：列出、查看、重新投递消息",
+	"\nLooks into an inbox of the Caddy that is running, through its admin API.\n\nWhere the admin API is comes from --address, or from the given --config; otherwise\nthe default is assumed.": "\n通过管理 API 查看正在运行的 Caddy 的收件箱。\n\n管理 API 的地址来自 --address，或来自 --config 所给的配置；都没有时用默认地址。",
+	"Configuration file to get the admin address from, if --address is not used":                                                                                                                "未用 --address 时，从该配置文件读取管理 API 的地址",
+	"Name of config adapter to apply (when --config is used)":                                                                                                                                   "配置适配器的名字（与 --config 一起用）",
+	"Address of the admin API, if not the default":                                                                                                                                              "管理 API 的地址，默认地址可省略",
+	"Name of the inbox":                       "收件箱的名字",
+	"Lists messages, without what is in them": "列出消息，不含内容",
+	"\nLists messages in the order in which they were stored. TRIED is how many deliveries\nhave failed; WHEN is when a pending message is delivered next, or when another was\ndelivered or given up; ANSWER is the app's last.": "\n按存入的先后列出消息。TRIED 是投递失败的次数；WHEN 是待投递消息下次投递的时间，\n或其他消息投递成功、放弃的时间；ANSWER 是应用最近一次的返回。",
+	"Only messages of this state: pending, delivered or dead": "只列出该状态的消息：pending（待投递）、delivered（已投递）或 dead（死信）",
+	"Only messages with a higher seq than this":               "只列出 seq 更大的消息",
+	"At most so many, up to 1000":                             "最多列出多少条，上限 1000",
+	"Print JSON, as the admin API answers":                    "打印管理 API 返回的 JSON",
+	"Shows one message, masked":                               "查看一条消息（打码）",
+	"\nPrints one message as JSON. Of the request, header values and the URI's query are\nmasked, and of the body only its size and digest are there; the text of the app's\nanswer is masked too, for it may repeat them. --show prints all of it, which may be\nsecret.": "\n以 JSON 打印一条消息。请求头的值和 URI 的查询串打码，报文只显示大小和摘要；应用的返回内容\n可能重复这些信息，也打码。加 --show 则全部打印，其中可能有机密。",
+	"Print the request and the answer unmasked": "打印未打码的请求和返回",
+	"Delivers messages now, dead ones again":    "立即投递消息；死信重新投递",
+	"\nA dead message becomes pending as if new, a pending one is delivered now instead of\nlater. One that was delivered is delivered again with --force only: the app must\nexpect it.\n\n--all-dead takes all messages that are dead when it begins.": "\n死信恢复为待投递，如同新消息；待投递的消息立即投递。已投递的消息只有加 --force 才会再次投递：\n应用必须能处理重复。\n\n--all-dead 处理命令开始时的全部死信。",
+	"All dead messages":                 "全部死信",
+	"Even messages that were delivered": "已投递的消息也处理",
+}
