@@ -859,7 +859,9 @@ func (f *notifyFields) foldHashRunes(name []byte) (uint64, bool) {
 		return 0, false
 	}
 	hash := uint64(0)
-	for _, r := range string(name) {
+	for len(name) > 0 {
+		r, size := utf8.DecodeRune(name)
+		name = name[size:]
 		least := r
 		for next := unicode.SimpleFold(r); next != r; next = unicode.SimpleFold(next) {
 			least = min(least, next)
@@ -917,18 +919,19 @@ func (f *notifyFields) foldedNumber(name []byte) int {
 // nextPair returns the name of the first pair that stands in value behind an '&', and what comes after that name: what
 // the signed string can be cut into. The name is nil if there is none.
 func nextPair(value []byte) (name, rest []byte) {
-	for {
-		i := bytes.IndexByte(value, '&')
-		if i < 0 {
-			return nil, nil
-		}
-		value = value[i+1:]
-		end := indexByteFrom(value, '&', 0)
-		if cut := bytes.IndexByte(value[:end], '='); cut >= 0 {
-			return value[:cut:cut], value[cut:]
-		}
-		value = value[end:]
+	start := bytes.IndexByte(value, '&') + 1
+	if start == 0 {
+		return nil, nil
 	}
+	for i := start; i < len(value); i++ {
+		switch value[i] {
+		case '&':
+			start = i + 1
+		case '=':
+			return value[start:i:i], value[i:]
+		}
+	}
+	return nil, nil
 }
 
 // hidden returns a name that decides and is not there because a value has swallowed it, so that no query could decide on
