@@ -49,12 +49,13 @@ func capture(r *http.Request, content []byte) (*request, error) {
 	if r.TLS != nil {
 		stored.TLS = &tlsState{r.TLS.Version, r.TLS.CipherSuite, r.TLS.ServerName}
 	}
-	// Only names that there are: the sender may list as many as fit.
+	// Only names that there are: the sender may list as many as fit. Over HTTP/2 there may be a field Host beside the
+	// request's host, which FastCGI would hand the app in its place.
 	stays := make(map[string]bool, len(r.Header))
 	for name := range r.Header {
 		name = http.CanonicalHeaderKey(name)
 		stays[name] = !slices.Contains(hopByHop, name) && !slices.Contains(forAnswers, name) &&
-			!strings.HasPrefix(name, "Proxy-") && !strings.HasPrefix(name, "If-")
+			!strings.HasPrefix(name, "Proxy-") && !strings.HasPrefix(name, "If-") && name != "Host"
 	}
 	for _, value := range r.Header["Connection"] {
 		for name := range strings.SplitSeq(value, ",") {

@@ -141,6 +141,18 @@ func TestHopByHop(t *testing.T) {
 	}
 }
 
+// TestTwoHosts: over HTTP/2 a request may have a field Host beside its :authority. Before, it was stored too, and
+// php_fastcgi made HTTP_HOST of it.
+func TestTwoHosts(t *testing.T) {
+	r := sent("POST", "http://shop.example/", "", "X-Stays: 1")
+	r.Proto, r.ProtoMajor, r.ProtoMinor = "HTTP/2.0", 2, 0
+	r.Header["Host"] = []string{"other.example"}
+	got := stored(t, r)
+	if names := slices.Sorted(maps.Keys(got.Header)); got.Host != "shop.example" || !slices.Equal(names, []string{"X-Stays"}) {
+		t.Errorf("host %s, headers %q", got.Host, names)
+	}
+}
+
 // allocated is how many bytes f allocates.
 func allocated(f func()) uint64 {
 	var before, after runtime.MemStats
