@@ -2,6 +2,7 @@ package chinaums
 
 import (
 	"bufio"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -18,6 +19,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
 // A walk is a route of one of our handlers and the ways in which a request to it can go wrong early: before its body has
@@ -156,12 +158,15 @@ func inChunk(size int, end string) func(string) string {
 
 // walkGateway is one listener with all of the walks and a route that signs, and what would see a second request.
 type walkGateway struct {
-	log      *logged
-	platform *merchantApp
-	walks    []walk
-	address  string // plain
-	hurried  string // a body must come within 300 ms
-	dressed  string // answers get `Connection: keep-alive`, and errors a page of another server
+	log       *logged
+	platform  *merchantApp
+	walks     []walk
+	address   string // plain
+	hurried   string // a body must come within 300 ms
+	dressed   string // answers get `Connection: keep-alive`, and errors a page of another server
+	secure    string // TLS: HTTP/1.1, HTTP/2 and HTTP/3
+	cleartext string // HTTP/2 without TLS too
+	roots     *x509.CertPool
 }
 
 func startWalkGateway(t *testing.T) *walkGateway {
@@ -169,7 +174,7 @@ func startWalkGateway(t *testing.T) *walkGateway {
 	setKeys(t)
 	t.Setenv("SQB_TERMINAL_KEY", "key")
 	g := &walkGateway{
-		address: freeAddress(t), hurried: freeAddress(t), dressed: freeAddress(t),
+		address: freeAddress(t), hurried: freeAddress(t), dressed: freeAddress(t), secure: freeAddress(t), cleartext: freeAddress(t),
 		platform: newMerchantApp(t, func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "application/json")
 			io.WriteString(w, `{"errCode":"SUCCESS"}`)
@@ -187,8 +192,21 @@ func startWalkGateway(t *testing.T) *walkGateway {
 	for _, w := range g.walks {
 		fmt.Fprintf(&routes, "handle_path /%s/* {\n%s\n}\n", w.name, w.site)
 	}
+	certificate, roots := serverCertificate(t)
+	g.roots = roots
+	hold := handleBy(t, func(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
+		content, err := io.ReadAll(r.Body)
+		if err == nil {
+			_, err = w.Write(content)
+		}
+		return err
+	})
 	options := strings.Replace(merchantOptions(g.platform.URL), "upstream ", "mid 898201612345678\n\t\t\tupstream ", 1)
 	g.log = startCaddy(t, strings.Replace(options, "{\n", `{
+	auto_https disable_redirects
+	servers `+g.cleartext+` {
+		protocols h1 h2c
+	}
 	servers `+g.hurried+` {
 		timeouts {
 			read_body 300ms
@@ -217,9 +235,27 @@ func startWalkGateway(t *testing.T) *walkGateway {
 	handle /after {
 		respond after
 	}
+	handle /hold {
+		`+hold+`
+	}
+	handle_path /late-notify/* {
+		chinaums_notify {
+			timeout 300ms
+		}
+		respond 200
+	}
+	handle_path /late-call/* {
+		chinaums_proxy {
+			timeout 300ms
+		}
+	}
 	`+routes.String()+`
 }
-http://`+g.address+`, http://`+g.hurried+` {
+http://`+g.address+`, http://`+g.hurried+`, http://`+g.cleartext+` {
+	import routes
+}
+https://`+g.secure+` {
+	tls `+certificate+`
 	import routes
 }
 http://`+g.dressed+` {
