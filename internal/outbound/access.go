@@ -281,6 +281,19 @@ func (p *paths) allowed(urlPath string) bool {
 	return slices.ContainsFunc(p.allow, func(pattern string) bool { return matchPath(pattern, clean) })
 }
 
+// refusal says in words why a path is not allowed.
+func (p *paths) refusal(urlPath string) *Error {
+	switch {
+	case strings.Contains(urlPath, "//"):
+		return errForbidden.saying("路径中有 //：SDK 的地址（base URL）不要以斜杠结尾", "the path has //: write the SDK's base URL without a slash at its end")
+	case !plainPath(urlPath):
+		return errForbidden.saying("路径中有 .. 或不允许的字符", "the path has .. or a character that is not allowed")
+	case len(p.allow) == 0:
+		return errForbidden.saying("此接口发放令牌或密钥，网关不转发", "this interface gives out a token or a key, and is not passed on")
+	}
+	return errForbidden.saying("此路径不在 paths 中", "the path is not in paths")
+}
+
 func matchPath(pattern, clean string) bool {
 	if prefix, ok := strings.CutSuffix(pattern, "*"); ok {
 		return strings.HasPrefix(clean, prefix) || clean == strings.TrimSuffix(prefix, "/")

@@ -138,7 +138,7 @@ func (g *Guard) Admit(w http.ResponseWriter, r *http.Request, resolve func() Acc
 		}
 	}()
 	if reason := g.access.check(r); reason != "" {
-		return nil, nil, errForbidden.because(reason, nil)
+		return nil, nil, forbidden[reason].because(reason, nil)
 	}
 	account := resolve()
 	if account == nil {
@@ -153,7 +153,7 @@ func (g *Guard) Admit(w http.ResponseWriter, r *http.Request, resolve func() Acc
 		client:      r.Context(),
 	}
 	if !g.paths.allowed(r.URL.Path) {
-		return nil, call, errForbidden.because("path", nil)
+		return nil, call, g.paths.refusal(r.URL.Path).because("path", nil)
 	}
 	call.path = r.URL.Path
 	if r.Method != http.MethodPost {

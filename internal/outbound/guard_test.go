@@ -95,6 +95,41 @@ func TestOrderOfTheChecks(t *testing.T) {
 	}
 }
 
+// TestRefusalsSayWhy: every 403 had the same words, "the gateway refuses this request". An SDK's exception shows nothing
+// else, so nobody could tell a slash at the end of its base URL from a missing token.
+func TestRefusalsSayWhy(t *testing.T) {
+	open, listed := newGuard(t, nil, nil, nil), newGuard(t, nil, []string{"the-token"}, []string{"/v1/netpay/query"})
+	bearer := "Authorization: Bearer the-token"
+	for _, test := range []struct {
+		guard                    *Guard
+		peer, path               string
+		headers                  []string
+		reason, chinese, english string
+	}{
+		{open, "203.0.113.7:1", "/v1/x", nil, "allow", "调用方的地址不在 allow 中", "the caller's address is not in allow"},
+		{open, "127.0.0.1:1", "/v1/x", []string{"X-Forwarded-For: 203.0.113.7"}, "named_address", "有不在 allow 中的地址", "X-Forwarded-For"},
+		{open, "127.0.0.1:1", "/v1/x", []string{"Origin: https://x.example"}, "browser", "浏览器", "Sec-Fetch"},
+		{listed, "127.0.0.1:1", "/v1/x", []string{`Authorization: OPEN-BODY-SIG AppId="1"`}, "token", "令牌", "Authorization: Bearer"},
+		{open, "127.0.0.1:1", "//v1/netpay/query", nil, "path", "不要以斜杠结尾", "base URL without a slash at its end"},
+		{listed, "127.0.0.1:1", "//v1/netpay/query", []string{bearer}, "path", "不要以斜杠结尾", "base URL without a slash at its end"},
+		{open, "127.0.0.1:1", "/v1/../v1/x", nil, "path", "..", "the path has .."},
+		{open, "127.0.0.1:1", "/v1/token/access", nil, "path", "令牌或密钥", "gives out a token or a key"},
+		{listed, "127.0.0.1:1", "/v1/netpay/refund", []string{bearer}, "path", "不在 paths 中", "not in paths"},
+	} {
+		r := httptest.NewRequest("POST", "/", strings.NewReader("{}"))
+		r.RemoteAddr, r.URL.Path, r.Header = test.peer, test.path, header(append(test.headers, "Content-Type: application/json")...)
+		_, _, refusal := test.guard.Admit(httptest.NewRecorder(), r, func() Account { return testAccount{} })
+		if refusal == nil || refusal.Status != 403 || refusal.Code != "GATEWAY_FORBIDDEN" || refusal.Outcome != NotSent || refusal.Reason != test.reason {
+			t.Errorf("%s %s: %+v", test.path, test.headers, refusal)
+			continue
+		}
+		chinese, english, _ := strings.Cut(refusal.Message(), " / ")
+		if !strings.Contains(chinese, test.chinese) || !strings.Contains(english, test.english) || strings.Contains(english, " / ") {
+			t.Errorf("%s %s: it says %q", test.path, test.headers, refusal.Message())
+		}
+	}
+}
+
 func TestContentTypes(t *testing.T) {
 	for value, want := range map[string]bool{
 		"application/json":                        true,

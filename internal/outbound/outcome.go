@@ -56,6 +56,14 @@ var (
 	errInternal    = Error{Status: http.StatusInternalServerError, Code: "GATEWAY_INTERNAL", Outcome: NotSent, Reason: "internal", Chinese: "网关内部错误", English: "internal error of the gateway"}
 )
 
+// forbidden are the words for whoever may not call, by reason.
+var forbidden = map[string]*Error{
+	"allow":         errForbidden.saying("调用方的地址不在 allow 中", "the caller's address is not in allow"),
+	"named_address": errForbidden.saying("X-Forwarded-For、Forwarded、X-Real-IP 或 Via 中有不在 allow 中的地址", "X-Forwarded-For, Forwarded, X-Real-IP or Via names an address that is not in allow"),
+	"browser":       errForbidden.saying("不接受浏览器的请求（有 Origin 或 Sec-Fetch-*）", "a browser's request (Origin, Sec-Fetch-*) is not accepted"),
+	"token":         errForbidden.saying("缺少令牌或令牌不正确，应以 Authorization: Bearer 发送", "the token is missing or wrong; send it as Authorization: Bearer"),
+}
+
 // because returns a copy with a reason and its cause.
 func (e Error) because(reason string, cause error) *Error {
 	e.Reason, e.Cause = reason, cause
