@@ -250,13 +250,18 @@ func setReadmeEnvironment(t *testing.T) {
 // Every Caddyfile shown is formatted, and loads.
 func TestPageCaddyfiles(t *testing.T) {
 	setReadmeEnvironment(t)
+	shownFile, file := regexp.MustCompile(`\{file\.[^}]+\}`), filepath.Join(t.TempDir(), "key")
+	if err := os.WriteFile(file, []byte("a-key\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	seen := 0
 	for _, name := range allPages(t) {
 		for i, shown := range fenced(t, name, "caddyfile") {
 			seen++
 			t.Run(fmt.Sprint(name, "/", i+1), func(t *testing.T) {
 				config := new(caddy.Config)
-				if err := json.Unmarshal(quiet(t, adapt(t, []byte(shown.text))), config); err != nil {
+				text := shownFile.ReplaceAllString(shown.text, "{file."+file+"}")
+				if err := json.Unmarshal(quiet(t, adapt(t, []byte(text))), config); err != nil {
 					t.Fatal(err)
 				}
 				if err := caddy.Validate(config); err != nil {
