@@ -23,6 +23,29 @@ func init() {
 //
 // It sets the placeholders `{http.chinaums.merchant}`, `{http.chinaums.outcome}`, `{http.chinaums.err_code}` and, where
 // the gateway answers itself, `{http.chinaums.reason}`.
+//
+// The shortcut for a guard with its reverse_proxy is `chinaums_proxy`.
+//
+// In a Caddyfile:
+//
+//	chinaums_guard {
+//		allow 10.0.0.0/24
+//		token {env.GATEWAY_TOKEN}
+//		paths /v1/netpay/query /v1/netpay/refund
+//	}
+//	reverse_proxy {
+//		dynamic chinaums
+//		transport chinaums
+//	}
+//
+// In JSON:
+//
+//	{
+//		"handler": "chinaums_guard",
+//		"allow": ["10.0.0.0/24"],
+//		"token": ["{env.GATEWAY_TOKEN}"],
+//		"paths": ["/v1/netpay/query", "/v1/netpay/refund"]
+//	}
 type Guard struct {
 	// The merchant whose keys are used: a name of the chinaums app, or a placeholder that reaches merchants with `mid`.
 	// May be empty where there is exactly one merchant.

@@ -33,6 +33,24 @@ func init() {
 //
 // The link's signature covers content, not path: it would fit other interfaces too. So content that asks for a refund
 // or a completion is refused, however its names are spelled.
+//
+// It sets the placeholders of `chinaums_guard`.
+//
+// In a Caddyfile:
+//
+//	@h5 path /v1/netpay/trade/h5-pay /v1/netpay/wxpay/h5-pay
+//	chinaums_h5 @h5 {
+//		allow 10.0.0.0/24
+//		token {env.GATEWAY_TOKEN}
+//	}
+//
+// In JSON:
+//
+//	{
+//		"handler": "chinaums_h5",
+//		"allow": ["10.0.0.0/24"],
+//		"token": ["{env.GATEWAY_TOKEN}"]
+//	}
 type H5 struct {
 	// The merchant whose keys sign: a name of the chinaums app, or a placeholder that reaches merchants with `mid`.
 	// May be empty where there is exactly one merchant.

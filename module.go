@@ -42,6 +42,34 @@ const (
 
 // App holds the merchants whose keys the handlers use. It is configured once, as a global option; the handlers name a
 // merchant, or leave the name out where there is exactly one.
+//
+// In a Caddyfile:
+//
+//	{
+//		chinaums {
+//			merchant shop {
+//				app_id {env.UMS_APP_ID}
+//				app_key {env.UMS_APP_KEY}
+//				notify_key {env.UMS_NOTIFY_KEY}
+//				mid {env.UMS_MID}
+//				environment test
+//			}
+//		}
+//	}
+//
+// In JSON:
+//
+//	{
+//		"merchants": {
+//			"shop": {
+//				"app_id": "{env.UMS_APP_ID}",
+//				"app_key": "{env.UMS_APP_KEY}",
+//				"notify_key": ["{env.UMS_NOTIFY_KEY}"],
+//				"mid": ["{env.UMS_MID}"],
+//				"environment": "test"
+//			}
+//		}
+//	}
 type App struct {
 	// The merchants, by a name of the user's own: letters, digits, `.`, `_` and `-`, beginning with a letter or digit.
 	Merchants map[string]*Merchant `json:"merchants,omitempty"`

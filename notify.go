@@ -52,6 +52,25 @@ var inward = inbound.Platform{
 // It sets the placeholders `{http.chinaums.merchant}`, `{http.chinaums.event_id}`, `{http.chinaums.event_type}`,
 // `{http.chinaums.mer_order_id}`, `{http.chinaums.total_amount}`, `{http.chinaums.status}` and, where the answer is
 // FAILED, `{http.chinaums.reason}`.
+//
+// In a Caddyfile:
+//
+//	chinaums_notify /notify {
+//		format json
+//		timeout 10s
+//		confirm
+//	}
+//	webhook_signature {env.APP_SECRET}
+//	reverse_proxy 127.0.0.1:8903
+//
+// In JSON:
+//
+//	{
+//		"handler": "chinaums_notify",
+//		"format": "json",
+//		"timeout": "10s",
+//		"confirm": true
+//	}
 type Notify struct {
 	// The merchant whose notify keys verify: a name of the chinaums app, or a placeholder that reaches merchants with
 	// `mid`. May be empty where there is exactly one merchant.

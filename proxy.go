@@ -27,6 +27,25 @@ func init() {
 // timestamp and nonce and an `Authorization` header over exactly the bytes that are sent. It refuses a request that no
 // guard has passed, and a host that is not its merchant's. It takes all options of the `http` transport but those that
 // would repeat, rewrite or re-encode a call; HTTP/1.1 is the default.
+//
+// In a Caddyfile:
+//
+//	chinaums_guard
+//	reverse_proxy {
+//		dynamic chinaums
+//		transport chinaums {
+//			auth access_token
+//			dial_timeout 3s
+//		}
+//	}
+//
+// In JSON:
+//
+//	{
+//		"protocol": "chinaums",
+//		"auth": "access_token",
+//		"dial_timeout": "3s"
+//	}
 type Transport struct {
 	reverseproxy.HTTPTransport
 
@@ -142,6 +161,21 @@ func newNonce() string {
 }
 
 // Upstreams is the reverse_proxy's source of upstreams that names the merchant's platform at request time.
+//
+// In a Caddyfile:
+//
+//	chinaums_guard shop
+//	reverse_proxy {
+//		dynamic chinaums shop
+//		transport chinaums shop
+//	}
+//
+// In JSON:
+//
+//	{
+//		"source": "chinaums",
+//		"merchant": "shop"
+//	}
 type Upstreams struct {
 	// The merchant whose platform is called, as in the transport.
 	Merchant string `json:"merchant,omitempty"`

@@ -40,6 +40,20 @@ const bodyPatience = 10 * time.Second
 // A body does not go on: nobody has verified it.
 //
 // The query is shown by the buyer's own browser, as often as he likes: a return page never marks an order paid.
+//
+// In a Caddyfile:
+//
+//	chinaums_return /thanks {
+//		ignore lang
+//	}
+//	reverse_proxy 127.0.0.1:8903
+//
+// In JSON:
+//
+//	{
+//		"handler": "chinaums_return",
+//		"ignore": ["lang"]
+//	}
 type Return struct {
 	// The merchant whose notify keys verify: a name of the chinaums app, or a placeholder that reaches merchants with
 	// `mid`. May be empty where there is exactly one merchant.

@@ -42,6 +42,28 @@ const (
 
 // App is the `inbox` app: the inboxes and where they keep their messages. A handler names its inbox; the inbox `default`
 // exists even where no app is configured.
+//
+// In a Caddyfile:
+//
+//	{
+//		inbox {
+//			store bolt
+//			max_store 10GiB
+//			remember 30d
+//		}
+//	}
+//
+// In JSON:
+//
+//	{
+//		"inboxes": {
+//			"default": {
+//				"store": {"store": "bolt"},
+//				"max_store": 10737418240,
+//				"remember": "30d"
+//			}
+//		}
+//	}
 type App struct {
 	// The inboxes by name. A name is made of letters, digits, `.`, `_` and `-`, and begins with a letter or digit.
 	Inboxes map[string]*Inbox `json:"inboxes,omitempty"`

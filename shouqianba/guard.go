@@ -26,6 +26,29 @@ func init() {
 //
 // It sets the placeholders `{http.shouqianba.merchant}` (the terminal's name), `{http.shouqianba.outcome}`,
 // `{http.shouqianba.err_code}` and, where the gateway answers itself, `{http.shouqianba.reason}`.
+//
+// The shortcut for a guard with its reverse_proxy is `shouqianba_proxy`.
+//
+// In a Caddyfile:
+//
+//	shouqianba_guard {
+//		allow 10.0.0.0/24
+//		token {env.GATEWAY_TOKEN}
+//		paths /upay/v2/*
+//	}
+//	reverse_proxy {
+//		dynamic shouqianba
+//		transport shouqianba
+//	}
+//
+// In JSON:
+//
+//	{
+//		"handler": "shouqianba_guard",
+//		"allow": ["10.0.0.0/24"],
+//		"token": ["{env.GATEWAY_TOKEN}"],
+//		"paths": ["/upay/v2/*"]
+//	}
 type Guard struct {
 	// The terminal whose key is used: a name of the shouqianba app, or a placeholder that reaches terminals that have a
 	// key. May be empty where there is exactly one terminal.

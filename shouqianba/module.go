@@ -49,6 +49,30 @@ const (
 
 // App holds the terminals whose keys the handlers use. It is configured once, as a global option; the handlers name a
 // terminal, or leave the name out where there is exactly one.
+//
+// In a Caddyfile:
+//
+//	{
+//		shouqianba {
+//			terminal till {
+//				terminal_sn {env.SQB_TERMINAL_SN}
+//				terminal_key {env.SQB_TERMINAL_KEY}
+//				public_key {env.SQB_PUBLIC_KEY}
+//			}
+//		}
+//	}
+//
+// In JSON:
+//
+//	{
+//		"terminals": {
+//			"till": {
+//				"terminal_sn": "{env.SQB_TERMINAL_SN}",
+//				"terminal_key": "{env.SQB_TERMINAL_KEY}",
+//				"public_key": ["{env.SQB_PUBLIC_KEY}"]
+//			}
+//		}
+//	}
 type App struct {
 	// The terminals, by a name of the user's own: letters, digits, `.`, `_` and `-`, beginning with a letter or digit.
 	Terminals map[string]*Terminal `json:"terminals,omitempty"`

@@ -39,6 +39,25 @@ var inward = inbound.Platform{
 // `{http.shouqianba.event_type}`, `{http.shouqianba.client_sn}`, `{http.shouqianba.sn}`,
 // `{http.shouqianba.total_amount}`, `{http.shouqianba.status}` (order_status) and, where the answer is fail,
 // `{http.shouqianba.reason}`.
+//
+// In a Caddyfile:
+//
+//	shouqianba_notify /notify/shouqianba {
+//		format json
+//		timeout 10s
+//		confirm
+//	}
+//	webhook_signature {env.APP_SECRET}
+//	reverse_proxy 127.0.0.1:8903
+//
+// In JSON:
+//
+//	{
+//		"handler": "shouqianba_notify",
+//		"format": "json",
+//		"timeout": "10s",
+//		"confirm": true
+//	}
 type Notify struct {
 	// The terminal whose public keys verify: a name of the shouqianba app, or a placeholder that reaches terminals that
 	// have a key. May be empty where there is exactly one terminal.

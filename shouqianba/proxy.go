@@ -23,6 +23,23 @@ func init() {
 // `Authorization` header over exactly the bytes that are sent, with the key that the terminal has then. It refuses a
 // request that no guard has passed, and a host that is not its terminal's. It takes all options of the `http` transport
 // but those that would repeat, rewrite or re-encode a call; HTTP/1.1 is the default.
+//
+// In a Caddyfile:
+//
+//	shouqianba_guard
+//	reverse_proxy {
+//		dynamic shouqianba
+//		transport shouqianba {
+//			dial_timeout 3s
+//		}
+//	}
+//
+// In JSON:
+//
+//	{
+//		"protocol": "shouqianba",
+//		"dial_timeout": "3s"
+//	}
 type Transport struct {
 	reverseproxy.HTTPTransport
 
@@ -99,6 +116,21 @@ func (a *attempt) Answered(_ outbound.Account, _ *http.Response, errCode string,
 }
 
 // Upstreams is the reverse_proxy's source of upstreams that names the terminal's platform at request time.
+//
+// In a Caddyfile:
+//
+//	shouqianba_guard till
+//	reverse_proxy {
+//		dynamic shouqianba till
+//		transport shouqianba till
+//	}
+//
+// In JSON:
+//
+//	{
+//		"source": "shouqianba",
+//		"terminal": "till"
+//	}
 type Upstreams struct {
 	// The terminal whose platform is called, as in the transport.
 	Terminal string `json:"terminal,omitempty"`

@@ -49,6 +49,18 @@ const (
 // seconds, 408; one that is shorter than its Content-Length, 400. A connection on
 // which something was refused ends, so that what is left of the body is not taken
 // for the next request.
+//
+// In a Caddyfile:
+//
+//	webhook_signature {env.APP_SECRET}
+//	reverse_proxy 127.0.0.1:8903
+//
+// In JSON:
+//
+//	{
+//		"handler": "webhook_signature",
+//		"secrets": ["{env.APP_SECRET}"]
+//	}
 type Handler struct {
 	// The secrets, one signature each; usually one, and the previous one while it
 	// is being replaced. `whsec_…` is base64 (standard alphabet, padded), any other
