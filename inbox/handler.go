@@ -64,6 +64,40 @@ const (
 // All handlers of one inbox must deliver in the same way: their options from `retry` on are equal.
 //
 // It adds the fields `inbox`, `receipt` (stored, repeated, revived, or refused) and `message_id` to the access log.
+//
+// In a Caddyfile:
+//
+//	inbox /notify {
+//		timeout 30s
+//		deliver {
+//			webhook_signature {env.APP_SECRET}
+//			reverse_proxy 127.0.0.1:8903
+//		}
+//	}
+//
+// In JSON:
+//
+//	{
+//		"handler": "inbox",
+//		"timeout": "30s",
+//		"deliver": {
+//			"handler": "subroute",
+//			"routes": [
+//				{
+//					"handle": [
+//						{
+//							"handler": "webhook_signature",
+//							"secrets": ["{env.APP_SECRET}"]
+//						},
+//						{
+//							"handler": "reverse_proxy",
+//							"upstreams": [{"dial": "127.0.0.1:8903"}]
+//						}
+//					]
+//				}
+//			]
+//		}
+//	}
 type Handler struct {
 	// The inbox's name. Default: `default`.
 	Inbox string `json:"inbox,omitempty"`

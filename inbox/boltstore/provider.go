@@ -19,6 +19,23 @@ func init() {
 
 // Provider keeps an inbox in one file of this machine, synced to the disk before a request is acknowledged. One process
 // at a time has the file. It must be on a local disk: in memory (tmpfs) it is refused.
+//
+// In a Caddyfile:
+//
+//	{
+//		inbox {
+//			store bolt {
+//				path /var/lib/caddy/inbox.db
+//			}
+//		}
+//	}
+//
+// In JSON:
+//
+//	{
+//		"store": "bolt",
+//		"path": "/var/lib/caddy/inbox.db"
+//	}
 type Provider struct {
 	// The file. Placeholders are resolved when the configuration loads. Default: `inbox/<name>.db` under Caddy's data
 	// directory.

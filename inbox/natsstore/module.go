@@ -31,6 +31,24 @@ func init() { caddy.RegisterModule(new(Nats)) }
 // room (max_store) and for a consumer's AckWait, which grows with the handlers' timeout.
 //
 // A gateway starts while NATS is out of reach: until it is there, requests are answered 503.
+//
+// In a Caddyfile:
+//
+//	{
+//		inbox {
+//			store nats nats://127.0.0.1:4222 {
+//				replicas 3
+//			}
+//		}
+//	}
+//
+// In JSON:
+//
+//	{
+//		"store": "nats",
+//		"urls": ["nats://127.0.0.1:4222"],
+//		"replicas": 3
+//	}
 type Nats struct {
 	// The servers: `nats://host:4222`, or `tls://…`; several of one cluster, for the first connection. A user and password,
 	// or a token, may be in them, with %2C for a comma, %2F for a slash and so on; placeholders, resolved when the config
