@@ -53,6 +53,7 @@ const (
 	retryAfter     = "30"             // seconds, for whoever is answered 503
 	maxConcurrency = 1000
 	maxID          = 1 << 10 // longer ids and keys are stored by their digest
+	maxSubject     = 256     // bytes, of Ce-Subject
 
 	longestOption = caddy.Duration(10 * 365 * 24 * time.Hour)
 )
@@ -317,7 +318,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 		h.access(r, "refused", "")
 		return caddyhttp.Error(http.StatusBadRequest, err)
 	}
-	message := &Message{Received: time.Now(), Request: stored.encode()}
+	message := &Message{Received: time.Now(), Request: stored.encode(), Subject: clip(r.Header.Get("Ce-Subject"), maxSubject)}
 	if message.ID, message.Key, err = h.identify(r, content); err != nil {
 		return caddyhttp.Error(http.StatusInternalServerError, err)
 	}

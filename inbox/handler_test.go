@@ -73,6 +73,29 @@ func TestAnyMethod(t *testing.T) {
 	}
 }
 
+// TestSubject: a message's subject is what Ce-Subject says, as it stands there, cut where it is longer than a store takes.
+func TestSubject(t *testing.T) {
+	_, app := appOf(nil)
+	g := start(t, options{app: app})
+	for id, test := range map[string]struct{ header, want string }{
+		"none":        {"", ""},
+		"an order":    {"3194202611290001", "3194202611290001"},
+		"encoded":     {"%E8%AE%A2%E5%8D%95-1", "%E8%AE%A2%E5%8D%95-1"},
+		"not UTF-8":   {"a\xff\xfeb", "a?b"},
+		"long":        {strings.Repeat("9", 300), strings.Repeat("9", 256)},
+		"cut in half": {strings.Repeat("9", 255) + "单", strings.Repeat("9", 255) + "?"},
+	} {
+		if test.header == "" {
+			g.accepted(id, "x")
+		} else {
+			g.accepted(id, "x", "Ce-Subject: "+test.header)
+		}
+		if got := g.message(id).Subject; got != test.want {
+			t.Errorf("%s: %q, want %q", id, got, test.want)
+		}
+	}
+}
+
 // TestReceipts: a repetition is acknowledged and not delivered again; a dead one is.
 func TestReceipts(t *testing.T) {
 	gate := make(chan struct{})

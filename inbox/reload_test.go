@@ -291,14 +291,16 @@ func TestLookup(t *testing.T) {
 	}
 	g.end()
 	for name, call := range map[string]func() error{
-		"Put":       func() error { _, err := store.Put(t.Context(), &inbox.Message{ID: "1"}); return err },
-		"Lease":     func() error { _, err := store.Lease(t.Context()); return err },
-		"Settle":    func() error { return store.Settle(t.Context(), &inbox.Message{}, inbox.Outcome{}) },
-		"List":      func() error { _, err := store.List(t.Context(), inbox.Query{Limit: 1}); return err },
-		"Get":       func() error { _, err := store.Get(t.Context(), 1); return err },
-		"Redeliver": func() error { _, err := store.Redeliver(t.Context(), 1, true); return err },
-		"Stats":     func() error { _, err := store.Stats(t.Context()); return err },
-		"Configure": func() error { return store.Configure(inbox.Settings{}) },
+		"Put":        func() error { _, err := store.Put(t.Context(), &inbox.Message{ID: "1"}); return err },
+		"Lease":      func() error { _, err := store.Lease(t.Context()); return err },
+		"Settle":     func() error { return store.Settle(t.Context(), &inbox.Message{}, inbox.Outcome{}) },
+		"List":       func() error { _, err := store.List(t.Context(), inbox.Query{Limit: 1}); return err },
+		"Get":        func() error { _, err := store.Get(t.Context(), 1); return err },
+		"Redeliver":  func() error { _, err := store.Redeliver(t.Context(), 1, true); return err },
+		"Delete":     func() error { return store.Delete(t.Context(), 1, true) },
+		"DeleteDead": func() error { _, err := store.DeleteDead(t.Context(), time.Time{}); return err },
+		"Stats":      func() error { _, err := store.Stats(t.Context()); return err },
+		"Configure":  func() error { return store.Configure(inbox.Settings{}) },
 	} {
 		if err := call(); err != inbox.ErrClosed { //nolint:errorlint // the very error, as callers may compare
 			t.Errorf("%s after the end: %v", name, err)

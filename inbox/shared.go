@@ -224,6 +224,24 @@ func (s *shared) Redeliver(ctx context.Context, seq uint64, force bool) (uint64,
 	return s.store.Redeliver(ctx, seq, force)
 }
 
+// Delete implements Store.
+func (s *shared) Delete(ctx context.Context, seq uint64, force bool) error {
+	if err := s.begin(); err != nil {
+		return err
+	}
+	defer s.calls.RUnlock()
+	return s.store.Delete(ctx, seq, force)
+}
+
+// DeleteDead implements Store.
+func (s *shared) DeleteDead(ctx context.Context, before time.Time) (int, error) {
+	if err := s.begin(); err != nil {
+		return 0, err
+	}
+	defer s.calls.RUnlock()
+	return s.store.DeleteDead(ctx, before)
+}
+
 // Stats implements Store.
 func (s *shared) Stats(ctx context.Context) (Stats, error) {
 	if err := s.begin(); err != nil {

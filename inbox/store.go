@@ -3,6 +3,7 @@ package inbox
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -22,13 +23,12 @@ import (
 //   - One message an id. While a message of an id is pending, or was delivered within Settings.Remember, Put of the same
 //     id returns Repeated and changes nothing, however many callers put it at once. If it is dead, Put makes it pending
 //     again, as if new, with the request of this Put: Revived. An id is compared byte for byte.
-//   - One lease at a time. A message is leased to one caller, of this process and of all that share the store, until it
-//     is settled or released, or until the lease has run out: its holder is gone (its process ended), or could not record
-//     an outcome for so long. A lease runs out at Settings.Lease at the earliest; a store that one process has for itself
-//     gives much more time.
-//   - At least once. A message is delivered twice only where its lease ran out between the app's taking it and the end of
-//     Settle: where the holder died, or where the store could record nothing for longer than the lease lasts, as a cluster
-//     without a quorum. Then it is twice for each such delivery that was in flight, and for no other. It is never lost.
+//   - Leased to one caller. A message is leased until it is settled or released, or until the lease has run out, at
+//     Settings.Lease at the earliest: its holder is gone, or could not record an outcome for so long. A failover of the
+//     store's servers may lease it to a second caller.
+//   - At least once. A message is delivered twice only where its lease ran out, or the store failed over, between the
+//     app's taking it and the end of Settle. Then it is twice for each such delivery that was in flight, and for no
+//     other. It is never lost.
 //   - Nothing is lost and nothing starves: every pending message that is due is leased in the end, however many there
 //     are, and messages that wait for a retry never keep others from being leased. First deliveries are in the order of
 //     seq, roughly.
@@ -38,16 +38,16 @@ import (
 //     Where Settings.MaxBytes would be exceeded, requests of delivered messages are dropped first, oldest first, while
 //     their ids stay known; then Put returns ErrFull.
 //   - Clocks may jump. A message whose retry is due later than the longest delay it was given, counted from now, is due.
-//   - Its costs (time to open, memory, time of Put, Lease and Settle) do not grow with the number of messages. No timer
-//     runs while nothing waits for a retry or is leased.
+//   - Its costs (time to open, memory, time of Put, Lease and Settle) grow with the number of messages as a logarithm
+//     does, at most. While nothing is to be done it wakes up every 30 seconds at most.
 //
-// What the caller owes: every lease is settled or released, soon after Settings.Lease at the latest; no method is called
-// after Close but Close. All methods may be called at the same time from many goroutines.
+// What the caller owes: every lease is settled or released, soon after Settings.Lease at the latest. All methods may be
+// called at the same time from many goroutines. After Close each returns ErrClosed, but Close.
 type Store interface {
 	// Configure changes the settings of an open store: a new configuration shares the store of the old one.
 	Configure(settings Settings) error
 
-	// Put stores a message: ID, Key, Received and Request count, the rest is the store's. It returns ErrFull,
+	// Put stores a message: ID, Key, Subject, Received and Request count, the rest is the store's. It returns ErrFull,
 	// ErrTooLarge (larger than this store could ever take), ctx's error, or why the store cannot store now; then the
 	// message is not acknowledged.
 	Put(ctx context.Context, message *Message) (Receipt, error)
@@ -58,7 +58,7 @@ type Store interface {
 
 	// Settle says what became of a leased message. It is repeated by the caller until it succeeds or the lease has run
 	// out, and beyond that where the app has taken it, as nobody else may have got it yet. Settling a message that was
-	// settled or re-leased meanwhile does nothing.
+	// settled or re-leased meanwhile does nothing. The seq of a message may change; then message.Seq is the new one.
 	Settle(ctx context.Context, message *Message, outcome Outcome) error
 
 	// List returns messages in the order of seq, without Request.
@@ -71,6 +71,14 @@ type Store interface {
 	// seq may change: it returns the new one. ErrNotFound, ErrDelivered (a delivered one needs force), ErrNoRequest (its
 	// request was dropped), ErrLeased (it is being delivered at this moment).
 	Redeliver(ctx context.Context, seq uint64, force bool) (uint64, error)
+
+	// Delete removes a settled message for good, and with force a pending one; its id is then unknown. ErrNotFound,
+	// ErrPending (a pending one needs force), ErrLeased (it is being delivered at this moment).
+	Delete(ctx context.Context, seq uint64, force bool) error
+
+	// DeleteDead removes the dead messages that were given up before a time, or all for the zero time, and returns how
+	// many it has removed, also where it ends with an error.
+	DeleteDead(ctx context.Context, before time.Time) (int, error)
 
 	// Stats counts, cheaply enough for every scrape.
 	Stats(ctx context.Context) (Stats, error)
@@ -88,6 +96,7 @@ var (
 	ErrDelivered = errors.New("the message was delivered; force delivers it again")
 	ErrNoRequest = errors.New("the message's request was dropped, to make room, after it had been delivered")
 	ErrLeased    = errors.New("the message is being delivered at this moment")
+	ErrPending   = errors.New("the message is still to be delivered; force deletes it all the same")
 )
 
 // Provider is a Caddy module of the namespace inbox.stores: how an inbox's messages are kept.
@@ -134,6 +143,7 @@ type Message struct {
 	Seq      uint64    // its number in the store, from 1
 	ID       string    // what tells it from others
 	Key      string    // messages of one key are delivered one after the other; empty: no order
+	Subject  string    // what it is about, for lists and searches: a notify's order; at most 256 bytes
 	Received time.Time // when it was put
 	Request  []byte    // the encoded request: the store does not look into it
 
@@ -176,9 +186,15 @@ const (
 
 // Query selects messages.
 type Query struct {
-	State State  // empty: all
-	After uint64 // only those with a higher seq
-	Limit int    // at most so many; at least 1
+	State  State  // empty: all
+	Search string // only those whose id or subject contains it; empty: all
+	After  uint64 // only those with a higher seq
+	Limit  int    // at most so many; at least 1
+}
+
+// Matches reports whether a message is one that Search asks for.
+func (q Query) Matches(message *Message) bool {
+	return strings.Contains(message.ID, q.Search) || strings.Contains(message.Subject, q.Search)
 }
 
 // Stats are the numbers of an inbox.

@@ -29,6 +29,7 @@ type batch struct {
 	err     error
 	changed bool
 	cleanup []*lease // those that are settled in this batch
+	undo    []*lease // those of messages that it deletes
 	stored  int      // messages added
 	fresh   int      // of them, those that may be leased now
 	then    []func() // what is done after the commit, under the store's lock

@@ -46,7 +46,7 @@ var (
 	keyCounters = []byte("counters")
 
 	formatName = []byte("caddy inbox ")
-	format     = append(bytes.Clone(formatName), '1')
+	format     = append(bytes.Clone(formatName), '2')
 )
 
 // lockTimeout is how long the file may be held by another process when it is opened.
@@ -194,7 +194,8 @@ func (s *Store) check(db *bbolt.DB) error {
 			return errors.New("it belongs to another program; it is left as it is: set another path")
 		}
 		if !bytes.Equal(is, format) {
-			return fmt.Errorf("it was written by a newer version of the inbox (format %q, this is %q)", is, format)
+			return fmt.Errorf("it was written by %s version of the inbox (format %q, this is %q); it is left as it is: use that version, or set another path",
+				map[bool]string{true: "an older", false: "a newer"}[bytes.Compare(is, format) < 0], is, format)
 		}
 		return nil
 	})

@@ -98,10 +98,17 @@ func TestForeignFiles(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			return b.Put(keyFormat, []byte("caddy inbox 2"))
+			return b.Put(keyFormat, []byte("caddy inbox 3"))
 		}), "newer version"},
 		{"cut off", raw("cut", content[:len(content)/8]), "its end is missing"},
 		{"a directory", directory, "directory"},
+		{"older", bolt("older", func(tx *bbolt.Tx) error {
+			b, err := tx.CreateBucket(bucketMeta)
+			if err != nil {
+				return err
+			}
+			return b.Put(keyFormat, []byte("caddy inbox 1"))
+		}), "older version"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			before, _ := os.ReadFile(test.path)

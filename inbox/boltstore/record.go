@@ -14,7 +14,7 @@ import (
 // What stands in the file, byte for byte. Numbers of a fixed size are big-endian, so that keys sort as the numbers do.
 
 // recordVersion begins every value, so that a later version can tell.
-const recordVersion = 1
+const recordVersion = 2
 
 // flagDropped marks a message whose request was dropped to make room.
 const flagDropped = 1
@@ -29,16 +29,18 @@ type record struct {
 	received time.Time
 	dropped  bool
 	id, key  []byte
+	subject  []byte
 	request  []byte
 }
 
 // encodeRecord makes a record's bytes.
 func encodeRecord(m *inbox.Message) []byte {
-	b := make([]byte, 0, recordHeader+2*binary.MaxVarintLen32+len(m.ID)+len(m.Key)+len(m.Request))
+	b := make([]byte, 0, recordHeader+3*binary.MaxVarintLen32+len(m.ID)+len(m.Key)+len(m.Subject)+len(m.Request))
 	b = append(b, recordVersion, 0)
 	b = binary.BigEndian.AppendUint64(b, uint64(m.Received.UnixMicro()))
 	b = appendText(b, m.ID)
 	b = appendText(b, m.Key)
+	b = appendText(b, m.Subject)
 	return append(b, m.Request...)
 }
 
@@ -57,6 +59,9 @@ func decodeRecord(b []byte) (r record, err error) {
 		return r, err
 	}
 	if r.key, b, err = text(b); err != nil {
+		return r, err
+	}
+	if r.subject, b, err = text(b); err != nil {
 		return r, err
 	}
 	r.request = b

@@ -19,13 +19,13 @@ func TestRecordBytes(t *testing.T) {
 		got  []byte
 		want string
 	}{
-		{"record", encodeRecord(&inbox.Message{ID: "id", Key: "k", Received: at, Request: []byte("body")}),
-			"0100" + "00064bf5a1dfa600" + "02" + "6964" + "01" + "6b" + "626f6479"},
-		{"record without key and request", encodeRecord(&inbox.Message{ID: "id", Received: at}), "0100" + "00064bf5a1dfa600" + "02" + "6964" + "00"},
+		{"record", encodeRecord(&inbox.Message{ID: "id", Key: "k", Subject: "31", Received: at, Request: []byte("body")}),
+			"0200" + "00064bf5a1dfa600" + "02" + "6964" + "01" + "6b" + "02" + "3331" + "626f6479"},
+		{"record without key, subject and request", encodeRecord(&inbox.Message{ID: "id", Received: at}), "0200" + "00064bf5a1dfa600" + "02" + "6964" + "00" + "00"},
 		{"progress", progress{attempts: 300, when: at, answer: inbox.Answer{Status: 503, Body: "b", Error: "e"}}.encode(),
-			"01" + "ac02" + "8098fd9db4fda506" + "ee07" + "0162" + "0165"},
+			"02" + "ac02" + "8098fd9db4fda506" + "ee07" + "0162" + "0165"},
 		{"counters", (&counters{Pending: 1, Delivered: 2, Dead: 3, Bytes: 4, Last: 5, Low: 6, Indexed: 7, Dropped: moment{8, 9}}).encode(),
-			"01" + "0000000000000001" + "0000000000000002" + "0000000000000003" + "0000000000000004" + "0000000000000005" +
+			"02" + "0000000000000001" + "0000000000000002" + "0000000000000003" + "0000000000000004" + "0000000000000005" +
 				"0000000000000006" + "0000000000000007" + "0000000000000008" + "0000000000000009"},
 		{"moment", momentOf(at, 1).key(), "80064bf5a1dfa600" + "0000000000000001"},
 		{"moment before 1970", momentOf(time.UnixMicro(-1), 1).key(), "7fffffffffffffff" + "0000000000000001"},
@@ -58,8 +58,8 @@ func TestMoments(t *testing.T) {
 }
 
 func FuzzRecord(f *testing.F) {
-	f.Add(encodeRecord(&inbox.Message{ID: "id", Key: "key", Received: time.Unix(1, 0), Request: []byte("request")}))
-	f.Add([]byte{1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1})
+	f.Add(encodeRecord(&inbox.Message{ID: "id", Key: "key", Subject: "subject", Received: time.Unix(1, 0), Request: []byte("request")}))
+	f.Add([]byte{2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r, err := decodeRecord(b)
 		if err != nil {
@@ -69,9 +69,9 @@ func FuzzRecord(f *testing.F) {
 			return
 		}
 		again, err := decodeRecord(encodeRecord(&inbox.Message{
-			ID: string(r.id), Key: string(r.key), Received: r.received, Request: r.request,
+			ID: string(r.id), Key: string(r.key), Subject: string(r.subject), Received: r.received, Request: r.request,
 		}))
-		if err != nil || !bytes.Equal(again.id, r.id) || !bytes.Equal(again.key, r.key) || !bytes.Equal(again.request, r.request) ||
+		if err != nil || !bytes.Equal(again.id, r.id) || !bytes.Equal(again.key, r.key) || !bytes.Equal(again.subject, r.subject) || !bytes.Equal(again.request, r.request) ||
 			!again.received.Equal(r.received) {
 			t.Errorf("read and written again: %+v, was %+v (%v)", again, r, err)
 		}

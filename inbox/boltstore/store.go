@@ -3,7 +3,7 @@
 //
 // The files: store.go the store as its callers see it; writer.go the one goroutine that writes, a commit for all who wait;
 // apply.go what a commit does; queue.go which message is leased next; index.go where an id is; record.go the bytes;
-// file.go opening, and what is refused; provider.go the Caddy module.
+// file.go opening, and what is refused; delete.go; provider.go the Caddy module.
 //
 // # What stands where
 //
@@ -77,6 +77,7 @@ type options struct {
 	maxRecord int
 	maxQueued int
 	maxSeen   int
+	step      int // how many messages one transaction of List or DeleteDead looks at, so that it never holds up the writer for long
 	index     indexLimits
 	grace     time.Duration // see outlivedGrace
 	anywhere  bool          // the file may be in memory
@@ -85,7 +86,7 @@ type options struct {
 }
 
 func defaultOptions() options {
-	return options{now: time.Now, maxRecord: maxRecord, maxQueued: maxQueued, maxSeen: maxSeen, index: defaultIndexLimits, reserve: 4 << 20, grace: outlivedGrace}
+	return options{now: time.Now, maxRecord: maxRecord, maxQueued: maxQueued, maxSeen: maxSeen, step: 2000, index: defaultIndexLimits, reserve: 4 << 20, grace: outlivedGrace}
 }
 
 // Open opens the file, and makes it where there is none.
@@ -113,18 +114,21 @@ func openStore(path string, settings inbox.Settings, logger *zap.Logger, options
 // Configure implements inbox.Store.
 func (s *Store) Configure(settings inbox.Settings) error {
 	s.lock.Lock()
+	defer s.lock.Unlock()
+	if s.closed {
+		return inbox.ErrClosed
+	}
 	s.settings = settings
 	s.queue.longest = 0
 	s.queue.checkFar = true
 	s.queue.stopLapse() // the time may have changed; whoever is woken arms it again
 	s.wake(1)
-	s.lock.Unlock()
 	return nil
 }
 
 // Put implements inbox.Store.
 func (s *Store) Put(ctx context.Context, m *inbox.Message) (inbox.Receipt, error) {
-	if len(m.ID)+len(m.Key)+len(m.Request) > s.options.maxRecord {
+	if len(m.ID)+len(m.Key)+len(m.Subject)+len(m.Request) > s.options.maxRecord {
 		return 0, inbox.ErrTooLarge
 	}
 	p := &putting{raw: encodeRecord(m), id: []byte(m.ID), digest: digestOf(m.ID)}
@@ -144,26 +148,24 @@ func (s *Store) Put(ctx context.Context, m *inbox.Message) (inbox.Receipt, error
 // Settle implements inbox.Store.
 func (s *Store) Settle(ctx context.Context, m *inbox.Message, outcome inbox.Outcome) error {
 	held, _ := m.Lease.(*lease)
-	if held == nil {
-		return nil
-	}
-	if outcome.Released {
-		s.lock.Lock()
-		defer s.lock.Unlock()
-		if s.queue.leases[m.Seq] == held {
-			s.giveBack(held)
-		}
-		return nil
-	}
 	switch outcome.Result {
 	case inbox.Pending, inbox.Delivered, inbox.Dead:
 	default:
-		return fmt.Errorf("a message cannot be settled as %q", outcome.Result)
+		if !outcome.Released {
+			return fmt.Errorf("a message cannot be settled as %q", outcome.Result)
+		}
 	}
 	s.lock.Lock()
-	holds := s.queue.alive(held)
+	closed := s.closed
+	holds := held != nil && s.queue.alive(held)
+	if holds && outcome.Released {
+		s.giveBack(held)
+	}
 	s.lock.Unlock()
-	if !holds {
+	switch {
+	case closed:
+		return inbox.ErrClosed
+	case !holds, outcome.Released:
 		return nil
 	}
 	return s.do(ctx, &operation{apply: func(b *batch) error { return b.settle(held, outcome) }})
@@ -188,9 +190,12 @@ func (s *Store) Stats(ctx context.Context) (inbox.Stats, error) {
 		return inbox.Stats{}, err
 	}
 	s.lock.Lock()
-	c := s.counters
+	c, closed := s.counters, s.closed
 	first := s.lowest()
 	s.lock.Unlock()
+	if closed {
+		return inbox.Stats{}, inbox.ErrClosed
+	}
 	stats := inbox.Stats{Pending: c.Pending, Delivered: c.Delivered, Dead: c.Dead, Bytes: c.Bytes}
 	if stats.Pending == 0 {
 		return stats, nil
@@ -240,9 +245,6 @@ func (s *Store) Get(ctx context.Context, seq uint64) (*inbox.Message, error) {
 	return m, nil
 }
 
-// listStep is how many messages one transaction of List looks at, so that it never holds up the writer for long.
-const listStep = 2000
-
 // List implements inbox.Store.
 func (s *Store) List(ctx context.Context, query inbox.Query) ([]*inbox.Message, error) {
 	var all []*inbox.Message
@@ -263,7 +265,7 @@ func (s *Store) List(ctx context.Context, query inbox.Query) ([]*inbox.Message, 
 				if seq == 0 {
 					return nil
 				}
-				if next = seq; steps == listStep || len(all) == max(query.Limit, 1) {
+				if next = seq; steps == s.options.step || len(all) == max(query.Limit, 1) {
 					more = true
 					return nil
 				}
@@ -277,7 +279,9 @@ func (s *Store) List(ctx context.Context, query inbox.Query) ([]*inbox.Message, 
 				if err != nil {
 					m = v.damaged(seq)
 				}
-				all = append(all, m)
+				if query.Matches(m) {
+					all = append(all, m)
+				}
 				walk.next()
 			}
 		})
@@ -366,7 +370,7 @@ func (v *views) message(seq uint64, raw []byte) (*inbox.Message, record, error) 
 	if err != nil {
 		return nil, r, fmt.Errorf("message %d: %w", seq, err)
 	}
-	m := &inbox.Message{Seq: seq, ID: string(r.id), Key: string(r.key), Received: r.received, State: inbox.Pending}
+	m := &inbox.Message{Seq: seq, ID: string(r.id), Key: string(r.key), Subject: string(r.subject), Received: r.received, State: inbox.Pending}
 	k := seqKey(seq)
 	var p progress
 	if raw := v.retrying().Get(k); raw != nil {

@@ -17,6 +17,7 @@ import (
 func testOptions() options {
 	o := defaultOptions()
 	o.maxRecord = 1 << 20
+	o.step = 7
 	o.index = indexLimits{recent: 8, chunk: 4, fanout: 2}
 	return o
 }

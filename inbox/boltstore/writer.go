@@ -307,12 +307,15 @@ func (s *Store) commit(operations []*operation) {
 	}
 }
 
-// settled ends the settling of a batch that has failed.
+// settled ends the settling of a batch that has failed, and gives back what it would have deleted.
 func (s *Store) settled(b *batch) {
 	s.lock.Lock()
 	defer s.lock.Unlock()
 	for _, held := range b.cleanup {
 		held.settling = false
+	}
+	for _, held := range b.undo {
+		s.giveBack(held)
 	}
 }
 

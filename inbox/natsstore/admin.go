@@ -49,7 +49,30 @@ const enough = 10_000
 // List returns messages in the order of seq. Dead ones, those that wait for a retry, and delivered ones where they are few
 // are found by their records; all others by looking through the messages. What lies before the first that was not
 // acknowledged cannot be pending, unless it waits for a retry.
+//
+// For a search, messages are listed page after page, and those that do not match are left out.
 func (s *store) List(ctx context.Context, query inbox.Query) ([]*inbox.Message, error) {
+	limit := max(query.Limit, 1)
+	if query.Search == "" {
+		return s.list(ctx, query)
+	}
+	query.Limit = 256
+	for found := []*inbox.Message(nil); ; {
+		page, err := s.list(ctx, query)
+		if err != nil || len(page) == 0 {
+			return found, err
+		}
+		for _, m := range page {
+			if query.After = m.Seq; query.Matches(m) {
+				if found = append(found, m); len(found) == limit {
+					return found, nil
+				}
+			}
+		}
+	}
+}
+
+func (s *store) list(ctx context.Context, query inbox.Query) ([]*inbox.Message, error) {
 	if err := s.usable(); err != nil {
 		return nil, err
 	}

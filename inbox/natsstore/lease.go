@@ -57,14 +57,23 @@ func (s *store) Lease(ctx context.Context) (*inbox.Message, error) {
 		s.want--
 		s.mu.Unlock()
 	}()
-	select {
-	case m := <-s.handed:
-		s.hold(m)
-		return m, nil
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	case <-s.ctx.Done():
-		return nil, inbox.ErrClosed
+	for {
+		select {
+		case m := <-s.handed:
+			if s.removes.Load() {
+				held := m.Lease.(*lease)
+				if _, err := s.find(ctx, held.of); errors.Is(err, inbox.ErrNotFound) {
+					s.ack(held.ack)
+					continue
+				}
+			}
+			s.hold(m)
+			return m, nil
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-s.ctx.Done():
+			return nil, inbox.ErrClosed
+		}
 	}
 }
 
@@ -459,6 +468,12 @@ func (s *store) end(held *lease) {
 
 // Settle records what became of a message, and then acknowledges it.
 func (s *store) Settle(ctx context.Context, message *inbox.Message, outcome inbox.Outcome) error {
+	s.mu.Lock()
+	closed := s.closed
+	s.mu.Unlock()
+	if closed {
+		return inbox.ErrClosed
+	}
 	held, ok := message.Lease.(*lease)
 	if !ok {
 		return errors.New("the message is not leased")

@@ -155,6 +155,7 @@ func (n names) retryClaim(key, entry string, times uint64) string {
 const (
 	headerID       = "Inbox-Id"       // percent-encoded
 	headerKey      = "Inbox-Key"      // likewise
+	headerSubject  = "Inbox-Subject"  // likewise
 	headerReceived = "Inbox-Received" // RFC 3339
 	headerPut      = "Inbox-Put"      // which call of Put has stored it: tells our own message from another's
 	headerReplaces = "Inbox-Replaces" // what the message of the same id was called that it has replaced
@@ -190,6 +191,9 @@ func encode(subject string, m *inbox.Message, put string) *nats.Msg {
 	if m.Key != "" {
 		header[headerKey] = []string{url.QueryEscape(m.Key)}
 	}
+	if m.Subject != "" {
+		header[headerSubject] = []string{url.QueryEscape(m.Subject)}
+	}
 	return &nats.Msg{Subject: subject, Header: header, Data: m.Request}
 }
 
@@ -203,11 +207,15 @@ func decode(seq uint64, header nats.Header, data []byte) (*inbox.Message, error)
 	if err != nil {
 		return nil, fmt.Errorf("message %d of the stream has no readable %s: who has put it there?", seq, headerKey)
 	}
+	about, err := url.QueryUnescape(header.Get(headerSubject))
+	if err != nil {
+		return nil, fmt.Errorf("message %d of the stream has no readable %s: who has put it there?", seq, headerSubject)
+	}
 	received, err := time.Parse(time.RFC3339Nano, header.Get(headerReceived))
 	if err != nil {
 		return nil, fmt.Errorf("message %d of the stream has no readable %s: who has put it there?", seq, headerReceived)
 	}
-	return &inbox.Message{Seq: seq, ID: id, Key: key, Received: received, Request: data, State: inbox.Pending}, nil
+	return &inbox.Message{Seq: seq, ID: id, Key: key, Subject: about, Received: received, Request: data, State: inbox.Pending}, nil
 }
 
 // headerSize is what the header takes in the message, at most.

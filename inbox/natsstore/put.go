@@ -309,7 +309,7 @@ func (s *store) drop(ctx context.Context, delivery *raw) (int, error) {
 		return 0, err
 	}
 	header := nats.Header{headerDropped: {string(kept)}}
-	for _, name := range []string{headerID, headerKey, headerReceived, headerPut} {
+	for _, name := range []string{headerID, headerKey, headerSubject, headerReceived, headerPut} {
 		if value, ok := old.header[name]; ok {
 			header[name] = value
 		}

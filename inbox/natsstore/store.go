@@ -74,7 +74,8 @@ type store struct {
 	connected  context.Context // ends when the connection does
 	disconnect context.CancelFunc
 
-	handed chan *inbox.Message
+	handed  chan *inbox.Message
+	removes atomic.Bool // something was deleted: what is in hand may be gone
 
 	room    sync.Mutex // one at a time drops requests
 	dropped uint64     // records of deliveries up to this one need no look when room is sought

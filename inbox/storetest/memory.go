@@ -129,7 +129,7 @@ func (m *Memory) Put(ctx context.Context, message *inbox.Message) (inbox.Receipt
 	defer m.mu.Unlock()
 	m.forget()
 	r, receipt := m.byID[message.ID], inbox.Revived
-	size := int64(len(message.ID) + len(message.Request) + overhead)
+	size := int64(len(message.ID) + len(message.Subject) + len(message.Request) + overhead)
 	switch {
 	case r != nil && r.State != inbox.Dead:
 		return inbox.Repeated, nil
@@ -146,7 +146,7 @@ func (m *Memory) Put(ctx context.Context, message *inbox.Message) (inbox.Receipt
 		r, receipt = &record{Message: inbox.Message{Seq: m.last, ID: message.ID}}, inbox.Stored
 		m.records[r.Seq], m.byID[r.ID], m.inOrder = r, r, append(m.inOrder, r)
 	}
-	r.Key, r.Received, r.Request, r.size = message.Key, message.Received, bytes.Clone(message.Request), size
+	r.Key, r.Subject, r.Received, r.Request, r.size = message.Key, message.Subject, message.Received, bytes.Clone(message.Request), size
 	r.State, r.Attempts, r.Answer, r.Settled, r.Due = inbox.Pending, 0, inbox.Answer{}, time.Time{}, m.now()
 	m.bytes += size
 	m.wake()
@@ -158,12 +158,17 @@ func (m *Memory) forget() {
 	m.inOrder = slices.DeleteFunc(m.inOrder, func(r *record) bool {
 		old := r.State == inbox.Delivered && m.now().Sub(r.Settled) > m.settings.Remember
 		if old {
-			m.bytes -= r.size
-			delete(m.records, r.Seq)
-			delete(m.byID, r.ID)
+			m.remove(r)
 		}
 		return old
 	})
+}
+
+// remove takes a message out of all but inOrder.
+func (m *Memory) remove(r *record) {
+	m.bytes -= r.size
+	delete(m.records, r.Seq)
+	delete(m.byID, r.ID)
 }
 
 // room makes room for size more bytes, and reports whether there is.
@@ -274,7 +279,7 @@ func (m *Memory) List(ctx context.Context, query inbox.Query) ([]*inbox.Message,
 	defer m.mu.Unlock()
 	var found []*inbox.Message
 	for _, r := range m.inOrder {
-		if len(found) < query.Limit && r.Seq > query.After && (query.State == "" || query.State == r.State) {
+		if len(found) < query.Limit && r.Seq > query.After && (query.State == "" || query.State == r.State) && query.Matches(&r.Message) {
 			message := r.Message
 			message.Request = nil
 			found = append(found, &message)
@@ -320,6 +325,44 @@ func (m *Memory) Redeliver(ctx context.Context, seq uint64, force bool) (uint64,
 	r.Due = m.now()
 	m.wake()
 	return seq, nil
+}
+
+// Delete implements inbox.Store.
+func (m *Memory) Delete(ctx context.Context, seq uint64, force bool) error {
+	if err := m.enter(ctx, "Delete"); err != nil {
+		return err
+	}
+	defer m.mu.Unlock()
+	r := m.records[seq]
+	switch {
+	case r == nil:
+		return inbox.ErrNotFound
+	case r.holder != 0:
+		return inbox.ErrLeased
+	case r.State == inbox.Pending && !force:
+		return inbox.ErrPending
+	}
+	m.remove(r)
+	m.inOrder = slices.DeleteFunc(m.inOrder, func(other *record) bool { return other == r })
+	m.wake()
+	return nil
+}
+
+// DeleteDead implements inbox.Store.
+func (m *Memory) DeleteDead(ctx context.Context, before time.Time) (int, error) {
+	if err := m.enter(ctx, "DeleteDead"); err != nil {
+		return 0, err
+	}
+	defer m.mu.Unlock()
+	all := len(m.inOrder)
+	m.inOrder = slices.DeleteFunc(m.inOrder, func(r *record) bool {
+		dead := r.State == inbox.Dead && (before.IsZero() || r.Settled.Before(before))
+		if dead {
+			m.remove(r)
+		}
+		return dead
+	})
+	return all - len(m.inOrder), nil
 }
 
 // Stats implements inbox.Store.

@@ -75,6 +75,11 @@ func Run(t *testing.T, backend func(t *testing.T) *Backend) {
 		{"redeliver what waits for a retry", testRedeliverRetrying},
 		{"list", testList},
 		{"get", testGet},
+		{"delete", testDelete},
+		{"delete what is leased", testDeleteLeased},
+		{"delete what holds up its key", testDeleteOrder},
+		{"delete dead ones", testDeleteDead},
+		{"subject and search", testSubject},
 		{"stats", testStats},
 		{"poison blocks nobody", testPoison},
 		{"retries do not starve new ones", testRetriesDoNotStarve},
@@ -90,6 +95,7 @@ func Run(t *testing.T, backend func(t *testing.T) *Backend) {
 		{"clock set forward", testClockForward},
 		{"clock set back", testClockBack},
 		{"close", testClose},
+		{"closed", testClosed},
 		{"reopen", testReopen},
 		{"reopen keeps order", testReopenOrder},
 		{"crash", testCrash},
@@ -266,7 +272,7 @@ func eventually(t *testing.T, what string, condition func() bool) {
 
 func sameMessage(t *testing.T, got, want *inbox.Message) {
 	t.Helper()
-	if got.ID != want.ID || got.Key != want.Key || !got.Received.Equal(want.Received) || !bytes.Equal(got.Request, want.Request) {
+	if got.ID != want.ID || got.Key != want.Key || got.Subject != want.Subject || !got.Received.Equal(want.Received) || !bytes.Equal(got.Request, want.Request) {
 		t.Fatalf("got id %q, key %q, received %s, request %s;\nwant id %q, key %q, received %s, request %s",
 			got.ID, got.Key, got.Received, brief(got.Request), want.ID, want.Key, want.Received, brief(want.Request))
 	}

@@ -1,0 +1,293 @@
+package storetest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddy-chinaums/caddy-chinaums/inbox"
+)
+
+func remove(t *testing.T, store inbox.Store, seq uint64, force bool, want error) {
+	t.Helper()
+	if err := store.Delete(bounded(t), seq, force); !errors.Is(err, want) {
+		t.Fatalf("delete %d (force %t): %v, want %v", seq, force, err, want)
+	}
+}
+
+func removeDead(t *testing.T, store inbox.Store, before time.Time, want int) {
+	t.Helper()
+	if removed, err := store.DeleteDead(bounded(t), before); err != nil || removed != want {
+		t.Fatalf("deleted %d dead ones before %s, %v; want %d", removed, before, err, want)
+	}
+}
+
+// testDelete: what is deleted is not listed, leased, or counted any more, and its id is unknown.
+func testDelete(t *testing.T, b *Backend) {
+	store := open(t, b)
+	remove(t, store, 1, true, inbox.ErrNotFound)
+	states(t, store)
+	empty := int64(0)
+	for i, id := range []string{"delivered", "dead", "retrying", "due", "released", "fresh"} {
+		seq := seqOf(t, store, id)
+		pending := i >= 2
+		if pending {
+			remove(t, store, seq, false, inbox.ErrPending)
+		}
+		remove(t, store, seq, pending, nil)
+		remove(t, store, seq, true, inbox.ErrNotFound)
+		if _, err := store.Get(bounded(t), seq); !errors.Is(err, inbox.ErrNotFound) {
+			t.Errorf("get %s: %v, want %v", id, err, inbox.ErrNotFound)
+		}
+		left := list(t, store, inbox.Query{Limit: 10})
+		if len(left) != 5-i || slices.Contains(ids(left), id) {
+			t.Errorf("after %s was deleted, listed %q", id, ids(left))
+		}
+		stats, err := store.Stats(bounded(t))
+		if err != nil || stats.Pending+stats.Delivered+stats.Dead != int64(5-i) {
+			t.Errorf("after %s was deleted: %+v, %v", id, stats, err)
+		}
+		empty = stats.Bytes
+	}
+	counts(t, store, 0, 0, 0)
+	nothing(t, store)
+	if b.Abandon != nil {
+		closeStore(t, store)
+		store = open(t, b)
+		counts(t, store, 0, 0, 0)
+		nothing(t, store)
+	}
+	for _, id := range []string{"delivered", "dead", "retrying", "due", "released", "fresh"} {
+		put(t, store, message(id), inbox.Stored)
+	}
+	if full := counts(t, store, 6, 0, 0).Bytes; full <= empty {
+		t.Errorf("%d bytes with six messages, %d without", full, empty)
+	}
+	var got []string
+	for range 6 {
+		m := lease(t, store)
+		got = append(got, m.ID)
+		settle(t, store, m, delivered)
+	}
+	if slices.Sort(got); !slices.Equal(got, []string{"dead", "delivered", "due", "fresh", "released", "retrying"}) {
+		t.Errorf("leased %q", got)
+	}
+	nothing(t, store)
+}
+
+// testDeleteLeased: a message that is being delivered stays, and is settled as if nothing had been asked.
+func testDeleteLeased(t *testing.T, b *Backend) {
+	store := open(t, b)
+	put(t, store, message("a"), inbox.Stored)
+	m := lease(t, store)
+	remove(t, store, m.Seq, true, inbox.ErrLeased)
+	settle(t, store, m, retryIn(0))
+	m = lease(t, store)
+	remove(t, store, m.Seq, true, inbox.ErrLeased)
+	settle(t, store, m, delivered)
+	counts(t, store, 0, 1, 0)
+	put(t, store, message("a"), inbox.Repeated)
+	remove(t, store, seqOf(t, store, "a"), false, nil)
+	put(t, store, message("a"), inbox.Stored)
+	settle(t, store, leaseID(t, store, "a"), delivered)
+}
+
+// testDeleteOrder: the next one of a key does not wait for one that was deleted.
+func testDeleteOrder(t *testing.T, b *Backend) {
+	ordered(t, b)
+	store := open(t, b)
+	for _, id := range []string{"x1", "x2", "x3", "x4"} {
+		put(t, store, keyed(id, "x"), inbox.Stored)
+	}
+	settle(t, store, leaseID(t, store, "x1"), retryIn(30*time.Minute))
+	nothing(t, store)
+	remove(t, store, seqOf(t, store, "x3"), true, nil) // not its turn yet: the first still holds up the others
+	nothing(t, store)
+	remove(t, store, seqOf(t, store, "x1"), true, nil)
+	x2 := leaseID(t, store, "x2")
+	nothing(t, store)
+	settle(t, store, x2, delivered)
+	settle(t, store, leaseID(t, store, "x4"), delivered)
+	nothing(t, store)
+	counts(t, store, 0, 2, 0)
+}
+
+// testDeleteDead: only dead ones go, and with a time only those that were given up before it.
+func testDeleteDead(t *testing.T, b *Backend) {
+	store := open(t, b)
+	removeDead(t, store, time.Time{}, 0)
+	states(t, store)
+	first := get(t, store, seqOf(t, store, "dead"))
+	settle(t, store, leaseUntil(t, store, "fresh"), delivered)
+	last := first
+	for i := 0; i < 20 || !last.Settled.After(first.Settled); i++ {
+		id := fmt.Sprint("dead", i)
+		put(t, store, message(id), inbox.Stored)
+		settle(t, store, leaseUntil(t, store, id), dead)
+		last = get(t, store, seqOf(t, store, id))
+	}
+	all := list(t, store, inbox.Query{State: inbox.Dead, Limit: 1000})
+	earlier := 0
+	for _, m := range all {
+		if m.Settled.Before(last.Settled) {
+			earlier++
+		}
+	}
+	removeDead(t, store, first.Settled, 0)
+	removeDead(t, store, last.Settled, earlier)
+	for _, m := range list(t, store, inbox.Query{State: inbox.Dead, Limit: 1000}) {
+		if m.Settled.Before(last.Settled) {
+			t.Errorf("%s, given up at %s, is still there", m.ID, m.Settled)
+		}
+	}
+	put(t, store, message("dead"), inbox.Stored)
+	removeDead(t, store, time.Time{}, len(all)-earlier)
+	removeDead(t, store, time.Time{}, 0)
+	counts(t, store, 4, 2, 0)
+	for _, id := range []string{"delivered", "retrying", "due", "released", "fresh", "dead"} {
+		put(t, store, message(id), inbox.Repeated)
+	}
+}
+
+// leaseUntil leases the message of an id, and gives back the others that come first.
+func leaseUntil(t *testing.T, store inbox.Store, id string) *inbox.Message {
+	t.Helper()
+	var others []*inbox.Message
+	m := lease(t, store)
+	for ; m.ID != id; m = lease(t, store) {
+		others = append(others, m)
+	}
+	for _, other := range others {
+		settle(t, store, other, released)
+	}
+	return m
+}
+
+// testSubject: a message's subject comes back, and a message is found by a part of it or of its id.
+func testSubject(t *testing.T, b *Backend) {
+	store := open(t, b)
+	about := func(id, subject string) *inbox.Message {
+		m := message(id)
+		m.Subject = subject
+		return m
+	}
+	long := strings.Repeat("9", 256)
+	put(t, store, about("e1", "3194-0001"), inbox.Stored)
+	put(t, store, about("e2", "3194-0002"), inbox.Stored)
+	put(t, store, about("of 0001", ""), inbox.Stored)
+	put(t, store, about("e4", "订单-0001"), inbox.Stored)
+	put(t, store, about("e5", long), inbox.Stored)
+	settle(t, store, leaseID(t, store, "e1"), dead)
+	settle(t, store, leaseID(t, store, "e2"), delivered)
+	settle(t, store, leaseID(t, store, "of 0001"), retryIn(30*time.Minute))
+	if b.Abandon != nil {
+		closeStore(t, store)
+		store = open(t, b)
+	}
+	for _, test := range []struct {
+		query inbox.Query
+		want  []string
+	}{
+		{inbox.Query{}, []string{"e1", "e2", "of 0001", "e4", "e5"}},
+		{inbox.Query{Search: "0001"}, []string{"e1", "of 0001", "e4"}},
+		{inbox.Query{Search: "3194-0002"}, []string{"e2"}},
+		{inbox.Query{Search: "e"}, []string{"e1", "e2", "e4", "e5"}},
+		{inbox.Query{Search: "订"}, []string{"e4"}},
+		{inbox.Query{Search: "E1"}, nil},
+		{inbox.Query{Search: "31940001"}, nil},
+		{inbox.Query{Search: "request"}, nil}, // what is in it is not looked at
+		{inbox.Query{Search: long}, []string{"e5"}},
+		{inbox.Query{Search: "0001", State: inbox.Dead}, []string{"e1"}},
+		{inbox.Query{Search: "0001", State: inbox.Delivered}, nil},
+		{inbox.Query{Search: "0002", State: inbox.Delivered}, []string{"e2"}},
+		{inbox.Query{Search: "0001", State: inbox.Pending}, []string{"of 0001", "e4"}},
+	} {
+		for _, limit := range []int{1, 2, 100} {
+			var got []string
+			query := test.query
+			for query.Limit = limit; ; {
+				page := list(t, store, query)
+				if len(page) == 0 {
+					break
+				}
+				got = append(got, ids(page)...)
+				query.After = page[len(page)-1].Seq
+			}
+			if !slices.Equal(got, test.want) {
+				t.Errorf("%+v in pages of %d: %q, want %q", test.query, limit, got, test.want)
+			}
+		}
+	}
+	for id, want := range map[string]string{"e1": "3194-0001", "of 0001": "", "e4": "订单-0001", "e5": long} {
+		if m := get(t, store, seqOf(t, store, id)); m.Subject != want {
+			t.Errorf("the subject of %s is %q, want %q", id, m.Subject, want)
+		}
+	}
+	if m := leaseID(t, store, "e4"); m.Subject != "订单-0001" {
+		t.Errorf("leased with the subject %q", m.Subject)
+	} else {
+		settle(t, store, m, delivered)
+	}
+	put(t, store, about("e1", "3194-0003"), inbox.Revived)
+	if m := get(t, store, seqOf(t, store, "e1")); m.Subject != "3194-0003" {
+		t.Errorf("revived with the subject %q", m.Subject)
+	}
+}
+
+// testClosed: whatever is asked of a closed store, it says that it is closed.
+func testClosed(t *testing.T, b *Backend) {
+	store := open(t, b)
+	for _, id := range []string{"dead", "a", "b"} {
+		put(t, store, message(id), inbox.Stored)
+	}
+	settle(t, store, leaseID(t, store, "dead"), dead)
+	first, second := lease(t, store), lease(t, store)
+	seq := seqOf(t, store, "dead")
+	closeStore(t, store)
+	ctx := context.Background()
+	for name, call := range map[string]func() error{
+		"Configure": func() error { return store.Configure(Defaults()) },
+		"Put": func() error {
+			_, err := store.Put(ctx, message("c"))
+			return err
+		},
+		"Lease": func() error {
+			_, err := store.Lease(ctx)
+			return err
+		},
+		"Settle":           func() error { return store.Settle(ctx, first, delivered) },
+		"Settle, released": func() error { return store.Settle(ctx, second, released) },
+		"List": func() error {
+			_, err := store.List(ctx, inbox.Query{Limit: 1})
+			return err
+		},
+		"Get": func() error {
+			_, err := store.Get(ctx, seq)
+			return err
+		},
+		"Redeliver": func() error {
+			_, err := store.Redeliver(ctx, seq, true)
+			return err
+		},
+		"Delete": func() error { return store.Delete(ctx, seq, true) },
+		"DeleteDead": func() error {
+			_, err := store.DeleteDead(ctx, time.Time{})
+			return err
+		},
+		"Stats": func() error {
+			_, err := store.Stats(ctx)
+			return err
+		},
+	} {
+		if err := call(); !errors.Is(err, inbox.ErrClosed) {
+			t.Errorf("%s: %v, want %v", name, err, inbox.ErrClosed)
+		}
+	}
+	if err := store.Close(); err != nil {
+		t.Errorf("closed again: %v", err)
+	}
+}
