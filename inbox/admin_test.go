@@ -522,6 +522,7 @@ func TestAdminWithoutConfiguration(t *testing.T) {
 // TestAdminOfAnImplicitInbox: where nothing is configured but a handler, its inbox is there all the same, in a file of its
 // own under Caddy's data directory, and the same after a reload.
 func TestAdminOfAnImplicitInbox(t *testing.T) {
+	t.Setenv("XDG_DATA_HOME", t.TempDir()) // else it would be the user's, and a second run of the test would find the first one's messages
 	a, site := newApp(t), freeAddress(t)
 	sites := "http://" + site + " {\nbind 127.0.0.1\ninbox {\nretry 1h\ndeliver {\nreverse_proxy " + a.Listener.Addr().String() + "\n}\n}\n}\n"
 	admin := runCaddy(t, "", sites)
