@@ -18,6 +18,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
 )
 
 func init() {
@@ -30,15 +31,22 @@ func init() {
 //	GET  /inbox/<name>                            the counts of one
 //	GET  /inbox/<name>/messages                   its messages in the order of seq, without bodies
 //	     ?state=pending|delivered|dead            only those
+//	     &search=<text>                           only those whose id or subject contains it
 //	     &after=<seq>                             only those with a higher seq: the last one's, for the next page
 //	     &limit=100                               at most so many, 1 to 1000
 //	GET  /inbox/<name>/messages/<seq>             one message, masked
 //	     ?show=1                                  unmasked
 //	POST /inbox/<name>/messages/<seq>/redeliver   delivers it now, again if it was given up
 //	     ?force=1                                 even if it was delivered
+//	DELETE /inbox/<name>/messages/<seq>           removes it for good
+//	     ?force=1                                 even if it is still to be delivered
+//	DELETE /inbox/<name>/messages?state=dead      removes all that were given up
+//	     &before=<time>                           only those that were given up before it (RFC 3339)
+//
+// A line in the log says who has deleted which.
 //
 // Lists are arrays. What goes wrong is answered as in the rest of the API: {"error":"…"} with 400 for a query that is
-// wrong, 404 for what there is not, 409 for a message that cannot be redelivered, 503 while the inbox is not open.
+// wrong, 404 for what there is not, 409 for a message that cannot be redelivered or deleted, 503 while the inbox is not open.
 type adminAPI struct {
 	inboxes func() (directory, error) // nil: those of the running configuration
 }
@@ -70,24 +78,39 @@ func (adminAPI) CaddyModule() caddy.ModuleInfo {
 // Routes implements caddy.AdminRouter.
 func (a *adminAPI) Routes() []caddy.AdminRoute {
 	return []caddy.AdminRoute{
-		a.route("/inbox", http.MethodGet, a.serveInboxes),
-		a.route("/inbox/{name}", http.MethodGet, a.serveInbox),
-		a.route("/inbox/{name}/messages", http.MethodGet, a.serveMessages, "state", "after", "limit"),
-		a.route("/inbox/{name}/messages/{seq}", http.MethodGet, a.serveMessage, "show"),
-		a.route("/inbox/{name}/messages/{seq}/redeliver", http.MethodPost, a.serveRedeliver, "force"),
+		route("/inbox", served{http.MethodGet, a.serveInboxes, nil}),
+		route("/inbox/{name}", served{http.MethodGet, a.serveInbox, nil}),
+		route("/inbox/{name}/messages", served{http.MethodGet, a.serveMessages, []string{"state", "search", "after", "limit"}},
+			served{http.MethodDelete, a.serveDeleteDead, []string{"state", "before"}}),
+		route("/inbox/{name}/messages/{seq}", served{http.MethodGet, a.serveMessage, []string{"show"}},
+			served{http.MethodDelete, a.serveDelete, []string{"force"}}),
+		route("/inbox/{name}/messages/{seq}/redeliver", served{http.MethodPost, a.serveRedeliver, []string{"force"}}),
 		{Pattern: "/inbox/", Handler: caddy.AdminHandlerFunc(func(http.ResponseWriter, *http.Request) error {
 			return apiError(http.StatusNotFound, "there is nothing here; see /inbox, /inbox/<name> and /inbox/<name>/messages")
 		})},
 	}
 }
 
-// route makes a route that takes one method and these parameters, each at most once.
-func (a *adminAPI) route(pattern, method string, serve func(r *http.Request, query url.Values) (any, error), parameters ...string) caddy.AdminRoute {
+// served is one method of a route, and the parameters that it takes, each at most once.
+type served struct {
+	method     string
+	serve      func(r *http.Request, query url.Values) (any, error)
+	parameters []string
+}
+
+func route(pattern string, all ...served) caddy.AdminRoute {
 	return caddy.AdminRoute{Pattern: pattern, Handler: caddy.AdminHandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
-		if r.Method != method {
-			w.Header().Set("Allow", method)
-			return apiError(http.StatusMethodNotAllowed, "method not allowed; it is %s", method)
+		at := slices.IndexFunc(all, func(s served) bool { return s.method == r.Method })
+		if at < 0 {
+			var methods []string
+			for _, s := range all {
+				methods = append(methods, s.method)
+			}
+			allowed := strings.Join(methods, ", ")
+			w.Header().Set("Allow", allowed)
+			return apiError(http.StatusMethodNotAllowed, "method not allowed; it is %s", allowed)
 		}
+		parameters := all[at].parameters
 		query, err := url.ParseQuery(r.URL.RawQuery)
 		if err != nil {
 			return apiError(http.StatusBadRequest, "the query cannot be read")
@@ -102,7 +125,7 @@ func (a *adminAPI) route(pattern, method string, serve func(r *http.Request, que
 		}
 		ctx, cancel := context.WithTimeout(r.Context(), adminPatience)
 		defer cancel()
-		answer, err := serve(r.WithContext(ctx), query)
+		answer, err := all[at].serve(r.WithContext(ctx), query)
 		if err != nil {
 			return asAPIError(err)
 		}
@@ -129,6 +152,8 @@ func asAPIError(err error) error {
 		status = http.StatusNotFound
 	case errors.Is(err, ErrDelivered):
 		return apiError(http.StatusConflict, "the message was delivered; force=1 delivers it again")
+	case errors.Is(err, ErrPending):
+		return apiError(http.StatusConflict, "the message is still to be delivered; force=1 deletes it all the same")
 	case errors.Is(err, ErrLeased), errors.Is(err, ErrNoRequest):
 		status = http.StatusConflict
 	case errors.Is(err, context.DeadlineExceeded):
@@ -241,7 +266,8 @@ func (a *adminAPI) serveInbox(r *http.Request, _ url.Values) (any, error) {
 type messageJSON struct {
 	Seq      uint64       `json:"seq"`
 	ID       string       `json:"id"`
-	Key      string       `json:"key,omitempty"` // of order_by
+	Key      string       `json:"key,omitempty"`     // of order_by
+	Subject  string       `json:"subject,omitempty"` // what Ce-Subject said: of a platform's event, the order's number
 	State    State        `json:"state"`
 	Received time.Time    `json:"received"`
 	Attempts int          `json:"attempts"`          // deliveries that have failed
@@ -252,7 +278,7 @@ type messageJSON struct {
 }
 
 func newMessageJSON(m *Message) messageJSON {
-	j := messageJSON{Seq: m.Seq, ID: m.ID, Key: m.Key, State: m.State, Received: m.Received, Attempts: m.Attempts}
+	j := messageJSON{Seq: m.Seq, ID: m.ID, Key: m.Key, Subject: m.Subject, State: m.State, Received: m.Received, Attempts: m.Attempts}
 	if m.State == Pending {
 		j.Due = m.Due
 	} else {
@@ -265,7 +291,7 @@ func newMessageJSON(m *Message) messageJSON {
 }
 
 func (a *adminAPI) serveMessages(r *http.Request, values url.Values) (any, error) {
-	query := Query{Limit: defaultPage}
+	query := Query{Limit: defaultPage, Search: values.Get("search")}
 	var err error
 	if values.Has("state") {
 		query.State = State(values.Get("state"))
@@ -360,6 +386,65 @@ func (a *adminAPI) serveRedeliver(r *http.Request, values url.Values) (any, erro
 type redeliveredJSON struct {
 	Seq   uint64 `json:"seq"` // it may be a new one
 	State State  `json:"state"`
+}
+
+func (a *adminAPI) serveDelete(r *http.Request, values url.Values) (any, error) {
+	force, err := flag(values, "force")
+	if err != nil {
+		return nil, err
+	}
+	store, seq, err := a.message(r)
+	if err != nil {
+		return nil, err
+	}
+	if err := store.Delete(r.Context(), seq, force); err != nil {
+		return nil, err
+	}
+	audit(r, "a message of the inbox was deleted", zap.Uint64("seq", seq), zap.Bool("force", force))
+	return deletedJSON{1}, nil
+}
+
+func (a *adminAPI) serveDeleteDead(r *http.Request, values url.Values) (any, error) {
+	if State(values.Get("state")) != Dead {
+		return nil, apiError(http.StatusBadRequest, "state=dead is required: only dead messages are deleted together")
+	}
+	var before time.Time
+	if values.Has("before") {
+		var err error
+		if before, err = time.Parse(time.RFC3339, values.Get("before")); err != nil {
+			return nil, apiError(http.StatusBadRequest, "before: %s is not a time such as 2026-01-31T08:00:00+08:00", shown(values.Get("before")))
+		}
+	}
+	store, err := a.store(r)
+	if err != nil {
+		return nil, err
+	}
+	if values.Has("before") && before.IsZero() {
+		return deletedJSON{0}, nil // to the store, that time says all
+	}
+	deleted, err := store.DeleteDead(r.Context(), before)
+	if deleted > 0 {
+		audit(r, "dead messages of the inbox were deleted", zap.Int("deleted", deleted), zap.String("before", values.Get("before")))
+		if err != nil {
+			err = fmt.Errorf("%d are deleted; then: %w", deleted, err)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return deletedJSON{deleted}, nil
+}
+
+// audit says in the log who has done what. What was in a message is never said.
+func audit(r *http.Request, text string, fields ...zap.Field) {
+	fields = append([]zap.Field{zap.String("inbox", r.PathValue("name"))}, fields...)
+	// Of the configuration, for Caddy's own logger writes to the log default only.
+	caddy.ActiveContext().Logger(adminAPI{}).Info(text, append(fields, zap.String("remote", r.RemoteAddr))...)
+}
+
+// deletedJSON is the answer to a deletion.
+type deletedJSON struct {
+	Deleted int `json:"deleted"` // how many are gone
 }
 
 // flag reads a parameter such as show=1.

@@ -261,14 +261,15 @@ func TestAdminErrors(t *testing.T) {
 		{"after text", "GET", messages + "?after=x", 400, `after: "x"`},
 		{"show text", "GET", messages + "/1?show=yes", 400, `show: "yes" is neither 1 nor 0`},
 		{"force text", "POST", messages + "/1/redeliver?force=please", 400, `force: "please" is neither 1 nor 0`},
-		{"a parameter misspelt", "GET", messages + "?sate=dead", 400, `unknown parameter "sate"; known here: state, after, limit`},
+		{"a parameter misspelt", "GET", messages + "?sate=dead", 400, `unknown parameter "sate"; known here: state, search, after, limit`},
 		{"a parameter of another path", "GET", messages + "?force=1", 400, `unknown parameter "force"`},
 		{"a parameter where there are none", "GET", "/inbox?state=dead", 400, `unknown parameter "state"; known here: none`},
 		{"a parameter twice", "GET", messages + "?limit=1&limit=2", 400, "limit is given twice"},
 		{"a broken query", "GET", messages + "?state=%zz", 400, "the query cannot be read"},
 
-		{"POST to a list", "POST", messages, 405, "method not allowed; it is GET"},
-		{"DELETE of a message", "DELETE", messages + "/1", 405, "method not allowed; it is GET"},
+		{"POST to a list", "POST", messages, 405, "method not allowed; it is GET, DELETE"},
+		{"PUT of a message", "PUT", messages + "/1", 405, "method not allowed; it is GET, DELETE"},
+		{"DELETE of an inbox", "DELETE", "/inbox/default", 405, "method not allowed; it is GET"},
 		{"GET of a redelivery", "GET", messages + "/1/redeliver", 405, "method not allowed; it is POST"},
 		{"PUT of the inboxes", "PUT", "/inbox", 405, "method not allowed; it is GET"},
 

@@ -2,6 +2,7 @@ package inbox
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -27,7 +28,7 @@ import (
 func init() {
 	caddycmd.RegisterCommand(caddycmd.Command{
 		Name:  "inbox",
-		Short: "Lists, shows and redelivers the messages of an inbox",
+		Short: "Lists, shows, redelivers, deletes and exports the messages of an inbox",
 		Long: `
 Looks into an inbox of the Caddy that is running, through its admin API.
 
@@ -41,7 +42,8 @@ the default is assumed.`,
 				address: flags.String("address", "", "Address of the admin API, if not the default"),
 				inbox:   flags.String("inbox", defaultName, "Name of the inbox"),
 			}
-			cmd.AddCommand(listCommand(reach), showCommand(reach), redeliverCommand(reach))
+			cmd.AddCommand(listCommand(reach), statsCommand(reach), showCommand(reach), redeliverCommand(reach),
+				deleteCommand(reach), exportCommand(reach))
 			locale.Help(cmd)
 		},
 	})
@@ -52,16 +54,18 @@ type reachFlags struct{ config, adapter, address, inbox *string }
 
 func listCommand(reach reachFlags) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "list [--state pending|delivered|dead] [--after <seq>] [--limit <number>] [--json]",
+		Use:   "list [--state pending|delivered|dead] [--search <text>] [--after <seq>] [--limit <number>] [--json]",
 		Short: "Lists messages, without what is in them",
 		Long: `
 Lists messages in the order in which they were stored. TRIED is how many deliveries
 have failed; WHEN is when a pending message is delivered next, or when another was
-delivered or given up; ANSWER is the app's last.`,
+delivered or given up; ANSWER is the app's last; SUBJECT is the order's number, or
+what else Ce-Subject said.`,
 		Args:    cobra.NoArgs,
-		Example: "  caddy inbox list --state dead",
+		Example: "  caddy inbox list --state dead\n  caddy inbox list --search 319420261129",
 	}
 	state := cmd.Flags().String("state", "", "Only messages of this state: pending, delivered or dead")
+	search := cmd.Flags().String("search", "", "Only messages whose id or subject contains this, such as an order's number")
 	after := cmd.Flags().Uint64("after", 0, "Only messages with a higher seq than this")
 	limit := cmd.Flags().Int("limit", defaultPage, fmt.Sprintf("At most so many, up to %d", largestPage))
 	asJSON := cmd.Flags().Bool("json", false, "Print JSON, as the admin API answers")
@@ -70,7 +74,7 @@ delivered or given up; ANSWER is the app's last.`,
 		if err != nil {
 			return err
 		}
-		content, err := client.call(cmd.Context(), http.MethodGet, "/messages", listQuery(*state, *after, *limit))
+		content, err := client.call(cmd.Context(), http.MethodGet, "/messages", listQuery(*state, *search, *after, *limit))
 		if err != nil {
 			return err
 		}
@@ -96,8 +100,11 @@ delivered or given up; ANSWER is the app's last.`,
 	return cmd
 }
 
-func listQuery(state string, after uint64, limit int) url.Values {
+func listQuery(state, search string, after uint64, limit int) url.Values {
 	query := url.Values{"limit": {strconv.Itoa(limit)}}
+	if search != "" {
+		query.Set("search", search)
+	}
 	if state != "" {
 		query.Set("state", state)
 	}
@@ -109,7 +116,7 @@ func listQuery(state string, after uint64, limit int) url.Values {
 
 func writeTable(w io.Writer, messages []messageJSON) error {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "SEQ\tSTATE\tTRIED\tRECEIVED\tWHEN\tANSWER\tID")
+	fmt.Fprintln(table, "SEQ\tSTATE\tTRIED\tRECEIVED\tWHEN\tANSWER\tSUBJECT\tID")
 	for _, m := range messages {
 		when := "now"
 		switch {
@@ -118,7 +125,8 @@ func writeTable(w io.Writer, messages []messageJSON) error {
 		case !m.Settled.IsZero():
 			when = clock(m.Settled)
 		}
-		fmt.Fprintf(table, "%d\t%s\t%d\t%s\t%s\t%s\t%s\n", m.Seq, m.State, m.Attempts, clock(m.Received), when, m.Answer.short(), printable(m.ID))
+		fmt.Fprintf(table, "%d\t%s\t%d\t%s\t%s\t%s\t%s\t%s\n", m.Seq, m.State, m.Attempts, clock(m.Received), when, m.Answer.short(),
+			cmp.Or(printable(m.Subject), "-"), printable(m.ID))
 	}
 	return table.Flush()
 }
@@ -224,32 +232,43 @@ expect it.
 	return cmd
 }
 
-// redeliver redelivers messages one after the other. A message that cannot be does not keep the others from it; a store
-// that cannot answer does. What is wrong with single messages is no failure where all were meant: they may have been
-// redelivered meanwhile.
-func (c *adminClient) redeliver(cmd *cobra.Command, seqs []uint64, force, all bool) error {
-	query := url.Values{}
-	if force {
-		query.Set("force", "1")
-	}
-	done := 0
+// each does something with messages one after the other. A message that it cannot be done with does not keep the others
+// from it; a store that cannot answer does.
+func each(cmd *cobra.Command, seqs []uint64, soFar string, do func(seq uint64) error) (done int, err error) {
 	for _, seq := range seqs {
-		content, err := c.call(cmd.Context(), http.MethodPost, messagePath(seq)+"/redeliver", query)
-		var answer redeliveredJSON
-		if err == nil {
-			if err := json.Unmarshal(content, &answer); err != nil {
-				return fmt.Errorf("reading the admin API's answer: %w", err)
-			}
-		}
+		err := do(seq)
 		var refused *apiRefusal
 		switch {
 		case errors.As(err, &refused) && (refused.status == http.StatusNotFound || refused.status == http.StatusConflict):
 			fmt.Fprintf(cmd.ErrOrStderr(), "%d: %s\n", seq, refused.message)
-			continue
 		case err != nil:
-			return fmt.Errorf("%d of %d messages are pending again; then, at %d: %w", done, len(seqs), seq, err)
+			return done, fmt.Errorf("%d of %d messages are %s; then, at %d: %w", done, len(seqs), soFar, seq, err)
+		default:
+			done++
 		}
-		done++
+	}
+	return done, nil
+}
+
+func forced(force bool) url.Values {
+	if force {
+		return url.Values{"force": {"1"}}
+	}
+	return nil
+}
+
+// redeliver redelivers messages. What is wrong with single messages is no failure where all were meant: they may have been
+// redelivered meanwhile.
+func (c *adminClient) redeliver(cmd *cobra.Command, seqs []uint64, force, all bool) error {
+	done, err := each(cmd, seqs, "pending again", func(seq uint64) error {
+		content, err := c.call(cmd.Context(), http.MethodPost, messagePath(seq)+"/redeliver", forced(force))
+		if err != nil {
+			return err
+		}
+		var answer redeliveredJSON
+		if err := json.Unmarshal(content, &answer); err != nil {
+			return fmt.Errorf("reading the admin API's answer: %w", err)
+		}
 		switch {
 		case all:
 		case answer.Seq != seq:
@@ -257,6 +276,10 @@ func (c *adminClient) redeliver(cmd *cobra.Command, seqs []uint64, force, all bo
 		default:
 			fmt.Fprintf(cmd.OutOrStdout(), "%d: pending\n", seq)
 		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	if all {
 		fmt.Fprintf(cmd.OutOrStdout(), "%d of %d dead messages are pending again.\n", done, len(seqs))
@@ -271,26 +294,148 @@ func (c *adminClient) redeliver(cmd *cobra.Command, seqs []uint64, force, all bo
 // dead lists the dead messages first, all of them: one that is redelivered may be dead again, under another seq, before
 // the last one's turn has come.
 func (c *adminClient) dead(ctx context.Context) (seqs []uint64, err error) {
+	err = c.pages(ctx, Dead, func(page []messageJSON) error {
+		for _, message := range page {
+			seqs = append(seqs, message.Seq)
+		}
+		return nil
+	})
+	return seqs, err
+}
+
+// pages lists the messages of a state (empty: all), page after page.
+func (c *adminClient) pages(ctx context.Context, state State, take func(page []messageJSON) error) error {
 	for after := uint64(0); ; {
-		content, err := c.call(ctx, http.MethodGet, "/messages", listQuery(string(Dead), after, largestPage))
+		content, err := c.call(ctx, http.MethodGet, "/messages", listQuery(string(state), "", after, largestPage))
 		if err != nil {
-			return nil, err
+			return err
 		}
 		var page []messageJSON
 		if err := json.Unmarshal(content, &page); err != nil {
-			return nil, fmt.Errorf("reading the admin API's answer: %w", err)
+			return fmt.Errorf("reading the admin API's answer: %w", err)
 		}
 		for _, message := range page {
 			if message.Seq <= after {
-				return nil, errors.New("the admin API's list is out of order")
+				return errors.New("the admin API's list is out of order")
 			}
 			after = message.Seq
-			seqs = append(seqs, after)
 		}
-		if len(page) < largestPage {
-			return seqs, nil
+		if err := take(page); err != nil || len(page) < largestPage {
+			return err
 		}
 	}
+}
+
+func statsCommand(reach reachFlags) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "stats [--json]",
+		Short: "Counts the messages",
+		Long: `
+Counts the messages of an inbox. OLDEST is when the oldest pending one was received;
+BYTES is what counts against max_store.`,
+		Args: cobra.NoArgs,
+	}
+	asJSON := cmd.Flags().Bool("json", false, "Print JSON, as the admin API answers")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		client, err := reach.client()
+		if err != nil {
+			return err
+		}
+		content, err := client.call(cmd.Context(), http.MethodGet, "", nil)
+		if err != nil {
+			return err
+		}
+		if *asJSON {
+			return writeJSON(cmd.OutOrStdout(), content)
+		}
+		var stats inboxJSON
+		if err := json.Unmarshal(content, &stats); err != nil {
+			return fmt.Errorf("reading the admin API's answer: %w", err)
+		}
+		oldest := "-"
+		if !stats.Oldest.IsZero() {
+			oldest = clock(stats.Oldest)
+		}
+		table := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
+		fmt.Fprintln(table, "PENDING\tDELIVERED\tDEAD\tOLDEST\tBYTES")
+		fmt.Fprintf(table, "%d\t%d\t%d\t%s\t%d\n", stats.Pending, stats.Delivered, stats.Dead, oldest, stats.Bytes)
+		return table.Flush()
+	}
+	return cmd
+}
+
+func deleteCommand(reach reachFlags) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "delete <seq…> [--force] | --all-dead [--before <time>]",
+		Short: "Deletes messages for good",
+		Long: `
+Deletes messages that were delivered or given up. One that is still to be delivered
+is deleted with --force only: the app never gets it. If the sender repeats what was
+deleted, it is delivered as if it were new.
+
+--all-dead deletes all messages that were given up, and with --before those that were
+given up before a time. The log of Caddy says who has deleted which.`,
+		Example: "  caddy inbox delete 12 13\n  caddy inbox delete --all-dead --before 2026-01-31T00:00:00+08:00",
+	}
+	force := cmd.Flags().Bool("force", false, "Even messages that are still to be delivered")
+	allDead := cmd.Flags().Bool("all-dead", false, "All dead messages")
+	before := cmd.Flags().String("before", "", "With --all-dead: only those that were given up before this time (RFC 3339)")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		switch {
+		case *allDead && len(args) > 0:
+			return errors.New("give either seqs or --all-dead")
+		case *allDead && *force:
+			return errors.New("--force is for messages that are still to be delivered; dead ones need none")
+		case !*allDead && cmd.Flags().Changed("before"):
+			return errors.New("--before goes with --all-dead")
+		case !*allDead && len(args) == 0:
+			return errors.New("give the seqs of messages (caddy inbox list shows them), or --all-dead")
+		}
+		seqs, err := parseSeqs(args)
+		if err != nil {
+			return err
+		}
+		client, err := reach.client()
+		if err != nil {
+			return err
+		}
+		if !*allDead {
+			return client.delete(cmd, seqs, *force)
+		}
+		query := url.Values{"state": {string(Dead)}}
+		if cmd.Flags().Changed("before") {
+			query.Set("before", *before)
+		}
+		content, err := client.call(cmd.Context(), http.MethodDelete, "/messages", query)
+		if err != nil {
+			return err
+		}
+		var answer deletedJSON
+		if err := json.Unmarshal(content, &answer); err != nil {
+			return fmt.Errorf("reading the admin API's answer: %w", err)
+		}
+		if answer.Deleted == 1 {
+			fmt.Fprintln(cmd.OutOrStdout(), "1 dead message is deleted.")
+		} else {
+			fmt.Fprintf(cmd.OutOrStdout(), "%d dead messages are deleted.\n", answer.Deleted)
+		}
+		return nil
+	}
+	return cmd
+}
+
+func (c *adminClient) delete(cmd *cobra.Command, seqs []uint64, force bool) error {
+	done, err := each(cmd, seqs, "deleted", func(seq uint64) error {
+		if _, err := c.call(cmd.Context(), http.MethodDelete, messagePath(seq), forced(force)); err != nil {
+			return err
+		}
+		fmt.Fprintf(cmd.OutOrStdout(), "%d: deleted\n", seq)
+		return nil
+	})
+	if err == nil && done < len(seqs) {
+		err = fmt.Errorf("%d of %d messages could not be deleted", len(seqs)-done, len(seqs))
+	}
+	return err
 }
 
 func parseSeqs(args []string) (seqs []uint64, err error) {
