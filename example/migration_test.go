@@ -823,8 +823,9 @@ func newTill(t *testing.T) *till {
 	return p
 }
 
-// load runs Caddy with a Caddyfile and the till's storage, and returns how to load the same again.
-func (p *till) load(t *testing.T, shown string) (again func()) {
+// load runs Caddy with a Caddyfile and the till's storage. It returns how to load the same again, at another address: at
+// the same one, a connection may reach the configuration that is going.
+func (p *till) load(t *testing.T, shown string) (reload func(from, to string)) {
 	t.Helper()
 	var document map[string]any
 	if err := json.Unmarshal(quiet(t, adapt(t, formatted(t, shown))), &document); err != nil {
@@ -836,8 +837,8 @@ func (p *till) load(t *testing.T, shown string) (again func()) {
 		t.Fatal(err)
 	}
 	loadAdapted(t, config)
-	return func() {
-		if err := caddy.Load(config, true); err != nil {
+	return func(from, to string) {
+		if err := caddy.Load([]byte(replaced(t, string(config), from, to)), true); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -936,9 +937,12 @@ func TestMigrationShouqianbaOwnTerminal(t *testing.T) {
 	answer, err := s.call(upayPrecreate, p.order(p.keys.TerminalSN))
 	sold(t, "before the check-in", answer, err)
 
-	for name, base := range map[string]string{"through the gateway": s.base, "past the gateway": p.url} {
+	for _, name := range []string{"through the gateway", "past the gateway"} {
 		checkins := p.Checkins()
-		checking := &sdk{t: t, base: base, sign: s.sign}
+		checking := &sdk{t: t, base: s.base, sign: s.sign}
+		if name == "past the gateway" {
+			checking.base = p.url
+		}
 		if err := checking.checkIn(p.keys.TerminalSN); err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
@@ -952,7 +956,10 @@ func TestMigrationShouqianbaOwnTerminal(t *testing.T) {
 			t.Errorf("%s, before the reload: %v, %v", name, answer, err)
 		}
 		keep()
-		reload()
+		address := free(t)
+		_, next, _ := net.SplitHostPort(address)
+		reload(":"+port, ":"+next)
+		s.base = "http://" + address
 		answer, err = s.call(upayPrecreate, p.order(p.keys.TerminalSN))
 		sold(t, name+", after the reload", answer, err)
 	}
