@@ -102,11 +102,20 @@ func TestServingBeforeTheStart(t *testing.T) {
 			}
 		})
 	}
+	over := make(chan struct{})
+	go func() {
+		group.Wait()
+		close(over)
+	}()
 	for range calls + notifies {
-		<-arrived
+		select {
+		case <-arrived:
+		case <-over:
+			t.Fatal("all are over before the start")
+		}
 	}
 	startRest()
-	group.Wait()
+	<-over
 	foreign := call("1"+sn, `"order_status":"PAID"`)
 	if a := post(t, g.url("/notify"), foreign, "Authorization: "+signed(t, foreign)); a.status != 403 {
 		t.Errorf("another terminal's notify: %d %s", a.status, a.body)
