@@ -12,7 +12,10 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/caddy-chinaums/caddy-chinaums/inbox"
+	"github.com/caddy-chinaums/caddy-chinaums/inbox/boltstore"
 	"github.com/caddy-chinaums/caddy-chinaums/inbox/storetest"
 )
 
@@ -323,6 +326,52 @@ func TestCommandExports(t *testing.T) {
 		t.Error("no error where the file cannot be made")
 	}
 	if _, _, err := run("export", other+".3", "--inbox=third", "--address="+admin); err == nil || !strings.Contains(err.Error(), `there is no inbox "third"`) {
+		t.Errorf("%v", err)
+	}
+}
+
+// TestCommandExportsAFile: of a gateway that does not run; a damaged message is left out, and the command fails.
+func TestCommandExportsAFile(t *testing.T) {
+	directory := t.TempDir()
+	path := filepath.Join(directory, "inbox.db")
+	store, err := boltstore.Open(path, inbox.Settings{Remember: time.Hour, Lease: time.Minute}, zap.NewNop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	about(t, store, "order-1", "order-2")
+	if _, _, err := run("export", filepath.Join(directory, "open.jsonl"), "--file", path); err == nil || !strings.Contains(err.Error(), "is open: stop that Caddy") {
+		t.Errorf("while it is open: %v", err)
+	}
+	if err := store.Close(); err != nil {
+		t.Fatal(err)
+	}
+	to := filepath.Join(directory, "all.jsonl")
+	output, errs, err := run("export", to, "--file", path)
+	if err != nil || output != "2 messages are in "+to+".\n" || errs != "" {
+		t.Errorf("%v %s\n%s", err, errs, output)
+	}
+	lines := exported(t, to)
+	if len(lines) != 2 || lines[1].Subject != "order-2" || lines[1].State != "pending" || lines[1].Request == nil || lines[1].Request.Body.Text != "mask-me order-2" {
+		t.Errorf("%+v", lines)
+	}
+
+	store, err = boltstore.Open(path, inbox.Settings{Remember: time.Hour, Lease: time.Minute}, zap.NewNop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(t, store, "not decodable")
+	if err := store.Close(); err != nil {
+		t.Fatal(err)
+	}
+	to = filepath.Join(directory, "damaged.jsonl")
+	_, errs, err = run("export", to, "--file", path)
+	if err == nil || err.Error() != "the file is damaged: not all of it could be read" || !strings.HasPrefix(errs, "3: its request is left out: it cannot be read: ") {
+		t.Errorf("%v %s", err, errs)
+	}
+	if lines := exported(t, to); len(lines) != 3 || lines[2].Request != nil {
+		t.Errorf("%+v", lines)
+	}
+	if _, _, err := run("export", filepath.Join(directory, "none.jsonl"), "--file", path+".none"); err == nil || !strings.Contains(err.Error(), "no such file") {
 		t.Errorf("%v", err)
 	}
 }

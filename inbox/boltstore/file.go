@@ -170,6 +170,24 @@ func (s *Store) explain(err error) error {
 	return fmt.Errorf("the inbox's file %s: %w", s.path, err)
 }
 
+var errForeign = errors.New("it belongs to another program; it is left as it is: set another path")
+
+// checkFormat says why a file of a format is not read, or nil.
+func checkFormat(is []byte) error {
+	switch {
+	case !bytes.HasPrefix(is, formatName):
+		return errForeign
+	case bytes.Equal(is, format):
+		return nil
+	}
+	version := "a newer"
+	if bytes.Compare(is, format) < 0 {
+		version = "an older"
+	}
+	return fmt.Errorf("it was written by %s version of the inbox (format %q, this is %q); it is left as it is: use that version, or set another path",
+		version, is, format)
+}
+
 // check makes sure that the file is an inbox's of this version, and makes it one if it is empty.
 func (s *Store) check(db *bbolt.DB) error {
 	info, err := os.Stat(s.path)
@@ -184,20 +202,12 @@ func (s *Store) check(db *bbolt.DB) error {
 		meta := tx.Bucket(bucketMeta)
 		if meta == nil {
 			if k, _ := tx.Cursor().First(); k != nil {
-				return errors.New("it belongs to another program; it is left as it is: set another path")
+				return errForeign
 			}
 			empty = true
 			return nil
 		}
-		is := meta.Get(keyFormat)
-		if !bytes.HasPrefix(is, formatName) {
-			return errors.New("it belongs to another program; it is left as it is: set another path")
-		}
-		if !bytes.Equal(is, format) {
-			return fmt.Errorf("it was written by %s version of the inbox (format %q, this is %q); it is left as it is: use that version, or set another path",
-				map[bool]string{true: "an older", false: "a newer"}[bytes.Compare(is, format) < 0], is, format)
-		}
-		return nil
+		return checkFormat(meta.Get(keyFormat))
 	})
 	if err != nil || !empty {
 		return err

@@ -127,4 +127,5 @@ var (
 	_ caddy.Provisioner     = (*Provider)(nil)
 	_ caddyfile.Unmarshaler = (*Provider)(nil)
 	_ inbox.Provider        = (*Provider)(nil)
+	_ inbox.FileReader      = (*Provider)(nil)
 )

@@ -3,7 +3,8 @@
 //
 // The files: store.go the store as its callers see it; writer.go the one goroutine that writes, a commit for all who wait;
 // apply.go what a commit does; queue.go which message is leased next; index.go where an id is; record.go the bytes;
-// file.go opening, and what is refused; delete.go; provider.go the Caddy module.
+// file.go opening, and what is refused; delete.go; read.go reading a file
+// that no Caddy has open, damaged or not; provider.go the Caddy module.
 //
 // # What stands where
 //
