@@ -43,7 +43,7 @@ func (s *deafStore) Settle(_ context.Context, _ *Message, outcome Outcome) error
 // settling is a delivery that has to settle in store, and its log.
 func settling(store Store) (*delivery, *observer.ObservedLogs) {
 	core, logs := observer.New(zapcore.DebugLevel)
-	d := &delivery{notes: ratelog.New(10), logger: zap.New(core), now: time.Now, store: &shared{store: store}}
+	d := &delivery{notes: ratelog.New(10), logger: zap.New(core), now: time.Now, store: &shared{Store: store}}
 	d.running, d.cut = context.WithCancel(context.Background())
 	return d, logs
 }

@@ -24,16 +24,12 @@ type storeKey struct{ module, name string }
 // openTimeout bounds how long a store may take to open.
 const openTimeout = time.Minute
 
-// shared is an open store, which outlives the configurations that use it, and what must outlive them with it. As a
-// Store it answers ErrClosed once it is closed, to requests of a configuration that has gone.
+// shared is an open store, which outlives the configurations that use it, and what must outlive them with it. Once it is
+// closed, it answers ErrClosed to requests of a configuration that has gone.
 type shared struct {
-	key   storeKey
-	store Store
-	log   *currentCore
-
-	// Held for reading by each call, so that none runs into Close.
-	calls  sync.RWMutex
-	closed bool
+	Store
+	key storeKey
+	log *currentCore
 
 	mu    sync.Mutex
 	users []*box // of each configuration, oldest first
@@ -57,7 +53,7 @@ func (b *box) open() error {
 		if err != nil {
 			return nil, err
 		}
-		s.store = store
+		s.Store = store
 		opened.Store(b.key, s)
 		return s, nil
 	})
@@ -148,115 +144,6 @@ func (s *shared) leave(b *box) {
 func (s *shared) Destruct() error {
 	opened.CompareAndDelete(s.key, s)
 	return s.Close()
-}
-
-// begin lets a call at the store, or says that it is closed. The call must end it.
-func (s *shared) begin() error {
-	s.calls.RLock()
-	if s.closed {
-		s.calls.RUnlock()
-		return ErrClosed
-	}
-	return nil
-}
-
-// Configure implements Store.
-func (s *shared) Configure(settings Settings) error {
-	if err := s.begin(); err != nil {
-		return err
-	}
-	defer s.calls.RUnlock()
-	return s.store.Configure(settings)
-}
-
-// Put implements Store.
-func (s *shared) Put(ctx context.Context, message *Message) (Receipt, error) {
-	if err := s.begin(); err != nil {
-		return 0, err
-	}
-	defer s.calls.RUnlock()
-	return s.store.Put(ctx, message)
-}
-
-// Lease implements Store. It may wait for ever, and so holds up no Close: whoever leases, ends before it gives the
-// store back.
-func (s *shared) Lease(ctx context.Context) (*Message, error) {
-	if err := s.begin(); err != nil {
-		return nil, err
-	}
-	s.calls.RUnlock()
-	return s.store.Lease(ctx)
-}
-
-// Settle implements Store.
-func (s *shared) Settle(ctx context.Context, message *Message, outcome Outcome) error {
-	if err := s.begin(); err != nil {
-		return err
-	}
-	defer s.calls.RUnlock()
-	return s.store.Settle(ctx, message, outcome)
-}
-
-// List implements Store.
-func (s *shared) List(ctx context.Context, query Query) ([]*Message, error) {
-	if err := s.begin(); err != nil {
-		return nil, err
-	}
-	defer s.calls.RUnlock()
-	return s.store.List(ctx, query)
-}
-
-// Get implements Store.
-func (s *shared) Get(ctx context.Context, seq uint64) (*Message, error) {
-	if err := s.begin(); err != nil {
-		return nil, err
-	}
-	defer s.calls.RUnlock()
-	return s.store.Get(ctx, seq)
-}
-
-// Redeliver implements Store.
-func (s *shared) Redeliver(ctx context.Context, seq uint64, force bool) (uint64, error) {
-	if err := s.begin(); err != nil {
-		return 0, err
-	}
-	defer s.calls.RUnlock()
-	return s.store.Redeliver(ctx, seq, force)
-}
-
-// Delete implements Store.
-func (s *shared) Delete(ctx context.Context, seq uint64, force bool) error {
-	if err := s.begin(); err != nil {
-		return err
-	}
-	defer s.calls.RUnlock()
-	return s.store.Delete(ctx, seq, force)
-}
-
-// DeleteDead implements Store.
-func (s *shared) DeleteDead(ctx context.Context, before time.Time) (int, error) {
-	if err := s.begin(); err != nil {
-		return 0, err
-	}
-	defer s.calls.RUnlock()
-	return s.store.DeleteDead(ctx, before)
-}
-
-// Stats implements Store.
-func (s *shared) Stats(ctx context.Context) (Stats, error) {
-	if err := s.begin(); err != nil {
-		return Stats{}, err
-	}
-	defer s.calls.RUnlock()
-	return s.store.Stats(ctx)
-}
-
-// Close implements Store. It waits for the calls that are under way.
-func (s *shared) Close() error {
-	s.calls.Lock()
-	defer s.calls.Unlock()
-	s.closed = true
-	return s.store.Close()
 }
 
 // mostDead is how many ids of dead messages are remembered.
