@@ -271,9 +271,11 @@ const reasonReadsOtherwise = "reads_otherwise"
 const maxOriginalPairs = 200
 
 // readsOtherwise says why an app that reads content by itself, as PHP does, would not find just the parameters that were
-// verified, or returns nil. An empty value is not signed, so that anybody can add pairs that have none.
+// verified, or returns nil. An empty value is not signed, so that anybody can add pairs that have none; and whoever makes
+// JSON of a form chooses what is a number in it, of which readers keep 15 digits.
 func readsOtherwise(content []byte) error {
-	if !isJSONObject(content) && bytes.Count(content, ampersand) >= maxOriginalPairs {
+	isJSON := isJSONObject(content)
+	if !isJSON && bytes.Count(content, ampersand) >= maxOriginalPairs {
 		return fmt.Errorf("more than %d pairs", maxOriginalPairs)
 	}
 	all := acquireFields()
@@ -286,7 +288,12 @@ func readsOtherwise(content []byte) error {
 		return fmt.Errorf("more than %d pairs", maxOriginalPairs)
 	}
 	for i := range all.fields {
-		name := all.name(&all.fields[i])
+		field := &all.fields[i]
+		name := all.name(field)
+		if value := all.value(field); isJSON && len(value) > 0 && content[field.valueStart-1] != '"' && !normalize.IsAmount(value) &&
+			string(value) != "true" && string(value) != "false" {
+			return fmt.Errorf("field %s: not every reader of JSON takes its number for what was signed", quoteText(name))
+		}
 		if bytes.ContainsAny(name, "[]. ") || bytes.ContainsFunc(name, unicode.IsControl) {
 			return fmt.Errorf("parameter name %s: PHP makes another name of it", quoteText(name))
 		}

@@ -304,7 +304,7 @@ func TestConfirmHiddenWord(t *testing.T) {
 }
 
 // TestNamesOfOneReading: four bytes of GB18030 are an ſ, and `ſtatus` is `status` to Go's encoding/json: a closed order
-// was read as paid.
+// was read as paid. fastjson, which many a merchant's Java has, takes `sta_tus` and `sta-tus` for it too.
 func TestNamesOfOneReading(t *testing.T) {
 	app := newMerchantApp(t, nil)
 	address, _ := startNotify(t, "chinaums_notify\n\treverse_proxy "+app.URL)
@@ -324,6 +324,9 @@ func TestNamesOfOneReading(t *testing.T) {
 		"a byte that is no UTF-8":   {referenceFields{{"a\xff", "1"}}, false},
 		"GBK":                       {referenceFields{{"\xc6\xbb\xb9\xfb", "1"}}, false},
 		"UTF-8 that is overlong":    {referenceFields{{"\xc0\xaf", "1"}}, false},
+		"_, as fastjson reads it":   {referenceFields{{"sta_tus", "TRADE_SUCCESS"}}, false},
+		"-, as fastjson reads it":   {referenceFields{{"-Total-amount_", "99900"}}, false},
+		"_ and -, not deciding":     {referenceFields{{"ba_nk", "2"}, {"b-ank", "3"}, {"_", "4"}, {"-", "5"}}, true},
 		"ss is not ß":               {referenceFields{{"grösse", "1"}}, true},
 		"Chinese":                   {referenceFields{{"苹果", "1"}, {"蘋果", "1"}}, true},
 		"a respelling, all alone":   {referenceFields{{"MchntUuid", "1"}}, true},

@@ -379,6 +379,42 @@ func TestOriginalToPHP(t *testing.T) {
 			}
 		})
 	}
+	// PHP cuts a Content-Type at a semicolon, a comma or a space, and does not know what is left of this one: $_POST was
+	// empty, the app ran all the same.
+	t.Run("a Content-Type of which PHP makes another", func(t *testing.T) {
+		_ = os.Remove(seen)
+		wantWord(t, postNotify(t, url, good, "Content-Type: application/x-www-form-urlencoded\t;x"), 200)
+		content, _ := os.ReadFile(seen)
+		if !strings.Contains(string(content), `"`+hex.EncodeToString([]byte("status"))+`"`) {
+			t.Errorf("PHP has %s", content)
+		}
+	})
+	// A sender who makes JSON of a form chose the types: a number of 17 digits is another order's to JavaScript, one of 28
+	// is another order's to PHP.
+	for name, test := range map[string]struct {
+		order string // its number
+		value string // and how that is sent
+		taken bool
+	}{
+		"JSON, digits as text":               {"1017202611290000100000000001", `"1017202611290000100000000001"`, true},
+		"JSON, a number of 28 digits":        {"1017202611290000100000000001", "1017202611290000100000000001", false},
+		"JSON, a number of 17 digits":        {"10172026112900001", " 10172026112900001", false},
+		"JSON, a number with an exponent":    {"1e2", "1e2", false},
+		"JSON, a fraction":                   {"1.0", "1.0", false},
+		"JSON, minus nothing":                {"-0", "-0", false},
+		"JSON, a number that all read alike": {"101720261129000", "101720261129000", true},
+		"JSON, a boolean":                    {"true", "true", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			sign := referenceDigest("merOrderId="+test.order+"&status=TRADE_SUCCESS", testNotifyKey, digestSHA256)
+			body := `{"merOrderId":` + test.value + `,"status":"TRADE_SUCCESS","sign":"` + sign + `"}`
+			if !test.taken {
+				wantRefusal(t, url, body, 400, "reads_otherwise")
+				return
+			}
+			wantWord(t, postNotify(t, url, body), 200)
+		})
+	}
 	t.Run("the reason", func(t *testing.T) {
 		wantRefusal(t, url, good+"&status=", 400, "reads_otherwise")
 	})

@@ -245,7 +245,9 @@ func (n *Notify) deliver(w http.ResponseWriter, r *http.Request, next caddyhttp.
 	case FormatOriginal:
 		// What was judged as JSON must not be read as a form, nor the other way round: a text within may say other things then.
 		judged := n.platform.ContentType(content)
-		if contentType = r.Header.Get("Content-Type"); MediaType(contentType) != judged {
+		contentType = r.Header.Get("Content-Type")
+		// No reader may make another type of it: PHP takes a tab in front of the semicolon for a part of the name.
+		if bare, _, _ := strings.Cut(contentType, ";"); !strings.EqualFold(strings.TrimRight(bare, " "), judged) {
 			contentType = judged
 		}
 		given, keep = bytes.NewReader(content), n.platform.SignatureHeader
