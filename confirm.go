@@ -617,10 +617,11 @@ func (q *question) held(answer *platformAnswer, name, deciding, value string) er
 // decidedBy says which query's answer is compared with a state.
 var decidedBy = map[string]string{"secureStatus": pathQuery, "billStatus": pathBillQuery, "refundStatus": pathRefundQuery}
 
-// decidingName returns the deciding name that a name is, letter case aside, or "".
+// decidingName returns the deciding name that a name is, letter case and joints aside, or "".
 func decidingName(name string) string {
+	plain := string(withoutJoints([]byte(name)))
 	for _, deciding := range decidingNames {
-		if strings.EqualFold(name, deciding) {
+		if strings.EqualFold(plain, deciding) {
 			return deciding
 		}
 	}

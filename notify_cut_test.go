@@ -176,6 +176,8 @@ func splitForgeries() map[string]struct{ signed, sent referenceFields } {
 		"a refund by its time":     {created("tea&refundPayTime=2026-11-28 10:00:00"), nil},
 		"a refund by its amount":   {created("tea&refundAmount=100"), nil},
 		"a bill, capital letters":  {closed("attachedData", "note&billNO=B1&billSTATUS=PAID"), nil},
+		"a bill, underscores":      {closed("attachedData", "note&bill_no=B1&bill_status=PAID"), nil},
+		"a guarantee, a hyphen":    {closed("orderDesc", "tea&secure-Status=ALL_COMPLETED"), nil},
 	}
 	for name, f := range forgeries {
 		for _, field := range f.signed {
@@ -326,6 +328,7 @@ func TestNamesOfOneReading(t *testing.T) {
 		"UTF-8 that is overlong":    {referenceFields{{"\xc0\xaf", "1"}}, false},
 		"_, as fastjson reads it":   {referenceFields{{"sta_tus", "TRADE_SUCCESS"}}, false},
 		"-, as fastjson reads it":   {referenceFields{{"-Total-amount_", "99900"}}, false},
+		"two that fastjson takes":   {referenceFields{{"bill_no", "1"}, {"BillNo", "2"}}, false},
 		"_ and -, not deciding":     {referenceFields{{"ba_nk", "2"}, {"b-ank", "3"}, {"_", "4"}, {"-", "5"}}, true},
 		"ss is not ß":               {referenceFields{{"grösse", "1"}}, true},
 		"Chinese":                   {referenceFields{{"苹果", "1"}, {"蘋果", "1"}}, true},

@@ -302,7 +302,7 @@ const (
 type notifyFields struct {
 	fields []notifyField
 	known  [knownFields]int16 // where a name that means something stands in fields, counted from 1
-	// Likewise where such a name stands in other letters, if it does not stand in its own.
+	// Likewise where such a name stands in another spelling, if it does not stand in its own.
 	respelled [knownFields]int16
 	sorted    []sortKey
 	slots     []int16 // a hash table of the other names, counted from 1
@@ -791,7 +791,7 @@ var ampersand = []byte{'&'}
 var errNameNotPlain = errors.New("a parameter name is empty, holds & or =, or is not UTF-8")
 
 // ambiguousNames says why the names could be read in another way, or returns nil. Many a JSON reader takes two names for
-// one that differ in letter case only, and the last one wins.
+// one that differ in letter case only, and the last one wins. fastjson also takes `sta_tus` and `sta-tus` for `status`.
 func (f *notifyFields) ambiguousNames() error {
 	bits := 6
 	for 1<<bits < 2*len(f.fields) {
@@ -799,6 +799,7 @@ func (f *notifyFields) ambiguousNames() error {
 	}
 	f.slots = slices.Grow(f.slots[:0], 1<<bits)[:1<<bits]
 	clear(f.slots)
+	clear(f.respelled[:])
 	for i := range f.fields {
 		if f.fields[i].number >= 0 {
 			continue // a deciding name, of which no two are one
@@ -809,8 +810,8 @@ func (f *notifyFields) ambiguousNames() error {
 			return errNameNotPlain
 		}
 		if number := decidingNumber(name, hash); number >= 0 {
-			if f.known[number] != 0 {
-				return fmt.Errorf("%s is also there in other letters", decidingNames[number])
+			if f.known[number] != 0 || f.respelled[number] != 0 {
+				return fmt.Errorf("%s is there in two spellings", decidingNames[number])
 			}
 			f.respelled[number] = int16(i + 1)
 		}
@@ -829,10 +830,13 @@ func (f *notifyFields) ambiguousNames() error {
 // nameFactor makes that nobody can choose names that fall into one slot.
 var nameFactor = rand.Uint64() | 1
 
+// joints are the bytes that some readers overlook in a name.
+const joints = "_-"
+
 // foldedBytes holds each byte of ASCII with its letter case folded, and 0 for every byte that needs a closer look.
 var foldedBytes = func() (folded [256]byte) {
 	for c := range byte(utf8.RuneSelf) {
-		if c != '&' && c != '=' {
+		if c != '&' && c != '=' && strings.IndexByte(joints, c) < 0 {
 			folded[c] = lowerASCII(c)
 		}
 	}
@@ -840,7 +844,7 @@ var foldedBytes = func() (folded [256]byte) {
 }()
 
 // foldHash returns a hash that is the same for names that are one when letter case is folded as Unicode does it, rune by
-// rune. It reports false for a name that is empty, holds '&' or '=', or is not UTF-8.
+// rune, and the joints are left out. It reports false for a name that is empty, holds '&' or '=', or is not UTF-8.
 func (f *notifyFields) foldHash(name []byte) (uint64, bool) {
 	hash := uint64(0)
 	for _, c := range name {
@@ -862,6 +866,9 @@ func (f *notifyFields) foldHashRunes(name []byte) (uint64, bool) {
 	for len(name) > 0 {
 		r, size := utf8.DecodeRune(name)
 		name = name[size:]
+		if strings.ContainsRune(joints, r) {
+			continue
+		}
 		least := r
 		for next := unicode.SimpleFold(r); next != r; next = unicode.SimpleFold(next) {
 			least = min(least, next)
@@ -890,14 +897,27 @@ var decidingSlots = func() (slots [1 << decidingBits]int8) {
 	return slots
 }()
 
-// decidingNumber is fieldNumber for a name in any letter case, whose foldHash is known.
+// decidingNumber is fieldNumber for a name in any letter case, with joints or without, whose foldHash is known.
 func decidingNumber(name []byte, hash uint64) int {
 	for slot := hash >> (64 - decidingBits); decidingSlots[slot] != 0; slot = (slot + 1) % (1 << decidingBits) {
-		if number := int(decidingSlots[slot]) - 1; bytes.EqualFold(name, decidingBytes[number]) {
+		if number := int(decidingSlots[slot]) - 1; bytes.EqualFold(withoutJoints(name), decidingBytes[number]) {
 			return number
 		}
 	}
 	return -1
+}
+
+// withoutJoints returns a name as a reader has it that overlooks the joints.
+func withoutJoints(name []byte) []byte {
+	if !bytes.ContainsAny(name, joints) {
+		return name
+	}
+	return bytes.Map(func(r rune) rune {
+		if strings.ContainsRune(joints, r) {
+			return -1
+		}
+		return r
+	}, name)
 }
 
 var decidingBytes = func() (names [knownFields][]byte) {
@@ -907,7 +927,7 @@ var decidingBytes = func() (names [knownFields][]byte) {
 	return names
 }()
 
-// foldedNumber is fieldNumber for a name in any letter case.
+// foldedNumber is fieldNumber for a name in any letter case, with joints or without.
 func (f *notifyFields) foldedNumber(name []byte) int {
 	hash, ok := f.foldHash(name)
 	if !ok {

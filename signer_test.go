@@ -119,7 +119,11 @@ func referenceFold(text string) string {
 	}, text)
 }
 
-// referenceAmbiguous applies the contract's three rules with copies of everything.
+// referencePlain leaves out of a name what fastjson overlooks.
+func referencePlain(name string) string { return strings.NewReplacer("_", "", "-", "").Replace(name) }
+
+// referenceAmbiguous applies the contract's three rules with copies of everything; and a name that decides does not stand
+// beside another that fastjson takes for it.
 func referenceAmbiguous(values url.Values) bool {
 	folded := map[string]bool{}
 	for name, list := range values {
@@ -132,6 +136,16 @@ func referenceAmbiguous(values url.Values) bool {
 		folded[referenceFold(name)] = true
 	}
 	deciding := strings.Fields(decidingByContract)
+	spellings := map[string]int{}
+	for name, list := range values {
+		for _, d := range deciding {
+			if strings.Join(list, "") != "" && strings.EqualFold(referencePlain(name), d) {
+				if spellings[d]++; spellings[d] > 1 {
+					return true
+				}
+			}
+		}
+	}
 	for name, list := range values {
 		for _, value := range list {
 			for i, part := range strings.Split(value, "&") {
@@ -139,7 +153,7 @@ func referenceAmbiguous(values url.Values) bool {
 				if i == 0 || !isPair {
 					continue
 				}
-				if slices.Contains(deciding, name) || slices.ContainsFunc(deciding, func(d string) bool { return strings.EqualFold(d, pair) }) {
+				if slices.Contains(deciding, name) || slices.ContainsFunc(deciding, func(d string) bool { return strings.EqualFold(d, referencePlain(pair)) }) {
 					return true
 				}
 			}
@@ -153,7 +167,7 @@ func referenceAmbiguous(values url.Values) bool {
 func referenceMixed(values url.Values) bool {
 	word := func(name string) string {
 		for other, list := range values {
-			if value := strings.Join(list, ""); strings.EqualFold(name, other) && value != "" {
+			if value := strings.Join(list, ""); strings.EqualFold(name, referencePlain(other)) && value != "" {
 				return value
 			}
 		}
