@@ -752,12 +752,9 @@ func later(known states, mine, theirs string, answer *platformAnswer) (string, e
 	return "", differ("status")
 }
 
-// confirm asks the platform, within the calls that a reload waits for.
-func (n *Notify) confirm(m *merchant, fields *notifyFields, event *notifyEvent, ambiguous bool) *rejection {
-	n.app.flights.Begin()
-	defer n.app.flights.End()
-	said := fields.claim()
-	confirmed, rejected := n.confirmer.confirm(m, said, event.Type, ambiguous, time.Duration(n.Timeout))
+// confirm asks the platform about an event, which says then what the platform says.
+func (n *Notify) confirm(m *merchant, fields *notifyFields, event *notifyEvent, doubtful bool) *rejection {
+	confirmed, rejected := n.confirmer.confirm(m, fields.claim(), event.Type, doubtful, time.Duration(n.Timeout))
 	if rejected != nil {
 		return rejected
 	}

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -164,6 +163,9 @@ func (n *Notify) handle(w http.ResponseWriter, r *http.Request, account Account,
 		n.reject(w, r, account, rejected)
 		return
 	}
+	// A reload waits from here on: the platform may be asked, and the app is told.
+	n.flights.Begin()
+	defer n.flights.End()
 	event, rejected := judge(content, r.Header)
 	if rejected != nil {
 		n.reject(w, r, account, rejected)
@@ -223,13 +225,13 @@ func MediaType(contentType string) string {
 }
 
 func unreadable(err error) *Rejection {
-	switch {
-	case errors.Is(err, body.ErrTooLarge):
-		return &Rejection{Status: http.StatusRequestEntityTooLarge, Reason: "too_large"}
-	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
-		return &Rejection{Status: http.StatusRequestTimeout, Reason: "body_late"}
+	switch status := body.Status(err); status {
+	case http.StatusRequestEntityTooLarge:
+		return &Rejection{Status: status, Reason: "too_large"}
+	case http.StatusRequestTimeout:
+		return &Rejection{Status: status, Reason: "body_late"}
 	default:
-		return &Rejection{Status: http.StatusBadRequest, Reason: "broken_body", Detail: err}
+		return &Rejection{Status: status, Reason: "broken_body", Detail: err}
 	}
 }
 
@@ -256,7 +258,7 @@ func (n *Notify) deliver(w http.ResponseWriter, r *http.Request, next caddyhttp.
 
 	out, cancel := Prepare(r, given, contentType, keep, &event.Context, time.Duration(n.Timeout))
 	defer cancel()
-	judged := n.judge(out, next)
+	judged := verdict.Deliver(out, next, n.Ack, n.logger)
 
 	status, word, result, reason := http.StatusOK, n.platform.Success, "taken", ""
 	if !judged.Taken {
@@ -282,12 +284,6 @@ func (n *Notify) deliver(w http.ResponseWriter, r *http.Request, next caddyhttp.
 	if !judged.Taken || hungUp != nil {
 		n.logUndelivered(account, event, judged, status, reason, hungUp)
 	}
-}
-
-func (n *Notify) judge(r *http.Request, next caddyhttp.Handler) verdict.Verdict {
-	n.flights.Begin()
-	defer n.flights.End()
-	return verdict.Deliver(r, next, n.Ack, n.logger)
 }
 
 func (n *Notify) logUndelivered(account Account, event *Event, judged verdict.Verdict, status int, reason string, hungUp error) {

@@ -25,6 +25,42 @@ type testFlights struct{}
 func (testFlights) Begin() {}
 func (testFlights) End()   {}
 
+// countedFlights are the flights that have begun and not ended.
+type countedFlights int
+
+func (f *countedFlights) Begin() { *f++ }
+func (f *countedFlights) End()   { *f-- }
+
+// TestReloadWaitsForJudge: a judge may ask the platform before it believes a notify. With Shouqianba a configuration used
+// to be put away meanwhile, and with it the terminal's key, so that the true notify was answered 503.
+func TestReloadWaitsForJudge(t *testing.T) {
+	flights := new(countedFlights)
+	n := &Notify{
+		Format: FormatJSON, Ack: verdict.AckWord, MaxSize: 1000, Timeout: caddy.Duration(time.Minute), platform: &testPlatform,
+		flights: flights, logger: zap.NewNop(), refusals: ratelog.New(10),
+	}
+	judge := func([]byte, http.Header) (*Event, *Rejection) {
+		if *flights != 1 {
+			t.Errorf("%d flights while the notify is judged", *flights)
+		}
+		return &Event{Data: "{}", Word: func(string) (string, bool) { return "", false }}, nil
+	}
+	app := caddyhttp.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) error {
+		if *flights != 1 {
+			t.Errorf("%d flights while the app has it", *flights)
+		}
+		w.WriteHeader(http.StatusNoContent)
+		return nil
+	})
+	w := httptest.NewRecorder()
+	if err := n.Serve(w, httptest.NewRequest("POST", "/", strings.NewReader("{}")), testAccount{}, judge, app); err != nil {
+		t.Fatal(err)
+	}
+	if w.Body.String() != "YES" || *flights != 0 {
+		t.Errorf("answer %q, %d flights left", w.Body, *flights)
+	}
+}
+
 var testPlatform = Platform{Name: "test", Success: "YES", Failed: "NO", ContentTypes: []string{"application/json"}}
 
 // TestPanicsOfOurOwn: a bug in the handler itself must not leave the platform without its word; under observe the app
