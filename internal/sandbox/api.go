@@ -102,7 +102,7 @@ func (c *ChinaUMS) answered(recorded *Call, out *reply) {
 	recorded.Status, recorded.ErrCode, recorded.Warning = out.status, out.code, out.warning
 	c.mu.Unlock()
 	if out.warning != "" {
-		c.warn(recorded.Path + ": " + out.warning)
+		c.warnings.add(recorded.Path + ": " + out.warning)
 	}
 }
 

@@ -166,7 +166,7 @@ func (c *ChinaUMS) attempt(ctx context.Context, n *notice, variant Variant) Deli
 	}
 	var err error
 	if delivery.Saved, err = c.saved.save(cmp.Or(n.order.billNo, n.order.number), message.Body); err != nil {
-		c.warn(notSaved(err))
+		c.warnings.add(notSaved(err))
 		err = nil
 	}
 	select {

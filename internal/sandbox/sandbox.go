@@ -224,6 +224,8 @@ type ChinaUMS struct {
 	saved   *saver
 	sending chan struct{} // bounds the notifies on the wire at one time
 
+	warnings warnings
+
 	ctx    context.Context
 	stop   context.CancelFunc
 	closed sync.WaitGroup
@@ -242,7 +244,6 @@ type ChinaUMS struct {
 	deliveries ring[Delivery]
 	faults     faults
 	outcomes   []string // refundStatus of the next refunds
-	warnings   warnings
 }
 
 // New starts a platform. Close ends it.
@@ -261,6 +262,7 @@ func New(options Options) (*ChinaUMS, error) {
 		cashiers:   make(map[string]*order),
 		calls:      callRing{newRing[*Call](options.MaxCalls)},
 		deliveries: newRing[Delivery](options.MaxDeliveries),
+		warnings:   warnings{tell: options.Warn},
 	}
 	var err error
 	if c.saved, err = newSaver(options.SaveDir); err != nil {
@@ -308,28 +310,34 @@ func (c *ChinaUMS) wake() {
 }
 
 // warnings are what somebody who looks at the sandbox should know; each is there once.
-type warnings []string
+type warnings struct {
+	tell func(text string) // may be nil
+
+	mu    sync.Mutex
+	texts []string
+}
 
 // maxWarnings bounds them.
 const maxWarnings = 100
 
-// add reports whether the warning is new.
-func (w *warnings) add(text string) bool {
-	if text == "" || len(*w) >= maxWarnings || slices.Contains(*w, text) {
-		return false
+// add keeps a warning that is new, and tells it.
+func (w *warnings) add(text string) {
+	w.mu.Lock()
+	fresh := len(w.texts) < maxWarnings && !slices.Contains(w.texts, text)
+	if fresh {
+		w.texts = append(w.texts, text)
 	}
-	*w = append(*w, text)
-	return true
+	w.mu.Unlock()
+	if fresh && w.tell != nil {
+		w.tell(text)
+	}
 }
 
-// warn keeps a warning and tells it.
-func (c *ChinaUMS) warn(text string) {
-	c.mu.Lock()
-	fresh := c.warnings.add(text)
-	c.mu.Unlock()
-	if fresh && c.options.Warn != nil {
-		c.options.Warn(text)
-	}
+// all returns the warnings, the oldest first.
+func (w *warnings) all() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.texts)
 }
 
 func randomHex(bytes int) string {

@@ -140,7 +140,11 @@ func (o *ShouqianbaOptions) fill() error {
 type Shouqianba struct {
 	options ShouqianbaOptions
 	client  *http.Client
+	ui      http.Handler
+	saved   *saver
 	sending chan struct{} // bounds the notifies on the wire at one time
+
+	warnings warnings
 
 	ctx    context.Context
 	stop   context.CancelFunc
@@ -157,9 +161,6 @@ type Shouqianba struct {
 	calls       callRing
 	deliveries  ring[Delivery]
 	faults      faults
-	warnings    warnings
-	saved       *saver
-	ui          http.Handler
 }
 
 // sqbTerminal is an activated terminal. Its previous key is empty before the first check-in.
@@ -182,6 +183,7 @@ func NewShouqianba(options ShouqianbaOptions) (*Shouqianba, error) {
 		nextSN:     7_890_000_000_000_000 + uint64(options.Now().UnixNano())%1_000_000_000*1_000,
 		calls:      callRing{newRing[*Call](options.MaxCalls)},
 		deliveries: newRing[Delivery](options.MaxDeliveries),
+		warnings:   warnings{tell: options.Warn},
 	}
 	var err error
 	if s.saved, err = newSaver(options.SaveDir); err != nil {

@@ -77,7 +77,7 @@ func (s *Shouqianba) attempt(ctx context.Context, n *sqbNotice, variant Variant)
 	}
 	var err error
 	if delivery.Saved, err = s.saved.save(n.order.clientSN, wire(n.order.notifyURL, body, authorization)); err != nil {
-		s.warn(notSaved(err))
+		s.warnings.add(notSaved(err))
 		err = nil
 	}
 	select {
@@ -114,16 +114,6 @@ func wire(address string, body []byte, authorization string) []byte {
 		head += "Authorization: " + authorization + "\r\n"
 	}
 	return append([]byte(head+fmt.Sprintf("Content-Length: %d\r\n\r\n", len(body))), body...)
-}
-
-// warn keeps a warning and tells it.
-func (s *Shouqianba) warn(text string) {
-	s.mu.Lock()
-	fresh := s.warnings.add(text)
-	s.mu.Unlock()
-	if fresh && s.options.Warn != nil {
-		s.options.Warn(text)
-	}
 }
 
 // sign makes a notify's body and its Authorization: base64 of SHA256withRSA (PKCS #1 v1.5) over the body.

@@ -190,12 +190,9 @@ func (s *Shouqianba) Orders() []Order {
 // UI is the page of the orders, as the other platform's is.
 func (s *Shouqianba) UI() http.Handler {
 	return ui(s.options.AllowRemote, s.Pay, func() view {
-		s.mu.Lock()
-		warnings := slices.Clone(s.warnings)
-		s.mu.Unlock()
 		return view{
 			Title: "收钱吧沙箱 Shouqianba sandbox", Known: []known{{"终端号 terminal_sn", s.options.TerminalSN}},
-			Now: s.options.Now(), Warnings: warnings, Orders: rows(s.Orders(), sqbCreated), Deliveries: s.Deliveries(),
+			Now: s.options.Now(), Warnings: s.warnings.all(), Orders: rows(s.Orders(), sqbCreated), Deliveries: s.Deliveries(),
 		}
 	})
 }

@@ -84,13 +84,10 @@ button { font: inherit }
 // below wherever it is mounted. Options.UI mounts it in ServeHTTP. Only a browser on this machine may use it.
 func (c *ChinaUMS) UI() http.Handler {
 	return ui(c.options.AllowRemote, c.Pay, func() view {
-		c.mu.Lock()
-		warnings := slices.Clone(c.warnings)
-		c.mu.Unlock()
 		return view{
 			Title: "银联商务沙箱 ChinaUMS sandbox",
 			Known: []known{{"商户号 mid", c.options.MID}, {"来源编号 source code", c.options.SourceCode}},
-			Now:   c.options.Now(), Warnings: warnings, Orders: rows(c.Orders(), statusNew, statusWaiting),
+			Now:   c.options.Now(), Warnings: c.warnings.all(), Orders: rows(c.Orders(), statusNew, statusWaiting),
 			Deliveries: c.Deliveries(),
 		}
 	})
