@@ -13,7 +13,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/body"
@@ -52,8 +51,7 @@ type platformAnswer struct {
 	payment map[string]string
 }
 
-// confirmer asks the platform about events. One of them serves every handler and outlives a reload, so that what it has
-// asked is not asked again.
+// confirmer asks the platform about events.
 type confirmer struct {
 	client    *http.Client
 	questions inbound.Questions[*platformAnswer]
@@ -63,34 +61,12 @@ type confirmer struct {
 	byOrder map[string]bool
 }
 
-// confirmers holds the one confirmer of this process while any handler uses it.
-var confirmers = caddy.NewUsagePool()
-
-const confirmersKey = "chinaums"
-
 func newConfirmer() *confirmer {
 	return &confirmer{client: outbound.NewClient(), now: time.Now, byOrder: make(map[string]bool)}
 }
 
-// acquireConfirmer returns the process's confirmer. The caller must release it.
-func acquireConfirmer() (*confirmer, error) {
-	value, _, err := confirmers.LoadOrNew(confirmersKey, func() (caddy.Destructor, error) { return newConfirmer(), nil })
-	if err != nil {
-		return nil, err
-	}
-	return value.(*confirmer), nil
-}
-
-func releaseConfirmer() error {
-	_, err := confirmers.Delete(confirmersKey)
-	return err
-}
-
-// Destruct implements caddy.Destructor.
-func (c *confirmer) Destruct() error {
-	c.client.CloseIdleConnections()
-	return nil
-}
+// confirming asks for every handler of this process, and over reloads, so that what it has asked is not asked again.
+var confirming = newConfirmer()
 
 // claim is what a notify says, as text.
 type claim map[string]string
@@ -762,6 +738,3 @@ func (n *Notify) confirm(m *merchant, fields *notifyFields, event *notifyEvent, 
 	n.logger.Debug("event confirmed", zap.String("merchant", m.name), zap.String("event", event.ID), zap.String("confirmed", confirmed))
 	return nil
 }
-
-// Interface guards
-var _ caddy.Destructor = (*confirmer)(nil)

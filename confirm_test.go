@@ -106,15 +106,14 @@ type confirmClock struct {
 // stopClock stops the clock of the running confirmer.
 func stopClock(t testing.TB) *confirmClock {
 	t.Helper()
-	shared, err := acquireConfirmer()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = releaseConfirmer() })
 	c := &confirmClock{now: time.Now()}
-	shared.mu.Lock()
-	defer shared.mu.Unlock()
-	shared.now = func() time.Time { c.mu.Lock(); defer c.mu.Unlock(); return c.now }
+	set := func(now func() time.Time) {
+		confirming.mu.Lock()
+		defer confirming.mu.Unlock()
+		confirming.now = now
+	}
+	t.Cleanup(func() { set(time.Now) })
+	set(func() time.Time { c.mu.Lock(); defer c.mu.Unlock(); return c.now })
 	return c
 }
 
@@ -865,8 +864,5 @@ func TestConfirmOptions(t *testing.T) {
 				t.Errorf("error %q, want %q", got, test.message)
 			}
 		})
-	}
-	if references, ok := confirmers.References(confirmersKey); ok {
-		t.Errorf("%d handlers have not given the confirmer back", references)
 	}
 }

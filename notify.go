@@ -136,21 +136,11 @@ func (n *Notify) Provision(ctx caddy.Context) error {
 	case n.Confirm && n.Observe:
 		n.logger.Warn("confirm has no effect under observe: nobody is asked", zap.String("option", "confirm"))
 	case n.Confirm:
-		if n.confirmer, err = acquireConfirmer(); err != nil {
-			return locale.Errorf("chinaums_notify: confirm: %w", err)
-		}
+		n.confirmer = confirming
 		patience *= 2
 	}
 	n.app.patience = max(n.app.patience, patience)
 	return nil
-}
-
-// Cleanup implements caddy.CleanerUpper. It also runs after a Provision that has failed.
-func (n *Notify) Cleanup() error {
-	if n.confirmer == nil {
-		return nil
-	}
-	return releaseConfirmer()
 }
 
 // needsBothKeys is what confirm needs.
@@ -360,6 +350,5 @@ func metricType(eventType string) string {
 // Interface guards
 var (
 	_ caddy.Provisioner           = (*Notify)(nil)
-	_ caddy.CleanerUpper          = (*Notify)(nil)
 	_ caddyhttp.MiddlewareHandler = (*Notify)(nil)
 )

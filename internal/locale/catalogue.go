@@ -91,7 +91,6 @@ var catalogue = map[string]string{
 	"transport chinaums: merchant %s: auth: %w":                           "transport chinaums：商户 %s：auth：%w",
 	"dynamic chinaums: %w":                                                "dynamic chinaums：%w",
 	"chinaums_notify: %w":                                                 "chinaums_notify：%w",
-	"chinaums_notify: confirm: %w":                                        "chinaums_notify：confirm：%w",
 	"app_id and app_key are missing; confirm asks the platform with them": "缺少 app_id 和 app_key，confirm 需要用它们向平台查单",
 	"format: %q is none of json, cloudevents, original":                   "format：%q 不是 json、cloudevents 或 original",
 	"ack: %q is neither word nor 2xx":                                     "ack：%q 既不是 word 也不是 2xx",
