@@ -564,9 +564,18 @@ func TestNotifyAnswers(t *testing.T) {
 			}
 		})
 	}
-	for _, reason := range []string{"signature", "missing_signature", "foreign_terminal", "json", "repeated_parameter", "content_type"} {
-		if len(log.lines("notify rejected", `"reason":"`+reason+`"`)) == 0 {
+	// No line said which command explains it.
+	for reason, explained := range map[string]bool{
+		"signature": true, "missing_signature": true, "foreign_terminal": true, "json": true, "repeated_parameter": true, "content_type": false,
+	} {
+		lines := log.lines("notify rejected", `"reason":"`+reason+`"`)
+		if len(lines) == 0 {
 			t.Errorf("no log line of the reason %s", reason)
+		}
+		for _, line := range lines {
+			if strings.Contains(line, `"explain":"caddy shouqianba verify"`) != explained {
+				t.Errorf("names the command: %v, want %v: %s", !explained, explained, line)
+			}
 		}
 	}
 	if len(log.lines("app answered 2xx but did not take the event", `{\\\"ok\\\":true}`)) == 0 {

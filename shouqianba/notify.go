@@ -27,7 +27,17 @@ var inward = inbound.Platform{
 	ContentTypes:    []string{"application/json"},
 	ContentType:     func([]byte) string { return "application/json" },
 	SignatureHeader: "Authorization",
+	Explain: func(reason string) string {
+		switch reason {
+		case reasonMissingSignature, reasonSignature, reasonJSON, reasonRepeated, reasonTooMany, reasonForeignTerminal:
+			return "caddy shouqianba verify"
+		}
+		return ""
+	},
 }
+
+// reasonForeignTerminal is why a true notify is not the terminal's.
+const reasonForeignTerminal = "foreign_terminal"
 
 // Notify is the middleware that takes the platform's notifies: it verifies the signature over the raw body, normalizes
 // the JSON, sets the event's context in CloudEvents headers, runs the rest of the chain, and answers `success` if the app
@@ -37,8 +47,8 @@ var inward = inbound.Platform{
 //
 // It sets the placeholders `{http.shouqianba.merchant}` (the terminal's name), `{http.shouqianba.event_id}`,
 // `{http.shouqianba.event_type}`, `{http.shouqianba.client_sn}`, `{http.shouqianba.sn}`,
-// `{http.shouqianba.total_amount}`, `{http.shouqianba.status}` (order_status) and, where the answer is fail,
-// `{http.shouqianba.reason}`.
+// `{http.shouqianba.terminal_sn}`, `{http.shouqianba.total_amount}`, `{http.shouqianba.status}` (order_status) and, where
+// the answer is fail, `{http.shouqianba.reason}`.
 //
 // In a Caddyfile:
 //
@@ -65,12 +75,16 @@ type Notify struct {
 
 	inbound.Notify
 
-	// Ask the platform (query) before believing a notify: one that it contradicts is answered `fail` with 409, one that it
-	// does not answer or that cannot be compared with 503. Then the app gets `Ce-Confirmed: true`, or `superseded` where the
-	// platform is at a later state of the same order. The platform is asked about one order at most once a minute, and about
-	// a terminal's orders at most 5 times a second; what the answer that is known cannot confirm, or for which there is no
-	// turn within half of `timeout`, is answered 503, and the platform sends it again. The platform signs all merchants'
-	// notifies with one key; with this, a notify of another merchant's order cannot pass for one's own. Default: false.
+	// Ask the platform (query) before believing a notify. One that it contradicts is answered `fail` with 409; one that it
+	// does not answer, or that cannot be compared, with 503. The app gets `Ce-Confirmed: true`, or `superseded` where the
+	// platform is at a later state of the same order.
+	//
+	// The platform signs all merchants' notifies with one key. With confirm, a notify of another merchant's order cannot
+	// pass for one's own.
+	//
+	// The platform is asked about one order at most once a minute, and about a terminal's orders at most 5 times a second.
+	// What the answer that is known cannot confirm, or for which there is no turn within half of `timeout`, is answered 503;
+	// the platform sends it again. The query has `timeout` too; under observe nobody is asked. Default: false.
 	Confirm bool `json:"confirm,omitempty"`
 
 	terminal  terminalRef
@@ -187,7 +201,7 @@ func (n *Notify) checkTerminal(t *terminal, sn string) *inbound.Rejection {
 	case "":
 		return &inbound.Rejection{Status: http.StatusServiceUnavailable, Reason: "not_ready", Detail: errors.New("the terminal's number is not known: it has no key yet")}
 	}
-	return &inbound.Rejection{Status: http.StatusForbidden, Reason: "foreign_terminal"}
+	return &inbound.Rejection{Status: http.StatusForbidden, Reason: reasonForeignTerminal}
 }
 
 // unverified is a rejection of this notify, with what helps to find it in a log.
