@@ -10,7 +10,9 @@ WORKDIR /src
 COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
-RUN GOOS=$TARGETOS GOARCH=$TARGETARCH go build -trimpath -ldflags '-s -w' -o /out/caddy ./cmd/caddy \
+ARG VERSION=
+RUN GOOS=$TARGETOS GOARCH=$TARGETARCH go build -trimpath \
+	-ldflags "-s -w -X github.com/caddy-chinaums/caddy-chinaums.version=$VERSION" -o /out/caddy ./cmd/caddy \
 	&& mkdir -p /out/data /out/config
 
 FROM gcr.io/distroless/static-debian12:nonroot

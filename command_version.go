@@ -16,6 +16,9 @@ import (
 // modulePath is this module's, as go.mod says it.
 const modulePath = "github.com/caddy-chinaums/caddy-chinaums"
 
+// version is what the linker is told where there is no git to read it from, as for the image; mostly "".
+var version string
+
 func versionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
@@ -34,6 +37,9 @@ func versionCommand() *cobra.Command {
 // moduleVersion says which version of this module a binary was built of: a tag, or "(devel)" for a working tree.
 func moduleVersion(info *debug.BuildInfo) string {
 	const working = "(devel)"
+	if version != "" {
+		return version
+	}
 	if info == nil {
 		return working
 	}

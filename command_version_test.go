@@ -28,6 +28,11 @@ func TestModuleVersion(t *testing.T) {
 			}
 		})
 	}
+	version = "v0.1.2"
+	defer func() { version = "" }()
+	if got := moduleVersion(&debug.BuildInfo{Main: debug.Module{Path: modulePath, Version: "(devel)"}}); got != "v0.1.2" {
+		t.Errorf("told by the linker: %q", got)
+	}
 	output, err := runCommand(versionCommand(), "")
 	if err != nil || !strings.HasPrefix(output, "caddy-chinaums ") || !strings.Contains(output, "\ncaddy ") {
 		t.Errorf("%v %q", err, output)

@@ -299,6 +299,49 @@ func TestCompose(t *testing.T) {
 	}
 }
 
+// TestImage: what a release pushes says its own version, and a release candidate does not become "latest". The context of
+// the image has no .git to read a version from, so that `caddy chinaums version` said (devel); and every tag was "latest".
+func TestImage(t *testing.T) {
+	var release struct {
+		Jobs map[string]struct {
+			Steps []struct {
+				Uses string
+				With map[string]string
+			}
+		}
+	}
+	readYAML(t, ".github/workflows/release.yml", &release)
+	var image map[string]string
+	for _, step := range release.Jobs["release"].Steps {
+		if strings.HasPrefix(step.Uses, "docker/build-push-action@") {
+			image = step.With
+		}
+	}
+	if want := "VERSION=${{ github.ref_name }}"; image["build-args"] != want {
+		t.Errorf("build-args is %q, not %q", image["build-args"], want)
+	}
+	dockerfile := read(t, "Dockerfile")
+	for _, want := range []string{"ARG VERSION=", "-X github.com/caddy-chinaums/caddy-chinaums.version=$VERSION"} {
+		if !strings.Contains(dockerfile, want) {
+			t.Errorf("the Dockerfile has no %q", want)
+		}
+	}
+	if !strings.Contains(read(t, "command_version.go"), "\nvar version string\n") {
+		t.Error("the linker has no variable to write the version to")
+	}
+	for line := range strings.Lines(image["tags"]) {
+		if strings.Contains(line, "latest") && !strings.Contains(line, "!contains(github.ref_name, '-')") {
+			t.Errorf("a release candidate becomes the latest image: %s", line)
+		}
+	}
+	var releaser struct {
+		Release struct{ Prerelease string }
+	}
+	if readYAML(t, ".goreleaser.yaml", &releaser); releaser.Release.Prerelease != "auto" {
+		t.Error("a release candidate becomes the latest release")
+	}
+}
+
 // TestWorkflowsArePinned: an action is a commit; a tag can be moved to other code.
 func TestWorkflowsArePinned(t *testing.T) {
 	files, err := filepath.Glob("../.github/workflows/*.yml")
