@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/sandbox"
 )
@@ -450,5 +452,27 @@ func TestEventID(t *testing.T) {
 				t.Errorf("the second implementation says %s", got)
 			}
 		})
+	}
+}
+
+// TestFold: two letters have one fold if strings.EqualFold says that they are one, and only then.
+func TestFold(t *testing.T) {
+	f := new(notifyFields)
+	firsts := make(map[string]string)
+	for r := rune(1); r <= unicode.MaxRune; r++ {
+		if !utf8.ValidRune(r) || r == '&' || r == '=' {
+			continue
+		}
+		letter := string(r)
+		fold := string(f.fold([]byte(letter)))
+		first, ok := firsts[fold]
+		if !ok {
+			firsts[fold] = letter
+		} else if !strings.EqualFold(first, letter) {
+			t.Errorf("%q and %q have one fold", first, letter)
+		}
+		if other := string(unicode.SimpleFold(r)); string(f.fold([]byte(other))) != fold {
+			t.Errorf("%q and %q are one, but have two folds", letter, other)
+		}
 	}
 }

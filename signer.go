@@ -13,9 +13,9 @@ import (
 	"errors"
 	"fmt"
 	"hash"
+	"hash/maphash"
 	"io"
 	"math"
-	"math/rand/v2"
 	"net/url"
 	"slices"
 	"strconv"
@@ -305,12 +305,12 @@ type notifyFields struct {
 	// Likewise where such a name stands in another spelling, if it does not stand in its own.
 	respelled [knownFields]int16
 	sorted    []sortKey
-	slots     []int16 // a hash table of the other names, counted from 1
-	folded    []byte  // one rune
-	text      []byte  // a copy of the body, with every name and value decoded where it stands: decoding never lengthens
-	signed    []byte  // the string to sign and, for a moment, a key
-	doubt     error   // what verify found ambiguous or mixed
-	keepEmpty bool    // an empty value is a value
+	seen      map[uint64]struct{} // the hashes of the other names
+	folded    []byte              // a name
+	text      []byte              // a copy of the body, with every name and value decoded where it stands: decoding never lengthens
+	signed    []byte              // the string to sign and, for a moment, a key
+	doubt     error               // what verify found ambiguous or mixed
+	keepEmpty bool                // an empty value is a value
 	writer    eventWriter
 }
 
@@ -333,7 +333,6 @@ func (f *notifyFields) release() {
 func (f *notifyFields) reset() {
 	f.fields = f.fields[:0]
 	clear(f.known[:])
-	clear(f.respelled[:])
 	f.sorted = f.sorted[:0]
 	f.doubt = nil
 	f.text = f.text[:0]
@@ -793,147 +792,100 @@ var errNameNotPlain = errors.New("a parameter name is empty, holds & or =, or is
 // ambiguousNames says why the names could be read in another way, or returns nil. Many a JSON reader takes two names for
 // one that differ in letter case only, and the last one wins. fastjson also takes `sta_tus` and `sta-tus` for `status`.
 func (f *notifyFields) ambiguousNames() error {
-	bits := 6
-	for 1<<bits < 2*len(f.fields) {
-		bits++
+	if f.seen == nil {
+		f.seen = make(map[uint64]struct{})
 	}
-	f.slots = slices.Grow(f.slots[:0], 1<<bits)[:1<<bits]
-	clear(f.slots)
+	clear(f.seen)
 	clear(f.respelled[:])
 	for i := range f.fields {
 		if f.fields[i].number >= 0 {
 			continue // a deciding name, of which no two are one
 		}
-		name := f.name(&f.fields[i])
-		hash, ok := f.foldHash(name)
-		if !ok {
+		name := f.fold(f.name(&f.fields[i]))
+		if len(name) == 0 {
 			return errNameNotPlain
 		}
-		if number := decidingNumber(name, hash); number >= 0 {
+		hash := maphash.Bytes(seed, name)
+		if _, twice := f.seen[hash]; twice {
+			return errors.New("two parameter names differ in letter case only")
+		}
+		f.seen[hash] = struct{}{}
+		if number, ok := foldedNames[string(withoutJoints(name))]; ok {
 			if f.known[number] != 0 || f.respelled[number] != 0 {
 				return fmt.Errorf("%s is there in two spellings", decidingNames[number])
 			}
 			f.respelled[number] = int16(i + 1)
 		}
-		slot := hash >> (64 - bits)
-		for f.slots[slot] != 0 {
-			if bytes.EqualFold(name, f.name(&f.fields[f.slots[slot]-1])) {
-				return errors.New("two parameter names differ in letter case only")
-			}
-			slot = (slot + 1) & (1<<bits - 1)
-		}
-		f.slots[slot] = int16(i + 1)
 	}
 	return nil
 }
 
-// nameFactor makes that nobody can choose names that fall into one slot.
-var nameFactor = rand.Uint64() | 1
+// seed makes the names' hashes. Nobody knows it, so that two names of one hash are a chance of one in 2^64.
+var seed = maphash.MakeSeed()
 
-// joints are the bytes that some readers overlook in a name.
-const joints = "_-"
-
-// foldedBytes holds each byte of ASCII with its letter case folded, and 0 for every byte that needs a closer look.
-var foldedBytes = func() (folded [256]byte) {
-	for c := range byte(utf8.RuneSelf) {
-		if c != '&' && c != '=' && strings.IndexByte(joints, c) < 0 {
-			folded[c] = lowerASCII(c)
-		}
-	}
-	return folded
-}()
-
-// foldHash returns a hash that is the same for names that are one when letter case is folded as Unicode does it, rune by
-// rune, and the joints are left out. It reports false for a name that is empty, holds '&' or '=', or is not UTF-8.
-func (f *notifyFields) foldHash(name []byte) (uint64, bool) {
-	hash := uint64(0)
+// fold returns a name with its letter case folded as Unicode does it, rune by rune: names that are one have one such text.
+// It is empty for a name that is empty, holds '&' or '=', or is not UTF-8, and valid until the next call.
+func (f *notifyFields) fold(name []byte) []byte {
+	f.folded = f.folded[:0]
 	for _, c := range name {
-		folded := foldedBytes[c]
-		if folded == 0 {
-			return f.foldHashRunes(name)
+		switch {
+		case c == '&' || c == '=':
+			return nil
+		case c >= utf8.RuneSelf:
+			return f.foldRunes(name)
 		}
-		hash = (hash ^ uint64(folded)) * nameFactor
+		f.folded = append(f.folded, lowerASCII(c))
 	}
-	return hash, len(name) > 0
+	return f.folded
 }
 
-// foldHashRunes is foldHash for any name.
-func (f *notifyFields) foldHashRunes(name []byte) (uint64, bool) {
+// foldRunes is fold for any name.
+func (f *notifyFields) foldRunes(name []byte) []byte {
 	if bytes.ContainsAny(name, "&=") || !utf8.Valid(name) {
-		return 0, false
+		return nil
 	}
-	hash := uint64(0)
+	f.folded = f.folded[:0]
 	for len(name) > 0 {
 		r, size := utf8.DecodeRune(name)
 		name = name[size:]
-		if strings.ContainsRune(joints, r) {
-			continue
-		}
 		least := r
 		for next := unicode.SimpleFold(r); next != r; next = unicode.SimpleFold(next) {
 			least = min(least, next)
 		}
-		f.folded = utf8.AppendRune(f.folded[:0], least)
-		for _, c := range f.folded {
-			hash = (hash ^ uint64(lowerASCII(c))) * nameFactor
+		if least < utf8.RuneSelf {
+			least = rune(lowerASCII(byte(least)))
 		}
+		f.folded = utf8.AppendRune(f.folded, least)
 	}
-	return hash, true
+	return f.folded
 }
 
-// decidingBits is the size of a hash table of the deciding names.
-const decidingBits = 8
-
-// decidingSlots is that table: their numbers, counted from 1.
-var decidingSlots = func() (slots [1 << decidingBits]int8) {
+// foldedNames are the numbers of the deciding names, by the name's fold.
+var foldedNames = func() map[string]int {
+	numbers := make(map[string]int, len(decidingNames))
 	for number, name := range decidingNames {
-		hash, _ := new(notifyFields).foldHash([]byte(name))
-		slot := hash >> (64 - decidingBits)
-		for slots[slot] != 0 {
-			slot = (slot + 1) % (1 << decidingBits)
-		}
-		slots[slot] = int8(number + 1)
+		numbers[strings.ToLower(name)] = number
 	}
-	return slots
+	return numbers
 }()
 
-// decidingNumber is fieldNumber for a name in any letter case, with joints or without, whose foldHash is known.
-func decidingNumber(name []byte, hash uint64) int {
-	for slot := hash >> (64 - decidingBits); decidingSlots[slot] != 0; slot = (slot + 1) % (1 << decidingBits) {
-		if number := int(decidingSlots[slot]) - 1; bytes.EqualFold(withoutJoints(name), decidingBytes[number]) {
-			return number
-		}
-	}
-	return -1
-}
+// joints are the bytes that some readers overlook in a name.
+const joints = "_-"
 
-// withoutJoints returns a name as a reader has it that overlooks the joints.
+// withoutJoints takes the joints out of a name, in place.
 func withoutJoints(name []byte) []byte {
 	if !bytes.ContainsAny(name, joints) {
 		return name
 	}
-	return bytes.Map(func(r rune) rune {
-		if strings.ContainsRune(joints, r) {
-			return -1
-		}
-		return r
-	}, name)
+	return slices.DeleteFunc(name, func(c byte) bool { return strings.IndexByte(joints, c) >= 0 })
 }
-
-var decidingBytes = func() (names [knownFields][]byte) {
-	for number, name := range decidingNames {
-		names[number] = []byte(name)
-	}
-	return names
-}()
 
 // foldedNumber is fieldNumber for a name in any letter case, with joints or without.
 func (f *notifyFields) foldedNumber(name []byte) int {
-	hash, ok := f.foldHash(name)
-	if !ok {
-		return -1
+	if number, ok := foldedNames[string(withoutJoints(f.fold(name)))]; ok {
+		return number
 	}
-	return decidingNumber(name, hash)
+	return -1
 }
 
 // nextPair returns the name of the first pair that stands in value behind an '&', and what comes after that name: what
@@ -1014,8 +966,7 @@ func (f *notifyFields) mixed() error {
 	return nil
 }
 
-// equalFoldASCII reports whether text is word, in any ASCII letter case. word is in small letters where it has letters
-// of either case in the text.
+// equalFoldASCII reports whether text is word, in any ASCII letter case.
 func equalFoldASCII(text []byte, word string) bool {
 	if len(text) != len(word) {
 		return false
