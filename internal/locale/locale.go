@@ -18,23 +18,8 @@ func Chinese() bool {
 
 // Errorf is fmt.Errorf with the Chinese of the format, if the locale is Chinese.
 func Errorf(format string, args ...any) error {
-	if !Chinese() {
-		return fmt.Errorf(format, args...)
+	if chinese, ok := catalogue[format]; ok && Chinese() {
+		return fmt.Errorf(chinese, args...)
 	}
-	return fmt.Errorf(chinese(format), args...)
-}
-
-// Text returns the Chinese of an English text, if the locale is Chinese.
-func Text(english string) string {
-	if !Chinese() {
-		return english
-	}
-	return chinese(english)
-}
-
-func chinese(english string) string {
-	if text, ok := catalogue[english]; ok {
-		return text
-	}
-	return english
+	return fmt.Errorf(format, args...)
 }
