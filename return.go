@@ -29,10 +29,9 @@ const maxReturnQuery = 64 << 10
 const bodyPatience = 10 * time.Second
 
 // Return is the middleware in front of the page that the platform sends the buyer's browser back to (returnUrl). It
-// verifies the signed query by the rules of a notify, over the bytes as they came, those about strings that can be cut
-// in two ways and about words that do not go together included. A true one goes on to the rest of the chain, query and all, with the placeholders of a notify set
-// and the page told to send no referrer, which would hand the query on. A false one is a 403 error, which
-// `handle_errors` may dress.
+// verifies the signed query over the bytes as they came, by all the rules of a notify. A true one goes on to the rest of
+// the chain, query and all, with the placeholders of a notify set. The page is told to send no referrer, which would hand
+// the query on. A false one is a 403 error, which `handle_errors` may dress.
 //
 // Caddy's access log would hold the query, so the handler writes the entry itself, without it. What log_append adds is not
 // in that entry.
@@ -94,10 +93,8 @@ func (p *Return) Provision(ctx caddy.Context) error {
 		if name == "" {
 			return locale.Errorf("chinaums_return: ignore: a name is empty")
 		}
-		for _, deciding := range decidingNames {
-			if strings.EqualFold(name, deciding) {
-				return locale.Errorf("chinaums_return: ignore: %s decides about money; without its signature anybody could write it", name)
-			}
+		if decidingName(name) != "" {
+			return locale.Errorf("chinaums_return: ignore: %s decides about money; without its signature anybody could write it", name)
 		}
 		p.ignore[name] = true
 	}

@@ -59,8 +59,9 @@ const (
 )
 
 // Handler answers 202 once the request is safely stored, and at once if one with the same id is pending or was
-// delivered; it then runs the `deliver` handlers until they have taken the request: at least once, twice only what was
-// in flight at a crash, or when a NATS cluster could record nothing for longer than a lease lasts. What could not be stored is answered 503, what is larger than max_size 413.
+// delivered. It then runs the `deliver` handlers until they have taken the request: at least once. Only what was in
+// flight at a crash, or while a NATS cluster could record nothing for longer than a lease lasts, may come twice. What
+// could not be stored is answered 503, what is larger than max_size 413.
 //
 // All handlers of one inbox must deliver in the same way: their options from `retry` on are equal.
 //
