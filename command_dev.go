@@ -42,7 +42,7 @@ UMS_SOURCE (Shouqianba: SQB_TERMINAL_SN).`,
 	platform := flags.String("platform", dev.ChinaUMS, "chinaums or shouqianba")
 	port := flags.Int("port", dev.DefaultPort, "First of four ports: platform, way out, way in, pages of a PHP app")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		ctx, stop := signal.NotifyContext(contextOf(cmd), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+		ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 		defer stop()
 		err := dev.Run(ctx, dev.Options{
 			Platform: *platform, App: *app, Port: *port, Chinese: locale.Chinese(), Out: cmd.OutOrStdout(), Err: cmd.ErrOrStderr(),

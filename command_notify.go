@@ -108,19 +108,11 @@ gateway only.`,
 		case len(args) == 0:
 			return nil
 		}
-		ctx, cancel := context.WithTimeout(contextOf(cmd), *timeout)
+		ctx, cancel := context.WithTimeout(cmd.Context(), *timeout)
 		defer cancel()
 		return sendNotify(ctx, cmd.OutOrStdout(), args[0], message, variant.True())
 	}
 	return cmd
-}
-
-// contextOf returns the command's context; Caddy runs commands without one.
-func contextOf(cmd *cobra.Command) context.Context {
-	if ctx := cmd.Context(); ctx != nil {
-		return ctx
-	}
-	return context.Background()
 }
 
 // replaceFile writes a file that only its owner reads. What was there, a symbolic link too, gives way to it whole.

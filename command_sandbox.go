@@ -65,7 +65,7 @@ error, once for each interface, and on the page.`,
 				options.Schedule = append(options.Schedule, delay)
 			}
 		}
-		ctx, stop := signal.NotifyContext(contextOf(cmd), syscall.SIGINT, syscall.SIGTERM)
+		ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
 		defer stop()
 		return serveSandbox(ctx, cmd.OutOrStdout(), *listen, options)
 	}

@@ -3,7 +3,6 @@ package shouqianba
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"crypto/rsa"
 	"encoding/json"
 	"errors"
@@ -199,11 +198,7 @@ of a run are kept.`,
 			return err
 		}
 		defer platform.Close()
-		parent := cmd.Context()
-		if parent == nil { // Caddy runs commands without one
-			parent = context.Background()
-		}
-		ctx, stop := signal.NotifyContext(parent, syscall.SIGINT, syscall.SIGTERM)
+		ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
 		defer stop()
 		err = sandbox.Serve(ctx, *listen, platform, func(url string) error {
 			return printSandbox(cmd.OutOrStdout(), url, platform)
