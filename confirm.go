@@ -92,10 +92,11 @@ func (c *confirmer) confirm(m *merchant, said claim, eventType string, doubtful 
 		return "", &rejection{http.StatusServiceUnavailable, reasonNotComparable, err}
 	}
 	now, topic := c.time(), q.topic(m)
-	if topic.Doubtful = true; !doubtful {
+	topic.Doubtful = true
+	if !doubtful {
 		// What a doubtful one has asked for may help the order's own notify, but not harm it.
-		if answer, err, ok := c.questions.Known(now, topic); ok && err == nil {
-			if confirmed, err = q.compare(said, answer, false); err == nil {
+		if answer, ok := c.questions.Known(now, topic); ok {
+			if confirmed, err := q.compare(said, answer, false); err == nil {
 				return confirmed, nil
 			}
 		}

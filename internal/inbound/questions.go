@@ -96,19 +96,20 @@ func (q *Questions[Answer]) Ask(now time.Time, topic Topic, patience time.Durati
 	return entry.answer, true, entry.err
 }
 
-// Known returns the answer that the platform has given about a topic within the minute, if there is one. It asks nobody.
-func (q *Questions[Answer]) Known(now time.Time, topic Topic) (answer Answer, err error, ok bool) { //nolint:revive // the error is the platform's part of the answer
+// Known returns the answer that the platform has given about a topic within the minute. It reports false where there is
+// none, or an error. It asks nobody.
+func (q *Questions[Answer]) Known(now time.Time, topic Topic) (answer Answer, ok bool) {
 	q.mu.Lock()
 	entry := q.current(now, topic)
 	q.mu.Unlock()
 	if entry == nil {
-		return answer, nil, false
+		return answer, false
 	}
 	select {
 	case <-entry.done:
-		return entry.answer, entry.err, true
+		return entry.answer, entry.err == nil
 	default:
-		return answer, nil, false
+		return answer, false
 	}
 }
 
