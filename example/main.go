@@ -2,7 +2,7 @@
 // with this plugin, and a small app, all on this machine, and takes one order from its creation to its refund. It prints
 // every request and every reply on the way.
 //
-// 演示网关替商户应用做了什么：在本机启动平台沙箱、带本插件的 Caddy 和一个小应用，让一笔订单从下单走到退款，并打印每一步的请求和应答。
+// 演示网关替商户应用做了什么：在本机启动平台沙箱、带本插件的 Caddy 和一个小应用，让一笔订单从下单走到退款，并打印每一步收发的报文。
 //
 //	go run ./example                        runs one order and ends     跑完一笔订单后退出
 //	go run ./example -platform shouqianba   with Shouqianba             换成收钱吧

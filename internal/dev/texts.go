@@ -41,8 +41,8 @@ var english = texts{
 var chinese = texts{
 	running:   "沙箱（在本机模拟平台）和网关已启动，按 Ctrl-C 全部结束。密钥每次启动都不同。",
 	page:      "订单页面，带付款按钮",
-	calls:     "应用在此调用",
-	notifies:  "平台在此通知（notifyUrl）",
+	calls:     "应用调用这里",
+	notifies:  "平台回调这里（notifyUrl）",
 	app:       "应用在此接收事件",
 	noApp:     "未指定应用：网关自己收下所有事件",
 	ownApp:    "应用的页面：当前目录的 index.php，由 php-cgi 运行",

@@ -64,7 +64,7 @@ var catalogue = map[string]string{
 
 	// internal/outbound
 	"versions: 3 is not supported, whether a call was sent could not be told":                                       "versions：不支持 3，因为无法判断调用是否已经发出",
-	"compression must stay off: answers are passed on as they come":                                                 "compression 必须保持 off：应答按原样返回",
+	"compression must stay off: answers are passed on as they come":                                                 "compression 必须保持 off：平台的返回要原样转交",
 	"%s: tls_insecure_skip_verify is refused except to loopback: anybody on the way could take the calls":           "%s：tls_insecure_skip_verify 只允许用于本机：否则途中任何人都能截获调用",
 	"lb_retry_match is refused: it could repeat a payment":                                                          "不允许 lb_retry_match：它可能使付款重复",
 	"method is refused: a call is a POST":                                                                           "不允许 method：调用必须是 POST",

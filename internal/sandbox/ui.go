@@ -63,7 +63,7 @@ button { font: inherit }
 
 <h2>通知 Notifies</h2>
 <table id="deliveries">
-<thead><tr><th>时间 Time<th>通知 Notify<th>订单号 Number<th>地址 Address<th>应答 Answer</thead>
+<thead><tr><th>时间 Time<th>通知 Notify<th>订单号 Number<th>地址 Address<th>返回 Answer</thead>
 <tbody>
 {{range .Deliveries}}<tr>
 <td class="number">{{clock .Time}}
