@@ -7,7 +7,6 @@ import (
 	"html"
 	"io"
 	"net/http"
-	"net/http/httptest"
 	"os/exec"
 	"strings"
 	"testing"
@@ -132,17 +131,8 @@ func (b *browser) click(id string) {
 // cashier, pays, and comes back to the return page, which the gateway has verified; the notify arrives, confirmed.
 func TestH5InABrowser(t *testing.T) {
 	b := startBrowser(t)
-	platform, err := sandbox.New(sandbox.Options{Schedule: []time.Duration{100 * time.Millisecond, 100 * time.Millisecond}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(platform.Close)
-	cashier := httptest.NewServer(platform)
-	t.Cleanup(cashier.Close)
+	platform, platformURL := startSandbox(t, sandbox.Options{Schedule: []time.Duration{100 * time.Millisecond, 100 * time.Millisecond}})
 	keys := platform.Options()
-	t.Setenv("UMS_APP_ID", keys.AppID)
-	t.Setenv("UMS_APP_KEY", keys.AppKey)
-	t.Setenv("UMS_NOTIFY_KEY", keys.NotifyKey)
 
 	app := newMerchantApp(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != "GET" {
@@ -153,7 +143,7 @@ func TestH5InABrowser(t *testing.T) {
 			html.EscapeString(r.Header.Get("X-Order")), html.EscapeString(r.Header.Get("X-Status")), html.EscapeString(r.URL.Query().Get("theme")))
 	})
 	address := freeAddress(t)
-	log := startCaddy(t, merchantOptions(cashier.URL)+notifySite(address, `chinaums_h5 /v1/netpay/*
+	log := startCaddy(t, merchantOptions(platformURL)+notifySite(address, `chinaums_h5 /v1/netpay/*
 	chinaums_notify /notify {
 		confirm
 	}
@@ -178,7 +168,7 @@ func TestH5InABrowser(t *testing.T) {
 		})
 		a := do(t, newRequest(t, "POST", gateway+"/v1/netpay/trade/h5-pay", string(content), "Content-Type: application/json"))
 		var answer struct{ URL string }
-		if err := json.Unmarshal([]byte(a.body), &answer); err != nil || a.status != 200 || !strings.HasPrefix(answer.URL, cashier.URL+"/v1/netpay/trade/h5-pay?") {
+		if err := json.Unmarshal([]byte(a.body), &answer); err != nil || a.status != 200 || !strings.HasPrefix(answer.URL, platformURL+"/v1/netpay/trade/h5-pay?") {
 			t.Fatalf("%d %s", a.status, a.body)
 		}
 		return answer.URL

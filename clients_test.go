@@ -2,7 +2,6 @@ package chinaums
 
 import (
 	"bytes"
-	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -75,20 +74,11 @@ func TestClients(t *testing.T) {
 // orderWithClient has a client order, ask for, refund and read the notify of an order, whose amounts the platform writes as
 // texts or as numbers.
 func orderWithClient(t *testing.T, client string, texts bool) {
-	platform, err := sandbox.New(sandbox.Options{Manual: true, StringAmounts: texts})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(platform.Close)
-	server := httptest.NewServer(platform)
-	t.Cleanup(server.Close)
+	platform, platformURL := startSandbox(t, sandbox.Options{Manual: true, StringAmounts: texts})
 	keys := platform.Options()
-	t.Setenv("UMS_APP_ID", keys.AppID)
-	t.Setenv("UMS_APP_KEY", keys.AppKey)
-	t.Setenv("UMS_NOTIFY_KEY", keys.NotifyKey)
 	app := newMerchantApp(t, nil)
 	address := freeAddress(t)
-	startCaddy(t, merchantOptions(server.URL)+notifySite(address,
+	startCaddy(t, merchantOptions(platformURL)+notifySite(address,
 		"chinaums_proxy /v1/netpay/* {\n\t\tvalidate reject\n\t}\n\tchinaums_notify /notify\n\treverse_proxy "+app.URL))
 
 	order := keys.SourceCode + "2026112900001"

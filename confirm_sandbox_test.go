@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"net/http/httptest"
 	"testing"
 	"time"
 
@@ -20,20 +19,11 @@ func TestConfirmAgainstSandbox(t *testing.T) {
 }
 
 func confirmAgainstSandbox(t *testing.T, digest sandbox.Digest) {
-	platform, err := sandbox.New(sandbox.Options{Manual: true, Digest: digest, Answers: sandbox.AnswersSigned, StringAmounts: digest == sandbox.MD5})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(platform.Close)
-	server := httptest.NewServer(platform)
-	t.Cleanup(server.Close)
+	platform, platformURL := startSandbox(t, sandbox.Options{Manual: true, Digest: digest, Answers: sandbox.AnswersSigned, StringAmounts: digest == sandbox.MD5})
 	keys := platform.Options()
-	t.Setenv("UMS_APP_ID", keys.AppID)
-	t.Setenv("UMS_APP_KEY", keys.AppKey)
-	t.Setenv("UMS_NOTIFY_KEY", keys.NotifyKey)
 	app := newMerchantApp(t, nil)
 	address := freeAddress(t)
-	startCaddy(t, merchantOptions(server.URL)+notifySite(address, "chinaums_proxy /v1/netpay/*\n\tchinaums_notify /notify {\n\t\tconfirm\n\t}\n\treverse_proxy "+app.URL))
+	startCaddy(t, merchantOptions(platformURL)+notifySite(address, "chinaums_proxy /v1/netpay/*\n\tchinaums_notify /notify {\n\t\tconfirm\n\t}\n\treverse_proxy "+app.URL))
 	gateway := "http://" + address
 	clock := stopClock(t)
 

@@ -30,6 +30,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/outbound"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/sandbox"
 )
 
 const testAppID, testAppKey, testNotifyKey = "f0ec96ad2c3848b5b810e7aadf369e2f", "00112233445566778899aabbccddeeff", "fcAmtnx7MwismjWNhNKdHC44mNXtnEQeJkRrhKJwyrW2ysRR"
@@ -39,6 +40,23 @@ func setKeys(t testing.TB) {
 	t.Setenv("UMS_APP_ID", testAppID)
 	t.Setenv("UMS_APP_KEY", testAppKey)
 	t.Setenv("UMS_NOTIFY_KEY", testNotifyKey)
+}
+
+// startSandbox starts a sandbox at its URL, and puts its keys into the environment.
+func startSandbox(t testing.TB, options sandbox.Options) (platform *sandbox.ChinaUMS, url string) {
+	t.Helper()
+	platform, err := sandbox.New(options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(platform.Close)
+	server := httptest.NewServer(platform)
+	t.Cleanup(server.Close)
+	keys := platform.Options()
+	t.Setenv("UMS_APP_ID", keys.AppID)
+	t.Setenv("UMS_APP_KEY", keys.AppKey)
+	t.Setenv("UMS_NOTIFY_KEY", keys.NotifyKey)
+	return platform, server.URL
 }
 
 // merchantOptions is the global block with one merchant whose platform is at upstream.
