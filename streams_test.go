@@ -143,7 +143,7 @@ func TestStreams(t *testing.T) {
 			}
 			// A body that does not come has its own time, which is not the connection's.
 			for path, want := range map[string]int{"/late-notify/v1/x": 408, "/late-call/v1/x": 400} {
-				for range 100 {
+				for range 90 { // 180, and 51 others: a server takes 250 at a time
 					streams.Go(func() {
 						body, sender := io.Pipe()
 						defer sender.Close()
