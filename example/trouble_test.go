@@ -9,8 +9,10 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 
@@ -145,6 +147,7 @@ func TestTroubleCapture(t *testing.T) {
 		"pay.example.com {", "http://"+in+" {\n\tbind 127.0.0.1", "127.0.0.1:"+appPort, address)))
 	loadAdapted(t, withAccessLog(t, adapted, quiet(t, adapted)))
 	fields := map[string]string{"mid": os.Getenv("UMS_MID"), "merOrderId": "SP4Q20261124000000001", "orderDesc": "一杯茶 + \"two\""}
+	var sent []string
 	for _, variant := range []sandbox.Variant{sandbox.Tampered, sandbox.Genuine} {
 		message, err := sandbox.Notify{Kind: sandbox.KindPayment, Variant: variant, Key: os.Getenv("UMS_NOTIFY_KEY"), Fields: fields}.Build()
 		if err != nil {
@@ -158,15 +161,29 @@ func TestTroubleCapture(t *testing.T) {
 		if status != want {
 			t.Errorf("%s: %d %s", variant, status, word)
 		}
+		sent = append(sent, string(message.Body))
+	}
+
+	// An entry is written after its answer has gone out.
+	var captured []string
+	for deadline := time.Now().Add(time.Minute); len(captured) < len(sent) && time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		captured = captured[:0]
 		content, err := os.ReadFile(logged)
 		if err != nil {
 			t.Fatal(err)
 		}
-		lines := strings.Split(strings.TrimSpace(string(content)), "\n")
-		var entry struct{ Notification string }
-		if err := json.Unmarshal([]byte(lines[len(lines)-1]), &entry); err != nil || entry.Notification != string(message.Body) {
-			t.Errorf("%s: logged was %q, not %q: %v", variant, entry.Notification, message.Body, err)
+		for line := range strings.Lines(string(content)) {
+			var entry struct{ Notification string }
+			if err := json.Unmarshal([]byte(line), &entry); err != nil {
+				break // half written
+			}
+			captured = append(captured, entry.Notification)
 		}
+	}
+	slices.Sort(sent)
+	slices.Sort(captured)
+	if !slices.Equal(captured, sent) {
+		t.Errorf("logged was %q, not %q", captured, sent)
 	}
 	if got := app.headers("Ce-Type"); got != "com.chinaums.payment.succeeded" {
 		t.Errorf("the app got %s", got)
