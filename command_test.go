@@ -566,7 +566,7 @@ func TestBinary(t *testing.T) {
 		{"sign", "", append([]string{"chinaums", "sign", body}, shop...), 0, "Authorization: OPEN-BODY-SIG AppId="},
 		{"sign, standard input and environment", "{}", []string{"chinaums", "sign"}, 0, "Authorization: OPEN-BODY-SIG AppId="},
 		{"verify", "", append([]string{"chinaums", "verify", notify}, shop...), 0, "验签通过"},
-		{"verify what is false", "", append([]string{"chinaums", "verify", "--config", config, "--merchant", "other"}, notify), 1, "another_key [notify_key of shop]: 用的是配置中另一个密钥"},
+		{"verify what is false", "", append([]string{"chinaums", "verify", "--config", config, "--merchant", "other"}, notify), 1, "another_key [notify_key of shop]: 用的是配置中另一把密钥"},
 		{"an unknown flag", "", []string{"chinaums", "sign", "--key", "x"}, 1, "unknown flag: --key"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -23,6 +23,7 @@ func confirmAgainstSandbox(t *testing.T, digest sandbox.Digest) {
 	keys := platform.Options()
 	app := newMerchantApp(t, nil)
 	address := freeAddress(t)
+	confirming = newConfirmer() // an earlier test's platform may have had this address
 	startCaddy(t, merchantOptions(platformURL)+notifySite(address, "chinaums_proxy /v1/netpay/*\n\tchinaums_notify /notify {\n\t\tconfirm\n\t}\n\treverse_proxy "+app.URL))
 	gateway := "http://" + address
 	clock := stopClock(t)

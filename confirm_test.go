@@ -92,6 +92,7 @@ func (p *fakePlatform) asked() []queried {
 func startConfirm(t testing.TB, platform, appURL, options string) (url string, log *logged) {
 	t.Helper()
 	setKeys(t)
+	confirming = newConfirmer() // an earlier test's platform may have had this address
 	address := freeAddress(t)
 	log = startCaddy(t, merchantOptions(platform)+notifySite(address, "chinaums_notify {\n\t\tconfirm\n\t\t"+options+"\n\t}\n\treverse_proxy "+appURL))
 	return "http://" + address + "/notify", log
@@ -824,6 +825,7 @@ func TestConfirmAmbiguous(t *testing.T) {
 		setKeys(t)
 		address := freeAddress(t)
 		options := strings.Replace(merchantOptions(platform.URL), "upstream ", "mid 897\n\t\t\tupstream ", 1)
+		confirming = newConfirmer() // as above
 		startCaddy(t, options+notifySite(address, "chinaums_notify {\n\t\tconfirm\n\t}\n\treverse_proxy "+app.URL))
 		platform.asked()
 		wantWord(t, postNotify(t, "http://"+address+"/", signedOrder(tea)), 403)
