@@ -58,7 +58,7 @@ catch_workers_output = yes
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		_ = command.Process.Kill()
+		_ = command.Process.Signal(os.Interrupt) // its workers would outlive a kill
 		_ = command.Wait()
 	})
 	eventually(t, "PHP-FPM", func() bool {
