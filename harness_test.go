@@ -59,8 +59,13 @@ func adaptOrError(config string) ([]byte, error) {
 // loggedLines reads. It returns what was logged.
 func startCaddy(t testing.TB, config string) *logged {
 	t.Helper()
+	return startCaddyLogging(t, "DEBUG", config)
+}
+
+func startCaddyLogging(t testing.TB, level, config string) *logged {
+	t.Helper()
 	lines := newLogged(t)
-	config = strings.Replace(config, "{\n", "{\n\tadmin off\n\tlog {\n\t\toutput test_log "+lines.id+"\n\t\tformat json\n\t\tlevel DEBUG\n\t}\n", 1)
+	config = strings.Replace(config, "{\n", "{\n\tadmin off\n\tlog {\n\t\toutput test_log "+lines.id+"\n\t\tformat json\n\t\tlevel "+level+"\n\t}\n", 1)
 	if err := caddy.Load(adapt(t, config), true); err != nil {
 		t.Fatalf("loading: %v", err)
 	}

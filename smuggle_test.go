@@ -202,7 +202,9 @@ func startWalkGateway(t *testing.T) *walkGateway {
 		return err
 	})
 	options := strings.Replace(merchantOptions(g.platform.URL), "upstream ", "mid 898201612345678\n\t\t\tupstream ", 1)
-	g.log = startCaddy(t, strings.Replace(options, "{\n", `{
+	// At DEBUG, Caddy's handshakes over QUIC read what its start writes, and only a packet of UDP orders the two: the
+	// race detector does not see that.
+	g.log = startCaddyLogging(t, "INFO", strings.Replace(options, "{\n", `{
 	auto_https disable_redirects
 	servers `+g.cleartext+` {
 		protocols h1 h2c
@@ -314,6 +316,10 @@ func exchangeAll(address, method, text string) (statuses []int, bodies []string,
 // the body of what it refused; Caddy's wrapper hides that from net/http, which kept the connection and read the rest
 // of the body as the next request: a refund that no front server had seen was signed.
 func TestSecondRequestInABody(t *testing.T) {
+	if raceEnabled {
+		t.Skip("Caddy 2.11.9 races here with itself: its access log reads the count of a body that reverse_proxy still sends, " +
+			"and a dial that goes on alone reads the variables that handle_errors sets")
+	}
 	g := startWalkGateway(t)
 
 	t.Run("every handler is walked", func(t *testing.T) {
