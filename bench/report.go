@@ -5,6 +5,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -457,4 +458,30 @@ func (r *report) method() {
 		"[peers/](peers/). nginx + Lua uses libcrypto by FFI, since Debian has no lua-resty-string. The plain Caddy is the same binary.")
 	r.line("- The plugin does more than the others on the way out (who may call, bounded bodies and answers, outcomes, metrics) and in (ambiguous notifies, normalized JSON, " +
 		"the app's verdict). The scripts of the others sign and verify.")
+}
+
+// compact writes a number in few characters: 1.2k, 3M.
+func compact(v float64) string {
+	suffix := ""
+	switch {
+	case v >= 1e6:
+		v, suffix = v/1e6, "M"
+	case v >= 1e4:
+		v, suffix = v/1e3, "k"
+	}
+	return number(v) + suffix
+}
+
+// number writes three significant digits, and never fewer than the digits before the point.
+func number(v float64) string {
+	switch {
+	case math.IsNaN(v):
+		return "–"
+	case math.Abs(v) >= 100 || math.Abs(v-math.Round(v)) < 1e-9:
+		return fmt.Sprintf("%.0f", v)
+	case math.Abs(v) >= 10:
+		return fmt.Sprintf("%.1f", v)
+	default:
+		return fmt.Sprintf("%.2f", v)
+	}
 }

@@ -42,12 +42,12 @@ for argument in "$@"; do
 	esac
 done
 
-go build -buildvcs=false -o "$scratch/bench" ./bench
+(cd bench && go build -buildvcs=false -o "$scratch/bench" .)
 commit=
 if [ -n "$measure" ]; then
 	go build -buildvcs=false -o "$scratch/caddy" ./cmd/caddy
 	commit=$(git rev-parse --short HEAD 2>/dev/null || true)
-	if [ -n "$commit" ] && [ -n "$(git status --porcelain -- '*.go' go.mod 2>/dev/null)" ]; then
+	if [ -n "$commit" ] && [ -n "$(git status --porcelain -- '*.go' go.mod bench/go.mod 2>/dev/null)" ]; then
 		commit="$commit with changes"
 	fi
 fi
