@@ -17,6 +17,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/prometheus/procfs"
 )
 
 // TestMain lets the tests' binary be the far end too, as the program's own is.
@@ -126,33 +128,44 @@ func TestParseAnswer(t *testing.T) {
 	}
 }
 
-func TestParseProcess(t *testing.T) {
-	pid, parent, ok := parseStat([]byte("812 (php-fpm: pool a) b) S 811 811 811 0 -1 4194624"))
-	if !ok || pid != 812 || parent != 811 {
-		t.Errorf("%d, %d, %v", pid, parent, ok)
+// TestProcess: a process's descendants and their memory are found, and end with it.
+func TestProcess(t *testing.T) {
+	command := exec.Command("sh", "-c", "sleep 60 & trap 'kill $!' TERM; echo; wait; wait")
+	started, err := command.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
 	}
-	if _, _, ok = parseStat([]byte("812 php")); ok {
-		t.Error("nonsense is read")
+	p, err := startProcess("sh", command, nil)
+	if err != nil {
+		t.Fatal(err)
 	}
-	rss, pss := parseRollup([]byte("5581-7ffd ---p 00000000 00:00 0    [rollup]\nRss:    1024 kB\nPss:     512 kB\nPss_Anon:  100 kB\n"))
-	if rss != 1<<20 || pss != 1<<19 {
-		t.Errorf("%d, %d", rss, pss)
+	if _, err := started.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	family := p.family()
+	if len(family) != 2 || !alive(family[0]) || !alive(family[1]) {
+		t.Errorf("sh and sleep are %v", family)
+	}
+	both, err := readMemory(family)
+	if err != nil || both.PSS < 1<<12 || both.RSS < both.PSS {
+		t.Errorf("%+v, %v", both, err)
+	}
+	p.stop()
+	if slices.ContainsFunc(family, alive) {
+		t.Error("one of them has survived")
+	}
+	if after, err := readMemory(family); err != nil || after != (memory{}) {
+		t.Errorf("those that have ended have %+v, %v", after, err)
 	}
 }
 
 // TestUsage: what others use is what is busy but for the bench itself.
 func TestUsage(t *testing.T) {
-	before, ok := parseTicks("cpu  100 0 100 800 0 0 0 0 0 0\ncpu0 1 2 3\n")
-	after, too := parseTicks("cpu  160 10 130 1000 0 0 0 100 0 0\n")
-	if !ok || !too {
-		t.Fatal("/proc/stat is not read")
-	}
-	others, steal := usage{after, 2 * time.Second}.since(usage{before, 1750 * time.Millisecond})
-	if math.Abs(others-75.0/400) > 1e-9 || math.Abs(steal-0.25) > 1e-9 {
+	before := usage{procfs.CPUStat{User: 1, System: 1, Idle: 8}, 1750 * time.Millisecond}
+	after := usage{procfs.CPUStat{User: 1.6, Nice: 0.1, System: 1.3, Idle: 10, Steal: 1}, 2 * time.Second}
+	others, steal := after.since(before)
+	if math.Abs(others-0.75/4) > 1e-9 || math.Abs(steal-0.25) > 1e-9 {
 		t.Errorf("others %f, kept back %f", others, steal)
-	}
-	if _, ok = parseTicks("intr 1 2 3 4 5 6 7 8 9"); ok {
-		t.Error("nonsense is read")
 	}
 }
 

@@ -7,10 +7,11 @@ import (
 	"os/exec"
 	"regexp"
 	"runtime"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/prometheus/procfs"
 )
 
 // machine says where and when was measured; nothing that tells whose machine it is.
@@ -26,72 +27,45 @@ type machine struct {
 	Steal        float64 // share that the host of a virtual machine kept back
 }
 
-// ticks are the kernel's counts of CPU time since the start.
-type ticks struct{ busy, steal, all float64 }
-
-// parseTicks reads the first line of /proc/stat: user, nice, system, idle, iowait, irq, softirq, steal.
-func parseTicks(content string) (ticks, bool) {
-	first, _, _ := strings.Cut(content, "\n")
-	words := strings.Fields(first)
-	if len(words) < 9 || words[0] != "cpu" {
-		return ticks{}, false
-	}
-	var t ticks
-	for i, word := range words[1:9] {
-		value, err := strconv.ParseFloat(word, 64)
-		if err != nil {
-			return ticks{}, false
-		}
-		t.all += value
-		switch i {
-		case 3, 4:
-		case 7:
-			t.steal += value
-		default:
-			t.busy += value
-		}
-	}
-	return t, true
-}
-
 // usage is the CPU time that the machine and this bench have used so far.
 type usage struct {
-	machine ticks
+	machine procfs.CPUStat // seconds
 	ours    time.Duration
 }
 
 // usage reads it, or reports that it cannot be read.
 func (b *bench) usage() (usage, bool) {
-	content, err := os.ReadFile("/proc/stat")
-	if err != nil {
-		return usage{}, false
+	var stat procfs.Stat
+	files, err := procfs.NewDefaultFS()
+	if err == nil {
+		stat, err = files.Stat()
 	}
-	machine, ok := parseTicks(string(content))
 	pids := []int{os.Getpid(), b.upstream.process.command.Process.Pid}
 	for _, s := range b.sites {
 		pids = append(pids, s.pids()...)
 	}
-	ours, err := cpu(pids)
-	return usage{machine, ours}, ok && err == nil
+	ours, failure := cpu(pids)
+	return usage{stat.CPUTotal, ours}, err == nil && failure == nil
 }
 
 // since is the share of the machine's time that others took, and that the host kept back.
 func (u usage) since(before usage) (others, steal float64) {
-	all := u.machine.all - before.machine.all
-	if all <= 0 {
+	busy := func(c procfs.CPUStat) float64 { return c.User + c.Nice + c.System + c.IRQ + c.SoftIRQ }
+	all := func(c procfs.CPUStat) float64 { return busy(c) + c.Idle + c.Iowait + c.Steal }
+	passed := all(u.machine) - all(before.machine)
+	if passed <= 0 {
 		return 0, 0
 	}
-	const perSecond = 100 // ticks; Linux shows this unit whatever the kernel's own is
-	others = (u.machine.busy - before.machine.busy - (u.ours-before.ours).Seconds()*perSecond) / all
-	return max(others, 0), (u.machine.steal - before.machine.steal) / all
+	others = (busy(u.machine) - busy(before.machine) - (u.ours - before.ours).Seconds()) / passed
+	return max(others, 0), (u.machine.Steal - before.machine.Steal) / passed
 }
 
 // describeMachine asks the kernel and the peers.
 func describeMachine(t tools) machine {
 	m := machine{Cores: runtime.NumCPU(), CPU: "unknown", Kernel: "unknown"}
-	if content, err := os.ReadFile("/proc/cpuinfo"); err == nil {
-		if match := regexp.MustCompile(`(?m)^model name\s*: (.*)$`).FindSubmatch(content); match != nil {
-			m.CPU = string(match[1])
+	if files, err := procfs.NewDefaultFS(); err == nil {
+		if all, err := files.CPUInfo(); err == nil && len(all) > 0 && all[0].ModelName != "" {
+			m.CPU = all[0].ModelName
 		}
 	}
 	if content, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {

@@ -10,12 +10,12 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/prometheus/procfs"
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/freeport"
 )
@@ -70,25 +70,21 @@ func (p *process) stop() {
 
 // alive reports whether a process runs; a zombie does not.
 func alive(pid int) bool {
-	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	p, err := procfs.NewProc(pid)
 	if err != nil {
 		return false
 	}
-	end := bytes.LastIndexByte(content, ')')
-	return end >= 0 && !bytes.HasPrefix(content[end+1:], []byte(" Z"))
+	stat, err := p.Stat()
+	return err == nil && stat.State != "Z"
 }
 
 // family is the process and its descendants.
 func (p *process) family() []int {
 	parents := make(map[int]int)
-	entries, _ := filepath.Glob("/proc/[0-9]*/stat")
-	for _, entry := range entries {
-		content, err := os.ReadFile(entry)
-		if err != nil {
-			continue // it has just ended
-		}
-		if pid, parent, ok := parseStat(content); ok {
-			parents[pid] = parent
+	all, _ := procfs.AllProcs()
+	for _, other := range all {
+		if stat, err := other.Stat(); err == nil { // else it has just ended
+			parents[stat.PID] = stat.PPID
 		}
 	}
 	family := []int{p.command.Process.Pid}
@@ -102,21 +98,6 @@ func (p *process) family() []int {
 	return family
 }
 
-// parseStat reads a process's number and its parent's from /proc/<pid>/stat. The name between may hold anything.
-func parseStat(content []byte) (pid, parent int, ok bool) {
-	open, end := bytes.IndexByte(content, '('), bytes.LastIndexByte(content, ')')
-	if open < 0 || end < open {
-		return 0, 0, false
-	}
-	pid, err := strconv.Atoi(string(bytes.TrimSpace(content[:open])))
-	rest := bytes.Fields(content[end+1:])
-	if err != nil || len(rest) < 2 {
-		return 0, 0, false
-	}
-	parent, err = strconv.Atoi(string(rest[1]))
-	return pid, parent, err == nil
-}
-
 // memory is what processes have in memory.
 type memory struct {
 	RSS int64 // bytes; what processes share counts for each of them
@@ -127,36 +108,21 @@ type memory struct {
 func readMemory(pids []int) (memory, error) {
 	var sum memory
 	for _, pid := range pids {
-		content, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
-		if err != nil {
-			if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
-				continue
-			}
-			return memory{}, err
+		p, err := procfs.NewProc(pid)
+		var rollup procfs.ProcSMapsRollup
+		if err == nil {
+			rollup, err = p.ProcSMapsRollup()
 		}
-		rss, pss := parseRollup(content)
-		sum.RSS += rss
-		sum.PSS += pss
-	}
-	return sum, nil
-}
-
-// parseRollup reads Rss and Pss, in bytes.
-func parseRollup(content []byte) (rss, pss int64) {
-	for line := range strings.Lines(string(content)) {
-		parts := strings.Fields(line)
-		if len(parts) != 3 || parts[2] != "kB" {
+		if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
 			continue
 		}
-		value, _ := strconv.ParseInt(parts[1], 10, 64)
-		switch parts[0] {
-		case "Rss:":
-			rss = value << 10
-		case "Pss:":
-			pss = value << 10
+		if err != nil {
+			return memory{}, err
 		}
+		sum.RSS += int64(rollup.Rss)
+		sum.PSS += int64(rollup.Pss)
 	}
-	return rss, pss
+	return sum, nil
 }
 
 // freePorts are ports that nobody listened on a moment ago.
