@@ -357,3 +357,45 @@ func TestWorkflowsArePinned(t *testing.T) {
 		}
 	}
 }
+
+// TestSubjects: what .ci/run says about the subjects of new commits.
+func TestSubjects(t *testing.T) {
+	bash, err := exec.LookPath("bash")
+	if err != nil {
+		if os.Getenv("CHINAUMS_E2E") == "1" {
+			t.Fatal("bash is missing, and CHINAUMS_E2E=1 asks for it")
+		}
+		t.Skip("needs bash")
+	}
+	seventyTwo := "notify: " + strings.Repeat("é", 64) // 136 bytes
+	for _, test := range []struct {
+		subject, complaint string
+	}{
+		{"notify: refuse a value that holds &status=", ""},
+		{"inbox/boltstore: keep less", ""},
+		{".ci/run: look at commit subjects", ""},
+		{"inbox, its stores: an example in each type's comment", ""},
+		{"doctor, command: move what they do", ""},
+		{"getting-started: PHP behind nginx", ""},
+		{seventyTwo, ""},
+		{seventyTwo + "x", "73 characters"},
+		{"Refuse a value that holds &status=", "no room"},
+		{"Access tokens: refuse more", "no room"},
+		{"notify:refuse", "no room"},
+		{"notify : refuse", "no room"},
+		{": refuse", "no room"},
+		{"notify: ", "no room"},
+		{"notify", "no room"},
+		{"fixup! notify: refuse", "no room"},
+		{"WIP notify: refuse", "no room"},
+		{"", "no room"},
+	} {
+		// A good subject follows: what is said must not depend on the last line alone.
+		check := exec.Command(bash, "../.ci/subjects")
+		check.Stdin = strings.NewReader(test.subject + "\nnotify: say less\n")
+		said, err := check.CombinedOutput()
+		if (err != nil) != (test.complaint != "") || !strings.Contains(string(said), test.complaint) || test.complaint == "" && len(said) > 0 {
+			t.Errorf("%q: %v, %s", test.subject, err, said)
+		}
+	}
+}
