@@ -1,5 +1,5 @@
-// Package accounts names the merchants or terminals of a platform's app to the directives that use them: a directive
-// names one, leaves the name out where there is exactly one, or lets each request tell it by a placeholder.
+// Package accounts finds the merchant or terminal that a directive uses. A directive names one; or it leaves the name out,
+// if there is exactly one; or it takes the name from each request by a placeholder.
 package accounts
 
 import (
@@ -25,7 +25,7 @@ type Account interface {
 
 var validName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
 
-// CheckName says what is wrong with a name, or nil.
+// CheckName returns what is wrong with a name, or nil.
 func CheckName(name string) error {
 	if !validName.MatchString(name) {
 		return locale.Errorf("a name consists of letters, digits, '.', '_' and '-' and begins with a letter or digit")
@@ -42,7 +42,7 @@ type Directory[A Account] struct {
 	accounts map[string]A
 }
 
-// Add puts an account in.
+// Add adds an account.
 func (d *Directory[A]) Add(account A) {
 	if d.accounts == nil {
 		d.accounts = make(map[string]A)
@@ -50,7 +50,7 @@ func (d *Directory[A]) Add(account A) {
 	d.accounts[account.Name()] = account
 }
 
-// All are the accounts in the order of their names.
+// All returns the accounts, sorted by name.
 func (d *Directory[A]) All() []A {
 	all := make([]A, 0, len(d.accounts))
 	for _, name := range slices.Sorted(maps.Keys(d.accounts)) {
@@ -67,8 +67,8 @@ type Ref[A Account] struct {
 	usable      func(A) error
 }
 
-// Ref resolves the argument of a directive. usable says whether an account has what the directive needs; its error names
-// the option that is missing.
+// Ref resolves the argument of a directive. usable checks that an account has what the directive needs; its error names
+// the missing option.
 func (d *Directory[A]) Ref(name string, usable func(A) error) (Ref[A], error) {
 	var none A
 	if strings.Contains(name, "{") {
@@ -120,7 +120,7 @@ func (r Ref[A]) Resolve(repl *caddy.Replacer) A {
 	return account
 }
 
-// Reachable are the accounts that a directive may serve, in the order of their names.
+// Reachable returns the accounts that the directive may serve, sorted by name.
 func (r Ref[A]) Reachable() []A {
 	var none A
 	if r.fixed != none {

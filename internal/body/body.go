@@ -9,14 +9,16 @@ import (
 	"time"
 )
 
-// firstRead bounds what is set aside before a byte has come: a sender may announce much and send nothing.
+// firstRead limits the memory that is allocated before the first byte arrives. A sender may announce a large body and
+// send nothing.
 const firstRead = 8 << 10
 
 // ErrTooLarge says that a body is larger than its limit.
 var ErrTooLarge = errors.New("body larger than allowed")
 
-// Read reads r whole, at most limit bytes (ErrTooLarge beyond). announced is the Content-Length, -1 where unknown; fewer
-// or more bytes than announced are an io.ErrUnexpectedEOF. Memory grows with what has come, never with what was announced.
+// Read reads all of r. announced is the Content-Length, or -1 if it is unknown. More than limit bytes are ErrTooLarge;
+// fewer or more bytes than announced are io.ErrUnexpectedEOF. Memory grows with what has arrived, never with what was
+// announced.
 func Read(r io.Reader, announced, limit int64) ([]byte, error) {
 	if announced > limit {
 		return nil, ErrTooLarge
@@ -55,7 +57,7 @@ func Read(r io.Reader, announced, limit int64) ([]byte, error) {
 	}
 }
 
-// ReadRequest reads a request's body whole, which must arrive within patience.
+// ReadRequest reads all of a request's body, which must arrive within patience.
 func ReadRequest(w http.ResponseWriter, r *http.Request, limit int64, patience time.Duration) ([]byte, error) {
 	if r.ContentLength > limit {
 		return nil, ErrTooLarge
@@ -66,7 +68,7 @@ func ReadRequest(w http.ResponseWriter, r *http.Request, limit int64, patience t
 	if r.Body == nil || r.ContentLength == 0 {
 		return nil, nil
 	}
-	// A writer that cannot set a deadline (a test's) leaves the server's own timeouts in force.
+	// If the writer cannot set a deadline, as in tests, the server's own timeouts apply.
 	controller := http.NewResponseController(w)
 	limited := controller.SetReadDeadline(time.Now().Add(patience)) == nil
 	b, err := Read(r.Body, r.ContentLength, limit)
@@ -90,8 +92,8 @@ func Status(err error) int {
 	return http.StatusBadRequest
 }
 
-// Content is a body in memory. It should be a *bytes.Reader or a *strings.Reader: net/http sends those, and no other
-// reader, in one write together with the headers.
+// Content is a body in memory. It should be a *bytes.Reader or a *strings.Reader: only those are sent by net/http in one
+// write with the headers.
 type Content interface {
 	io.Reader
 	Len() int

@@ -7,13 +7,14 @@ import (
 	"time"
 )
 
-// AnswerEarly prepares for an answer that is given before the body has been read. Without it net/http first waits for
-// up to 256 KiB of the body, and for ever if they do not come: a sender who announces a body that is refused, and sends
-// none, would get no answer and hold the connection. Afterwards the answer goes out at once, and what is left of the
-// body is waited for, so that the sender can read the answer, but no longer than patience. Then the connection ends:
-// what still came of the body would be taken for another request, which a front server has not looked at.
+// AnswerEarly prepares for an answer that is given before the body has been read. Call it before the answer.
 //
-// HTTP/2 and HTTP/3 end the stream; there no other request can follow in it.
+// Without it, net/http first waits for up to 256 KiB of the body, and waits forever if they do not arrive. A sender who
+// announces a body and sends none would get no answer, and hold the connection. With it, the answer goes out at once. The
+// rest of the body is then awaited for at most patience, so that the sender can read the answer.
+//
+// After that the connection ends. Otherwise the rest of the body would be read as another request, which no front server
+// has checked. HTTP/2 and HTTP/3 end the stream instead, in which no other request can follow.
 func AnswerEarly(w http.ResponseWriter, r *http.Request, patience time.Duration) {
 	if r.ContentLength == 0 {
 		return
@@ -21,12 +22,12 @@ func AnswerEarly(w http.ResponseWriter, r *http.Request, patience time.Duration)
 	if r.ProtoMajor == 1 {
 		endConnection(w)
 	}
-	// A writer that cannot do it (a test's) has no connection to hold.
+	// A writer that cannot set a deadline, as in tests, has no connection to hold.
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(patience))
 }
 
-// endConnection makes net/http end the connection after the answer. A header `Connection: close` alone would not do: what
-// dresses the answer, a `header` directive for one, may put another in its place.
+// endConnection makes net/http end the connection after the answer. The header `Connection: close` is not enough: a
+// handler in front, such as a `header` directive, may replace it.
 func endConnection(w http.ResponseWriter) {
 	w.Header().Set("Connection", "close")
 	for {
@@ -36,7 +37,7 @@ func endConnection(w http.ResponseWriter) {
 		}
 		w = wrapper.Unwrap()
 	}
-	// A body that passes its limit is how net/http's own writer is told. It then also gives the sender half a second to
-	// read the answer before what he still sends is answered with a reset.
+	// net/http's own writer learns it from a body that exceeds its limit. It then also gives the sender half a second to
+	// read the answer before the connection is reset.
 	_, _ = http.MaxBytesReader(w, io.NopCloser(strings.NewReader("more")), 0).Read(make([]byte, 1))
 }

@@ -5,11 +5,11 @@ import (
 	"sync"
 )
 
-// room is what a body is read into. A large one moves through buffers that are used again, each four times as large as the
-// last: what is thrown away is what makes the garbage collector run.
+// room is the memory that a body is read into. A large body moves through pooled buffers of growing size, because memory
+// that is thrown away makes the garbage collector run.
 type room struct {
 	bytes  []byte
-	buffer *buffer // which bytes are of; nil: they become the body
+	buffer *buffer // the buffer that bytes are part of; nil if bytes become the body
 }
 
 type buffer struct {
@@ -27,7 +27,7 @@ func newRoom(most int64) room {
 	return newBuffer(0)
 }
 
-// newBody has room for one byte more, so that the end shows.
+// newBody has room for one more byte, because only another read shows that the body ends.
 func newBody(size int64) room { return room{bytes: make([]byte, 0, size+1)} }
 
 func newBuffer(stage int) room {
@@ -52,7 +52,7 @@ func (r *room) grow(most int64) {
 	*r = next
 }
 
-// take gives the body.
+// take returns the body.
 func (r *room) take() []byte {
 	if r.buffer == nil {
 		return r.bytes
@@ -60,7 +60,7 @@ func (r *room) take() []byte {
 	return bytes.Clone(r.bytes)
 }
 
-// leave lets others have the buffer.
+// leave returns the buffer to its pool.
 func (r *room) leave() {
 	if r.buffer != nil {
 		buffers[r.buffer.stage].Put(r.buffer)

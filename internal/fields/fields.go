@@ -1,7 +1,7 @@
 // Package fields checks a call's body against the tables of the platform's documents, which are JSON Schema files, and
-// against rules across fields, which are Go. It knows neither Caddy nor a platform.
+// against rules across fields, which are Go functions. It knows neither Caddy nor a platform.
 //
-// What it says of a body never holds a value of it: names, rules and the tables' own limits only.
+// Its errors contain names, rules and the tables' own limits, and never a value from the body.
 package fields
 
 import (
@@ -25,30 +25,30 @@ import (
 
 // Error is one thing that does not fit.
 type Error struct {
-	Name    string `json:"name"`    // where: `mid`, `subOrders[0].mid`; empty for the body as a whole
+	Name    string `json:"name"`    // the field, such as `mid` or `subOrders[0].mid`; empty for the body as a whole
 	Rule    string `json:"rule"`    // JSON Schema's keyword, or one of json, duplicate, sum, excludes
 	Message string `json:"message"` // Chinese / English
 
-	// Advice is for logs only: the documents disagree, and the call is let pass.
+	// Advice marks an error that is only logged, because the documents disagree. The call passes.
 	Advice bool `json:"-"`
 }
 
 const (
-	// maxErrors bounds an answer.
+	// maxErrors limits the errors in an answer.
 	maxErrors = 32
-	// maxItems bounds what is made of a hostile array: each element can be an error of some hundred bytes.
+	// maxItems limits the elements of an array, because each may cause an error of some hundred bytes.
 	maxItems = 1000
 )
 
-// Object is a JSON object as the tables see it: whole numbers are int64, all others float64.
+// Object is a JSON object as the tables see it. Whole numbers are int64, all others float64.
 type Object = map[string]any
 
-// Rule looks across the fields of a body whose own fields have been judged already.
+// Rule checks several fields of a body against each other. Each field has been checked on its own before.
 type Rule func(body Object) []Error
 
 // Interface is one interface of a platform.
 type Interface struct {
-	Schema string // its table's file
+	Schema string // the file of its table
 	Rules  []Rule
 }
 
@@ -59,7 +59,7 @@ type Tables struct {
 
 type table struct {
 	schema *jsonschema.Schema
-	// textOf are the fields that may also hold the JSON text of their value.
+	// textOf are the fields that may also hold their value as JSON text.
 	textOf []string
 	rules  []Rule
 }
@@ -87,8 +87,8 @@ func Compile(files fs.FS, interfaces map[string]Interface) (*Tables, error) {
 	return t, nil
 }
 
-// Embedded returns the tables of schemas that are built into the binary, in the directory schema. They are compiled at the
-// first call that is validated, and tested: it panics if they are broken.
+// Embedded returns a function that compiles the schemas in the embedded directory schema when it is first called. It panics
+// if they are broken, which tests rule out.
 func Embedded(files fs.FS, interfaces map[string]Interface) func() *Tables {
 	return sync.OnceValue(func() *Tables {
 		directory, err := fs.Sub(files, "schema")
@@ -115,7 +115,7 @@ func (l loader) Load(url string) (any, error) {
 	return jsonschema.UnmarshalJSON(bytes.NewReader(content))
 }
 
-// Check says what does not fit about a body that is called at a path, sorted by name. A path without a table passes.
+// Check returns the errors of a body that is sent to a path, sorted by name. A path without a table has none.
 func (t *Tables) Check(called string, body []byte) []Error {
 	i, ok := t.interfaces[path.Clean(called)]
 	if !ok {
@@ -159,7 +159,7 @@ func (t *table) check(body []byte) []Error {
 	return found
 }
 
-// unfold puts the value of a JSON text in the text's place, so that the table's rows are held against it.
+// unfold replaces a JSON text by its value, so that the table's rows are checked against the value.
 func (t *table) unfold(object Object, name, text string) []Error {
 	property := properties(t.schema)[name]
 	if property.MaxLength != nil && utf8.RuneCountInString(text) > *property.MaxLength {
@@ -188,7 +188,7 @@ func within(outer, inner string) string {
 	return outer + "." + inner
 }
 
-// leaves collects the causes at the bottom of the library's tree of errors.
+// leaves collects the errors that are leaves of the library's tree.
 func (t *table) leaves(e *jsonschema.ValidationError, found []Error) []Error {
 	for _, cause := range e.Causes {
 		found = t.leaves(cause, found)
@@ -232,7 +232,7 @@ func (t *table) leaves(e *jsonschema.ValidationError, found []Error) []Error {
 	return append(found, Error{name, rule, name + " 不符合接口文档 / " + name + " does not fit the documents", false})
 }
 
-// Missing is the error of a field that has to be there.
+// Missing is the error of a required field that is missing.
 func Missing(name string) Error {
 	return Error{Name: name, Rule: "required", Message: "缺少 " + name + " / " + name + " is missing"}
 }
@@ -289,7 +289,7 @@ func limit(r *big.Rat) string {
 	return r.RatString()
 }
 
-// patternError tells of a text that should be a number what it would tell of the number.
+// patternError reports for a text that should be a number what would be reported for the number.
 func patternError(name, text string, property *jsonschema.Schema) Error {
 	if property.Types != nil && accepts(property, "integer") && property.Minimum != nil && property.Maximum != nil {
 		value, ok := whole(text)
@@ -317,7 +317,7 @@ func listed(values []any) string {
 	return strings.Join(slices.Compact(words), ", ")
 }
 
-// nameOf writes a location as an app's developer would: subOrders[0].mid.
+// nameOf writes a location as a developer would: subOrders[0].mid.
 func nameOf(location []string) string {
 	var b strings.Builder
 	for _, token := range location {
@@ -333,7 +333,7 @@ func nameOf(location []string) string {
 	return b.String()
 }
 
-// at finds a field's schema.
+// at returns a field's schema, or nil.
 func at(schema *jsonschema.Schema, location []string) *jsonschema.Schema {
 	for _, token := range location {
 		if schema == nil {
@@ -351,7 +351,7 @@ func at(schema *jsonschema.Schema, location []string) *jsonschema.Schema {
 	return schema
 }
 
-// properties are a schema's own and those of the one it refers to.
+// properties returns the properties of a schema, or of the schema that it refers to.
 func properties(schema *jsonschema.Schema) map[string]*jsonschema.Schema {
 	if len(schema.Properties) == 0 && schema.Ref != nil {
 		return properties(schema.Ref)
@@ -363,7 +363,7 @@ func accepts(schema *jsonschema.Schema, word string) bool {
 	return schema.Types != nil && slices.Contains(schema.Types.ToStrings(), word)
 }
 
-// Whole reads a whole number of either spelling, 1 or "1" (no sign, no leading zero).
+// Whole reads a whole number, written as 1 or as "1", without sign and leading zeros.
 func Whole(value any) (int64, bool) {
 	switch v := value.(type) {
 	case int64:
@@ -387,7 +387,7 @@ func whole(text string) (int64, bool) {
 	return value, err == nil
 }
 
-// Absent reports whether a field is not there or says nothing.
+// Absent reports whether a field is missing or empty.
 func Absent(value any) bool {
 	switch v := value.(type) {
 	case nil:
@@ -402,13 +402,13 @@ func Absent(value any) bool {
 	return false
 }
 
-// True reports whether a field says true, in either spelling.
+// True reports whether a field is true, written as true or as "true".
 func True(value any) bool { return value == true || value == "true" }
 
 var errJSON = errors.New("not valid JSON")
 
-// decode reads JSON for the tables. It reports what JSON's grammar allows and two readers may read differently: a member
-// that stands twice.
+// decode reads JSON for the tables. It reports members that appear twice: JSON's grammar allows them, but two readers may
+// read them differently.
 func decode(content []byte) (any, []Error, error) {
 	if !json.Valid(content) {
 		return nil, nil, errJSON
@@ -418,7 +418,7 @@ func decode(content []byte) (any, []Error, error) {
 	return value, r.found, nil
 }
 
-// reader makes values of a text that is known to be valid JSON. Names and plain texts are pieces of it.
+// reader reads the values of a text that is known to be valid JSON. Names and plain texts are slices of it.
 type reader struct {
 	content string
 	next    int
@@ -526,10 +526,12 @@ func (r *reader) text() string {
 	return text
 }
 
-// number makes an int64 of a plain integer; one that has no place there is the largest that has, beyond any limit of a
-// table. The literals 1.0 and 1e2 are no integers: JSON Schema would say so, but a platform that reads an amount with
-// an integer's parser does not. What is shown to a table is then a fraction. (And the library makes a big.Rat of any
-// other type of number, for 1e999999999 with a billion digits.)
+// number returns a plain integer as int64. An integer that does not fit becomes the nearest int64, which is beyond every
+// limit of a table.
+//
+// The literals 1.0 and 1e2 are integers in JSON Schema, but not for a platform that parses an amount as an integer. So they
+// are shown to a table as a fraction. No other type of number is used, because the library would make a big.Rat of it: for
+// 1e999999999, one with a billion digits.
 func (r *reader) number() any {
 	start, plain := r.next, true
 	for ; r.next < len(r.content); r.next++ {
@@ -545,13 +547,13 @@ func (r *reader) number() any {
 	if !plain {
 		return fraction
 	}
-	value, _ := strconv.ParseInt(r.content[start:r.next], 10, 64) // the nearest where it does not fit
+	value, _ := strconv.ParseInt(r.content[start:r.next], 10, 64) // the nearest if it does not fit
 	return value
 }
 
 const fraction = 0.5
 
-// Quote bounds a name that comes from a body.
+// Quote quotes a name from a body, and clips it to 64 bytes.
 func Quote(name string) string {
 	if len(name) > 64 {
 		name = strings.ToValidUTF8(name[:64], "") + "…"

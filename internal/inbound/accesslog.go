@@ -13,15 +13,17 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// AccessLogger is the logger of Caddy's access log in the configuration that ctx provisions.
+// AccessLogger returns the logger of Caddy's access log in the configuration that ctx provisions.
 func AccessLogger(ctx caddy.Context) *zap.Logger {
 	return ctx.Logger(new(caddyhttp.App)).Named("log.access")
 }
 
-// HideQuery takes Caddy's access log entry of a request over, because it would hold the query, and no handler can take
-// it out: Caddy copies the request before the first one runs. It returns how to write the entry without the query, which
-// the caller must do when the request has been handled. The entry goes where Caddy's own would have gone; what other
-// handlers add to that one (log_append) is not in it. At level DEBUG Caddy and its handlers log requests elsewhere, too.
+// HideQuery replaces Caddy's access log entry of a request, because that entry would contain the query. No handler could
+// remove it: Caddy copies the request before the first handler runs.
+//
+// HideQuery returns a function that writes the entry without the query. The caller must call it when the request has been
+// handled. The entry goes where Caddy's own would have gone, but lacks what other handlers (log_append) add to that one. At
+// level DEBUG, Caddy and its handlers log requests in other places too.
 func HideQuery(logger *zap.Logger, w http.ResponseWriter, r *http.Request) (write func(status, size int, header http.Header, fields ...zap.Field)) {
 	server, ok := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	skip, _ := caddyhttp.GetVar(r.Context(), caddyhttp.LogSkipVar).(bool)
@@ -59,7 +61,7 @@ func HideQuery(logger *zap.Logger, w http.ResponseWriter, r *http.Request) (writ
 	}
 }
 
-// isLogged reports whether Caddy records the answer for its access log, which it does only where it will write an entry.
+// isLogged reports whether Caddy records the answer for its access log. It does so only if it will write an entry.
 func isLogged(w http.ResponseWriter) bool {
 	for {
 		if _, ok := w.(caddyhttp.ResponseRecorder); ok {
@@ -73,7 +75,7 @@ func isLogged(w http.ResponseWriter) bool {
 	}
 }
 
-// accessLoggerNames are the names that Caddy gives the entry's loggers (caddyhttp/logging.go, wrapLogger).
+// accessLoggerNames returns the names that Caddy gives the entry's loggers (caddyhttp/logging.go, wrapLogger).
 func accessLoggerNames(logs *caddyhttp.ServerLogConfig, r *http.Request) []string {
 	if names, ok := caddyhttp.GetVar(r.Context(), caddyhttp.AccessLoggerNameVarKey).([]any); ok {
 		chosen := make([]string, 0, len(names))
@@ -104,14 +106,14 @@ func accessLoggerNames(logs *caddyhttp.ServerLogConfig, r *http.Request) []strin
 	return []string{logs.DefaultLoggerName}
 }
 
-// HandlesErrors reports whether the server of a request has handle_errors. Where it has not, Caddy logs the request of an
+// HandlesErrors reports whether the server of a request has handle_errors. Without it, Caddy logs requests that end in an
 // error of 500 or more at level ERROR.
 func HandlesErrors(r *http.Request) bool {
 	server, ok := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	return ok && server != nil && server.Errors != nil && len(server.Errors.Routes) > 0
 }
 
-// ErrorStatus is the status that an error of a handler is answered with.
+// ErrorStatus returns the status with which Caddy answers an error of a handler.
 func ErrorStatus(err error) int {
 	if failed, ok := errors.AsType[caddyhttp.HandlerError](err); ok && failed.StatusCode != 0 {
 		return failed.StatusCode

@@ -15,16 +15,15 @@ import (
 	"github.com/caddy-chinaums/caddy-chinaums/internal/verdict"
 )
 
-// Context holds the CloudEvents 1.0 context attributes of one event, un-encoded. Empty ones are absent.
+// Context holds the CloudEvents 1.0 context attributes of one event, unencoded. Empty attributes are left out.
 type Context struct {
 	ID, Source, Type, Subject, Time string
 
-	// Confirmed is an extension: what the platform said when it was asked about the event.
+	// Confirmed is an extension attribute: the platform's answer when it was asked about the event.
 	Confirmed string
 }
 
-// Headers appends the attributes as HTTP headers to header, values percent-encoded as the CloudEvents HTTP binding says
-// (3.1.3.2).
+// Headers sets the attributes as HTTP headers. Values are percent-encoded as in the CloudEvents HTTP binding, 3.1.3.2.
 func (c *Context) Headers(header http.Header) {
 	values := make([]string, 0, 7) // one array for all of them
 	set := func(name, value string) {
@@ -62,10 +61,10 @@ func percentEncode(s string) string {
 	return b.String()
 }
 
-// Prepare makes of the sender's request the one that the app gets: the sender's headers but for a few taken off, the
-// query gone, content in the place of the body, and a context that ends by the timeout but not with the sender. The
-// header that is named, if any, stays too. The header map and the URL are changed in place, so that Caddy's placeholders
-// tell the same as the request.
+// Prepare turns the sender's request into the one that the app gets. It removes the query and the sender's headers, except
+// a few and the one named keep, and replaces the body by content. The context of the new request ends after timeout, and
+// not when the sender disconnects. The header map and the URL are changed in place, so that Caddy's placeholders agree with
+// the request.
 func Prepare(r *http.Request, content body.Content, contentType, keep string, attributes *Context, timeout time.Duration) (*http.Request, context.CancelFunc) {
 	for name := range r.Header {
 		switch name {
@@ -83,7 +82,7 @@ func Prepare(r *http.Request, content body.Content, contentType, keep string, at
 	ctx := context.WithoutCancel(r.Context())
 	if r.URL.RawQuery != "" || r.URL.ForceQuery {
 		r.URL.RawQuery, r.URL.ForceQuery = "", false
-		// FastCGI tells the app the URI as it first was.
+		// FastCGI passes the original URI to the app.
 		if original, ok := ctx.Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok && original.URL != nil {
 			u := *original.URL
 			u.RawQuery, u.ForceQuery = "", false
@@ -99,7 +98,7 @@ func Prepare(r *http.Request, content body.Content, contentType, keep string, at
 	return out, cancel
 }
 
-// Recovering runs handle. Should it panic before it has answered, the platform gets 500 and word.
+// Recovering runs handle. If it panics before it has answered, the platform gets 500 and word.
 func Recovering(w http.ResponseWriter, word string, logger *zap.Logger, handle func(http.ResponseWriter)) {
 	answer := &startedWriter{ResponseWriter: w}
 	defer func() {
@@ -113,7 +112,7 @@ func Recovering(w http.ResponseWriter, word string, logger *zap.Logger, handle f
 	handle(answer)
 }
 
-// startedWriter knows whether an answer has been begun.
+// startedWriter remembers whether an answer has begun.
 type startedWriter struct {
 	http.ResponseWriter
 	started bool

@@ -16,8 +16,8 @@ type Metrics struct {
 	last     *prometheus.GaugeVec
 }
 
-// NewMetrics registers caddy_<subsystem>_notifies_total and caddy_<subsystem>_last_notify_timestamp_seconds, or finds
-// them registered already.
+// NewMetrics registers caddy_<subsystem>_notifies_total and caddy_<subsystem>_last_notify_timestamp_seconds. It uses the
+// existing ones if they have been registered before.
 func NewMetrics(registry prometheus.Registerer, subsystem string) (*Metrics, error) {
 	m := &Metrics{
 		notifies: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -46,7 +46,7 @@ func (m *Metrics) Notified(merchant, eventType, result, reason string) {
 	}
 }
 
-// Verified remembers when the last true notify came.
+// Verified records the time of the last notify whose signature was right.
 func (m *Metrics) Verified(merchant string, at time.Time) {
 	if m != nil {
 		m.last.WithLabelValues(merchant).Set(float64(at.UnixMilli()) / 1000)

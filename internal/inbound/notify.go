@@ -24,14 +24,14 @@ import (
 	"github.com/caddy-chinaums/caddy-chinaums/internal/verdict"
 )
 
-// Formats of what the app gets.
+// The formats in which the app gets an event.
 const (
 	FormatJSON        = "json"
 	FormatCloudEvents = "cloudevents"
 	FormatOriginal    = "original"
 )
 
-// Notify holds what every platform's notify handler takes from its configuration, and does what they all do.
+// Notify is the part that the notify handlers of all platforms have in common.
 type Notify struct {
 	// What the app gets: `json`, the normalized fields; `cloudevents`, the same as data of a structured CloudEvent; or
 	// `original`, the verified bytes as they came; what an app's own parser could read otherwise is refused then.
@@ -63,24 +63,24 @@ type Notify struct {
 	refusals *ratelog.Limiter
 }
 
-// Platform is what differs between the platforms on the way in. It is fixed per platform.
+// Platform describes how the notifications of one platform differ from those of another. It never changes.
 type Platform struct {
-	// Name is the Caddy app's name, and the prefix of placeholders and events.
+	// Name is the name of the Caddy app, and the prefix of placeholders and events.
 	Name string
-	// Success and Failed are the platform's words.
+	// Success and Failed are the words that the platform expects as an answer.
 	Success, Failed string
-	// ContentTypes are those that a notify may have.
+	// ContentTypes are the types that a notify may have.
 	ContentTypes []string
-	// ContentType tells the type of a notify that came without one.
+	// ContentType returns the type of a notify by its content, for one that has no header.
 	ContentType func(content []byte) string
-	// Explain names the command that explains a refusal with this reason, or is empty: for the log. May be nil.
+	// Explain returns the command that explains a refusal with this reason, or "". It is logged. Explain may be nil.
 	Explain func(reason string) string
-	// SignatureHeader is the header that holds a notify's signature, or empty. An app that gets the original bytes gets
-	// it too, for a check of its own.
+	// SignatureHeader is the header with a notify's signature, or "". An app that gets the original bytes gets this header
+	// too, so that it can check the signature itself.
 	SignatureHeader string
 }
 
-// Flights counts what is under way, so that a configuration is not torn down under it.
+// Flights counts requests in progress, so that a reload waits for them.
 type Flights interface {
 	Begin()
 	End()
@@ -94,20 +94,20 @@ type Event struct {
 	Context
 	// Data is the normalized JSON.
 	Data string
-	// Label is the event's type as a metric's label: from a bounded set.
+	// Label is the event's type as a label of metrics. It is one of a bounded set.
 	Label string
-	// Word returns the event's own placeholders, by name.
+	// Word returns the value of one of the event's own placeholders.
 	Word func(name string) (string, bool)
 
-	reason string // why the app has not taken it
+	reason string // why the app has not taken it, or ""
 }
 
-// Rejection is why a notify is not believed, and the answer's status.
+// Rejection says why a notify is not believed, and with which status it is answered.
 type Rejection struct {
 	Status int
 	Reason string // a word from a bounded set
 	Detail error  // for the log
-	// Unverified are words of the notify's own that help to find it in a log.
+	// Unverified are fields of the unverified notify that help to find it in a log.
 	Unverified []zap.Field
 }
 
@@ -163,7 +163,7 @@ func (n *Notify) handle(w http.ResponseWriter, r *http.Request, account Account,
 		n.reject(w, r, account, rejected)
 		return
 	}
-	// A reload waits from here on: the platform may be asked, and the app is told.
+	// From here on a reload waits: the platform may be asked, and the app gets the event.
 	n.flights.Begin()
 	defer n.flights.End()
 	event, rejected := judge(content, r.Header)
@@ -175,7 +175,7 @@ func (n *Notify) handle(w http.ResponseWriter, r *http.Request, account Account,
 	n.deliver(w, r, next, account, event, content)
 }
 
-// read looks at the request and reads the body.
+// read checks the request and reads its body.
 func (n *Notify) read(w http.ResponseWriter, r *http.Request, account Account) ([]byte, *Rejection) {
 	if r.Method != http.MethodPost {
 		w.Header().Set("Allow", http.MethodPost)
@@ -218,7 +218,7 @@ func (p *Platform) takes(contentType string) bool {
 	return parsed == "" || slices.Contains(p.ContentTypes, parsed)
 }
 
-// MediaType is a Content-Type without its parameters. A broken parameter does not make it another type.
+// MediaType returns a Content-Type without its parameters, even if they are malformed.
 func MediaType(contentType string) string {
 	bare, _, _ := strings.Cut(contentType, ";")
 	return strings.ToLower(strings.TrimSpace(bare))
@@ -235,7 +235,7 @@ func unreadable(err error) *Rejection {
 	}
 }
 
-// deliver hands a true event to the app and tells the platform what became of it.
+// deliver hands a verified event to the app, and answers the platform.
 func (n *Notify) deliver(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, account Account, event *Event, content []byte) {
 	contentType, keep, given := "application/json; charset=utf-8", "", body.Content(nil)
 	switch n.Format {
@@ -275,7 +275,7 @@ func (n *Notify) deliver(w http.ResponseWriter, r *http.Request, next caddyhttp.
 		}
 	}
 	event.reason = reason
-	hungUp := r.Context().Err() // before the answer: a small one is only buffered, and its loss goes unseen
+	hungUp := r.Context().Err() // before the answer, because the loss of a small, buffered one goes unnoticed
 	if err := Say(w, status, word); err != nil {
 		hungUp = err
 	}
@@ -293,7 +293,7 @@ func (n *Notify) logUndelivered(account Account, event *Event, judged verdict.Ve
 	}
 	switch {
 	case judged.Taken:
-		// The app has it, but the platform may not know: it will send the event again.
+		// The app has the event, but the platform may not know it, and will then send the event again.
 		n.logger.Warn("event taken, but the platform hung up before it was told", append(fields, zap.Error(hungUp))...)
 	case judged.Encoded && !judged.TimedOut:
 		n.logger.Warn("app answered 2xx, but with a Content-Encoding, so that its word cannot be read; let it answer without", fields...)
@@ -344,7 +344,7 @@ func (n *Notify) inspect(r *http.Request, account Account, judge Judge) (*Event,
 	return judge(content, r.Header)
 }
 
-// failing gives a reader the error at which reading stopped, unless that was the gateway's own limit.
+// failing is a reader that returns the error at which reading stopped, unless that was the gateway's own limit.
 type failing struct{ err error }
 
 func (f failing) Read([]byte) (int, error) {
@@ -354,16 +354,16 @@ func (f failing) Read([]byte) (int, error) {
 	return 0, f.err
 }
 
-// reject answers the platform's word for no: the sender never learns why.
+// reject answers with the platform's word for failure. The sender never learns why.
 func (n *Notify) reject(w http.ResponseWriter, r *http.Request, account Account, rejected *Rejection) {
-	n.tell(r, account, rejected) // before the answer, whose headers others may make of them
+	n.tell(r, account, rejected) // before the answer, because its headers may use the placeholders
 	if err := Say(w, rejected.Status, n.platform.Failed); err != nil {
 		n.logger.Debug("rejected sender hung up", zap.Error(err))
 	}
 	n.note(w, r, account, rejected, "rejected")
 }
 
-// tell sets the placeholders of a notify that is not believed.
+// tell sets the placeholders of a rejected notify.
 func (n *Notify) tell(r *http.Request, account Account, rejected *Rejection) {
 	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
 		repl.Set("http."+n.platform.Name+".merchant", nameOf(account))
@@ -378,7 +378,7 @@ func nameOf(account Account) string {
 	return account.Name()
 }
 
-// note logs and counts a notify that is not believed. w has the answer, if there is one yet.
+// note logs and counts a rejected notify. w holds the answer, or is nil if there is none.
 func (n *Notify) note(w http.ResponseWriter, r *http.Request, account Account, rejected *Rejection, result string) {
 	name := nameOf(account)
 	n.metrics.Notified(name, "", result, rejected.Reason)
@@ -408,17 +408,17 @@ func (n *Notify) note(w http.ResponseWriter, r *http.Request, account Account, r
 		message = "notify would be rejected"
 	}
 	n.logger.Warn(message, fields...)
-	if w != nil { // an event's handlers take their time, and a small answer is still in a buffer
+	if w != nil { // a small answer is still buffered, and handlers of the event may take long
 		_ = http.NewResponseController(w).Flush()
 	}
 	ctx := n.ctx
-	ctx.Context = context.WithoutCancel(ctx.Context) // it ends before what a reload waits for
+	ctx.Context = context.WithoutCancel(ctx.Context) // it ends before the requests that a reload waits for
 	n.events.Emit(ctx, n.platform.Name+".notify_rejected", map[string]any{
 		"merchant": name, "reason": rejected.Reason, "remote": r.RemoteAddr, "observed": result == "observed", "suppressed": suppressed,
 	})
 }
 
-// logAccess adds a true event to the access log.
+// logAccess adds a verified event to the access log.
 func (e *Event) logAccess(r *http.Request, account Account, result, reason string) {
 	extra := accesslog.Fields(r)
 	if extra == nil {
@@ -437,7 +437,7 @@ func (e *Event) logAccess(r *http.Request, account Account, result, reason strin
 	})))
 }
 
-// Placeholders offers the event; nothing is computed unless one is used.
+// Placeholders makes the event's placeholders available. A value is computed only when it is used.
 func (e *Event) Placeholders(r *http.Request, platform string, account Account) {
 	repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	if !ok {
@@ -482,7 +482,7 @@ func (e *Event) structured() []byte {
 	if err != nil {
 		panic(err) // strings always marshal
 	}
-	// The data goes in as it is, so that both formats have the same bytes and no number is read and written again.
+	// The data is inserted as it is, so that both formats have the same bytes, and numbers are not parsed and written again.
 	event = append(event[:len(event)-len("null}")], e.Data...)
 	return append(event, '}')
 }

@@ -8,28 +8,29 @@ import (
 )
 
 const (
-	// questionInterval is how long the same order is not asked about again: a replay must not burn the merchant's quota.
+	// questionInterval is how long the same order is not asked about again, so that replays cannot use up the merchant's
+	// quota.
 	questionInterval = time.Minute
 	// questionsPerSecond is how many orders of one account are asked about within a second.
 	questionsPerSecond = 5
 )
 
-// Topic is what the platform is asked about. What a sender can choose in a notify must not make another one of it.
+// Topic is what the platform is asked about. Nothing that a sender can choose in a notify may change it.
 type Topic struct {
-	// Account is whose quota it is: a merchant at a platform.
+	// Account is the merchant at a platform whose quota is used.
 	Account string
-	// Order is the order, bill or refund: the interface and the numbers that it is asked for.
+	// Order identifies the order, bill or refund: the interface that is called and the numbers in the call.
 	Order string
 	// Doubtful says that the sender may have chosen the numbers and what else goes into the question, in a notify that can
 	// be cut in two ways. Such a question has one turn in a second, and its answer is not taken for the order's own.
 	Doubtful bool
 }
 
-// Questions asks the platform about orders: about the same one at most once a minute, once for all who ask at a time, and
-// at most five times in a second for an account. The zero value is ready.
+// Questions asks the platform about orders: about one order at most once a minute, and for one account at most five times
+// a second. Callers that ask about the same order at the same time share one question. The zero value is ready to use.
 //
-// An answer is kept for its minute, and nothing drives it out: there are no more of them than turns in that time. Where
-// there is no turn, nobody is asked.
+// An answer is kept for a minute and is never evicted earlier: the limits bound how many there are. A question that exceeds
+// them is not asked.
 type Questions[Answer any] struct {
 	mu       sync.Mutex
 	asked    map[Topic]*question[Answer]
@@ -37,7 +38,7 @@ type Questions[Answer any] struct {
 	accounts map[string]*turns
 }
 
-// question is one question and, when done is closed, its answer.
+// question is one question. When done is closed, it has its answer.
 type question[Answer any] struct {
 	topic  Topic
 	at     time.Time
@@ -46,7 +47,7 @@ type question[Answer any] struct {
 	err    error
 }
 
-// turns are one account's.
+// turns are the times at which an account's questions are asked.
 type turns struct {
 	last     [questionsPerSecond]time.Time // a ring
 	next     int                           // the oldest in it
@@ -59,10 +60,11 @@ var (
 	errSlowQuery = errors.New("the query that another notify of this order has started takes too long")
 )
 
-// Ask returns the platform's answer, or the one that it has given within the minute; fresh says that it was asked for
-// just this. ask gets the answer within patience, of which waiting for a turn may take the half.
+// Ask returns the platform's answer. If the platform has answered about this topic within the last minute, Ask returns that
+// answer; otherwise it calls ask, and fresh is true. All of it takes at most patience, and waiting for a turn at most half
+// of it.
 func (q *Questions[Answer]) Ask(now time.Time, topic Topic, patience time.Duration, ask func(context.Context) (Answer, error)) (answer Answer, fresh bool, err error) {
-	// Not with the sender's context: others wait for this answer too.
+	// The sender's context is not used, because others may wait for this answer too.
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	q.mu.Lock()
@@ -96,8 +98,8 @@ func (q *Questions[Answer]) Ask(now time.Time, topic Topic, patience time.Durati
 	return entry.answer, true, entry.err
 }
 
-// Known returns the answer that the platform has given about a topic within the minute. It reports false where there is
-// none, or an error. It asks nobody.
+// Known returns the answer that the platform has given about a topic within the last minute, and false if there is none or
+// it was an error. It does not ask the platform.
 func (q *Questions[Answer]) Known(now time.Time, topic Topic) (answer Answer, ok bool) {
 	q.mu.Lock()
 	entry := q.current(now, topic)
@@ -115,7 +117,7 @@ func (q *Questions[Answer]) Known(now time.Time, topic Topic) (answer Answer, ok
 
 func (q *question[Answer]) counts(now time.Time) bool { return now.Sub(q.at) < questionInterval }
 
-// current returns what was asked about a topic within the minute. The lock is held.
+// current returns the question about a topic that was asked within the last minute, or nil. The lock is held.
 func (q *Questions[Answer]) current(now time.Time, topic Topic) *question[Answer] {
 	if entry := q.asked[topic]; entry != nil && entry.counts(now) {
 		return entry
@@ -123,7 +125,7 @@ func (q *Questions[Answer]) current(now time.Time, topic Topic) *question[Answer
 	return nil
 }
 
-// turn gives a question its time, no later than patience allows. The lock is held.
+// turn returns when a question may be asked. It reports false if that is later than patience allows. The lock is held.
 func (q *Questions[Answer]) turn(now time.Time, topic Topic, patience time.Duration) (at time.Time, ok bool) {
 	account := q.accounts[topic.Account]
 	if account == nil {
@@ -161,7 +163,7 @@ func (q *Questions[Answer]) keep(entry *question[Answer]) {
 	q.accounts[entry.topic.Account].kept++
 }
 
-// forget lets go what is too old to count. The lock is held.
+// forget removes questions that are older than a minute. The lock is held.
 func (q *Questions[Answer]) forget(now time.Time) {
 	for len(q.order) > 0 && !q.order[0].counts(now) {
 		entry := q.order[0]

@@ -1,5 +1,5 @@
-// Package jsontext reads JSON where it stands, without a tree and without copying what is plain. It imports the standard
-// library only, so that a signer may use it.
+// Package jsontext reads JSON in place: it builds no tree, and copies only text that has to be decoded. It imports nothing
+// but the standard library, so that the signer may use it.
 package jsontext
 
 import "unicode/utf8"
@@ -12,7 +12,8 @@ func SkipSpace(text []byte, i int) int {
 	return i
 }
 
-// SkipPlain returns the index of the first byte at or after i that ends a run of plain text in a string.
+// SkipPlain returns the index of the first byte at or after i that is not plain in a string: a quote, a backslash or a
+// control character.
 func SkipPlain(text []byte, i int) int {
 	for i < len(text) && text[i] >= ' ' && text[i] != '"' && text[i] != '\\' {
 		i++
@@ -20,7 +21,7 @@ func SkipPlain(text []byte, i int) int {
 	return i
 }
 
-// SkipLiteral returns the index behind the number, true, false or null at text[i], or -1.
+// SkipLiteral returns the index after the number, true, false or null at text[i], or -1 if there is none.
 func SkipLiteral(text []byte, i int) int {
 	switch text[i] {
 	case 't':
@@ -62,7 +63,7 @@ func skipWord(text []byte, i int, word string) int {
 	return i + len(word)
 }
 
-// SkipDigits returns the index of the first byte at or after i that is no decimal digit.
+// SkipDigits returns the index of the first byte at or after i that is not a decimal digit.
 func SkipDigits(text []byte, i int) int {
 	for i < len(text) && '0' <= text[i] && text[i] <= '9' {
 		i++
@@ -70,9 +71,9 @@ func SkipDigits(text []byte, i int) int {
 	return i
 }
 
-// AppendText appends the decoded text of the string at text[i], where its opening quote is, and returns the index
-// behind the closing one, or -1 if the string is broken. Bytes that are not escaped stay as they are. With replace an
-// escaped lone surrogate becomes U+FFFD; without, it is an error.
+// AppendText decodes the string whose opening quote is at text[i], and appends its text to dst. It returns the index after
+// the closing quote, or -1 if the string is broken. Bytes that are not escaped stay as they are. An escaped lone surrogate
+// becomes U+FFFD if replace is set; otherwise it makes the string broken.
 func AppendText(dst, text []byte, i int, replace bool) ([]byte, int) {
 	i++
 	for {

@@ -1,5 +1,6 @@
-// Package normalize writes the JSON that a merchant's app gets: amounts as integers in fen, times as RFC 3339, texts that
-// hold JSON as that JSON, everything else as it came, in UTF-8. What a field's name says is each platform's own rule.
+// Package normalize writes the JSON that a merchant's app gets. Amounts become integers in fen, times RFC 3339, and texts
+// that contain JSON become that JSON. Everything else stays as it is, in UTF-8. Each platform decides by a field's name
+// which of these it is.
 package normalize
 
 import (
@@ -15,57 +16,57 @@ import (
 	"github.com/caddy-chinaums/caddy-chinaums/internal/jsontext"
 )
 
-// Beijing is the platforms' clock: UTC+8, without daylight saving, whatever the server's own zone is.
+// Beijing is the time zone of the platforms: UTC+8 without daylight saving, whatever the server's own zone is.
 var Beijing = time.FixedZone("UTC+8", 8*60*60)
 
-// Rule is what a field's name says about its value.
+// Rule says how a field's value is written. It depends on the field's name.
 type Rule uint8
 
 // The rules.
 const (
 	None   Rule = iota
 	Amount      // a plain decimal integer becomes a JSON integer
-	Time        // what the platform's Rules can read becomes RFC 3339
-	JSON        // a text that is a JSON object or array becomes that
+	Time        // a time that the platform's Rules can read becomes RFC 3339
+	JSON        // text that is a JSON object or array becomes this object or array
 )
 
-// Rules are a platform's.
+// Rules are the rules of a platform.
 type Rules struct {
-	// Of tells the rule of a field's name.
+	// Of returns the rule for a field's name.
 	Of func(name []byte) Rule
-	// AppendTime appends the platform's time as RFC 3339, or reports that text is none.
+	// AppendTime appends a time of the platform as RFC 3339, or reports that text is not a time.
 	AppendTime func(dst, text []byte) ([]byte, bool)
 	// Keep names the member of a field's JSON whose value becomes Writer.Kept.
 	Keep string
 }
 
 const (
-	// MaxDepth is how deep a field's value may nest, its own top level counted as 1.
+	// MaxDepth is how deep a field's value may be nested. Its own top level is 1.
 	MaxDepth = 32
 	// maxAmountDigits keeps amounts exact in every JSON reader, doubles included.
 	maxAmountDigits = 15
 )
 
-// Writer writes normalized JSON. It re-writes nested JSON as it reads it: order, duplicate names and number literals
-// stay. Where something cannot be written, it writes nothing of it.
+// Writer writes normalized JSON. In nested JSON the order of members, duplicate names and number literals stay as they are.
+// A value that cannot be written leaves nothing behind in Out.
 type Writer struct {
 	Out []byte // what has been written; the caller may append
-	// Kept is the value, as it came, of the last member that the rules keep, on the first level of the JSON that Text
-	// wrote last: nil if there was none. It is valid as long as that text.
+	// Kept is the original value of the last member that the rules keep, on the first level of the JSON that Text wrote
+	// last. It is nil if there was none. It is valid as long as the text that Text was given.
 	Kept []byte
 
 	rules   *Rules
 	scratch []byte // a stack of decoded texts
 }
 
-// Reset makes the writer ready, and keeps the room that it has.
+// Reset prepares the writer for another use, and keeps its buffers.
 func (w *Writer) Reset(rules *Rules) {
 	w.rules = rules
 	w.Out, w.Kept = w.Out[:0], nil
 	w.scratch = w.scratch[:0]
 }
 
-// Release forgets what was written, and rooms larger than keep bytes.
+// Release clears the writer, and drops buffers larger than keep bytes.
 func (w *Writer) Release(keep int) {
 	w.Reset(nil)
 	if cap(w.Out) > keep {
@@ -76,8 +77,8 @@ func (w *Writer) Release(keep int) {
 	}
 }
 
-// Text writes a field's text by the rule of the field's name, and returns the text in UTF-8. depth is that of an object
-// or array in its place.
+// Text writes a field's text by the given rule, and returns the text in UTF-8. depth is the nesting level that an object or
+// array in this place has.
 func (w *Writer) Text(text []byte, rule Rule, depth int) []byte {
 	switch rule {
 	case Amount:
@@ -131,8 +132,9 @@ func (w *Writer) nested(text []byte, depth int) bool {
 	return true
 }
 
-// Value re-writes the JSON value at text[i] and returns the index behind it, or -1 if it is not valid JSON or too deep;
-// what has been written of it is then the caller's to take back. depth is that of the value if it is an object or array.
+// Value writes the JSON value at text[i] and returns the index after it. It returns -1 if the value is not valid JSON or too
+// deep; the caller must then remove from Out what was written. depth is the value's nesting level if it is an object or
+// array.
 func (w *Writer) Value(text []byte, i int, rule Rule, depth int) int {
 	if i == len(text) {
 		return -1
@@ -276,7 +278,7 @@ func (w *Writer) String(text []byte) []byte {
 				w.Out = w.Out[:mark]
 				return w.String(ToUTF8(text))
 			}
-			// JavaScript's older readers take these two for the end of a line.
+			// Old JavaScript engines read these two as line ends.
 			if r == '\u2028' || r == '\u2029' {
 				w.Out = append(w.Out, text[start:i]...)
 				w.Out = append(w.Out, `\u202`...)
@@ -307,7 +309,7 @@ func (w *Writer) String(text []byte) []byte {
 	return text
 }
 
-// plainRun returns the index of the first byte at or after i that is not plain in a JSON string: that is no ASCII, or
+// plainRun returns the index of the first byte at or after i that is not plain in a JSON string, because it is not ASCII or
 // must be escaped.
 func plainRun(text []byte, i int) int {
 	for ; len(text)-i >= 8; i += 8 {
@@ -320,7 +322,7 @@ func plainRun(text []byte, i int) int {
 		return i
 	}
 	if len(text) >= 8 {
-		// The last bytes, with zeros behind them, which are special.
+		// The last bytes, padded with zeros. Zeros are not plain, so they end the run.
 		word := binary.LittleEndian.Uint64(text[len(text)-8:]) >> (8 * (8 - rest))
 		return i + bits.TrailingZeros64(markSpecial(word))/8
 	}
@@ -330,15 +332,16 @@ func plainRun(text []byte, i int) int {
 	return i
 }
 
-// markSpecial sets the high bit of the lowest byte that is not plain in a JSON string, and perhaps bits above it: a
-// borrow marks wrongly only above a byte that is marked rightly.
+// markSpecial sets the high bit of the lowest byte that is not plain in a JSON string. Bits above it may be wrong, because a
+// borrow carries upwards.
 func markSpecial(word uint64) uint64 {
 	const ones, highs = 0x0101010101010101, 0x8080808080808080
 	quotes, backslashes := word^('"'*ones), word^('\\'*ones)
 	return (word | (word - ' '*ones) | (quotes - ones) | (backslashes - ones)) & highs
 }
 
-// ToUTF8 returns text as it is if it is valid UTF-8, else read as GB18030, with U+FFFD for what is neither.
+// ToUTF8 returns text unchanged if it is valid UTF-8. Otherwise it decodes text as GB18030, and replaces what is neither
+// with U+FFFD.
 func ToUTF8(text []byte) []byte {
 	if utf8.Valid(text) {
 		return text
@@ -350,7 +353,7 @@ func ToUTF8(text []byte) []byte {
 	return converted
 }
 
-// IsAmount reports whether text is a plain decimal integer: in fen, exact in every JSON reader.
+// IsAmount reports whether text is a plain decimal integer of at most 15 digits, which every JSON reader reads exactly.
 func IsAmount(text []byte) bool {
 	if len(text) == 0 || len(text) > maxAmountDigits || text[0] == '0' && len(text) > 1 {
 		return false

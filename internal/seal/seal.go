@@ -1,5 +1,5 @@
-// Package seal keeps single secret values in Caddy's storage: sealed under a key that is derived from a secret of the
-// configuration, stored durably, and guarded by the storage's own lock, so that a fleet of servers shares one value. It
+// Package seal keeps single secret values in Caddy's storage. A value is sealed under a key that is derived from a secret
+// of the configuration, and stored durably. The storage's own lock lets a fleet of servers share one value. The package
 // knows neither Caddy nor a platform; Caddy's storage satisfies [Storage].
 package seal
 
@@ -14,19 +14,19 @@ import (
 	"strings"
 )
 
-// version begins every sealed value. It is text, because a storage may keep its values where only text is welcome.
+// version is the prefix of every sealed value. Sealed values are text, because a storage may not accept anything else.
 const version = "sealed-v1:"
 
-// ErrCannotOpen says that a value is there and cannot be read: it was sealed with another secret, for another purpose or
-// under another storage key, it was changed, or it is of a format that is not known.
+// ErrCannotOpen is the error of a value that exists but cannot be opened. It was sealed with another secret, for another
+// purpose or under another storage key; or it was changed; or its format is unknown.
 var ErrCannotOpen = errors.New("the sealed value cannot be opened: it was sealed with another secret, or changed")
 
 // Box seals values and opens them again, with AES-256-GCM under a key derived by HKDF-SHA256. It is safe for concurrent
 // use.
 type Box struct{ aead cipher.AEAD }
 
-// New derives a Box from a secret. Boxes of one secret with different purposes cannot open each other's values. The
-// secret must have been made by a machine: HKDF does not slow down somebody who guesses a password.
+// New derives a Box from a secret. Boxes of the same secret with different purposes cannot open each other's values. The
+// secret must be random, not a password: HKDF does not slow down guessing.
 func New(secret, purpose string) (*Box, error) {
 	if secret == "" || purpose == "" {
 		return nil, errors.New("a box needs a secret and a purpose")
@@ -47,13 +47,13 @@ func New(secret, purpose string) (*Box, error) {
 	return &Box{aead: aead}, nil
 }
 
-// Seal seals value for storage under key: moved to another key it cannot be opened.
+// Seal seals value for storage under key. Under any other key it cannot be opened.
 func (b *Box) Seal(key string, value []byte) []byte {
 	sealed := b.aead.Seal(nil, nil, value, additional(key))
 	return base64.StdEncoding.AppendEncode([]byte(version), sealed)
 }
 
-// Open opens what Seal has sealed for the same key, or returns ErrCannotOpen.
+// Open opens a value that Seal sealed for the same key, or returns ErrCannotOpen.
 func (b *Box) Open(key string, sealed []byte) ([]byte, error) {
 	text, ok := strings.CutPrefix(string(sealed), version)
 	if !ok {
@@ -70,5 +70,5 @@ func (b *Box) Open(key string, sealed []byte) ([]byte, error) {
 	return value, nil
 }
 
-// additional is what a sealed value is bound to besides its secret.
+// additional is the data that a sealed value is bound to, besides its secret.
 func additional(key string) []byte { return []byte(version + key) }

@@ -11,8 +11,8 @@ import (
 	"strings"
 )
 
-// Storage is what a Slot needs of certmagic.Storage, which is Caddy's: Load returns fs.ErrNotExist for a key that is not
-// there, Store replaces a value whole, and Lock waits until it has the lock or ctx ends.
+// Storage is the part of certmagic.Storage, Caddy's storage, that a Slot needs. Load returns fs.ErrNotExist if the key does
+// not exist. Store replaces the whole value. Lock waits until it has the lock or ctx ends.
 type Storage interface {
 	Load(ctx context.Context, key string) ([]byte, error)
 	Store(ctx context.Context, key string, value []byte) error
@@ -27,8 +27,8 @@ type Slot struct {
 	Box     *Box
 }
 
-// Load returns the value. An error is fs.ErrNotExist where there is none, ErrCannotOpen where there is one that this
-// slot's box did not seal, or the storage's.
+// Load returns the value. The error is fs.ErrNotExist if there is none, ErrCannotOpen if this slot's box did not seal it,
+// or an error of the storage.
 func (s *Slot) Load(ctx context.Context) ([]byte, error) {
 	sealed, err := s.Storage.Load(ctx, s.Key)
 	if err != nil {
@@ -41,14 +41,14 @@ func (s *Slot) Load(ctx context.Context) ([]byte, error) {
 	return value, nil
 }
 
-// Save seals value and stores it. When it returns nil, the value has been stored durably, as far as that can be known:
+// Save seals value and stores it. If it returns nil, the value is durable as far as Save can know:
 //
-//   - whatever the storage is, it has said so, and has given the value back when asked;
-//   - Caddy's own file storage writes a new file, syncs it to disk and renames it into its place, so that a crash leaves
-//     the old value or the new one. Save then syncs the directories too, without which a loss of power could undo the
-//     renaming.
+//   - Any storage has reported success, and has returned the value when Save read it back.
+//   - Caddy's file storage writes a new file, syncs it and renames it, so that a crash leaves the old value or the new one.
+//     Save also syncs the directories, because otherwise a power loss could undo the renaming.
 //
-// When it returns an error, either value may be there. ctx should not end with some client's patience.
+// If it returns an error, the old value or the new one may be stored. ctx should not be a client's: Save must not stop
+// because a client goes away.
 func (s *Slot) Save(ctx context.Context, value []byte) error {
 	sealed := s.Box.Seal(s.Key, value)
 	if err := s.Storage.Store(ctx, s.Key, sealed); err != nil {
@@ -71,16 +71,17 @@ func (s *Slot) Save(ctx context.Context, value []byte) error {
 
 var errOther = errors.New("another value is there")
 
-// Locked runs work while no other holder of this slot's lock, in this process or in another that shares the storage, is
-// at work. An error is work's, or the lock's. A storage's lock is not perfect: one whose holder was stopped for long
-// (certmagic.FileStorage: 10 seconds) may be taken over, so what is done under it must be checked afterwards. After a
-// crash, the same time passes before the lock can be had again.
+// Locked runs work while it holds this slot's lock, which all processes that share the storage respect. It returns the
+// error of work or of the lock.
+//
+// The lock is not perfect. If its holder is suspended for long (certmagic.FileStorage: 10 seconds), another process may
+// take it over, so check afterwards what was done under it. After a crash, the lock is free again after the same time.
 func (s *Slot) Locked(ctx context.Context, work func() error) (err error) {
 	if err := s.Storage.Lock(ctx, s.Key); err != nil {
 		return fmt.Errorf("waiting for the lock of %s: %w", s.Key, err)
 	}
 	defer func() {
-		// A lock must be given back even if the caller's time is over.
+		// The lock must be released even if the caller's context has ended.
 		if unlockErr := s.Storage.Unlock(context.WithoutCancel(ctx), s.Key); unlockErr != nil {
 			err = errors.Join(err, fmt.Errorf("giving back the lock of %s: %w", s.Key, unlockErr))
 		}
@@ -88,11 +89,11 @@ func (s *Slot) Locked(ctx context.Context, work func() error) (err error) {
 	return work()
 }
 
-// syncDirectories makes the entry of file durable, and those of the directories above it, which may be as new. Those
-// above root are not the storage's; they are synced where that is allowed.
+// syncDirectories makes the entry of file durable, and the entries of the directories above it, which may be new too.
+// Directories above root do not belong to the storage; they are synced if that is permitted.
 func syncDirectories(file, root string) error {
 	if runtime.GOOS == "windows" {
-		return nil // there a directory cannot be synced, and its changes are journaled
+		return nil // Windows cannot sync a directory, and journals its changes
 	}
 	root = filepath.Clean(root)
 	for directory := filepath.Dir(file); ; directory = filepath.Dir(directory) {

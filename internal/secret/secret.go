@@ -1,5 +1,5 @@
-// Package secret resolves the keys of a configuration: placeholders such as {env.UMS_APP_KEY} stay in the
-// configuration, so that the config API never shows a key, and are replaced only in memory.
+// Package secret resolves the keys of a configuration. Placeholders such as {env.UMS_APP_KEY} stay in the configuration,
+// so that the config API never shows a key. They are replaced only in memory.
 package secret
 
 import (
@@ -10,12 +10,12 @@ import (
 	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
 )
 
-// Resolve replaces the placeholders in raw, once: braces in what they stand for are left alone. literal tells that
-// nothing was replaced, so that the secret stands in the configuration itself. White space around the value, a file's
-// last line break most of all, is not part of it.
+// Resolve replaces the placeholders in raw once; braces in their values are left alone. White space around the result,
+// such as the line break at the end of a file, is removed. literal reports that nothing was replaced: the secret itself
+// is in the configuration.
 //
-// Braces may also belong to a secret. What they enclose is taken for a placeholder where it has a dot or a $, or is the
-// whole value; such a one must be known and not empty. A brace of such a secret is written \{.
+// A secret may contain braces of its own. A name in braces is a placeholder if it contains a dot or a $, or if it is the
+// whole value. Such a placeholder must be known and must not be empty. Write a brace that belongs to the secret as \{.
 //
 // Errors name a placeholder, never a value.
 func Resolve(raw string) (value string, literal bool, err error) {

@@ -53,7 +53,7 @@ func (o *Options) once() error {
 	return nil
 }
 
-// List reads an option of one value or more.
+// List reads an option that has one or more values.
 func (o *Options) List(target *[]string) error {
 	if err := o.once(); err != nil {
 		return err
@@ -71,7 +71,7 @@ func (o *Options) List(target *[]string) error {
 	return nil
 }
 
-// One reads an option of one value.
+// One reads an option that has one value.
 func (o *Options) One(target *string) error {
 	name := o.D.Val()
 	var values []string
@@ -79,7 +79,7 @@ func (o *Options) One(target *string) error {
 		return err
 	}
 	if len(values) > 1 {
-		// They are not shown: one may be a key.
+		// The values are not shown, because one may be a key.
 		return o.D.WrapErr(locale.Errorf("%s: %s takes one value, not %d", o.Of, name, len(values)))
 	}
 	*target = values[0]
@@ -149,12 +149,12 @@ func (o *Options) Flag(target *bool) error {
 	return nil
 }
 
-// Unknown is the error of an option that there is not.
+// Unknown is the error of an option that does not exist.
 func (o *Options) Unknown() error {
 	return o.D.WrapErr(locale.Errorf("%s: unknown option %q", o.Of, o.D.Val()))
 }
 
-// Guard reads the option at the cursor, if it is one that every platform's guard has.
+// Guard reads the option at the cursor if every platform's guard has it.
 func (o *Options) Guard(g *outbound.Guard) (known bool, err error) {
 	switch o.D.Val() {
 	case "allow":
@@ -177,7 +177,7 @@ func (o *Options) Guard(g *outbound.Guard) (known bool, err error) {
 	return true, err
 }
 
-// Notify reads the option at the cursor, if it is one that every platform's notify handler has.
+// Notify reads the option at the cursor if every platform's notify handler has it.
 func (o *Options) Notify(n *inbound.Notify) (known bool, err error) {
 	switch o.D.Val() {
 	case "format":
@@ -304,10 +304,10 @@ func init() {
 // TransportOptions are the options of a shortcut that go to the HTTP transport.
 func TransportOptions() []string { return slices.Sorted(maps.Keys(transportOptions)) }
 
-// Block makes a dispenser of a block with the given lines, as if it stood where first does.
+// Block returns a dispenser for a block with the given lines, as if the block were at the position of first.
 func Block(first caddyfile.Token, lines []caddyfile.Token) *caddyfile.Dispenser {
 	if first.Quoted() {
-		// Its copies would be no braces.
+		// Copies of a quoted token would not be braces.
 		first = caddyfile.Token{File: first.File, Line: first.Line, Text: first.Text}
 	}
 	tokens := []caddyfile.Token{first}
@@ -315,7 +315,7 @@ func Block(first caddyfile.Token, lines []caddyfile.Token) *caddyfile.Dispenser 
 		last := lines[len(lines)-1]
 		open, end := first, first
 		open.Text, end.Text = "{", "}"
-		// A quoted token may go over several lines.
+		// A quoted token may span several lines.
 		end.File, end.Line = last.File, last.Line+last.NumLineBreaks()+1
 		tokens = append(append(append(tokens, open), lines...), end)
 	}

@@ -1,5 +1,4 @@
-// Package verdict runs a chain of handlers and says whether the app behind it has taken what it was sent. It knows no
-// platform.
+// Package verdict runs a chain of handlers and reports whether the app behind it has taken the event. It knows no platform.
 package verdict
 
 import (
@@ -18,31 +17,31 @@ import (
 	"github.com/caddy-chinaums/caddy-chinaums/internal/ratelog"
 )
 
-// Verdict is what the app made of an event.
+// Verdict is the result of handing an event to the app.
 type Verdict struct {
 	Taken    bool
 	TimedOut bool
-	Late     bool   // timed out, but then the app answered all the same, whole, and had taken it
-	Status   int    // the app's; 0 where it gave none
-	Encoded  bool   // a 2xx whose body, having a Content-Encoding, could not be read
+	Late     bool   // it timed out, but then the app answered completely after all, and had taken it
+	Status   int    // the app's; 0 if it gave none
+	Encoded  bool   // a 2xx whose body could not be read, because it has a Content-Encoding
 	Answer   []byte // the beginning of the app's answer
 	Err      error
 }
 
-// Acks are the ways to say that an event was taken.
+// The ways in which an app can say that it has taken an event.
 const (
-	// In either way, a body with a Content-Encoding, which cannot be read, does not say that the event was taken.
+	// In both, a body with a Content-Encoding does not count as taken, because it cannot be read.
 
-	// AckWord asks for a 2xx whose body is empty or says SUCCESS or OK.
+	// AckWord requires a 2xx whose body is empty, SUCCESS or OK.
 	AckWord = "word"
-	// Ack2xx asks for any 2xx but one whose body says FAILED or FAIL.
+	// Ack2xx requires any 2xx, unless its body is FAILED or FAIL.
 	Ack2xx = "2xx"
 )
 
-// ErrNoHandler says that nobody was there to take an event.
+// ErrNoHandler is the error of a chain in which no handler answers.
 var ErrNoHandler = errors.New("no handler answered: is there a reverse_proxy, php_fastcgi or other handler behind?")
 
-// Deliver runs the rest of the chain and judges its answer, of which nothing reaches whoever sent the request.
+// Deliver runs the rest of the chain and judges its answer. Nothing of the answer reaches the sender of the request.
 func Deliver(r *http.Request, next caddyhttp.Handler, ack string, logger *zap.Logger) Verdict {
 	answer := answerWriter{header: make(http.Header)}
 	err := run(&answer, r, next, logger)
@@ -64,7 +63,7 @@ func Deliver(r *http.Request, next caddyhttp.Handler, ack string, logger *zap.Lo
 	return verdict
 }
 
-// isTimeout reports whether a handler gave up waiting by a time limit of its own, such as php_fastcgi's read_timeout.
+// isTimeout reports whether a handler stopped waiting at a time limit of its own, such as php_fastcgi's read_timeout.
 func isTimeout(err error) bool {
 	failed, ok := errors.AsType[caddyhttp.HandlerError](err)
 	return ok && failed.StatusCode == http.StatusGatewayTimeout
@@ -74,7 +73,7 @@ func run(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, logger 
 	defer func() {
 		if v := recover(); v != nil {
 			if v == http.ErrAbortHandler {
-				// reverse_proxy's way to say that the app's answer broke off
+				// reverse_proxy panics with this value if the app's answer breaks off.
 				err = http.ErrAbortHandler
 				return
 			}
@@ -85,8 +84,9 @@ func run(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, logger 
 	return next.ServeHTTP(w, r)
 }
 
-// LogPanic must be called while the panic is being recovered from. The value may hold anything: its type and the stack
-// tell enough. It logs each message, which is a constant, at most ten times a minute: a handler may panic at every retry.
+// LogPanic logs a panic. It must be called by the deferred function that recovers. It logs the type of the value and the
+// stack, but not the value, which may hold anything. message must be a constant. Each message is logged at most ten times
+// a minute, because a handler may panic at every retry.
 func LogPanic(logger *zap.Logger, message string, v any) {
 	if suppressed, ok := panics.Allow(message); ok {
 		logger.Error(message, zap.String("type", fmt.Sprintf("%T", v)), zap.ByteString("stack", debug.Stack()), zap.Int("suppressed", suppressed))
@@ -95,17 +95,17 @@ func LogPanic(logger *zap.Logger, message string, v any) {
 
 var panics = ratelog.New(10)
 
-// answerKept is how much of the app's answer is kept: more than any word, and enough for a log line.
+// answerKept is how many bytes of the app's answer are kept: more than any word has, and enough for a log line.
 const answerKept = 512
 
-// answerWriter takes the app's answer and lets nothing of it through. It has its own header map and no Unwrap, so that
-// nothing behind it reaches the real writer.
+// answerWriter records the app's answer and passes nothing on. It has its own header map and no Unwrap method, so that no
+// handler can reach the real writer.
 type answerWriter struct {
 	header http.Header
 	status int
 	coded  bool   // it has a Content-Encoding
-	kept   []byte // without white space in front
-	more   bool   // there was more than was kept, other than white space
+	kept   []byte // without leading white space
+	more   bool   // more followed than was kept, other than white space
 }
 
 func (w *answerWriter) Header() http.Header { return w.header }
@@ -117,7 +117,7 @@ func (w *answerWriter) WriteHeader(status int) {
 	}
 }
 
-// encoded reports whether a body is not as the app wrote it. Some apps take the header for the charset's.
+// encoded reports whether a Content-Encoding has changed the body. Some apps write a charset into this header.
 func encoded(header http.Header) bool {
 	for _, value := range header["Content-Encoding"] {
 		for coding := range strings.SplitSeq(value, ",") {
@@ -131,10 +131,11 @@ func encoded(header http.Header) bool {
 	return false
 }
 
-// words are those that an answer may be.
+// words are the answers that have a meaning.
 var words = []string{"SUCCESS", "OK", "FAILED", "FAIL"}
 
-// unreadable reports whether there is a body that may say anything. What says a word as it stands can be read all the same.
+// unreadable reports whether the answer has a body that cannot be read. A body that is one of the words as it stands can be
+// read, whatever its Content-Encoding says.
 func (w *answerWriter) unreadable() bool {
 	return w.coded && (len(w.kept) > 0 || w.more) && !w.says(words...)
 }
@@ -159,7 +160,7 @@ func (w *answerWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// Flush lets handlers that flush believe that they have.
+// Flush exists for handlers that need a Flusher. There is nothing to flush.
 func (w *answerWriter) Flush() { w.WriteHeader(http.StatusOK) }
 
 func (w *answerWriter) taken(ack string) bool {
