@@ -553,7 +553,7 @@ func (r *reader) number() any {
 
 const fraction = 0.5
 
-// Quote quotes a name from a body, and clips it to 64 bytes.
+// Quote clips a name that comes from a body to 64 bytes.
 func Quote(name string) string {
 	if len(name) > 64 {
 		name = strings.ToValidUTF8(name[:64], "") + "…"
