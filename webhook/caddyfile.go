@@ -12,10 +12,11 @@ import (
 func init() {
 	httpcaddyfile.RegisterHandlerDirective("webhook_signature", parseCaddyfile)
 
-	// Behind everything that makes or changes the request (a notify handler goes
-	// after encode), and before everything that may answer it. Not "before
-	// reverse_proxy": there its place against other plugins' handlers would hang on
-	// the order of initialization, and route and handle blocks would come first.
+	// After everything that creates or changes the request (a notify handler comes
+	// after encode), and before everything that may answer it. "Before
+	// reverse_proxy" would not do: its position relative to other plugins' handlers
+	// would depend on the order of initialization, and route and handle blocks would
+	// come first.
 	httpcaddyfile.RegisterDirectiveOrder("webhook_signature", httpcaddyfile.Before, "invoke")
 }
 
@@ -33,9 +34,9 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //		max_size <size>
 //	}
 //
-// No error shows a secret, which is why none is d.ArgErr. A first argument that
-// begins with / or @ is taken as a matcher, so such a secret needs a
-// placeholder or the matcher *.
+// No error shows a secret; so d.ArgErr is not used. A first argument that begins
+// with / or @ is read as a matcher, so such a secret needs a placeholder, or the
+// matcher * in front of it.
 func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // directive name
 	h.Secrets = d.RemainingArgs()

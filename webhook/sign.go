@@ -21,19 +21,19 @@ const (
 	HeaderSignature = "Webhook-Signature"
 )
 
-// DefaultTolerance is how far a timestamp may be from the receiver's clock, as
-// the libraries of Standard Webhooks have it.
+// DefaultTolerance is how far a timestamp may be from the receiver's clock. It is
+// the value that the libraries of Standard Webhooks use.
 const DefaultTolerance = 5 * time.Minute
 
-// What Verify may find wrong; compare with errors.Is.
+// The errors of Verify. Compare with errors.Is.
 var (
-	// ErrHeader: one of the three headers is missing, empty, repeated or malformed.
+	// ErrHeader means that one of the three headers is missing, empty, repeated or malformed.
 	ErrHeader = errors.New("webhook header")
-	// ErrTimestamp: the message is older or newer than the tolerance allows.
+	// ErrTimestamp means that the message is older or newer than the tolerance allows.
 	ErrTimestamp = errors.New("webhook timestamp outside the tolerance")
-	// ErrSignature: no signature fits the secret and the message.
+	// ErrSignature means that no signature matches the secret and the message.
 	ErrSignature = errors.New("webhook signature does not match")
-	// ErrSecret: the secret is empty, or whsec_ is not followed by base64.
+	// ErrSecret means that the secret is empty, or that whsec_ is not followed by base64.
 	ErrSecret = errors.New("webhook secret")
 )
 
@@ -45,14 +45,14 @@ const (
 	maxTimestampDigits = 12
 )
 
-// Sign returns one signature of the Webhook-Signature header, "v1," and the
+// Sign returns one signature for the Webhook-Signature header: "v1," and the
 // base64 of HMAC-SHA256(secret, id + "." + timestamp + "." + body), with the
-// timestamp in unix seconds. Several signatures (for several secrets) go into
-// one header, separated by spaces.
+// timestamp in unix seconds. To sign with several secrets, join the signatures
+// with spaces.
 //
-// A secret "whsec_…" is the base64 (standard alphabet, padded) of the key; any
-// other text is its own bytes. An empty secret or one that cannot be decoded is
-// ErrSecret, an empty id ErrHeader.
+// A secret "whsec_…" is the base64 (standard alphabet, padded) of the key. Any
+// other text is used as it is. The error is ErrSecret if the secret is empty or
+// cannot be decoded, and ErrHeader if the id is empty.
 func Sign(secret, id string, timestamp time.Time, body []byte) (string, error) {
 	key, err := decodeSecret(secret)
 	if err != nil {
@@ -64,15 +64,15 @@ func Sign(secret, id string, timestamp time.Time, body []byte) (string, error) {
 	return string(newSigner(key).appendSignature(nil, appendSigned(nil, id, timestamp.Unix()), body)), nil
 }
 
-// Verify reports whether header and body are a message signed with secret not
-// longer than tolerance before or after now: nil, or an error that wraps one of
-// ErrHeader, ErrTimestamp, ErrSignature and ErrSecret and holds nothing of the
-// message. One fitting signature of several is enough, which is what makes
-// rotation possible; signatures of other versions than v1 are passed over.
+// Verify checks that header and body are a message that was signed with secret,
+// at most tolerance before or after now. If not, it returns an error that wraps
+// ErrHeader, ErrTimestamp, ErrSignature or ErrSecret, and contains nothing of the
+// message. One matching signature is enough, so that secrets can be rotated.
+// Signatures of versions other than v1 are ignored.
 //
-// Body must be the bytes received, not a parsed and printed form of them. The
-// id is not remembered: against repetition, compare Webhook-Id with those
-// already handled.
+// body must be the bytes as received, not parsed and encoded again. Verify does
+// not remember ids: to detect repetitions, compare Webhook-Id with the ids that
+// you have handled.
 func Verify(secret string, header http.Header, body []byte, now time.Time, tolerance time.Duration) error {
 	key, err := decodeSecret(secret)
 	if err != nil {
@@ -95,7 +95,7 @@ func Verify(secret string, header http.Header, body []byte, now time.Time, toler
 	if err != nil {
 		return err
 	}
-	// The signature first: whoever does not have the secret learns nothing about the clock.
+	// The signature is checked first, so that nobody without the secret learns anything about the clock.
 	// appendSigned prints the number as it was received, since parseTimestamp takes no other form of it.
 	want := newSigner(key).appendSignature(nil, appendSigned(nil, id, seconds), body)
 	matched := 0
@@ -111,8 +111,8 @@ func Verify(secret string, header http.Header, body []byte, now time.Time, toler
 	return nil
 }
 
-// single returns the value of a header that must be there exactly once: with
-// two, different readers could believe different ones.
+// single returns the value of a header that must appear exactly once. If there
+// were two, different readers could use different ones.
 func single(header http.Header, name string) (string, error) {
 	values := header[name]
 	switch {
@@ -133,8 +133,8 @@ func parseTimestamp(text string) (int64, error) {
 	return seconds, nil
 }
 
-// decodeSecret returns the key that a secret stands for. Its errors never hold
-// any of the secret.
+// decodeSecret returns the key of a secret. Its errors contain nothing of the
+// secret.
 func decodeSecret(secret string) ([]byte, error) {
 	encoded, isBase64 := strings.CutPrefix(secret, secretPrefix)
 	if !isBase64 {
@@ -153,7 +153,7 @@ func decodeSecret(secret string) ([]byte, error) {
 	return key, nil
 }
 
-// appendSigned appends what is signed before the body.
+// appendSigned appends the part of the signed text that precedes the body.
 func appendSigned(to []byte, id string, seconds int64) []byte {
 	to = append(to, id...)
 	to = append(to, '.')
@@ -161,7 +161,7 @@ func appendSigned(to []byte, id string, seconds int64) []byte {
 	return append(to, '.')
 }
 
-// A signer holds one key. It is one goroutine's at a time.
+// A signer holds one key. It must not be used by several goroutines at a time.
 type signer struct {
 	mac hash.Hash
 	sum [sha256.Size]byte

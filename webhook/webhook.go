@@ -1,8 +1,8 @@
-// Package webhook signs what the next handler gets as Standard Webhooks
-// (standardwebhooks.com) does, so that an application can tell the gateway's
-// requests from everybody else's. It knows no payment platform.
+// Package webhook signs requests as Standard Webhooks (standardwebhooks.com)
+// requires, so that an application can tell the gateway's requests from all
+// others. It knows no payment platform.
 //
-// For applications in Go it also has the other side, Verify.
+// Applications in Go check the signature with Verify.
 package webhook
 
 import (
@@ -32,23 +32,24 @@ const (
 	bodyPatience   = 10 * time.Second // for the body to arrive, and for what is left of a refused one
 )
 
-// Handler signs the request at its point of the chain, as Standard Webhooks
-// does: whatever changes the body or these headers has to come before it.
+// Handler signs the request with Standard Webhooks at its point of the chain.
+// Handlers that change the body or these headers must come before it.
 //
 //	Webhook-Id:        the request's Ce-Id; without one, a fresh UUID
 //	Webhook-Timestamp: unix seconds, fresh at each delivery
 //	Webhook-Signature: v1,<base64 of HMAC-SHA256(secret, id.timestamp.body)> …
 //
-// with one signature per secret, separated by spaces. Headers of the client
-// whose name begins with Webhook- are dropped first, in every spelling that CGI
-// folds into the same name (Webhook_Id, WEBHOOK.ID). A request with several
-// Ce-Id is answered 400: the application could take the one that was not signed.
+// There is one signature per secret, separated by spaces. The client's own
+// headers whose names begin with Webhook- are removed first, in every spelling
+// that CGI turns into the same name (Webhook_Id, WEBHOOK.ID). A request with
+// several Ce-Id headers is answered 400, because the application could use the
+// one that was not signed.
 //
-// The body is read whole, then handed on byte for byte with its length. One that
-// is larger than max_size is answered 413; one that does not arrive within 10
-// seconds, 408; one that is shorter than its Content-Length, 400. A connection on
-// which something was refused ends, so that what is left of the body is not taken
-// for the next request.
+// The whole body is read, and then passed on byte for byte with its length. A
+// body larger than max_size is answered 413, a body that does not arrive within
+// 10 seconds 408, and a body shorter than its Content-Length 400. After such an
+// answer the connection ends, so that the rest of the body is not read as the
+// next request.
 //
 // In a Caddyfile:
 //
@@ -62,12 +63,14 @@ const (
 //		"secrets": ["{env.APP_SECRET}"]
 //	}
 type Handler struct {
-	// The secrets, one signature each; usually one, and the previous one while it
-	// is being replaced. `whsec_…` is base64 (standard alphabet, padded), any other
-	// text is its own bytes. Each may be a placeholder, `{env.NAME}` or
-	// `{file./path}` (a file's final line break is not part of the secret), resolved
-	// when the config loads; one that is empty or cannot be resolved is an error. A
-	// secret written out literally is a warning. At least one is required.
+	// The secrets. Each makes one signature. Usually there is one, and also the
+	// previous one while it is being replaced. At least one is required.
+	//
+	// `whsec_…` is base64 (standard alphabet, padded). Any other text is used as it
+	// is. A secret may be a placeholder, `{env.NAME}` or `{file./path}`, which is
+	// resolved when the config loads; a file's final line break is removed. It is an
+	// error if a secret is empty or cannot be resolved, and a warning if it is
+	// written out in the configuration.
 	Secrets []string `json:"secrets,omitempty"`
 
 	// The largest request body, in bytes. Default: 1048576 (1 MiB). A larger one
@@ -80,7 +83,7 @@ type Handler struct {
 	now      func() time.Time
 }
 
-// keyring is what signing one request needs: a signer per secret, and room.
+// keyring is what one request needs for signing: a signer per secret, and a buffer.
 type keyring struct {
 	signers []*signer
 	prefix  []byte
@@ -180,7 +183,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	return next.ServeHTTP(w, r)
 }
 
-// read returns the event's id and the body, which may still be coming where there is an error.
+// read returns the event's id and the body. After an error, more of the body may still arrive.
 func (h *Handler) read(w http.ResponseWriter, r *http.Request) (id string, content []byte, err error) {
 	if id, err = scrub(r.Header); err != nil {
 		return "", nil, caddyhttp.Error(http.StatusBadRequest, err)
@@ -249,8 +252,8 @@ func scrub(header http.Header) (id string, err error) {
 	return id, nil
 }
 
-// hasFoldedPrefix compares as CGI folds names: case does not count, and '_' and
-// '.' are '-'. The prefix is in small letters.
+// hasFoldedPrefix compares names as CGI does: it ignores case, and takes '_' and
+// '.' for '-'. The prefix must be in lower case.
 func hasFoldedPrefix(name, prefix string) bool {
 	if len(name) < len(prefix) {
 		return false

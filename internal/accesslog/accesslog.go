@@ -1,4 +1,4 @@
-// Package accesslog finds the entry that Caddy's access log will have of a request.
+// Package accesslog adds fields to the entry that Caddy's access log will write about a request.
 package accesslog
 
 import (
@@ -7,8 +7,8 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
-// Fields are the further fields of the entry that Caddy will write about r, or nil where the server has no access log.
-// Add few of them, if need be one zap.Inline for all: Caddy makes a map anew at each Add.
+// Fields returns the extra fields of the entry that Caddy will write about r, or nil if the server has no access log. Call
+// Add rarely, with one zap.Inline for several fields, because Caddy copies a map at each Add.
 func Fields(r *http.Request) *caddyhttp.ExtraLogFields {
 	if server, ok := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok && server != nil && server.Logs == nil {
 		return nil

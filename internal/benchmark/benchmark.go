@@ -1,4 +1,4 @@
-// Package benchmark compares a piece of work with the least that it could take. It is for benchmarks only.
+// Package benchmark compares a piece of work with the least that it could cost. It is for benchmarks only.
 package benchmark
 
 import (
@@ -7,10 +7,12 @@ import (
 	"time"
 )
 
-// Ratio runs the benchmark's work, and then, in short turns one after the other, the work and a floor that nobody can be
-// faster than. It reports how many times longer the work takes: the first quartile of the pairs of turns, because a
-// neighbor on the same core slows the work down more than a floor that hashes in hardware, and another program that
-// takes the processor away for a while hits the longer of the two more often.
+// Ratio runs the benchmark's work. Then it runs, in short alternating turns, the work and a floor that the work cannot be
+// faster than. It reports how many times longer the work takes.
+//
+// The value is the first quartile of the pairs of turns, because disturbances raise it: a neighbor on the same core slows
+// the work down more than a floor that hashes in hardware, and a program that takes the processor away for a while is more
+// likely to interrupt the longer of the two.
 func Ratio(b *testing.B, work, floor func()) {
 	b.Helper()
 	b.ReportAllocs()

@@ -85,8 +85,8 @@ func TestSet(t *testing.T) {
 	}
 }
 
-// TestSlowRequest: a client that trickles is let go when its patience ends, and the next request on the same
-// connection of a prompt client is not cut by a deadline that was left behind.
+// TestSlowRequest: a slow client is refused when patience ends. The deadline does not remain on the connection, where it
+// would cut off the next request of a fast client.
 func TestSlowRequest(t *testing.T) {
 	result := make(chan error, 1)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -137,7 +137,7 @@ func held(tb testing.TB, clients int, size, sent int64) int64 {
 	return int64(during.HeapAlloc) - int64(before.HeapAlloc)
 }
 
-// stuck is a body of which left bytes come and then nothing until release.
+// stuck is a body that delivers left bytes, and then nothing until release.
 type stuck struct {
 	left    int64
 	waiting chan<- struct{}
@@ -155,8 +155,8 @@ func (s *stuck) Read(p []byte) (int, error) {
 	return int(n), nil
 }
 
-// TestSlowClientsHoldLittle: a thousand clients who announce 1 MiB each and send next to nothing hold what they sent,
-// not a gigabyte.
+// TestSlowClientsHoldLittle: a thousand clients who each announce 1 MiB and send almost nothing take memory for what they
+// have sent, and not a gigabyte.
 func TestSlowClientsHoldLittle(t *testing.T) {
 	const clients, size = 1000, 1 << 20
 	for _, c := range []struct {

@@ -16,13 +16,13 @@ import (
 // hidden hides from net/http that a body was closed, as Caddy's wrapper does.
 type hidden struct{ io.ReadCloser }
 
-// wrapped is a writer as handlers make them.
+// wrapped is a writer like those of Caddy's handlers.
 type wrapped struct{ http.ResponseWriter }
 
 func (w wrapped) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// TestAnswerEarlyEndsTheConnection: what comes of the answer on its way out does not keep the connection. Before, a
-// `header` directive with `Connection keep-alive` did, and the rest of the body ran as the next request.
+// TestAnswerEarlyEndsTheConnection: the connection ends even if a handler changes the answer's headers. Before, a `header`
+// directive with `Connection keep-alive` kept it open, and the rest of the body was executed as the next request.
 func TestAnswerEarlyEndsTheConnection(t *testing.T) {
 	const second = "POST /second HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"
 	for name, test := range map[string]struct{ framing, body string }{

@@ -123,7 +123,7 @@ func TestAbsentAndTrue(t *testing.T) {
 	}
 }
 
-// expected makes of encoding/json's values those that the tables see.
+// expected turns values of encoding/json into the values that the tables see.
 func expected(value any) any {
 	switch value := value.(type) {
 	case json.Number:
@@ -154,7 +154,7 @@ func expected(value any) any {
 	return value
 }
 
-// FuzzDecode holds the reader against encoding/json.
+// FuzzDecode compares the reader with encoding/json.
 func FuzzDecode(f *testing.F) {
 	for _, text := range []string{
 		`{}`, `[]`, ` { "a" : [ 1 , -2 , "x" , true , false , null , { } , [ ] ] } `, `"\u00e9\ud83d\ude00\ud800\n"`, `-0`, `1.0`, `1e999999999`,

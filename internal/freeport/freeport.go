@@ -1,8 +1,8 @@
-// Package freeport gives ports of loopback to tests, and to what is tried out, to start servers on.
+// Package freeport finds free ports on loopback, for servers that tests and examples start.
 //
-// A port that was listened on by the kernel's choice and closed again may go to anybody before the server under test
-// listens there: to the test of another package, or to a connection that begins just then. The ports here are below
-// those that kernels choose from, and each process takes them from a block that no other process has.
+// A port that the kernel has chosen, and that was closed again, may be taken before the server under test listens on it: by
+// the test of another package, or by an outgoing connection. The ports of this package are below the range that kernels
+// choose from, and each process takes them from a block of its own.
 package freeport
 
 import (
@@ -15,7 +15,7 @@ import (
 const (
 	first  = 10240 // below are the ports of well-known services
 	beyond = 32768 // where Linux begins to choose by itself; other systems begin higher
-	size   = 256   // ports in a block; the first of them is listened on, and says that the block is taken
+	size   = 256   // ports in a block; the process listens on the first, which marks the block as taken
 )
 
 // block is one process's ports.
@@ -28,7 +28,7 @@ type block struct {
 
 var own = sync.OnceValues(claim)
 
-// claim takes a block, until the process ends.
+// claim takes a block until the process ends.
 func claim() (*block, error) {
 	const blocks = (beyond - first) / size
 	start := rand.IntN(blocks)
@@ -41,7 +41,7 @@ func claim() (*block, error) {
 	return nil, fmt.Errorf("no block of ports is left between %d and %d", first, beyond)
 }
 
-// next returns a port that nobody listens on. It is the one that was given away longest ago.
+// next returns a port that nobody listens on, and that was handed out longest ago.
 func (b *block) next() (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -50,7 +50,7 @@ func (b *block) next() (int, error) {
 		if b.last++; b.last == begin+size {
 			b.last = begin + 1
 		}
-		// Not by listening there: a program that another test starts at this moment would keep the port for a while.
+		// Listening would not be a safe check: a program that another test starts at this moment would inherit the port.
 		connection, err := net.Dial("tcp", address(b.last))
 		if err != nil {
 			return b.last, nil

@@ -50,7 +50,7 @@ func TestContextHeaders(t *testing.T) {
 	}
 }
 
-// TestContextHeadersApart: an Add of one header does not write into its neighbor.
+// TestContextHeadersApart: adding a value to one header does not overwrite its neighbor.
 func TestContextHeadersApart(t *testing.T) {
 	header := http.Header{}
 	(&Context{ID: "1", Source: "/s", Type: "t"}).Headers(header)
@@ -110,7 +110,7 @@ func TestPrepare(t *testing.T) {
 	}
 }
 
-// TestPrepareKeepsASignature: one header more stays where it is asked for, and nothing that sounds like it.
+// TestPrepareKeepsASignature: the header named keep stays, and no header with a similar name.
 func TestPrepareKeepsASignature(t *testing.T) {
 	r := httptest.NewRequest("POST", "/notify", strings.NewReader("a"))
 	r.Header = http.Header{"Authorization": {"x"}, "Proxy-Authorization": {"x"}, "Ce-Id": {"forged"}}

@@ -293,7 +293,7 @@ func (n *Notify) logUndelivered(account Account, event *Event, judged verdict.Ve
 	}
 	switch {
 	case judged.Taken:
-		// The app has the event, but the platform may not know it, and will then send the event again.
+		// The app has it, but the platform may not know: it will send the event again.
 		n.logger.Warn("event taken, but the platform hung up before it was told", append(fields, zap.Error(hungUp))...)
 	case judged.Encoded && !judged.TimedOut:
 		n.logger.Warn("app answered 2xx, but with a Content-Encoding, so that its word cannot be read; let it answer without", fields...)

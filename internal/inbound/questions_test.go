@@ -24,8 +24,8 @@ func (a *asking) ask(now time.Time, topic Topic, patience time.Duration) (answer
 	})
 }
 
-// TestQuestionsAreKept: an order is asked about once in its minute, and what others ask does not drive its answer out.
-// Before, the oldest of 10,000 answers went for each new one, so that a stranger with enough notifies made room.
+// TestQuestionsAreKept: an order is asked about once a minute, and questions about others do not evict its answer. Before,
+// each new answer evicted the oldest of 10,000, so that a stranger could evict any with enough notifies.
 func TestQuestionsAreKept(t *testing.T) {
 	var q asking
 	now := time.Unix(1_700_000_000, 0)
@@ -58,7 +58,7 @@ func TestQuestionsAreKept(t *testing.T) {
 	}
 }
 
-// TestQuestionsTakeTurns: no more than five of one account in any second, whoever asks for how many.
+// TestQuestionsTakeTurns: at most five questions of one account are asked in any second, however many callers there are.
 func TestQuestionsTakeTurns(t *testing.T) {
 	t.Run("no patience", func(t *testing.T) {
 		var q asking
@@ -112,7 +112,7 @@ func TestQuestionsTakeTurns(t *testing.T) {
 				})
 			}
 			group.Wait()
-			// Half of the patience is for waiting: six seconds' turns.
+			// Waiting takes at most half of the patience, so there are six seconds of turns.
 			if len(asked) != 6 || refused != 100-6*questionsPerSecond {
 				t.Errorf("asked %v, refused %d", asked, refused)
 			}
@@ -163,7 +163,7 @@ func TestQuestionsInDoubt(t *testing.T) {
 	}
 }
 
-// TestQuestionsAtATime: one asks, and all get its answer: also one that failed, broke off, or takes too long.
+// TestQuestionsAtATime: of several callers one asks, and all get its answer, even if it failed, broke off or took too long.
 func TestQuestionsAtATime(t *testing.T) {
 	failed := errors.New("failed")
 	for _, test := range []struct {
@@ -214,7 +214,7 @@ func TestQuestionsAtATime(t *testing.T) {
 	}
 }
 
-// TestQuestionsHaveTheirOwnTime: the one who asks has patience, and no sender who hangs up ends it.
+// TestQuestionsHaveTheirOwnTime: a question ends after patience, and not when the sender hangs up.
 func TestQuestionsHaveTheirOwnTime(t *testing.T) {
 	var q Questions[int]
 	if _, _, err := q.Ask(time.Now(), Topic{}, time.Nanosecond, func(ctx context.Context) (int, error) {

@@ -1,4 +1,4 @@
-// Package metric helps to register metrics on Caddy's registry, of which each configuration has its own.
+// Package metric registers metrics on Caddy's registry. Each configuration has a registry of its own.
 package metric
 
 import (
@@ -7,8 +7,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// RegisterOrExisting registers c, or returns the collector of the same name that is registered already: two apps of one
-// configuration may share a metric.
+// RegisterOrExisting registers c. If a collector of the same name is registered, it returns that one instead, so that two
+// apps of one configuration can share a metric.
 func RegisterOrExisting[C prometheus.Collector](registry prometheus.Registerer, c C) (C, error) {
 	err := registry.Register(c)
 	if registered, ok := errors.AsType[prometheus.AlreadyRegisteredError](err); ok {

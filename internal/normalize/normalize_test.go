@@ -160,7 +160,7 @@ func FuzzString(f *testing.F) {
 	})
 }
 
-// FuzzValue: whatever is taken is JSON and stays so.
+// FuzzValue: a value that is accepted is JSON, and its output is JSON.
 func FuzzValue(f *testing.F) {
 	f.Add([]byte(`{"amount":"12","time":["12"],"json":"{\"a\":null}"}`))
 	f.Fuzz(func(t *testing.T, text []byte) {

@@ -1,4 +1,4 @@
-// Package ratelog bounds how often one kind of event is logged, so that a flood of false requests cannot become a flood
+// Package ratelog limits how often one kind of event is logged, so that a flood of false requests does not become a flood
 // of log lines. It knows neither Caddy nor a platform.
 package ratelog
 
@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// Limiter lets at most Limit events of one reason through in any minute and counts the rest. The zero Limiter is not
-// usable; make one with New. Reasons must come from a bounded set of constants: the limiter keeps each for ever.
+// Limiter lets a limited number of events a minute through for each reason, and counts the others. Reasons must be from a
+// bounded set of constants, because the limiter never forgets one. Make a Limiter with New; the zero value is not usable.
 type Limiter struct {
 	limit int
 	now   func() time.Time
@@ -23,13 +23,13 @@ type window struct {
 	suppressed int
 }
 
-// New makes a Limiter that lets limit events a minute through for each reason.
+// New returns a Limiter that lets limit events a minute through for each reason.
 func New(limit int) *Limiter {
 	return &Limiter{limit: limit, now: time.Now, reasons: make(map[string]*window)}
 }
 
-// Allow reports whether an event of this reason may be logged now, and how many were suppressed since the last one that
-// was; the caller writes that number into the line.
+// Allow reports whether an event with this reason may be logged now. suppressed is the number of events that were not
+// logged since the last one that was; the caller writes it into the log line.
 func (l *Limiter) Allow(reason string) (suppressed int, ok bool) {
 	now := l.now()
 	l.mu.Lock()

@@ -46,7 +46,7 @@ func TestSealAndOpen(t *testing.T) {
 	}
 }
 
-// TestFormat opens a sealed value with an own reading of the format, so that no later version loses what is stored.
+// TestFormat opens a sealed value with its own implementation of the format, so that no later version loses stored values.
 func TestFormat(t *testing.T) {
 	sealed := box(t, "vendor-key", "terminal").Seal("a/b", []byte("value"))
 	text, ok := bytes.CutPrefix(sealed, []byte("sealed-v1:"))
@@ -111,7 +111,7 @@ func TestCannotOpen(t *testing.T) {
 	}
 }
 
-// TestOpenForgivesNewlines: somebody who copies a value with an editor or a shell adds one.
+// TestOpenForgivesNewlines: an editor or a shell may add a line break when a value is copied.
 func TestOpenForgivesNewlines(t *testing.T) {
 	b := box(t, "vendor-key", "terminal")
 	if value, err := b.Open("a/b", append(b.Seal("a/b", []byte("value")), '\n')); err != nil || string(value) != "value" {
@@ -157,7 +157,7 @@ func TestSlotInFileStorage(t *testing.T) {
 	}
 }
 
-// faulty is a storage in memory that fails where it is told to.
+// faulty is a storage in memory that fails where a test wants it to.
 type faulty struct {
 	values               map[string][]byte
 	store, load, unlock  error
@@ -279,7 +279,7 @@ func TestLocked(t *testing.T) {
 	})
 }
 
-// TestLockedExcludes: two slots over one directory, as two servers have them.
+// TestLockedExcludes: two slots on one directory, as on two servers, exclude each other.
 func TestLockedExcludes(t *testing.T) {
 	root := t.TempDir()
 	b := box(t, "secret", "test")

@@ -10,9 +10,9 @@ import (
 	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
 )
 
-// Resolve replaces the placeholders in raw once; braces in their values are left alone. White space around the result,
-// such as the line break at the end of a file, is removed. literal reports that nothing was replaced: the secret itself
-// is in the configuration.
+// Resolve replaces the placeholders in raw, once: braces in what they stand for are left alone. literal tells that
+// nothing was replaced, so that the secret stands in the configuration itself. White space around the value, a file's
+// last line break most of all, is not part of it.
 //
 // A secret may contain braces of its own. A name in braces is a placeholder if it contains a dot or a $, or if it is the
 // whole value. Such a placeholder must be known and must not be empty. Write a brace that belongs to the secret as \{.

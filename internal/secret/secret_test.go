@@ -80,7 +80,7 @@ func TestResolve(t *testing.T) {
 	}
 }
 
-// TestErrorsHoldNoSecret: what is in braces may be a part of the key.
+// TestErrorsHoldNoSecret: text in braces may be part of the key.
 func TestErrorsHoldNoSecret(t *testing.T) {
 	for _, raw := range []string{
 		"{hunter2.hunter2}", "hunter2{hunter2.x}", "{hunter2}", "hunter2\nhunter2", strings.Repeat("hunter2{", 200),

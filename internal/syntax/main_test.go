@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// TestMain has messages in English, whatever this machine speaks.
+// TestMain makes messages English, whatever the locale of this machine is.
 func TestMain(m *testing.M) {
 	_ = os.Setenv("LC_ALL", "C")
 	os.Exit(m.Run())

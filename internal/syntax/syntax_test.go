@@ -6,7 +6,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 )
 
-// TestBlock: lines put into a block of their own read as they did where they stood.
+// TestBlock: lines that are moved into a block of their own are parsed as before.
 func TestBlock(t *testing.T) {
 	for _, test := range []struct{ name, text string }{
 		{"plain", "proxy {\na b\nc d\n}"},
@@ -34,7 +34,7 @@ func TestBlock(t *testing.T) {
 	}
 }
 
-// read writes out what a parser of options sees in a block.
+// read returns what a parser of options sees in a block.
 func read(t *testing.T, d *caddyfile.Dispenser) (seen string) {
 	t.Helper()
 	d.Next()

@@ -93,7 +93,7 @@ func TestDeliver(t *testing.T) {
 	}
 }
 
-// TestDeliverKeepsLittle: the app's answer takes no memory.
+// TestDeliverKeepsLittle: only the beginning of a large answer is kept in memory.
 func TestDeliverKeepsLittle(t *testing.T) {
 	handler := caddyhttp.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) error {
 		for range 1000 {
@@ -109,7 +109,7 @@ func TestDeliverKeepsLittle(t *testing.T) {
 	}
 }
 
-// TestDeliverEncoded: what is compressed says nothing; it may be a refusal.
+// TestDeliverEncoded: a compressed answer does not count as taken, because it may be a refusal.
 func TestDeliverEncoded(t *testing.T) {
 	const gzipped = "\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03\x73\x73\xf4\xf4\x71\x75\x01\x00\xb5\x3c\x1c\x9f\x06\x00\x00\x00"
 	for name, test := range map[string]struct {
@@ -149,7 +149,7 @@ func TestDeliverEncoded(t *testing.T) {
 	}
 }
 
-// TestPanicsAreLoggedAtTimes: a handler that panics at each retry floods no log.
+// TestPanicsAreLoggedAtTimes: a handler that panics at each retry does not flood the log.
 func TestPanicsAreLoggedAtTimes(t *testing.T) {
 	panics = ratelog.New(10)
 	core, logs := observer.New(zapcore.DebugLevel)
