@@ -1,20 +1,23 @@
 package sandbox
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
 	"mime"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 )
 
 // call is a verified call of an interface.
 type call struct {
 	fields
-	path string
-	now  time.Time
+	path  string
+	now   time.Time
+	fault FaultKind // of NoOrder, RefuseExecuted and OtherOrder
 }
 
 // answer is what an interface answers, on top of what all have in common.
@@ -57,18 +60,19 @@ var interfaces = map[string]iface{
 func (c *ChinaUMS) serveAPI(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(io.LimitReader(r.Body, c.options.MaxBody+1))
 	recorded := &Call{
-		Time: c.options.Now(), Method: r.Method, Host: r.Host, Path: r.URL.Path, Query: r.URL.RawQuery,
+		Time: c.now(), Method: r.Method, Host: r.Host, Path: r.URL.Path, Query: r.URL.RawQuery,
 		Header: r.Header.Clone(), Body: body[:min(int64(len(body)), c.options.MaxBody)],
 	}
 	c.mu.Lock()
 	c.calls.record(recorded)
-	fault := c.faults.take(r.URL.Path)
 	c.mu.Unlock()
 	if err != nil { // the client has gone
 		panic(http.ErrAbortHandler)
 	}
-	if fault != nil {
-		if instead, done := fault.before(c, r); done {
+	var fault Fault // none is one that does nothing
+	if taken := c.fault(r.URL.Path, recorded.Body); taken != nil {
+		fault = *taken
+		if instead, done := c.instead(&fault, r); done {
 			c.answered(recorded, &instead)
 			c.write(w, instead, len(instead.body))
 			return
@@ -78,19 +82,73 @@ func (c *ChinaUMS) serveAPI(w http.ResponseWriter, r *http.Request) {
 	if int64(len(body)) > c.options.MaxBody {
 		out = c.refuse(http.StatusRequestEntityTooLarge, fail("BAD_REQUEST", "报文过大"), nil)
 	} else {
-		out = c.execute(r, body)
+		out = c.execute(r, body, fault)
 	}
-	if fault != nil {
-		fault.rewrite(&out)
+	if fault.Kind == Lie {
+		fault.lie(&out)
 	}
 	c.answered(recorded, &out)
 	if out.status == http.StatusOK {
 		c.sign(out.header, c.options.Answers, out.body)
 	}
-	if fault != nil {
-		fault.after(c, w, r, &out)
+	out.body = fault.lose(r.Context(), c.ctx.Done(), out.body, func(answer []byte, bytes int) {
+		c.write(w, reply{status: out.status, header: out.header, body: answer}, bytes)
+	})
+	switch fault.Kind {
+	case FalseSignature:
+		c.sign(out.header, AnswersFalselySigned, out.body)
+	case SkewedDate:
+		out.header.Set("Date", c.options.Now().Add(fault.For).UTC().Format(http.TimeFormat))
 	}
 	c.write(w, out, len(out.body))
+}
+
+// fault takes the fault that strikes a call.
+func (c *ChinaUMS) fault(path string, body []byte) *Fault {
+	if c.healthy() {
+		return nil
+	}
+	s := subject{path: path, query: strings.HasSuffix(path, "query")}
+	in, err := parseFields(body)
+	if err != nil {
+		return c.take(s)
+	}
+	for _, name := range []string{"merOrderId", "refundOrderId", "billNo", "qrCodeId", "targetOrderId"} {
+		if in.has(name) {
+			s.numbers = append(s.numbers, in.text(name))
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	o, r := c.named(cmp.Or(in.text("refundOrderId"), in.text("merOrderId"), in.text("billNo")))
+	if o == nil {
+		o = c.byTarget[in.text("targetOrderId")]
+	}
+	switch {
+	case o == nil:
+		return c.take(s)
+	case r == nil && path == "/v1/netpay/refund-query" && len(o.refunds) > 0:
+		r = o.refunds[len(o.refunds)-1]
+	}
+	s.numbers = append(s.numbers, o.number, o.billNo)
+	made := o.created
+	if r != nil {
+		s.numbers, made = append(s.numbers, r.number), r.created
+	}
+	s.age = c.now().Sub(made)
+	return c.take(s)
+}
+
+// instead is what a fault answers to a call that is not executed.
+func (c *ChinaUMS) instead(fault *Fault, r *http.Request) (reply, bool) {
+	switch fault.Kind {
+	case Refuse:
+		return c.refuse(http.StatusOK, fail(cmp.Or(fault.Code, "INTERNAL_ERROR"), "沙箱按要求拒绝"), nil), true
+	case Unauthorized:
+		return c.refuse(http.StatusUnauthorized, fail("INVALID_TOKEN", "accessToken无效或已过期"), nil), true
+	}
+	status, page, ok := fault.instead(r.Context(), c.ctx.Done())
+	return reply{status: status, body: page, header: http.Header{"Content-Type": {"text/html; charset=utf-8"}}}, ok
 }
 
 // answered adds the answer to what was recorded of the call.
@@ -116,7 +174,7 @@ type reply struct {
 }
 
 // execute authenticates a call and runs it.
-func (c *ChinaUMS) execute(r *http.Request, body []byte) (out reply) {
+func (c *ChinaUMS) execute(r *http.Request, body []byte, fault Fault) (out reply) {
 	known, found := interfaces[r.URL.Path]
 	if _, link := links[r.URL.Path]; link && r.Method == http.MethodGet {
 		return c.follow(r.URL.Path, r.URL.RawQuery)
@@ -141,7 +199,7 @@ func (c *ChinaUMS) execute(r *http.Request, body []byte) (out reply) {
 	if !found {
 		return c.refuse(http.StatusOK, fail("NO_SERVICE", "没有能处理请求的服务"), nil)
 	}
-	in := call{path: r.URL.Path, now: c.options.Now()}
+	in := call{path: r.URL.Path, now: c.now(), fault: fault.Kind}
 	var err error
 	if in.fields, err = parseFields(body); err != nil {
 		return c.refuse(http.StatusOK, fail("BAD_REQUEST", "请求报文不是JSON对象"), nil)
@@ -150,7 +208,13 @@ func (c *ChinaUMS) execute(r *http.Request, body []byte) (out reply) {
 	if failed := c.common(in, known.required); failed != nil {
 		return c.refuse(http.StatusOK, failed, in.fields)
 	}
+	if fault.Kind == NoOrder {
+		return c.refuse(http.StatusOK, errNoOrder(), in.fields)
+	}
 	answer, failed := known.serve(c, in)
+	if failed == nil && fault.Kind == RefuseExecuted {
+		failed = fail(cmp.Or(fault.Code, "TARGET_FAIL"), "沙箱按要求在执行后报错")
+	}
 	if failed != nil {
 		return c.refuse(http.StatusOK, failed, in.fields)
 	}
@@ -217,7 +281,7 @@ func (c *ChinaUMS) refuse(status int, failed *failure, request fields) reply {
 
 // reply puts an answer together. msgId, srcReserve, mid, tid and instMid come back as they were sent.
 func (c *ChinaUMS) reply(status int, code, message string, out answer, request fields) reply {
-	object := map[string]any{"errCode": code, "responseTimestamp": clockText(c.options.Now())}
+	object := map[string]any{"errCode": code, "responseTimestamp": clockText(c.now())}
 	if message != "" {
 		object["errMsg"] = message
 	}

@@ -96,12 +96,18 @@ func (c *ChinaUMS) serveBillQuery(in call) (answer, *failure) {
 	if failed != nil {
 		return nil, failed
 	}
-	out := o.billAnswer()
+	var r *refund
 	if in.has("refundOrderId") { // SDKs look at a bill's refund in this way
-		r := c.refunds[in.text("refundOrderId")]
-		if r == nil || r.order != o {
+		if r = c.refunds[in.text("refundOrderId")]; r == nil || r.order != o {
 			return nil, errNoOrder()
 		}
+		c.look(r)
+	}
+	if in.fault == OtherOrder {
+		o, r = c.stranger(o, r)
+	}
+	out := o.billAnswer()
+	if r != nil {
 		out["refundBillPayment"] = r.billPayment()
 	}
 	return out, nil
@@ -162,6 +168,9 @@ func (c *ChinaUMS) servePreauthCancel(in call) (answer, *failure) {
 		return nil, fail("OPERATION_NOT_ALLOWED", "订单状态为%s，不允许撤销", o.status)
 	}
 	o.status = statusClosed
+	if !o.paid.IsZero() {
+		o.giveBack(Return{in.now, in.path, "", int64(o.total)})
+	}
 	return o.billAnswer(), nil
 }
 

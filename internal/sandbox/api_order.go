@@ -264,6 +264,9 @@ func (c *ChinaUMS) serveQuery(in call) (answer, *failure) {
 	if o == nil || in.has("targetOrderId") && o.target != in.text("targetOrderId") {
 		return nil, errNoOrder()
 	}
+	if in.fault == OtherOrder {
+		o, _ = c.stranger(o, nil)
+	}
 	out := o.answer()
 	if !o.paid.IsZero() {
 		for name, value := range map[string]any{

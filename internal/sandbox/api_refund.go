@@ -18,7 +18,7 @@ func (c *ChinaUMS) serveRefund(in call) (answer, *failure) {
 
 // refund pays back what a call asks for, or finds the refund that it asked for before. The caller holds c.mu.
 func (c *ChinaUMS) refund(o *order, in call) (*refund, *failure) {
-	r := &refund{order: o, at: in.now, seq: newSeq(), target: newTarget(in.now)}
+	r := &refund{order: o, created: in.now, at: in.now, by: in.path, seq: newSeq(), target: newTarget(in.now)}
 	var failed *failure
 	if in.has("refundOrderId") {
 		if r.number, failed = c.number(in.fields, "refundOrderId"); failed != nil {
@@ -62,6 +62,9 @@ func (c *ChinaUMS) refund(o *order, in call) (*refund, *failure) {
 	r.status = refundSuccess
 	if len(c.outcomes) > 0 {
 		r.status, c.outcomes = c.outcomes[0], c.outcomes[1:]
+	}
+	if f := c.take(subject{stage: atExecution, path: in.path, numbers: []string{o.number, o.billNo, r.number}}); f != nil {
+		r.status, r.end, r.queries = refundProcessing, f.Status, f.Queries
 	}
 	o.refunds = append(o.refunds, r)
 	c.refunds[r.number] = r
@@ -124,17 +127,25 @@ func (r *refund) answer() answer {
 }
 
 // serveRefundQuery is 退款查询, SYS-13. By the document's table merOrderId is the refund's number, in its example the
-// order's; both are taken. The latest refund answers for an order.
+// order's; both are taken. The latest refund answers for an order, unless refundOrderId names another of its own.
 func (c *ChinaUMS) serveRefundQuery(in call) (answer, *failure) {
-	r := c.refunds[in.text("merOrderId")]
-	if r == nil {
-		o := c.find(in.text("merOrderId"))
-		if o == nil || len(o.refunds) == 0 {
+	o, r := c.named(in.text("merOrderId"))
+	switch {
+	case o == nil:
+		return nil, errNoOrder()
+	case in.has("refundOrderId"):
+		if r = c.refunds[in.text("refundOrderId")]; r == nil || r.order != o {
 			return nil, errNoOrder()
 		}
+	case r == nil && len(o.refunds) == 0:
+		return nil, errNoOrder()
+	case r == nil:
 		r = o.refunds[len(o.refunds)-1]
 	}
-	r.order.age(in.now)
+	c.look(r)
+	if in.fault == OtherOrder {
+		_, r = c.stranger(o, r)
+	}
 	out := r.answer()
 	if r.status == refundSuccess {
 		out["payTime"] = clockText(r.at)
@@ -142,4 +153,35 @@ func (c *ChinaUMS) serveRefundQuery(in call) (answer, *failure) {
 		out["sendBackAmount"] = r.amount
 	}
 	return out, nil
+}
+
+// look is a query at a refund: one that a fault keeps open comes nearer to its end.
+func (c *ChinaUMS) look(r *refund) {
+	switch {
+	case r.end == "" || r.status != refundProcessing:
+	case r.queries > 0:
+		r.queries--
+	default:
+		c.finish(r, r.end)
+	}
+}
+
+// Refund is somebody refunding an order at the platform's own page, without any call; the notify goes out. It returns the
+// refundOrderId that the platform has given the refund.
+func (c *ChinaUMS) Refund(number string, amount int64) (string, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	o := c.find(number)
+	if o == nil {
+		return "", fmt.Errorf("sandbox: there is no order %q", number)
+	}
+	now := c.now()
+	own := c.options.SourceCode + now.In(zone).Format(stampLayout) + randomDigits(10)
+	r, failed := c.refund(o, call{
+		fields: fields{"refundOrderId": own, "refundAmount": fmt.Sprint(amount)}, path: byHand, now: now,
+	})
+	if failed != nil {
+		return "", failed
+	}
+	return r.number, nil
 }

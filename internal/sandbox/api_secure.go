@@ -21,6 +21,7 @@ func (c *ChinaUMS) serveSecureCancel(in call) (answer, *failure) {
 		return nil, failed
 	}
 	o.secure, o.status = secureCanceled, statusClosed
+	o.giveBack(Return{in.now, in.path, "", int64(o.total)})
 	c.announce(o, nil, KindGuarantee)
 	return o.secureAnswer(), nil
 }
@@ -41,6 +42,7 @@ func (c *ChinaUMS) serveSecureComplete(in call) (answer, *failure) {
 	o.completed, o.secure = amount, secureAll
 	if amount < o.total {
 		o.secure = securePartly
+		o.giveBack(Return{in.now, in.path, "", int64(o.total - amount)})
 	}
 	c.announce(o, nil, KindGuarantee)
 	return o.secureAnswer(), nil

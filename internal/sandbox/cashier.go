@@ -40,7 +40,7 @@ func (c *ChinaUMS) follow(path, query string) (out reply) {
 	}); failed != nil {
 		return c.refuse(http.StatusOK, failed, nil)
 	}
-	in := call{path: path, now: c.options.Now()}
+	in := call{path: path, now: c.now()}
 	if in.fields, err = parseFields([]byte(values["content"])); err != nil {
 		return c.refuse(http.StatusOK, fail("BAD_REQUEST", "content不是JSON对象"), nil)
 	}
@@ -152,7 +152,7 @@ func (c *ChinaUMS) cashier(secret string, pay bool) (page map[string]any, back s
 	if o == nil {
 		return nil, "", errNoCashier
 	}
-	o.age(c.options.Now())
+	o.age(c.now())
 	if o.status == statusNew {
 		o.status = statusWaiting
 	}

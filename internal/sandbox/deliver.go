@@ -41,6 +41,9 @@ type Delivery struct {
 
 const maxAnswer = 4 << 10
 
+// neverSent is why a notify that NoNotify has struck was not delivered.
+const neverSent = "never sent: the fault no-notify"
+
 // notice is a notify on its way to one address: repeated until it is delivered or given up.
 type notice struct {
 	order    *order
@@ -96,7 +99,13 @@ func (c *ChinaUMS) announce(o *order, r *refund, kind Kind) {
 	for _, address := range addresses {
 		n := c.newNotice(o, r, kind, params, address)
 		o.notices = append(o.notices, n)
+		withheld := subject{stage: atNotify, path: kind.String(), numbers: []string{o.number, o.billNo}}
+		if r != nil {
+			withheld.numbers = append(withheld.numbers, r.number)
+		}
 		switch {
+		case c.take(withheld) != nil:
+			n.failed = neverSent
 		case c.options.Manual || c.ctx.Err() != nil:
 		case c.notices >= c.options.MaxOrders:
 			n.failed = "too many notifies are being delivered"
@@ -133,15 +142,8 @@ func (c *ChinaUMS) deliver(n *notice) {
 	}()
 	var last Delivery
 	for _, delay := range append([]time.Duration{0}, c.options.Schedule...) {
-		timer := time.NewTimer(delay)
-		select {
-		case <-c.ctx.Done():
-			timer.Stop()
+		if !c.pause(c.ctx, n.delivered, delay) {
 			return
-		case <-n.delivered:
-			timer.Stop()
-			return
-		case <-timer.C:
 		}
 		if last = c.attempt(c.ctx, n, Genuine); last.Delivered || c.ctx.Err() != nil {
 			return
@@ -171,11 +173,11 @@ func (c *ChinaUMS) attempt(ctx context.Context, n *notice, variant Variant) Deli
 	}
 	select {
 	case c.sending <- struct{}{}:
-		delivery.Time = c.options.Now()
+		delivery.Time = c.now()
 		delivery.Status, delivery.Answer, err = c.post(ctx, n.url, message)
 		<-c.sending
 	case <-ctx.Done():
-		delivery.Time, err = c.options.Now(), ctx.Err()
+		delivery.Time, err = c.now(), ctx.Err()
 	}
 	if err != nil {
 		delivery.Err = err.Error()
@@ -291,7 +293,7 @@ func (c *ChinaUMS) named(number string) (*order, *refund) {
 		return o, nil
 	}
 	if r := c.refunds[number]; r != nil {
-		r.order.age(c.options.Now())
+		r.order.age(c.now())
 		return r.order, r
 	}
 	return nil, nil

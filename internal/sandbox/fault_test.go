@@ -192,7 +192,7 @@ func TestBreak(t *testing.T) {
 	for range maxFaults + 10 {
 		b.Break(Fault{Kind: ServerError})
 	}
-	if got := len(b.faults); got != maxFaults {
+	if got := len(b.Faults()); got != maxFaults {
 		t.Errorf("%d faults kept", got)
 	}
 }

@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -63,6 +64,7 @@ type order struct {
 	refundedPlatform                    fen
 	refundedShares                      map[string]fen
 	refunds                             []*refund
+	returns                             []Return
 	notices                             []*notice
 	cashier                             string // the secret part of the cashier's address
 	buyerID, buyerName, cardAttr, funds string
@@ -78,7 +80,10 @@ type refund struct {
 	shares         map[string]fen
 	status         string
 	description    string
-	at             time.Time
+	created, at    time.Time // at is when it got its status
+	by             string    // the interface, or byHand
+	end            string    // what Processing makes of it, after so many queries
+	queries        int
 }
 
 // refunded is the sum of what has been or may still be paid back.
@@ -117,6 +122,7 @@ func (o *order) age(now time.Time) {
 	}
 	if o.secured && o.secure == secureOpen && !o.paid.IsZero() && now.Sub(o.paid) >= secureLifetime {
 		o.secure, o.status = secureCanceled, statusClosed
+		o.giveBack(Return{now, byTime, "", int64(o.total)})
 	}
 }
 
@@ -124,7 +130,7 @@ func (o *order) age(now time.Time) {
 func (c *ChinaUMS) find(number string) *order {
 	o := c.orders[number]
 	if o != nil {
-		o.age(c.options.Now())
+		o.age(c.now())
 	}
 	return o
 }
@@ -177,12 +183,24 @@ func (c *ChinaUMS) Pay(number string) error {
 	return c.pay(o)
 }
 
+// PayClosed is Pay for an order that was closed unpaid: the buyer's payment was on its way, and the channel took it.
+func (c *ChinaUMS) PayClosed(number string) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	o := c.find(number)
+	if o == nil || o.status != statusClosed || !o.paid.IsZero() {
+		return fmt.Errorf("sandbox: there is no order %q that was closed unpaid", number)
+	}
+	o.status, o.expires = statusWaiting, c.now().Add(time.Minute)
+	return c.pay(o)
+}
+
 // pay is Pay with c.mu held.
 func (c *ChinaUMS) pay(o *order) error {
 	if !o.payable() {
 		return fmt.Errorf("sandbox: order %q is %s and cannot be paid", o.number, o.status)
 	}
-	o.status, o.paid = statusPaid, c.options.Now()
+	o.status, o.paid = statusPaid, c.now()
 	o.funds = "现金:" + fmt.Sprint(int64(o.total))
 	if o.secured {
 		o.secure = secureOpen
@@ -236,7 +254,7 @@ func (c *ChinaUMS) Deduct(d Deduction) error {
 	if c.find(number) != nil || c.refunds[number] != nil {
 		return fail("DUP_ORDER", "重复的订单请求")
 	}
-	now := c.options.Now()
+	now := c.now()
 	o := newOrder(now, number, total, "UnionPay")
 	o.mid, o.tid, o.inst, o.notifyURL, o.expires = c.options.MID, c.options.TID, "YUEDANDEFAULT", notifyURL, now
 	o.contract, o.contractSigned, o.contractExpires = d.ContractID, now.Add(-30*24*time.Hour), now.Add(335*24*time.Hour)
@@ -276,15 +294,23 @@ func (c *ChinaUMS) FinishRefund(refundOrder, status string) error {
 	if r == nil || r.status != refundProcessing && r.status != refundUnknown {
 		return fmt.Errorf("sandbox: there is no unfinished refund %q", refundOrder)
 	}
-	r.status, r.at = status, c.options.Now()
+	c.finish(r, status)
+	return nil
+}
+
+// finish is FinishRefund with c.mu held.
+func (c *ChinaUMS) finish(r *refund, status string) {
+	r.status, r.at = status, c.now()
 	r.settle()
 	c.announce(r.order, r, KindRefund)
-	return nil
 }
 
 // settle brings the order to what its refunds have made of it: a full refund closes it (E 2.3).
 func (r *refund) settle() {
 	o := r.order
+	if r.status == refundSuccess {
+		o.giveBack(Return{r.at, r.by, r.number, int64(r.amount)})
+	}
 	if r.status == refundFail {
 		o.refundedPlatform -= r.platformShare
 		for mid, share := range r.shares {
@@ -317,21 +343,80 @@ func (o *order) refundable() fen {
 
 // Order is what the platform knows of an order.
 type Order struct {
-	MerOrderID, BillNo, MID, TID string
-	Status                       string // NEW_ORDER … TRADE_CLOSED
-	BillStatus                   string // of a bill
-	SecureStatus                 string // of a guaranteed payment
-	TotalAmount, RefundedAmount  int64  // in fen
-	Created, Paid                time.Time
-	Refunds                      []Refund
+	MerOrderID     string    `json:"merOrderId"`   // Shouqianba: client_sn
+	SN             string    `json:"sn,omitempty"` // Shouqianba's own number
+	BillNo         string    `json:"billNo,omitempty"`
+	MID            string    `json:"mid,omitempty"`
+	TID            string    `json:"tid,omitempty"`          // Shouqianba: terminal_sn
+	Status         string    `json:"status"`                 // NEW_ORDER … TRADE_CLOSED; Shouqianba: order_status
+	BillStatus     string    `json:"billStatus,omitempty"`   // of a bill
+	SecureStatus   string    `json:"secureStatus,omitempty"` // of a guaranteed payment
+	TotalAmount    int64     `json:"totalAmount"`            // in fen
+	RefundedAmount int64     `json:"refundedAmount"`         // in fen; refunds that are still open count
+	Created        time.Time `json:"created"`
+	Paid           time.Time `json:"paid,omitzero"`
+	Refunds        []Refund  `json:"refunds,omitempty"`  // in the order of their calls
+	Returns        []Return  `json:"returns,omitempty"`  // the money that has gone back, the oldest first
+	Notifies       []Notice  `json:"notifies,omitempty"` // the oldest first
 }
 
 // Refund is what the platform knows of a refund.
 type Refund struct {
-	RefundOrderID string
-	Status        string // SUCCESS, PROCESSING, UNKNOWN, FAIL
-	Amount        int64  // in fen
-	Time          time.Time
+	RefundOrderID string    `json:"refundOrderId"`
+	Status        string    `json:"status"` // SUCCESS, PROCESSING, UNKNOWN, FAIL
+	Amount        int64     `json:"amount"` // in fen
+	Time          time.Time `json:"time"`   // since when it has the status
+}
+
+// Return is money that has gone back to the buyer, once for each time that it did.
+type Return struct {
+	Time          time.Time `json:"time"`
+	By            string    `json:"by"`                      // the interface; page: the platform's own; time: it lapsed
+	RefundOrderID string    `json:"refundOrderId,omitempty"` // of a refund
+	Amount        int64     `json:"amount"`                  // in fen
+}
+
+// What moves money beside the interfaces.
+const (
+	byHand = "page"
+	byTime = "time"
+)
+
+// giveBack enters money that goes back to the buyer.
+func (o *order) giveBack(r Return) { o.returns = append(o.returns, r) }
+
+// Notice is a notify of an order to one address.
+type Notice struct {
+	Kind          string `json:"kind"`
+	RefundOrderID string `json:"refundOrderId,omitempty"`
+	NotifyID      string `json:"notifyId,omitempty"`
+	URL           string `json:"url,omitempty"`
+	Attempts      int    `json:"attempts"`         // how often it was sent, in all variants
+	Accepted      bool   `json:"accepted"`         // one that was true was answered SUCCESS; Shouqianba: success
+	Failed        string `json:"failed,omitempty"` // why it was given up, or never sent
+}
+
+// stranger is another order like the one given, and another refund like the one given: paid, and refunded.
+func (c *ChinaUMS) stranger(like *order, refunded *refund) (*order, *refund) {
+	number := func() string {
+		return c.options.SourceCode + like.created.In(zone).Format(stampLayout) + randomDigits(10)
+	}
+	o := newOrder(like.created, number(), like.total*2, like.system)
+	o.mid, o.tid, o.inst, o.connect, o.description = like.mid, like.tid, like.inst, like.connect, like.description
+	o.status, o.paid, o.funds = statusPaid, like.created.Add(time.Minute), "现金:"+fmt.Sprint(int64(o.total))
+	if like.billNo != "" {
+		o.billNo, o.billDate = number(), like.billDate
+		o.showQRCode(c.options.SourceCode)
+	}
+	if refunded == nil {
+		return o, nil
+	}
+	o.status = statusRefund
+	r := &refund{
+		order: o, number: number(), target: newTarget(o.paid), seq: newSeq(), amount: refunded.amount, status: refundSuccess, at: o.paid,
+	}
+	o.refunds = append(o.refunds, r)
+	return o, r
 }
 
 // Orders returns all orders kept, the oldest first.
@@ -340,7 +425,7 @@ func (c *ChinaUMS) Orders() []Order {
 	defer c.mu.Unlock()
 	all := make([]Order, len(c.ages))
 	for i, o := range c.ages {
-		o.age(c.options.Now())
+		o.age(c.now())
 		all[i] = o.public()
 	}
 	return all
@@ -361,6 +446,14 @@ func (o *order) public() Order {
 	public := Order{
 		MerOrderID: o.number, BillNo: o.billNo, MID: o.mid, TID: o.tid, Status: o.status, SecureStatus: o.secure,
 		TotalAmount: int64(o.total), RefundedAmount: int64(o.refunded()), Created: o.created, Paid: o.paid,
+		Returns: slices.Clone(o.returns),
+	}
+	for _, n := range o.notices {
+		notice := Notice{Kind: n.kind.String(), NotifyID: n.id, URL: n.url, Attempts: n.attempts, Accepted: n.done, Failed: n.failed}
+		if n.refund != nil {
+			notice.RefundOrderID = n.refund.number
+		}
+		public.Notifies = append(public.Notifies, notice)
 	}
 	if o.billNo != "" {
 		public.BillStatus = o.billStatus()

@@ -15,7 +15,8 @@
 //	err = platform.WaitDelivered(ctx, order, sandbox.KindPayment)
 //
 // What came in is in [ChinaUMS.Calls], what went out in [ChinaUMS.Deliveries]. [ChinaUMS.Notify] sends what the platform,
-// an unlucky network or an attacker might ([Variant]); [ChinaUMS.Break] makes the next answers fail ([Fault]).
+// an unlucky network or an attacker might ([Variant]); [ChinaUMS.Break] makes calls and notifies fail ([Fault]).
+// [ChinaUMS.Orders] are the platform's own books. All of it can be done by HTTP too: see [ChinaUMS.UI].
 //
 // [Shouqianba] is the second platform, used and broken in the same way.
 package sandbox
@@ -218,6 +219,7 @@ func (o *Options) fill() error {
 
 // ChinaUMS is the platform 银联商务, played. Its methods may be called from any goroutine.
 type ChinaUMS struct {
+	*trouble
 	options Options
 	client  *http.Client
 	ui      http.Handler
@@ -242,7 +244,6 @@ type ChinaUMS struct {
 	tokens     tokens
 	calls      callRing
 	deliveries ring[Delivery]
-	faults     faults
 	outcomes   []string // refundStatus of the next refunds
 }
 
@@ -252,6 +253,7 @@ func New(options Options) (*ChinaUMS, error) {
 		return nil, err
 	}
 	c := &ChinaUMS{
+		trouble:    newTrouble(options.Now),
 		options:    options,
 		client:     newClient(options),
 		sending:    make(chan struct{}, 32),
@@ -289,14 +291,15 @@ func (c *ChinaUMS) Close() {
 	c.client.CloseIdleConnections()
 }
 
-// ServeHTTP answers the platform's interfaces, its cashier and, if Options.UI says so, the page of orders.
+// ServeHTTP answers the platform's interfaces, its cashier, the control interface and, if Options.UI says so, the page of
+// orders.
 func (c *ChinaUMS) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case strings.HasPrefix(r.URL.Path, "/v1/"):
 		c.serveAPI(w, r)
 	case strings.HasPrefix(r.URL.Path, cashierPath):
 		c.serveCashier(w, r)
-	case c.options.UI:
+	case c.options.UI, strings.HasPrefix(r.URL.Path, controlPath):
 		c.ui.ServeHTTP(w, r)
 	default:
 		http.NotFound(w, r)

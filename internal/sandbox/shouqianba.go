@@ -1,7 +1,7 @@
 package sandbox
 
 import (
-	"bytes"
+	"cmp"
 	"context"
 	"crypto/md5"
 	"crypto/rand"
@@ -138,6 +138,7 @@ func (o *ShouqianbaOptions) fill() error {
 
 // Shouqianba is the platform 收钱吧, played. Its methods may be called from any goroutine.
 type Shouqianba struct {
+	*trouble
 	options ShouqianbaOptions
 	client  *http.Client
 	ui      http.Handler
@@ -160,7 +161,6 @@ type Shouqianba struct {
 	nextSN      uint64
 	calls       callRing
 	deliveries  ring[Delivery]
-	faults      faults
 }
 
 // sqbTerminal is an activated terminal. Its previous key is empty before the first check-in.
@@ -172,6 +172,7 @@ func NewShouqianba(options ShouqianbaOptions) (*Shouqianba, error) {
 		return nil, err
 	}
 	s := &Shouqianba{
+		trouble: newTrouble(options.Now),
 		options: options,
 		client: newClient(Options{
 			NotifyTimeout: options.NotifyTimeout, RootCAs: options.RootCAs, AllowRemote: options.AllowRemote,
@@ -258,21 +259,6 @@ func (s *Shouqianba) Terminal(device string) string {
 	return ""
 }
 
-// Break lets the next calls fail; see [ChinaUMS.Break]. Of a check-in, CutExecuted is the answer that is lost: the key is
-// another, and nobody has seen it.
-func (s *Shouqianba) Break(faults ...Fault) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.faults.add(faults)
-}
-
-// Heal takes back all faults.
-func (s *Shouqianba) Heal() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.faults = nil
-}
-
 // Calls returns what came in, the oldest first; see ShouqianbaOptions.MaxCalls.
 func (s *Shouqianba) Calls() []Call {
 	s.mu.Lock()
@@ -287,43 +273,82 @@ func badCall(code, message string) *sqbRefusal { return &sqbRefusal{"400", code,
 
 func noBusiness(code, message string) *sqbRefusal { return &sqbRefusal{"200", code, message} }
 
-// ServeHTTP answers the platform's interfaces, always with HTTP status 200 as the platform does, and, if
-// ShouqianbaOptions.UI says so, the page of orders.
+// ServeHTTP answers the platform's interfaces, always with HTTP status 200 as the platform does, the control interface and,
+// if ShouqianbaOptions.UI says so, the page of orders.
 func (s *Shouqianba) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if s.options.UI && (r.URL.Path == "/" || r.URL.Path == "/pay") {
+	if s.options.UI && (r.URL.Path == "/" || r.URL.Path == "/pay") || strings.HasPrefix(r.URL.Path, controlPath) {
 		s.ui.ServeHTTP(w, r)
 		return
 	}
 	body, err := io.ReadAll(io.LimitReader(r.Body, s.options.MaxBody+1))
 	recorded := &Call{
-		Time: s.options.Now(), Method: r.Method, Host: r.Host, Path: r.URL.Path, Query: r.URL.RawQuery,
+		Time: s.now(), Method: r.Method, Host: r.Host, Path: r.URL.Path, Query: r.URL.RawQuery,
 		Header: r.Header.Clone(), Body: body[:min(int64(len(body)), s.options.MaxBody)],
 	}
 	s.mu.Lock()
 	s.calls.record(recorded)
-	fault := s.faults.take(r.URL.Path)
 	s.mu.Unlock()
 	if err != nil { // the client has gone
 		panic(http.ErrAbortHandler)
 	}
-	if fault != nil && s.before(w, r, fault) {
-		return
+	var fault Fault // none is one that does nothing
+	if taken := s.fault(r.URL.Path, recorded.Body); taken != nil {
+		fault = *taken
+		if status, page, ok := fault.instead(r.Context(), s.ctx.Done()); ok {
+			w.Header().Set("Content-Type", "text/html; charset=utf-8")
+			w.WriteHeader(status)
+			_, _ = w.Write(page)
+			return
+		}
 	}
 	var result map[string]any
 	var refused *sqbRefusal
-	if int64(len(body)) > s.options.MaxBody {
+	switch {
+	case fault.Kind == Refuse:
+		refused = noBusiness(cmp.Or(fault.Code, "INTERNAL_ERROR"), "业务执行失败")
+	case int64(len(body)) > s.options.MaxBody:
 		refused = badCall("INVALID_PARAMS", "报文过大")
-	} else {
-		result, refused = s.execute(r, body)
+	default:
+		result, refused = s.execute(r, body, fault.Kind)
+	}
+	if fault.Kind == RefuseExecuted && refused == nil {
+		refused = noBusiness(cmp.Or(fault.Code, "UNEXPECTED_PROVIDER_ERROR"), "沙箱按要求在执行后报错")
 	}
 	answer, code := sqbAnswer(result, refused)
 	s.mu.Lock()
 	recorded.Status, recorded.ErrCode = http.StatusOK, code
 	s.mu.Unlock()
-	if fault != nil {
-		answer = s.after(w, r, fault, answer)
-	}
+	answer = fault.lose(r.Context(), s.ctx.Done(), answer, func(answer []byte, bytes int) {
+		writeJSON(w, answer, bytes)
+		_ = http.NewResponseController(w).Flush()
+	})
 	writeJSON(w, answer, len(answer))
+}
+
+// fault takes the fault that strikes a call.
+func (s *Shouqianba) fault(path string, body []byte) *Fault {
+	if s.healthy() {
+		return nil
+	}
+	struck := subject{path: path, query: path == "/upay/v2/query"}
+	in, err := parseFields(body)
+	if err != nil {
+		return s.take(struck)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, name := range []string{"sn", "client_sn", "refund_request_no"} {
+		number := in.text(name)
+		if number == "" {
+			continue
+		}
+		struck.numbers = append(struck.numbers, number)
+		if o := s.named(number); o != nil && name != "refund_request_no" {
+			struck.numbers = append(struck.numbers, o.sn, o.clientSN)
+			struck.age = s.now().Sub(o.created)
+		}
+	}
+	return s.take(struck)
 }
 
 // sqbAnswer is the envelope, and the code that it says.
@@ -355,68 +380,8 @@ func writeJSON(w http.ResponseWriter, answer []byte, bytes int) {
 	_, _ = w.Write(answer[:bytes])
 }
 
-// before is what a fault does instead of executing the call; it reports whether that was all.
-func (s *Shouqianba) before(w http.ResponseWriter, r *http.Request, fault *Fault) bool {
-	page := func(status int) bool {
-		w.Header().Set("Content-Type", "text/html; charset=utf-8")
-		w.WriteHeader(status)
-		_, _ = io.WriteString(w, "<html><body><h1>"+http.StatusText(status)+"</h1></body></html>\n")
-		return true
-	}
-	switch fault.Kind {
-	case Hang:
-		s.hang(r, nil)
-	case Cut:
-		panic(http.ErrAbortHandler)
-	case ServerError:
-		return page(http.StatusInternalServerError)
-	case NotJSON:
-		return page(http.StatusOK)
-	case Unauthorized:
-		return page(http.StatusUnauthorized)
-	case Refuse:
-		answer, _ := sqbAnswer(nil, noBusiness(fault.Code, "业务执行失败"))
-		writeJSON(w, answer, len(answer))
-		return true
-	}
-	return false
-}
-
-// after is what a fault does to the answer of a call that was executed.
-func (s *Shouqianba) after(w http.ResponseWriter, r *http.Request, fault *Fault, answer []byte) []byte {
-	switch fault.Kind {
-	case HangExecuted:
-		s.hang(r, nil)
-	case Slow:
-		timer := time.NewTimer(fault.For)
-		defer timer.Stop()
-		s.hang(r, timer.C)
-	case CutExecuted:
-		panic(http.ErrAbortHandler)
-	case CutBody:
-		writeJSON(w, answer, len(answer)/2)
-		panic(http.ErrAbortHandler)
-	case TooLarge:
-		if missing := fault.Size - len(answer); missing > 0 { // still JSON: only its length is wrong
-			answer = append(answer, bytes.Repeat([]byte{' '}, missing)...)
-		}
-	}
-	return answer
-}
-
-// hang keeps the client waiting; it returns only if the time has come before the client or the sandbox has gone.
-func (s *Shouqianba) hang(r *http.Request, until <-chan time.Time) {
-	select {
-	case <-until:
-		return
-	case <-r.Context().Done():
-	case <-s.ctx.Done():
-	}
-	panic(http.ErrAbortHandler)
-}
-
 // execute authenticates a call and runs it.
-func (s *Shouqianba) execute(r *http.Request, body []byte) (map[string]any, *sqbRefusal) {
+func (s *Shouqianba) execute(r *http.Request, body []byte, fault FaultKind) (map[string]any, *sqbRefusal) {
 	if r.Method != http.MethodPost {
 		return nil, badCall("INVALID_PARAMS", "请使用POST")
 	}
@@ -463,9 +428,13 @@ func (s *Shouqianba) execute(r *http.Request, body []byte) (map[string]any, *sqb
 	if serve == nil {
 		return nil, badCall("INVALID_PARAMS", "没有这个接口")
 	}
-	in, refused := readCall(t, body, s.options.Now())
+	in, refused := readCall(t, body, s.now())
 	if refused != nil {
 		return nil, refused
+	}
+	in.path, in.fault = r.URL.Path, fault
+	if fault == NoOrder {
+		return nil, noBusiness("UPAY_ORDER_NOT_EXISTS", "订单不存在")
 	}
 	return serve(s, in)
 }

@@ -42,6 +42,10 @@ func (s *Shouqianba) announce(o *sqbOrder, kind Kind, data map[string]any) {
 		n.failed = "the order has no notify_url"
 		return
 	}
+	if s.take(subject{stage: atNotify, path: kind.String(), numbers: []string{o.sn, o.clientSN, n.refund}}) != nil {
+		n.failed = neverSent
+		return
+	}
 	if s.ctx.Err() == nil {
 		s.closed.Go(func() { s.deliver(n) })
 	}
@@ -51,12 +55,8 @@ func (s *Shouqianba) announce(o *sqbOrder, kind Kind, data map[string]any) {
 func (s *Shouqianba) deliver(n *sqbNotice) {
 	var last Delivery
 	for _, delay := range append([]time.Duration{0}, s.options.Schedule...) {
-		timer := time.NewTimer(delay)
-		select {
-		case <-s.ctx.Done():
-			timer.Stop()
+		if !s.pause(s.ctx, nil, delay) {
 			return
-		case <-timer.C:
 		}
 		if last = s.attempt(s.ctx, n, Genuine); last.Delivered || s.ctx.Err() != nil {
 			return
@@ -82,7 +82,7 @@ func (s *Shouqianba) attempt(ctx context.Context, n *sqbNotice, variant Variant)
 	}
 	select {
 	case s.sending <- struct{}{}:
-		delivery.Time = s.options.Now()
+		delivery.Time = s.now()
 		delivery.Status, delivery.Answer, err = s.post(ctx, n.order.notifyURL, body, authorization)
 		<-s.sending
 	case <-ctx.Done():

@@ -3,7 +3,6 @@ package sandbox
 import (
 	"encoding/json"
 	"fmt"
-	"maps"
 	"net/http"
 	"slices"
 	"strconv"
@@ -18,6 +17,11 @@ const (
 	sqbRefunded        = "REFUNDED"
 	sqbPartialRefunded = "PARTIAL_REFUNDED"
 	sqbCanceled        = "CANCELED"
+
+	// What an operation leaves behind whose end is open: its own end, or its failure.
+	sqbPayError    = "PAY_ERROR"
+	sqbRefundError = "REFUND_ERROR"
+	sqbCancelError = "CANCEL_ERROR"
 )
 
 // sqbRefundable is how long after its payment an order can be refunded (D-RULE-03: three months).
@@ -32,14 +36,26 @@ type sqbOrder struct {
 	payway, subPayway                            string
 	subject, operator, reflect, notifyURL, qrURL string
 	created, expires, paid, finished             time.Time
-	refunds                                      map[string]*sqbRefund // by refund_request_no
+	refunds                                      []*sqbRefund
+	returns                                      []Return
+	open                                         *sqbOpen // an operation that a fault keeps open
 	notices                                      []*sqbNotice
 }
 
 type sqbRefund struct {
 	number string
 	amount int64
+	status string // as the other platform has it
+	at     time.Time
 	result map[string]any // what was answered
+}
+
+// sqbOpen is an operation that ends after so many queries.
+type sqbOpen struct {
+	before  string // the order_status
+	queries int
+	status  string // SUCCESS or FAIL
+	end     func(done bool)
 }
 
 // sqbCall is a verified call.
@@ -47,6 +63,8 @@ type sqbCall struct {
 	terminal *sqbTerminal
 	fields   map[string]string // as text, whether they came as a text or as a number
 	now      time.Time
+	path     string
+	fault    FaultKind // of NoOrder and OtherOrder
 }
 
 func readCall(t *sqbTerminal, body []byte, now time.Time) (sqbCall, *sqbRefusal) {
@@ -104,7 +122,7 @@ func (s *Shouqianba) find(in sqbCall) (*sqbOrder, *sqbRefusal) {
 // named finds an order by any of its numbers, as old as it is by now. The caller holds s.mu.
 func (s *Shouqianba) named(number string) *sqbOrder {
 	o := s.orders[number]
-	if o != nil && o.status == sqbCreated && !s.options.Now().Before(o.expires) {
+	if o != nil && o.status == sqbCreated && !s.now().Before(o.expires) {
 		o.status, o.finished = sqbPayCanceled, o.expires
 	}
 	return o
@@ -133,7 +151,6 @@ func (s *Shouqianba) open(in sqbCall) (*sqbOrder, *sqbRefusal) {
 		status: sqbCreated, total: total, net: total, payway: in.fields["payway"], subPayway: in.fields["sub_payway"],
 		subject: in.fields["subject"], operator: in.fields["operator"], reflect: in.fields["reflect"],
 		notifyURL: in.fields["notify_url"], created: in.now, expires: in.now.Add(s.options.OrderLifetime),
-		refunds: make(map[string]*sqbRefund),
 	}
 	if o.payway == "" {
 		o.payway = "3"
@@ -161,8 +178,86 @@ func (s *Shouqianba) Pay(number string) error {
 	if o.status != sqbCreated {
 		return fmt.Errorf("sandbox: order %q is %s", number, o.status)
 	}
-	s.pay(o, s.options.Now())
+	s.pay(o, s.now())
 	return nil
+}
+
+// PayClosed pays an order that was canceled unpaid: the buyer's payment was on its way, and the channel took it.
+func (s *Shouqianba) PayClosed(number string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	o := s.named(number)
+	if o == nil || o.status != sqbPayCanceled && o.status != sqbCanceled || !o.paid.IsZero() {
+		return fmt.Errorf("sandbox: there is no order %q that was canceled unpaid", number)
+	}
+	o.net = o.total
+	s.pay(o, s.now())
+	return nil
+}
+
+// Refund is somebody refunding an order at the platform's own page, without any call; the notify goes out. It returns the
+// refund_request_no that the platform has given the refund.
+func (s *Shouqianba) Refund(number string, amount int64) (string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	own := randomDigits(18)
+	_, refused := s.serveRefund(sqbCall{path: byHand, now: s.now(), fields: map[string]string{
+		"client_sn": number, "refund_request_no": own, "refund_amount": strconv.FormatInt(amount, 10), "operator": byHand,
+	}})
+	if refused != nil {
+		return "", fmt.Errorf("sandbox: %s: %s", refused.code, refused.message)
+	}
+	return own, nil
+}
+
+// FinishRefund ends what Processing keeps open at an order, refund or not: SUCCESS or FAIL. The number is sn or client_sn.
+func (s *Shouqianba) FinishRefund(number, status string) error {
+	if status != refundSuccess && status != refundFail {
+		return fmt.Errorf("sandbox: an operation ends as SUCCESS or FAIL, not as %q", status)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	o := s.named(number)
+	if o == nil || o.open == nil {
+		return fmt.Errorf("sandbox: nothing is open at order %q", number)
+	}
+	o.finish(status)
+	return nil
+}
+
+// finish ends what is open at an order. The caller holds s.mu.
+func (o *sqbOrder) finish(status string) {
+	open := o.open
+	o.open, o.status = nil, open.before
+	open.end(status == refundSuccess)
+}
+
+// operate does what a call asks for: at once, or after the queries that the fault Processing sets. Until then the
+// order_status is the one given, and the answer's result_code is the one given.
+func (s *Shouqianba) operate(o *sqbOrder, in sqbCall, unknown, result string, more map[string]string, end func(done bool)) map[string]any {
+	f := s.take(subject{stage: atExecution, path: in.path, numbers: []string{o.sn, o.clientSN, in.fields["refund_request_no"]}})
+	if f == nil {
+		end(true)
+		return nil
+	}
+	o.open = &sqbOpen{before: o.status, queries: f.Queries, status: f.Status, end: end}
+	o.status = unknown
+	return map[string]any{"result_code": result, "data": o.data(sqbStatus(unknown), more)}
+}
+
+// sqbStatus is the status, that of the latest operation, which goes with an order_status in the answer to a query.
+func sqbStatus(order string) string {
+	switch order {
+	case sqbCreated:
+		return "IN_PROG"
+	case sqbPayCanceled:
+		return "FAIL_CANCELED"
+	case sqbPayError:
+		return "FAIL_ERROR"
+	case sqbRefundError, sqbCancelError:
+		return order
+	}
+	return "SUCCESS"
 }
 
 // Orders returns all orders kept, the oldest first. An order's number is its client_sn.
@@ -173,15 +268,19 @@ func (s *Shouqianba) Orders() []Order {
 	for i, o := range s.ages {
 		s.named(o.sn) // as old as it is by now
 		all[i] = Order{
-			MerOrderID: o.clientSN, TID: o.terminal, Status: o.status, TotalAmount: o.total,
-			Created: o.created, Paid: o.paid,
+			MerOrderID: o.clientSN, SN: o.sn, TID: o.terminal, Status: o.status, TotalAmount: o.total,
+			Created: o.created, Paid: o.paid, Returns: slices.Clone(o.returns),
 		}
 		if !o.paid.IsZero() {
 			all[i].RefundedAmount = o.total - o.net
 		}
-		for _, number := range slices.Sorted(maps.Keys(o.refunds)) {
-			r := o.refunds[number]
-			all[i].Refunds = append(all[i].Refunds, Refund{RefundOrderID: r.number, Status: "SUCCESS", Amount: r.amount})
+		for _, r := range o.refunds {
+			all[i].Refunds = append(all[i].Refunds, Refund{r.number, r.status, r.amount, r.at})
+		}
+		for _, n := range o.notices {
+			all[i].Notifies = append(all[i].Notifies, Notice{
+				Kind: n.kind.String(), RefundOrderID: n.refund, URL: o.notifyURL, Attempts: n.attempts, Accepted: n.done, Failed: n.failed,
+			})
 		}
 	}
 	return all
@@ -189,10 +288,10 @@ func (s *Shouqianba) Orders() []Order {
 
 // UI is the page of the orders, as the other platform's is.
 func (s *Shouqianba) UI() http.Handler {
-	return ui(s.options.AllowRemote, s.Pay, func() view {
+	return ui(s.options.AllowRemote, s, func() view {
 		return view{
 			Title: "收钱吧沙箱 Shouqianba sandbox", Known: []known{{"终端号 terminal_sn", s.options.TerminalSN}},
-			Now: s.options.Now(), Warnings: s.warnings.all(), Orders: rows(s.Orders(), sqbCreated), Deliveries: s.Deliveries(),
+			Now: s.now(), Warnings: s.warnings.all(), Orders: rows(s.Orders(), sqbCreated), Deliveries: s.Deliveries(),
 		}
 	})
 }
@@ -230,7 +329,16 @@ func (s *Shouqianba) servePay(in sqbCall) (map[string]any, *sqbRefusal) {
 	if refused != nil {
 		return nil, refused
 	}
-	s.pay(o, in.now)
+	open := s.operate(o, in, sqbPayError, "PAY_FAIL_ERROR", nil, func(done bool) {
+		if done {
+			s.pay(o, s.now())
+			return
+		}
+		o.status, o.finished = sqbPayCanceled, s.now()
+	})
+	if open != nil {
+		return open, nil
+	}
 	return map[string]any{"result_code": "PAY_SUCCESS", "data": o.data("SUCCESS", nil)}, nil
 }
 
@@ -251,11 +359,22 @@ func (s *Shouqianba) serveQuery(in sqbCall) (map[string]any, *sqbRefusal) {
 	if refused != nil {
 		return nil, refused
 	}
-	status := map[string]string{sqbCreated: "IN_PROG", sqbPayCanceled: "FAIL_CANCELED"}[o.status]
-	if status == "" {
-		status = "SUCCESS"
+	switch {
+	case o.open == nil:
+	case o.open.queries > 0:
+		o.open.queries--
+	default:
+		o.finish(o.open.status)
 	}
-	return map[string]any{"result_code": "SUCCESS", "data": o.data(status, nil)}, nil
+	if in.fault == OtherOrder {
+		other := sqbOrder{
+			terminal: o.terminal, sn: "7" + randomDigits(15), clientSN: randomDigits(16), tradeNo: "4200" + randomDigits(24),
+			status: sqbRefunded, total: o.total * 2, payway: o.payway, subject: o.subject, operator: o.operator, created: o.created,
+			paid: o.created, finished: o.created,
+		}
+		o = &other
+	}
+	return map[string]any{"result_code": "SUCCESS", "data": o.data(sqbStatus(o.status), nil)}, nil
 }
 
 // serveRefund refunds (D-REQ, D-RULE-01, 03, 04): the same refund_request_no again is the same refund, and pays nothing.
@@ -272,7 +391,10 @@ func (s *Shouqianba) serveRefund(in sqbCall) (map[string]any, *sqbRefusal) {
 		return nil, refused
 	}
 	number := in.fields["refund_request_no"]
-	if known := o.refunds[number]; known != nil {
+	for _, known := range o.refunds {
+		if known.number != number || known.status == refundFail {
+			continue
+		}
 		if known.amount != amount {
 			return nil, noBusiness("UPAY_REFUND_ORDER_NOOP", "退款序列号已用于另一笔退款")
 		}
@@ -286,16 +408,27 @@ func (s *Shouqianba) serveRefund(in sqbCall) (map[string]any, *sqbRefusal) {
 	case amount > o.net:
 		return nil, noBusiness("REFUNDABLE_AMOUNT_NOT_ENOUGH", "订单可退金额不足")
 	}
-	o.net -= amount
-	o.finished = in.now
-	if o.status = sqbPartialRefunded; o.net == 0 {
-		o.status = sqbRefunded
-	}
 	more := map[string]string{"refund_request_no": number, "settlement_amount": strconv.FormatInt(amount, 10), "operator": in.fields["operator"]}
-	result := map[string]any{"result_code": "REFUND_SUCCESS", "data": o.data("SUCCESS", more)}
-	o.refunds[number] = &sqbRefund{number: number, amount: amount, result: result}
-	s.announce(o, KindRefund, o.data("SUCCESS", more))
-	return result, nil
+	r := &sqbRefund{number: number, amount: amount, status: refundProcessing, at: in.now}
+	o.refunds = append(o.refunds, r)
+	if open := s.operate(o, in, sqbRefundError, "REFUND_ERROR", more, func(done bool) {
+		if r.at = s.now(); !done {
+			r.status = refundFail
+			return
+		}
+		r.status = refundSuccess
+		o.net -= amount
+		o.finished = r.at
+		o.returns = append(o.returns, Return{r.at, in.path, number, amount})
+		if o.status = sqbPartialRefunded; o.net == 0 {
+			o.status = sqbRefunded
+		}
+		r.result = map[string]any{"result_code": "REFUND_SUCCESS", "data": o.data("SUCCESS", more)}
+		s.announce(o, KindRefund, o.data("SUCCESS", more))
+	}); open != nil {
+		r.result = open
+	}
+	return r.result, nil
 }
 
 // serveCancel takes an order back whose fate the app does not know: unpaid, or paid today.
@@ -324,11 +457,24 @@ func (s *Shouqianba) cancel(o *sqbOrder, in sqbCall) (map[string]any, *sqbRefusa
 	switch {
 	case o.status == sqbCanceled || o.status == sqbPayCanceled:
 		return nil, noBusiness("UPAY_CANCEL_ORDER_NOOP", "无效操作，订单已经是撤单状态了")
-	case o.status != sqbCreated && o.status != sqbPaid,
+	case o.status != sqbCreated && o.status != sqbPaid && o.status != sqbPayError,
 		o.status == sqbPaid && o.paid.In(china).Format(time.DateOnly) != in.now.In(china).Format(time.DateOnly):
 		return nil, noBusiness("UPAY_CANCEL_INVALID_ORDER_STATE", "当前订单状态不可撤销")
 	}
-	o.status, o.net, o.finished = sqbCanceled, 0, in.now
-	data := o.data("SUCCESS", nil)
-	return map[string]any{"result_code": "CANCEL_SUCCESS", "data": data}, nil
+	payment := o.open // a payment whose end is open, which this takes back
+	o.open = nil
+	open := s.operate(o, in, sqbCancelError, "CANCEL_ERROR", nil, func(done bool) {
+		if !done {
+			o.open = payment
+			return
+		}
+		o.status, o.net, o.finished = sqbCanceled, 0, s.now()
+		if !o.paid.IsZero() { // it counts as a refund of the whole
+			o.returns = append(o.returns, Return{o.finished, in.path, "", o.total})
+		}
+	})
+	if open != nil {
+		return open, nil
+	}
+	return map[string]any{"result_code": "CANCEL_SUCCESS", "data": o.data("SUCCESS", nil)}, nil
 }

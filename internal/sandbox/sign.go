@@ -180,7 +180,7 @@ func (c *ChinaUMS) check(call signedCall, want func() string) *failure {
 	if call.appID != c.options.AppID {
 		return fail("INVALID_MSGSRC", "appId不存在")
 	}
-	now := c.options.Now()
+	now := c.options.Now() // the caller cannot know what Pass has added
 	sent, err := time.ParseInLocation(stampLayout, call.timestamp, zone)
 	if err != nil {
 		return fail("ABNORMAL_REQUEST_TIME", "timestamp格式应为yyyyMMddHHmmss")

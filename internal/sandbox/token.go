@@ -45,7 +45,7 @@ func (c *ChinaUMS) serveToken(body []byte) reply {
 	if c.tokens.expires == nil {
 		c.tokens.expires = make(map[string]time.Time)
 	}
-	c.tokens.expires[token] = c.options.Now().Add(c.options.TokenLifetime)
+	c.tokens.expires[token] = c.now().Add(c.options.TokenLifetime)
 	c.tokens.order = append(c.tokens.order, token)
 	out := answer{"errInfo": "正常", "accessToken": token}
 	if !c.options.OmitExpiresIn {
@@ -60,7 +60,7 @@ func (c *ChinaUMS) checkToken(parsed authorization) (int, *failure) {
 		return http.StatusUnauthorized, fail("INVALID_MSGSRC", "appId不存在")
 	}
 	expires, known := c.tokens.expires[parsed.values["AccessToken"]]
-	if !known || !c.options.Now().Before(expires) {
+	if !known || !c.now().Before(expires) {
 		return http.StatusUnauthorized, fail("INVALID_TOKEN", "accessToken无效或已过期")
 	}
 	return http.StatusOK, nil

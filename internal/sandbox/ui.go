@@ -82,12 +82,26 @@ button { font: inherit }
 
 // UI is a page of the orders with their refunds and the latest notifies, and a button that pays: GET / and POST /pay
 // below wherever it is mounted. Options.UI mounts it in ServeHTTP. Only a browser on this machine may use it.
+//
+// Below /sandbox/ is the control interface, which ServeHTTP has always:
+//
+//	GET    /sandbox/orders[?number=…]  the books: {"orders": […]}, each an [Order]; the number may be a refund's
+//	GET    /sandbox/faults             those that wait
+//	POST   /sandbox/faults             [Fault]s to add, one or an array: {"kind":"no-notify","share":0.2,"times":-1}
+//	DELETE /sandbox/faults             Heal
+//	POST   /sandbox/pay                {"number":"…"}; with "closed":true an order that was closed unpaid
+//	POST   /sandbox/refund             {"number":"…","amount":100}: made at the platform's own page
+//	POST   /sandbox/finish             {"number":"…","status":"FAIL"}: FinishRefund
+//	POST   /sandbox/notify             {"number":"…","kind":"payment","variant":"duplicate"}: Notify; variant genuine by default
+//	POST   /sandbox/pass               {"for":"1h"}: Pass
+//
+// What was done is answered as JSON, a mistake with 400 and what cannot be done with 409, as {"error":"…"}.
 func (c *ChinaUMS) UI() http.Handler {
-	return ui(c.options.AllowRemote, c.Pay, func() view {
+	return ui(c.options.AllowRemote, c, func() view {
 		return view{
 			Title: "银联商务沙箱 ChinaUMS sandbox",
 			Known: []known{{"商户号 mid", c.options.MID}, {"来源编号 source code", c.options.SourceCode}},
-			Now:   c.options.Now(), Warnings: c.warnings.all(), Orders: rows(c.Orders(), statusNew, statusWaiting),
+			Now:   c.now(), Warnings: c.warnings.all(), Orders: rows(c.Orders(), statusNew, statusWaiting),
 			Deliveries: c.Deliveries(),
 		}
 	})
@@ -122,8 +136,9 @@ func rows(orders []Order, payable ...string) []row {
 	return all
 }
 
-func ui(remote bool, pay func(number string) error, look func() view) http.Handler {
+func ui(remote bool, platform controlled, look func() view) http.Handler {
 	mux := http.NewServeMux()
+	control(mux, platform)
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
 		shown := look()
 		slices.Reverse(shown.Deliveries)
@@ -132,7 +147,7 @@ func ui(remote bool, pay func(number string) error, look func() view) http.Handl
 	})
 	mux.HandleFunc("POST /pay", func(w http.ResponseWriter, r *http.Request) {
 		r.Body = http.MaxBytesReader(w, r.Body, 4<<10)
-		if err := pay(r.PostFormValue("order")); err != nil {
+		if err := platform.Pay(r.PostFormValue("order")); err != nil {
 			http.Error(w, err.Error(), http.StatusConflict)
 			return
 		}
