@@ -1,12 +1,8 @@
 package chinaums
 
 import (
-	"encoding/json"
 	"fmt"
-	"io"
-	"maps"
 	"os"
-	"slices"
 	"strings"
 	"time"
 
@@ -14,8 +10,12 @@ import (
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
 
+	"github.com/caddy-chinaums/caddy-chinaums/internal/cli"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
 )
+
+// version is what the linker is told where there is no git to read it from, as for the image; mostly "".
+var version string
 
 func init() {
 	caddycmd.RegisterCommand(caddycmd.Command{
@@ -30,7 +30,8 @@ Keys never come from an argument. They come from a Caddy configuration
 environment: UMS_APP_ID and UMS_APP_KEY for calls, UMS_NOTIFY_KEY for notifies, UMS_MID
 for the mid of a test notify.`,
 		CobraFunc: func(cmd *cobra.Command) {
-			cmd.AddCommand(signCommand(), verifyCommand(), notifyCommand(), sandboxCommand(), devCommand(), versionCommand(), healthCommand())
+			cmd.AddCommand(signCommand(), verifyCommand(), notifyCommand(), sandboxCommand(), devCommand(),
+				cli.VersionCommand(version), cli.HealthCommand())
 			locale.Help(cmd)
 		},
 	})
@@ -53,16 +54,21 @@ merchant's platform; it needs a file then.`,
 	keys := addKeyFlags(cmd)
 	curl := cmd.Flags().String("curl", "", "Print a curl line for this path")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		m, err := keys.merchant(func(env func(string) string) *Merchant {
-			return &Merchant{AppID: env("UMS_APP_ID"), AppKey: env("UMS_APP_KEY")}
-		})
+		name, merchants, err := keys.load()
+		if err != nil {
+			return err
+		}
+		if name == fromEnvironment {
+			merchants[name].NotifyKey = nil // calls need none
+		}
+		m, err := resolveMerchant(name, merchants[name])
 		if err != nil {
 			return err
 		}
 		if err := needsAppKey(m); err != nil {
 			return explained(m.name, err)
 		}
-		content, err := readInput(cmd, args)
+		content, err := cli.ReadInput(cmd, args)
 		if err != nil {
 			return err
 		}
@@ -75,34 +81,21 @@ merchant's platform; it needs a file then.`,
 			return locale.Errorf("--curl needs a path that begins with / and a file")
 		}
 		_, err = fmt.Fprintf(cmd.OutOrStdout(), "curl -sS -H %s -H %s --data-binary %s %s\n",
-			shellQuote("Content-Type: application/json"), shellQuote("Authorization: "+authorization),
-			shellQuote("@"+args[0]), shellQuote(m.endpoint.Scheme+"://"+m.endpoint.Host+*curl))
+			cli.ShellQuote("Content-Type: application/json"), cli.ShellQuote("Authorization: "+authorization),
+			cli.ShellQuote("@"+args[0]), cli.ShellQuote(m.endpoint.Scheme+"://"+m.endpoint.Host+*curl))
 		return err
 	}
 	return cmd
 }
 
 // keyFlags are the flags that say where the keys are.
-type keyFlags struct{ config, adapter, name *string }
+type keyFlags struct{ cli.Accounts }
 
-func addKeyFlags(cmd *cobra.Command) keyFlags {
-	return keyFlags{
-		config:  cmd.Flags().StringP("config", "c", "", "Caddy configuration that has the merchant"),
-		adapter: cmd.Flags().StringP("adapter", "a", "", "Config adapter of the configuration"),
-		name:    cmd.Flags().StringP("merchant", "m", "", "Merchant's name; may be left out where there is one"),
-	}
-}
+var accountKind = cli.Kind{App: "chinaums", Name: "merchant", Chinese: "商户"}
 
-// merchant finds the merchant in the configuration, or makes one of environment variables.
-func (f keyFlags) merchant(fromEnv func(func(string) string) *Merchant) (*merchant, error) {
-	name, merchants, err := f.load(fromEnv)
-	if err != nil {
-		return nil, err
-	}
-	return f.resolve(name, merchants[name])
-}
+func addKeyFlags(cmd *cobra.Command) keyFlags { return keyFlags{accountKind.AddAccounts(cmd)} }
 
-func (f keyFlags) resolve(name string, config *Merchant) (*merchant, error) {
+func resolveMerchant(name string, config *Merchant) (*merchant, error) {
 	m, err := (&App{logger: zap.NewNop()}).resolve(name, config)
 	if err != nil {
 		return nil, explained(name, err)
@@ -130,68 +123,17 @@ func variable(name string) string {
 	return "{env." + name + "}"
 }
 
-// load returns the configured merchants, and the name of the one that is meant.
-func (f keyFlags) load(fromEnv func(func(string) string) *Merchant) (name string, merchants map[string]*Merchant, err error) {
-	if *f.config == "" {
-		if *f.name != "" {
-			return "", nil, locale.Errorf("--merchant needs --config")
-		}
-		return fromEnvironment, map[string]*Merchant{fromEnvironment: fromEnv(variable)}, nil
+// load returns the configured merchants, or one of environment variables, and the name of the one that is meant.
+func (f keyFlags) load() (name string, merchants map[string]*Merchant, err error) {
+	switch {
+	case *f.Config != "":
+		return cli.Load[Merchant](f.Accounts)
+	case *f.Name != "":
+		return "", nil, locale.Errorf("--merchant needs --config")
 	}
-	config, _, _, err := caddycmd.LoadConfig(*f.config, *f.adapter)
-	if err != nil {
-		return "", nil, err
+	merchant := &Merchant{AppID: variable("UMS_APP_ID"), AppKey: variable("UMS_APP_KEY")}
+	if key := variable("UMS_NOTIFY_KEY"); key != "" {
+		merchant.NotifyKey = []string{key}
 	}
-	var document struct {
-		Apps struct {
-			ChinaUMS *App `json:"chinaums"`
-		} `json:"apps"`
-	}
-	if err = json.Unmarshal(config, &document); err != nil {
-		return "", nil, locale.Errorf("reading %s: %w", *f.config, err)
-	}
-	if document.Apps.ChinaUMS == nil || len(document.Apps.ChinaUMS.Merchants) == 0 {
-		return "", nil, locale.Errorf("%s has no chinaums merchant", *f.config)
-	}
-	merchants = document.Apps.ChinaUMS.Merchants
-	if name = *f.name; name == "" {
-		if len(merchants) > 1 {
-			return "", nil, locale.Errorf("%s has several merchants; give --merchant: %s", *f.config, strings.Join(slices.Sorted(maps.Keys(merchants)), ", "))
-		}
-		for name = range merchants {
-		}
-	}
-	if merchants[name] == nil {
-		return "", nil, locale.Errorf("%s has no merchant %s; it has: %s", *f.config, name, strings.Join(slices.Sorted(maps.Keys(merchants)), ", "))
-	}
-	return name, merchants, nil
+	return fromEnvironment, map[string]*Merchant{fromEnvironment: merchant}, nil
 }
-
-// inputLimit bounds what the commands read, in bytes.
-const inputLimit = 4 << 20
-
-func readInput(cmd *cobra.Command, args []string) ([]byte, error) {
-	input := cmd.InOrStdin()
-	if len(args) > 0 && args[0] != "-" {
-		file, err := os.Open(args[0])
-		if err != nil {
-			return nil, err
-		}
-		defer file.Close()
-		input = file
-	}
-	content, err := io.ReadAll(io.LimitReader(input, inputLimit+1))
-	if err == nil && len(args) == 0 && len(content) == 0 {
-		err = locale.Errorf("the input is empty; give a file, or send the text to standard input")
-	}
-	if err == nil && len(content) > inputLimit {
-		err = locale.Errorf("the input is larger than %d bytes", inputLimit)
-	}
-	if err == nil && len(content) == 0 {
-		err = locale.Errorf("the input is empty")
-	}
-	return content, err
-}
-
-// shellQuote quotes s for a POSIX shell.
-func shellQuote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }

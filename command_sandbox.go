@@ -1,9 +1,9 @@
 package chinaums
 
 import (
-	"context"
 	"fmt"
 	"io"
+	"os"
 	"os/signal"
 	"strings"
 	"syscall"
@@ -11,6 +11,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/caddy-chinaums/caddy-chinaums/internal/cli"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/dev"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/sandbox"
 )
 
@@ -36,111 +39,99 @@ error, once for each interface, and on the page.`,
   caddy chinaums sandbox --ui --save notifies
   caddy chinaums sandbox --notify-url http://127.0.0.1:8902/notify --fast`,
 	}
+	common := cli.AddSandbox(cmd, "127.0.0.1:8900", "Repeat notifies after seconds instead of minutes and hours")
 	flags := cmd.Flags()
-	listen := flags.StringP("listen", "l", "127.0.0.1:8900", "Loopback address; port 0 takes a free one")
-	ui := flags.BoolP("ui", "u", false, "Serve a page of the orders at /")
 	// So that -ui, which is read as -u -i, is no error.
-	flags.BoolP("interactive", "i", false, "The same as --ui")
+	interactive := flags.BoolP("interactive", "i", false, "The same as --ui")
 	_ = flags.MarkHidden("interactive")
 	notifyURL := flags.String("notify-url", "", "Where notifies go, besides the order's own notifyUrl")
 	digest := flags.String("sign-type", "SHA256", "Digest of notifies, SHA256 or MD5")
-	hexadecimal := addHexFlag(cmd)
-	save := flags.String("save", "", "Save each notify that is sent in this directory")
-	fast := flags.Bool("fast", false, "Repeat notifies after seconds instead of minutes and hours")
+	hexadecimal := cli.AddHex(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		interactive, err := flags.GetBool("interactive")
-		if err != nil {
-			return err
-		}
-		small, err := smallHex(*hexadecimal)
+		small, err := cli.SmallHex(*hexadecimal)
 		if err != nil {
 			return err
 		}
 		options := sandbox.Options{
-			NotifyURL: *notifyURL, UI: *ui || interactive, Digest: sandbox.Digest(strings.ToUpper(*digest)), SmallSign: small,
-			SaveDir: *save, Warn: func(text string) { fmt.Fprintln(cmd.ErrOrStderr(), "# 提示 warning:", text) },
+			NotifyURL: *notifyURL, UI: *common.UI || *interactive, Digest: sandbox.Digest(strings.ToUpper(*digest)), SmallSign: small,
+			SaveDir: *common.Save, Warn: common.Warn(cmd),
 		}
-		if *fast {
+		if *common.Fast {
 			for delay := time.Second; delay <= 32*time.Second; delay *= 2 {
 				options.Schedule = append(options.Schedule, delay)
 			}
 		}
-		ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
-		defer stop()
-		return serveSandbox(ctx, cmd.OutOrStdout(), *listen, options)
+		platform, err := sandbox.New(options)
+		if err != nil {
+			return err
+		}
+		return common.Run(cmd, platform, func(w io.Writer, url string) error {
+			return announcement(url, platform.Options()).Print(w, url, options.UI)
+		})
 	}
 	return cmd
 }
 
-// addHexFlag adds --hex, which says how the digest of a notify is written.
-func addHexFlag(cmd *cobra.Command) *string {
-	return cmd.Flags().String("hex", "upper", "Letters of the sign's hexadecimal, upper or lower; the platform's own are upper")
-}
-
-// smallHex reads what --hex says.
-func smallHex(word string) (bool, error) {
-	switch word {
-	case "upper", "lower":
-		return word == "lower", nil
-	}
-	return false, fmt.Errorf("--hex: %q is neither upper nor lower", word)
-}
-
-// serveSandbox runs a sandbox until ctx ends.
-func serveSandbox(ctx context.Context, w io.Writer, address string, options sandbox.Options) error {
-	platform, err := sandbox.New(options)
-	if err != nil {
-		return err
-	}
-	defer platform.Close()
-	err = sandbox.Serve(ctx, address, platform, func(url string) error { return printSandbox(w, url, platform.Options()) })
-	if err != nil {
-		return fmt.Errorf("--listen: %w", err)
-	}
-	return nil
-}
-
-// printSandbox prints what a gateway needs to use the sandbox: first for a shell, then for a Caddyfile.
-func printSandbox(w io.Writer, address string, options sandbox.Options) error {
-	page := ""
-	if options.UI {
-		page = "\n# 订单页面 a page of the orders: " + address + "/"
-	}
-	_, err := fmt.Fprintf(w, `# 银联商务沙箱 the ChinaUMS sandbox at %[1]s, until interrupted%[2]s
-# 密钥每次启动都不同 the keys are fresh; order numbers begin with %[3]s
-
-export UMS_APP_ID=%[4]s
-export UMS_APP_KEY=%[5]s
-export UMS_NOTIFY_KEY=%[6]s
-export UMS_MID=%[7]s
-export UMS_TID=%[8]s
-export UMS_SOURCE=%[3]s
-
-# Caddyfile; start Caddy where these variables are set 在设置了以上变量的终端里启动 Caddy
-
-{
-	chinaums {
-		merchant sandbox {
+// announcement is what a gateway needs to use the sandbox.
+func announcement(url string, options sandbox.Options) cli.Announcement {
+	return cli.Announcement{
+		Kind: accountKind, Title: "银联商务沙箱 the ChinaUMS sandbox", Note: "; order numbers begin with " + options.SourceCode,
+		Exports: fmt.Sprintf(`
+export UMS_APP_ID=%s
+export UMS_APP_KEY=%s
+export UMS_NOTIFY_KEY=%s
+export UMS_MID=%s
+export UMS_TID=%s
+export UMS_SOURCE=%s
+`, options.AppID, options.AppKey, options.NotifyKey, options.MID, options.TID, options.SourceCode),
+		Options: `
 			app_id     {env.UMS_APP_ID}
 			app_key    {env.UMS_APP_KEY}
 			notify_key {env.UMS_NOTIFY_KEY}
 			mid        {env.UMS_MID}
-			upstream   %[1]s
+			upstream   ` + url,
+	}
+}
+
+func devCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "dev [--app <address>|fastcgi://<address>] [--platform shouqianba] [--port <first>]",
+		Short: "Runs sandbox, gateway and your app in one terminal",
+		Long: `
+Plays the platform on loopback, runs the gateway in front of it, and sends each event
+to your app, until it is interrupted. It prints what to open and what to type, and then
+a line for each call, event and reply. The keys are fresh at each start; mid, tid and
+source number are always the same. It touches no configuration and no data of another
+Caddy.
+
+The app: --app 127.0.0.1:8903 is a web server. fastcgi://127.0.0.1:9000, or
+fastcgi:///run/php/php-fpm.sock, is PHP-FPM, which runs the index.php of the current
+directory. Without --app, and where there is php-cgi and an index.php in the current
+directory, php-cgi is started. Otherwise the gateway accepts every event.
+
+The app gets events as POST /notify. APP_SECRET is fresh too, unless it is set in the
+environment. PHP gets it with BOOK, GATEWAY, NOTIFY_URL, and UMS_MID, UMS_TID and
+UMS_SOURCE (Shouqianba: SQB_TERMINAL_SN).`,
+		Args: cobra.NoArgs,
+		Example: `  caddy chinaums dev
+  caddy chinaums dev --app 127.0.0.1:8903
+  caddy chinaums dev --app fastcgi://127.0.0.1:9000
+  caddy chinaums dev --platform shouqianba`,
+	}
+	flags := cmd.Flags()
+	app := flags.String("app", "", "Where your app takes events: host:port, fastcgi://host:port or fastcgi:///path/of/a.sock")
+	platform := flags.String("platform", dev.ChinaUMS, "chinaums or shouqianba")
+	port := flags.Int("port", dev.DefaultPort, "First of four ports: platform, way out, way in, pages of a PHP app")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+		defer stop()
+		err := dev.Run(ctx, dev.Options{
+			Platform: *platform, App: *app, Port: *port, Chinese: locale.Chinese(), Out: cmd.OutOrStdout(), Err: cmd.ErrOrStderr(),
+		})
+		if err != nil {
+			return fmt.Errorf("dev: %w", err)
 		}
+		return nil
 	}
-}
-http://:8901 {
-	bind 127.0.0.1
-	chinaums_proxy
-}
-http://:8902 {
-	bind 127.0.0.1
-	handle /notify {
-		chinaums_notify
-		respond 200
-	}
-	respond 404
-}
-`, address, page, options.SourceCode, options.AppID, options.AppKey, options.NotifyKey, options.MID, options.TID)
-	return err
+	return cmd
 }

@@ -24,6 +24,8 @@ import (
 	"unicode/utf16"
 
 	"github.com/spf13/cobra"
+
+	"github.com/caddy-chinaums/caddy-chinaums/internal/cli"
 )
 
 // runCommand runs a command as the shell would and returns what it printed and its error.
@@ -174,7 +176,7 @@ func TestVerifyCommand(t *testing.T) {
 		{"no configuration", "a=b", []string{"--config", config + "x"}, "Caddyfilex"},
 		{"no input", "", nil, "the input is empty"},
 		{"several merchants and no name", "a=b", []string{"--config", config}, "give --merchant"},
-		{"too much input", strings.Repeat("a", inputLimit+1), nil, "the input is larger than"},
+		{"too much input", strings.Repeat("a", cli.InputLimit+1), nil, "the input is larger than"},
 		{"a configuration without merchants", "a=b", []string{"--config", writeFile(t, "Caddyfile", ":8080 {\nrespond ok\n}\n")}, "has no chinaums merchant"},
 		{"a key that cannot be resolved", "a=b", []string{"--config", writeFile(t, "Caddyfile", "{\nchinaums {\nmerchant shop {\nnotify_key {env.CHINAUMS_TEST_NONE}\n}\n}\n}\n")}, "merchant shop: notify_key cannot be resolved"},
 		{"an HTTP request that is none", "POST / HTTP/1.1\nnonsense\n\na=b", nil, "its head cannot be read"},

@@ -15,6 +15,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/caddy-chinaums/caddy-chinaums/internal/doctor"
 )
 
 // What follows signs as people do who have misread the documents. It shares no code with what is under test.
@@ -419,13 +421,13 @@ func TestDoctorOfCalls(t *testing.T) {
 
 // TestDoctorTexts: every word that the code can say has a text in both languages.
 func TestDoctorTexts(t *testing.T) {
-	r := report{}
-	for _, m := range []mistake{
-		mistakeOtherDigest, mistakeAnotherKey, mistakeAppKey, mistakePlusKept, mistakeUndecoded, mistakeDecodedTwice, mistakeEmptyValues,
-		mistakeReserialized, mistakeGBK, mistakeKeyPair, mistakeKeyFirst, mistakeCaseInsensitive, mistakeUnsorted, mistakeTrimmed,
-		mistakeLeftOut, mistakeHMAC, mistakeNotifyKey, mistakeUpperDigest, mistakeOtherAppID, mistakeBodyNewline, mistakeHexSignature,
+	var r doctor.Report
+	for _, m := range []doctor.Mistake{
+		doctor.OtherDigest, doctor.AnotherKey, doctor.AppKey, doctor.PlusKept, doctor.Undecoded, doctor.DecodedTwice, doctor.EmptyValues,
+		doctor.Reserialized, doctor.GBK, doctor.KeyPair, doctor.KeyFirst, doctor.CaseInsensitive, doctor.Unsorted, doctor.Trimmed,
+		doctor.LeftOut, doctor.HMAC, doctor.NotifyKey, doctor.UpperDigest, doctor.OtherAppID, doctor.BodyNewline, doctor.HexSignature,
 	} {
-		if key := "mistake_" + string(m); r.say(key) == key {
+		if key := "mistake_" + string(m); r.Say(key) == key {
 			t.Errorf("no text for %s", key)
 		}
 	}
@@ -433,13 +435,13 @@ func TestDoctorTexts(t *testing.T) {
 		reasonMissingSignature, reasonSignType, reasonDigest, reasonSignature, reasonAmbiguous, reasonMixed, reasonReadsOtherwise, reasonRepeated, reasonEncoding, reasonJSON, reasonTooMany,
 		"foreign_mid", "malformed", "content_type", "content_encoding",
 	} {
-		if key := "reason_" + reason; r.say(key) == key {
+		if key := "reason_" + reason; r.Say(key) == key {
 			t.Errorf("no text for %s", key)
 		}
 	}
-	for key, texts := range doctorTexts {
-		if texts.english == "" || texts.chinese == "" || strings.Count(texts.english, "%") != strings.Count(texts.chinese, "%") {
-			t.Errorf("%s: %q, %q", key, texts.english, texts.chinese)
+	for key, texts := range doctor.Texts {
+		if texts.English == "" || texts.Chinese == "" || strings.Count(texts.English, "%") != strings.Count(texts.Chinese, "%") {
+			t.Errorf("%s: %q, %q", key, texts.English, texts.Chinese)
 		}
 	}
 }
@@ -451,20 +453,20 @@ func TestDoctorBounded(t *testing.T) {
 		merchants[fmt.Sprintf("m%d", i)] = &Merchant{NotifyKey: []string{fmt.Sprintf("key %d", i)}}
 	}
 	keys := doctorKeys("shop", merchants)
-	if keys[0].label != "notify_key" || len(keys) != 10_001 {
-		t.Fatalf("%d keys, the first %s", len(keys), keys[0].label)
+	if keys[0].Label != "notify_key" || len(keys) != 10_001 {
+		t.Fatalf("%d keys, the first %s", len(keys), keys[0].Label)
 	}
 	params := []param{{"text", strings.Repeat("x", 2000)}}
 	for i := range 60 {
 		params = append(params, param{fmt.Sprintf("p%d", i), "value"})
 	}
-	pairs, isJSON, err := parseLeniently([]byte(asForm(params, sumSHA256(honest(params)+"key 9999"))))
+	pairs, err := doctor.Parse([]byte(asForm(params, sumSHA256(honest(params)+"key 9999"))), false, maxNotifyFields)
 	if err != nil {
 		t.Fatal(err)
 	}
 	start := time.Now()
-	d := diagnose(pairs, isJSON, keys)
-	if d == nil || len(d.mistakes) != 1 || d.mistakes[0] != mistakeAnotherKey || d.key != "notify_key of m9999" {
+	d := doctor.Diagnose(pairs, false, 0, keys)
+	if d == nil || len(d.Findings) != 1 || d.Findings[0].Mistake != doctor.AnotherKey || d.Key != "notify_key of m9999" {
 		t.Errorf("%+v", d)
 	}
 	t.Logf("took %s", time.Since(start))
@@ -479,8 +481,7 @@ func FuzzDoctor(f *testing.F) {
 	f.Add([]byte(`{"a":null,"sign":"00","b":[1]}`))
 	f.Add([]byte("https://a/?authorization=OPEN-FORM-PARAM&appId=1&timestamp=1&nonce=1&content=%7B%7D&signature=AAAA"))
 	merchants := map[string]*Merchant{"shop": {AppID: testAppID, AppKey: testAppKey, NotifyKey: []string{testNotifyKey}}}
-	none := ""
-	m, err := keyFlags{config: &none}.resolve("shop", merchants["shop"])
+	m, err := resolveMerchant("shop", merchants["shop"])
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -489,19 +490,19 @@ func FuzzDoctor(f *testing.F) {
 		if len(content) > 4<<10 {
 			return
 		}
-		c, err := readCapture(content)
+		c, err := doctor.ReadCapture(content)
 		if err != nil {
 			return
 		}
 		var out strings.Builder
-		r := report{w: &out, show: true}
-		err = r.examine(m, c, keys)
+		r := doctor.Report{W: &out, Show: true}
+		err = r.Examine(forDoctor(m, keys), c)
 		if strings.Contains(out.String(), testNotifyKey) || strings.Contains(out.String(), testAppKey) {
 			t.Fatalf("a key is shown: %s", out.String())
 		}
 		fields := acquireFields()
 		defer fields.release()
-		if err == nil && strings.Contains(out.String(), "a form of") && m.verify(fields, c.content, c.header) != nil {
+		if err == nil && strings.Contains(out.String(), "a form of") && m.verify(fields, c.Content, c.Header) != nil {
 			t.Fatalf("verified: %s", out.String())
 		}
 	})

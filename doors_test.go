@@ -150,7 +150,7 @@ var doors = []door{
 		closed: func(_ source, i imported) bool {
 			room, ok := i.ours()
 			return ok && (room == "" || within(room, "shouqianba") || within(room, "internal/sandbox") ||
-				within(room, "internal/inbound") || within(room, "internal/outbound"))
+				within(room, "internal/inbound") || within(room, "internal/outbound") || within(room, "internal/cli"))
 		},
 	},
 	{
@@ -224,11 +224,29 @@ var doors = []door{
 		// With this, no other door can be walked around by way of a shared package.
 		name: "internal packages import no platform, no inbox and no sandbox",
 		files: func(s source) bool {
-			return within(s.room(), "internal") && !within(s.room(), "internal/sandbox") && !within(s.room(), "internal/dev")
+			return within(s.room(), "internal") && !within(s.room(), "internal/sandbox") && !within(s.room(), "internal/dev") &&
+				!within(s.room(), "internal/cli")
 		},
 		closed: func(_ source, i imported) bool {
 			room, ok := i.ours()
-			return ok && (!within(room, "internal") || within(room, "internal/sandbox") || within(room, "internal/dev"))
+			return ok && (!within(room, "internal") || within(room, "internal/sandbox") || within(room, "internal/dev") || within(room, "internal/cli"))
+		},
+	},
+	{
+		name:  "doctor imports the standard library, x/text, internal/jsontext and internal/normalize only",
+		files: func(s source) bool { return within(s.room(), "internal/doctor") },
+		closed: func(_ source, i imported) bool {
+			room, ok := i.ours()
+			return !i.standard() && !within(i.path, "golang.org/x/text") && (!ok || room != "internal/jsontext" && room != "internal/normalize")
+		},
+	},
+	{
+		// What the commands of both platforms do, they tell it.
+		name:  "cli imports no platform and no inbox",
+		files: func(s source) bool { return within(s.room(), "internal/cli") },
+		closed: func(_ source, i imported) bool {
+			room, ok := i.ours()
+			return ok && !within(room, "internal")
 		},
 	},
 	{
@@ -324,7 +342,16 @@ func TestDoorsClose(t *testing.T) {
 		{file: "internal/dev/dev.go", path: modulePath, want: "dev imports"},
 		{file: "internal/dev/dev.go", path: ours + "shouqianba", want: "dev imports"},
 		{file: "internal/dev/dev.go", path: ours + "internal/sandbox"},
-		{file: "command_dev.go", path: ours + "internal/dev"},
+		{file: "internal/outbound/body.go", path: ours + "internal/cli", want: "internal packages"},
+		{file: "internal/doctor/report.go", path: "github.com/caddyserver/caddy/v2", want: "doctor"},
+		{file: "internal/doctor/report.go", path: ours + "internal/outbound", want: "doctor"},
+		{file: "internal/doctor/report.go", path: ours + "internal/normalize"},
+		{file: "internal/cli/accounts.go", path: modulePath, want: "cli imports"},
+		{file: "internal/cli/accounts.go", path: ours + "inbox", want: "cli imports"},
+		{file: "internal/cli/sandbox.go", path: ours + "internal/sandbox"},
+		{file: "inbox/command.go", path: ours + "internal/cli", want: "inbox never"},
+		{file: "inbox/command.go", path: ours + "internal/adminapi"},
+		{file: "command_sandbox.go", path: ours + "internal/dev"},
 	} {
 		t.Run(test.file+" imports "+test.path, func(t *testing.T) {
 			s := source{file: test.file, test: strings.HasSuffix(test.file, "_test.go")}

@@ -326,7 +326,7 @@ func TestImage(t *testing.T) {
 			t.Errorf("the Dockerfile has no %q", want)
 		}
 	}
-	if !strings.Contains(read(t, "command_version.go"), "\nvar version string\n") {
+	if !strings.Contains(read(t, "command.go"), "\nvar version string\n") {
 		t.Error("the linker has no variable to write the version to")
 	}
 	for line := range strings.Lines(image["tags"]) {

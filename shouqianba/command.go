@@ -4,22 +4,17 @@ import (
 	"bufio"
 	"bytes"
 	"crypto/rsa"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net/http"
-	"os"
-	"os/signal"
-	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/spf13/cobra"
 
+	"github.com/caddy-chinaums/caddy-chinaums/internal/cli"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/inbound"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/sandbox"
@@ -39,8 +34,7 @@ Says whether a saved notify verifies, and plays the platform on this machine.`,
 	})
 }
 
-// inputLimit bounds what the command reads, in bytes.
-const inputLimit = 4 << 20
+var accountKind = cli.Kind{App: "shouqianba", Name: "terminal", Chinese: "终端"}
 
 func verifyCommand() *cobra.Command {
 	cmd := &cobra.Command{
@@ -53,82 +47,44 @@ whether one of the terminal's public keys verifies it. It exits with 1 if none d
 		Args:    cobra.MaximumNArgs(1),
 		Example: "  caddy shouqianba verify --config Caddyfile notifies/20261124000001-1.txt",
 	}
-	config := cmd.Flags().StringP("config", "c", "", "Caddy configuration that has the terminal")
-	adapter := cmd.Flags().StringP("adapter", "a", "", "Config adapter of the configuration")
-	name := cmd.Flags().StringP("terminal", "t", "", "Terminal's name; may be left out where there is one")
+	accounts := accountKind.AddAccounts(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if *config == "" {
+		if *accounts.Config == "" {
 			return errors.New("--config is missing; the public key is there")
 		}
-		terminal, err := configured(*config, *adapter, *name)
+		name, terminals, err := cli.Load[Terminal](accounts)
 		if err != nil {
 			return err
 		}
-		input := cmd.InOrStdin()
-		if len(args) > 0 && args[0] != "-" {
-			file, err := os.Open(args[0])
-			if err != nil {
-				return err
-			}
-			defer file.Close()
-			input = file
-		}
-		content, err := io.ReadAll(io.LimitReader(input, inputLimit+1))
+		keys, err := publicKeys(terminals[name])
 		if err != nil {
 			return err
 		}
-		if len(content) > inputLimit {
-			return fmt.Errorf("the input is larger than %d bytes", inputLimit)
+		content, err := cli.ReadInput(cmd, args)
+		if err != nil {
+			return err
 		}
-		return examine(cmd.OutOrStdout(), terminal, content)
+		return examine(cmd.OutOrStdout(), terminals[name], keys, content)
 	}
 	return cmd
 }
 
-// configured finds a terminal in a configuration.
-func configured(config, adapter, name string) (*Terminal, error) {
-	content, _, _, err := caddycmd.LoadConfig(config, adapter)
-	if err != nil {
-		return nil, err
-	}
-	var document struct {
-		Apps struct {
-			Shouqianba *App `json:"shouqianba"`
-		} `json:"apps"`
-	}
-	if err = json.Unmarshal(content, &document); err != nil {
-		return nil, fmt.Errorf("reading %s: %w", config, err)
-	}
-	if document.Apps.Shouqianba == nil || len(document.Apps.Shouqianba.Terminals) == 0 {
-		return nil, fmt.Errorf("%s has no shouqianba terminal", config)
-	}
-	terminals := document.Apps.Shouqianba.Terminals
-	names := strings.Join(slices.Sorted(maps.Keys(terminals)), ", ")
-	if name == "" {
-		if len(terminals) > 1 {
-			return nil, fmt.Errorf("%s has several terminals; give --terminal: %s", config, names)
-		}
-		name = names
-	}
-	if terminals[name] == nil {
-		return nil, fmt.Errorf("%s has no terminal %s; it has: %s", config, name, names)
-	}
-	return terminals[name], nil
-}
-
-// examine reports on a saved notify. Its error is the verdict, where that is bad.
-func examine(w io.Writer, config *Terminal, saved []byte) error {
-	keys := make([]*rsa.PublicKey, 0, len(config.PublicKey))
+func publicKeys(config *Terminal) (keys []*rsa.PublicKey, err error) {
 	for _, raw := range config.PublicKey {
 		key, err := readPublicKey(raw)
 		if err != nil {
-			return fmt.Errorf("public_key %w", err)
+			return nil, fmt.Errorf("public_key %w", err)
 		}
 		keys = append(keys, key)
 	}
 	if len(keys) == 0 {
-		return errors.New("the terminal has no public_key; notifies are verified with it")
+		return nil, errors.New("the terminal has no public_key; notifies are verified with it")
 	}
+	return keys, nil
+}
+
+// examine reports on a saved notify. Its error is the verdict, where that is bad.
+func examine(w io.Writer, config *Terminal, keys []*rsa.PublicKey, saved []byte) error {
 	req, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(saved)))
 	if err != nil {
 		return errors.New("this is no HTTP request: save the whole of it, because the signature is in its header Authorization")
@@ -181,79 +137,43 @@ of a run are kept.`,
 		Args:    cobra.NoArgs,
 		Example: `  caddy shouqianba sandbox --ui --save notifies`,
 	}
-	flags := cmd.Flags()
-	listen := flags.StringP("listen", "l", "127.0.0.1:8904", "Loopback address; port 0 takes a free one")
-	page := flags.BoolP("ui", "u", false, "Serve a page of the orders at /")
-	save := flags.String("save", "", "Save each notify that is sent in this directory")
-	fast := flags.Bool("fast", false, "Repeat notifies after seconds instead of minutes")
+	common := cli.AddSandbox(cmd, "127.0.0.1:8904", "Repeat notifies after seconds instead of minutes")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		options := sandbox.ShouqianbaOptions{UI: *page, SaveDir: *save, Warn: func(text string) {
-			fmt.Fprintln(cmd.ErrOrStderr(), "# 提示 warning:", text)
-		}}
-		if *fast {
+		options := sandbox.ShouqianbaOptions{UI: *common.UI, SaveDir: *common.Save, Warn: common.Warn(cmd)}
+		if *common.Fast {
 			options.Schedule = []time.Duration{time.Second, 2 * time.Second, 4 * time.Second, 8 * time.Second}
 		}
 		platform, err := sandbox.NewShouqianba(options)
 		if err != nil {
 			return err
 		}
-		defer platform.Close()
-		ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
-		defer stop()
-		err = sandbox.Serve(ctx, *listen, platform, func(url string) error {
-			return printSandbox(cmd.OutOrStdout(), url, platform)
+		return common.Run(cmd, platform, func(w io.Writer, url string) error {
+			return announcement(url, platform).Print(w, url, options.UI)
 		})
-		if err != nil {
-			return fmt.Errorf("--listen: %w", err)
-		}
-		return nil
 	}
 	return cmd
 }
 
-// printSandbox prints what a gateway needs to use the sandbox: first for a shell, then for a Caddyfile.
-func printSandbox(w io.Writer, address string, platform *sandbox.Shouqianba) error {
-	options, page := platform.Options(), ""
-	if options.UI {
-		page = "\n# 订单页面 a page of the orders: " + address + "/"
-	}
-	_, err := fmt.Fprintf(w, `# 收钱吧沙箱 the Shouqianba sandbox at %[1]s, until interrupted%[2]s
-# 密钥每次启动都不同 the keys are fresh
-
-export SQB_TERMINAL_SN=%[3]s
-export SQB_TERMINAL_KEY=%[4]s
-export SQB_PUBLIC_KEY='%[5]s'
+// announcement is what a gateway needs to use the sandbox.
+func announcement(url string, platform *sandbox.Shouqianba) cli.Announcement {
+	options := platform.Options()
+	return cli.Announcement{
+		Kind: accountKind, Title: "收钱吧沙箱 the Shouqianba sandbox",
+		Exports: fmt.Sprintf(`
+export SQB_TERMINAL_SN=%s
+export SQB_TERMINAL_KEY=%s
+export SQB_PUBLIC_KEY='%s'
 # 由网关激活终端时 for a terminal that the gateway owns:
-export SQB_VENDOR_SN=%[6]s
-export SQB_VENDOR_KEY=%[7]s
-export SQB_APP_ID=%[8]s
-export SQB_ACTIVATION_CODE=%[9]s
-
-# Caddyfile; start Caddy where these variables are set 在设置了以上变量的终端里启动 Caddy
-
-{
-	shouqianba {
-		terminal sandbox {
+export SQB_VENDOR_SN=%s
+export SQB_VENDOR_KEY=%s
+export SQB_APP_ID=%s
+export SQB_ACTIVATION_CODE=%s
+`, options.TerminalSN, options.TerminalKey, strings.TrimSpace(platform.PublicKey()), options.VendorSN, options.VendorKey,
+			options.AppID, options.ActivationCode),
+		Options: `
 			terminal_sn  {env.SQB_TERMINAL_SN}
 			terminal_key {env.SQB_TERMINAL_KEY}
 			public_key   {env.SQB_PUBLIC_KEY}
-			upstream     %[1]s
-		}
+			upstream     ` + url,
 	}
-}
-http://:8901 {
-	bind 127.0.0.1
-	shouqianba_proxy
-}
-http://:8902 {
-	bind 127.0.0.1
-	handle /notify {
-		shouqianba_notify
-		respond 200
-	}
-	respond 404
-}
-`, address, page, options.TerminalSN, options.TerminalKey, strings.TrimSpace(platform.PublicKey()), options.VendorSN, options.VendorKey,
-		options.AppID, options.ActivationCode)
-	return err
 }

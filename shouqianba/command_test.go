@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/spf13/cobra"
+
+	"github.com/caddy-chinaums/caddy-chinaums/internal/cli"
 )
 
 // runCommand runs a command as the shell would and returns what it printed and its error.
@@ -125,7 +127,7 @@ func TestSandboxCommand(t *testing.T) {
 		{"a terminal that is not there", "", []string{"--config", config, "--terminal", "till"}, "error: has no terminal till; it has: sandbox"},
 		{"no terminal", "", []string{"--config", writeConfig(t, ":8080 {\nrespond ok\n}\n")}, "error: has no shouqianba terminal"},
 		{"no public key", "", []string{"--config", writeConfig(t, "{\nshouqianba {\nterminal a {\nterminal_sn 1\nterminal_key x\n}\n}\n}\n")}, "error: has no public_key"},
-		{"too much", strings.Repeat("a", inputLimit+1), []string{"--config", config}, "error: larger than"},
+		{"too much", strings.Repeat("a", cli.InputLimit+1), []string{"--config", config}, "error: larger than"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			out, err := runCommand(verifyCommand(), test.stdin, test.args...)

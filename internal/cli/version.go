@@ -1,25 +1,23 @@
-package chinaums
+package cli
 
 import (
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"runtime"
 	"runtime/debug"
 
 	"github.com/caddyserver/caddy/v2"
-	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/spf13/cobra"
+
+	"github.com/caddy-chinaums/caddy-chinaums/internal/adminapi"
 )
 
 // modulePath is this module's, as go.mod says it.
 const modulePath = "github.com/caddy-chinaums/caddy-chinaums"
 
-// version is what the linker is told where there is no git to read it from, as for the image; mostly "".
-var version string
-
-func versionCommand() *cobra.Command {
+// VersionCommand prints versions. linked is what the linker was told; mostly "".
+func VersionCommand(linked string) *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
 		Short: "Prints the plugin's version, Caddy's and Go's",
@@ -28,17 +26,17 @@ func versionCommand() *cobra.Command {
 			info, _ := debug.ReadBuildInfo()
 			_, full := caddy.Version()
 			_, err := fmt.Fprintf(cmd.OutOrStdout(), "caddy-chinaums %s\ncaddy %s\n%s %s/%s\n",
-				moduleVersion(info), full, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+				moduleVersion(linked, info), full, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 			return err
 		},
 	}
 }
 
 // moduleVersion says which version of this module a binary was built of: a tag, or "(devel)" for a working tree.
-func moduleVersion(info *debug.BuildInfo) string {
+func moduleVersion(linked string, info *debug.BuildInfo) string {
 	const working = "(devel)"
-	if version != "" {
-		return version
+	if linked != "" {
+		return linked
 	}
 	if info == nil {
 		return working
@@ -57,10 +55,8 @@ func moduleVersion(info *debug.BuildInfo) string {
 	return working
 }
 
-// maxHealthAnswer bounds what is read of the admin endpoint's answer, in bytes.
-const maxHealthAnswer = 1 << 20
-
-func healthCommand() *cobra.Command {
+// HealthCommand says whether a configuration runs.
+func HealthCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "health [--address <interface>] [--config <path> [--adapter <name>]]",
 		Short: "Says whether the Caddy that is running has loaded its configuration",
@@ -76,18 +72,13 @@ It says nothing about the platform or your app: the metrics and alerts do.`,
 	config := cmd.Flags().StringP("config", "c", "", "Configuration that has the admin endpoint's address, if --address is not used")
 	adapter := cmd.Flags().StringP("adapter", "a", "", "Config adapter of the configuration")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		admin, err := caddycmd.DetermineAdminAPIAddress(*address, nil, *config, *adapter)
+		admin, err := adminapi.New(*address, *config, *adapter)
 		if err != nil {
 			return err
 		}
-		res, err := caddycmd.AdminAPIRequest(admin, http.MethodGet, "/config/apps/http", nil, nil)
+		content, err := admin.Call(cmd.Context(), http.MethodGet, "/config/apps/http", nil)
 		if err != nil {
 			return err
-		}
-		defer res.Body.Close()
-		content, err := io.ReadAll(io.LimitReader(res.Body, maxHealthAnswer))
-		if err != nil {
-			return fmt.Errorf("reading the admin endpoint's answer: %w", err)
 		}
 		if len(content) == 0 || string(content) == "null\n" {
 			return errors.New("caddy runs without an http app: no configuration has been loaded")

@@ -1,12 +1,26 @@
-package chinaums
+package cli
 
 import (
+	"bytes"
 	"net/http"
 	"net/http/httptest"
 	"runtime/debug"
 	"strings"
 	"testing"
+
+	"github.com/spf13/cobra"
 )
+
+// run runs a command as the shell would and returns what it printed and its error.
+func run(cmd *cobra.Command, args ...string) (string, error) {
+	var out bytes.Buffer
+	cmd.SetArgs(append([]string{}, args...)) // nil would mean the arguments of the test binary
+	cmd.SetOut(&out)
+	cmd.SetErr(&out)
+	cmd.SilenceUsage, cmd.SilenceErrors = true, true
+	err := cmd.Execute()
+	return out.String(), err
+}
 
 func TestModuleVersion(t *testing.T) {
 	other := debug.Module{Path: "github.com/caddyserver/caddy/v2", Version: "v2.11.9"}
@@ -23,17 +37,15 @@ func TestModuleVersion(t *testing.T) {
 		{"another's program", &debug.BuildInfo{Main: other}, "(devel)"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			if got := moduleVersion(c.info); got != c.want {
+			if got := moduleVersion("", c.info); got != c.want {
 				t.Errorf("%q, not %q", got, c.want)
 			}
 		})
 	}
-	version = "v0.1.2"
-	defer func() { version = "" }()
-	if got := moduleVersion(&debug.BuildInfo{Main: debug.Module{Path: modulePath, Version: "(devel)"}}); got != "v0.1.2" {
+	if got := moduleVersion("v0.1.2", &debug.BuildInfo{Main: debug.Module{Path: modulePath, Version: "(devel)"}}); got != "v0.1.2" {
 		t.Errorf("told by the linker: %q", got)
 	}
-	output, err := runCommand(versionCommand(), "")
+	output, err := run(VersionCommand(""))
 	if err != nil || !strings.HasPrefix(output, "caddy-chinaums ") || !strings.Contains(output, "\ncaddy ") {
 		t.Errorf("%v %q", err, output)
 	}
@@ -59,13 +71,13 @@ func TestHealth(t *testing.T) {
 			}))
 			defer admin.Close()
 			address := strings.TrimPrefix(admin.URL, "http://")
-			output, err := runCommand(healthCommand(), "", "--address", address)
+			output, err := run(HealthCommand(), "--address", address)
 			if c.ok != (err == nil) || c.ok != (output == "ok\n") {
 				t.Errorf("%v %q", err, output)
 			}
 			if c.ok {
 				admin.Close()
-				if _, err := runCommand(healthCommand(), "", "--address", address); err == nil {
+				if _, err := run(HealthCommand(), "--address", address); err == nil {
 					t.Error("ok though nobody listens")
 				}
 			}

@@ -1,0 +1,116 @@
+// Package adminapi calls the admin API of a Caddy that is running, for commands. It is not caddycmd.AdminAPIRequest
+// because that makes a connection for each call and keeps it, waits for ever, and returns a refusal as text only.
+package adminapi
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/caddyserver/caddy/v2"
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+)
+
+const (
+	patience    = time.Minute // for one call
+	answerLimit = 64 << 20    // bytes
+)
+
+// Client calls one admin API.
+type Client struct {
+	address, origin string
+	http            http.Client
+}
+
+// New makes a client for an address or, without one, for the one in a configuration, or Caddy's default.
+func New(address, config, adapter string) (*Client, error) {
+	address, err := caddycmd.DetermineAdminAPIAddress(address, nil, config, adapter)
+	if err != nil {
+		return nil, fmt.Errorf("finding the admin API's address: %w", err)
+	}
+	parsed, err := caddy.ParseNetworkAddress(address)
+	if err != nil || parsed.PortRangeSize() > 1 {
+		return nil, fmt.Errorf("%q is not the address of an admin API", address)
+	}
+	c := &Client{address: address, origin: "http://" + parsed.JoinHostPort(0)}
+	network, target := parsed.Network, parsed.JoinHostPort(0)
+	if parsed.IsUnixNetwork() {
+		c.origin = "http://127.0.0.1"           // the Host that Caddy takes from a socket
+		target, _, _ = strings.Cut(target, "|") // the socket's permissions, which a config may have there
+	}
+	c.http = http.Client{Timeout: patience, Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, network, target)
+		},
+	}}
+	return c, nil
+}
+
+// Refusal is what the admin API answered instead of what was asked for.
+type Refusal struct {
+	Status  int
+	Message string
+}
+
+func (e *Refusal) Error() string { return e.Message }
+
+// Call returns the answer of a path. Its error is a *Refusal where the API answered anything but 200.
+func (c *Client) Call(ctx context.Context, method, path string, query url.Values) ([]byte, error) {
+	if ctx == nil { // cobra's, when it was executed without one
+		ctx = context.Background()
+	}
+	target := c.origin + path
+	if len(query) > 0 {
+		target += "?" + query.Encode()
+	}
+	request, err := http.NewRequestWithContext(ctx, method, target, nil)
+	if err != nil {
+		return nil, err
+	}
+	if !strings.HasPrefix(c.address, "unix") {
+		request.Header.Set("Origin", c.origin) // as Caddy's own commands, for enforce_origin
+	}
+	response, err := c.http.Do(request)
+	if err != nil {
+		return nil, fmt.Errorf("the admin API at %s does not answer; is Caddy running, and is --address or --config right? %w", c.address, err)
+	}
+	defer response.Body.Close()
+	content, err := io.ReadAll(io.LimitReader(response.Body, answerLimit+1))
+	if err != nil {
+		return nil, fmt.Errorf("reading the admin API's answer: %w", err)
+	}
+	if len(content) > answerLimit {
+		return nil, fmt.Errorf("the admin API's answer is larger than %d MiB; ask it with curl: %s", answerLimit>>20, target)
+	}
+	if response.StatusCode == http.StatusOK {
+		return content, nil
+	}
+	refusal := &Refusal{response.StatusCode, fmt.Sprintf("the admin API at %s answered %s", c.address, response.Status)}
+	var answer struct {
+		Error string `json:"error"`
+	}
+	switch {
+	case json.Unmarshal(content, &answer) == nil && answer.Error != "":
+		refusal.Message = Printable(answer.Error)
+	case response.StatusCode == http.StatusNotFound && strings.HasPrefix(path, "/inbox"):
+		refusal.Message += "; is it a Caddy with the inbox?"
+	}
+	return nil, refusal
+}
+
+// Printable makes what a stranger wrote harmless for a terminal and a table.
+func Printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		if r != ' ' && !unicode.IsGraphic(r) {
+			return unicode.ReplacementChar
+		}
+		return r
+	}, text)
+}
