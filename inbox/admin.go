@@ -78,13 +78,13 @@ func (adminAPI) CaddyModule() caddy.ModuleInfo {
 // Routes implements caddy.AdminRouter.
 func (a *adminAPI) Routes() []caddy.AdminRoute {
 	return []caddy.AdminRoute{
-		route("/inbox", served{http.MethodGet, a.serveInboxes, nil}),
-		route("/inbox/{name}", served{http.MethodGet, a.serveInbox, nil}),
-		route("/inbox/{name}/messages", served{http.MethodGet, a.serveMessages, []string{"state", "search", "after", "limit"}},
-			served{http.MethodDelete, a.serveDeleteDead, []string{"state", "before"}}),
-		route("/inbox/{name}/messages/{seq}", served{http.MethodGet, a.serveMessage, []string{"show"}},
-			served{http.MethodDelete, a.serveDelete, []string{"force"}}),
-		route("/inbox/{name}/messages/{seq}/redeliver", served{http.MethodPost, a.serveRedeliver, []string{"force"}}),
+		a.route("/inbox", served{http.MethodGet, a.serveInboxes, nil}),
+		a.route("/inbox/{name}", served{http.MethodGet, serveInbox, nil}),
+		a.route("/inbox/{name}/messages", served{http.MethodGet, serveMessages, []string{"state", "search", "after", "limit"}},
+			served{http.MethodDelete, serveDeleteDead, []string{"state", "before"}}),
+		a.route("/inbox/{name}/messages/{seq}", served{http.MethodGet, serveMessage, []string{"show"}},
+			served{http.MethodDelete, serveDelete, []string{"force"}}),
+		a.route("/inbox/{name}/messages/{seq}/redeliver", served{http.MethodPost, serveRedeliver, []string{"force"}}),
 		{Pattern: "/inbox/", Handler: caddy.AdminHandlerFunc(func(http.ResponseWriter, *http.Request) error {
 			return apiError(http.StatusNotFound, "there is nothing here; see /inbox, /inbox/<name> and /inbox/<name>/messages")
 		})},
@@ -94,11 +94,19 @@ func (a *adminAPI) Routes() []caddy.AdminRoute {
 // served is one method of a route, and the parameters that it takes, each at most once.
 type served struct {
 	method     string
-	serve      func(r *http.Request, query url.Values) (any, error)
+	serve      func(q *question) (any, error)
 	parameters []string
 }
 
-func route(pattern string, all ...served) caddy.AdminRoute {
+// question is a request to the API.
+type question struct {
+	*http.Request
+	query url.Values
+	store Store  // of the inbox that the path names, if it names one
+	seq   uint64 // that the path names, likewise
+}
+
+func (a *adminAPI) route(pattern string, all ...served) caddy.AdminRoute {
 	return caddy.AdminRoute{Pattern: pattern, Handler: caddy.AdminHandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
 		at := slices.IndexFunc(all, func(s served) bool { return s.method == r.Method })
 		if at < 0 {
@@ -110,22 +118,13 @@ func route(pattern string, all ...served) caddy.AdminRoute {
 			w.Header().Set("Allow", allowed)
 			return apiError(http.StatusMethodNotAllowed, "method not allowed; it is %s", allowed)
 		}
-		parameters := all[at].parameters
-		query, err := url.ParseQuery(r.URL.RawQuery)
-		if err != nil {
-			return apiError(http.StatusBadRequest, "the query cannot be read")
-		}
-		for _, name := range slices.Sorted(maps.Keys(query)) {
-			if !slices.Contains(parameters, name) {
-				return apiError(http.StatusBadRequest, "unknown parameter %s; known here: %s", shown(name), cmp.Or(strings.Join(parameters, ", "), "none"))
-			}
-			if len(query[name]) > 1 {
-				return apiError(http.StatusBadRequest, "%s is given twice", name)
-			}
-		}
 		ctx, cancel := context.WithTimeout(r.Context(), adminPatience)
 		defer cancel()
-		answer, err := all[at].serve(r.WithContext(ctx), query)
+		q, err := a.question(r.WithContext(ctx), all[at].parameters)
+		var answer any
+		if err == nil {
+			answer, err = all[at].serve(q)
+		}
 		if err != nil {
 			return asAPIError(err)
 		}
@@ -135,6 +134,62 @@ func route(pattern string, all ...served) caddy.AdminRoute {
 		encoder.SetEscapeHTML(false)
 		return encoder.Encode(answer)
 	})}
+}
+
+// question reads the query, which may have these parameters, and finds what the path names.
+func (a *adminAPI) question(r *http.Request, parameters []string) (*question, error) {
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return nil, apiError(http.StatusBadRequest, "the query cannot be read")
+	}
+	for _, name := range slices.Sorted(maps.Keys(query)) {
+		if !slices.Contains(parameters, name) {
+			return nil, apiError(http.StatusBadRequest, "unknown parameter %s; known here: %s", shown(name), cmp.Or(strings.Join(parameters, ", "), "none"))
+		}
+		if len(query[name]) > 1 {
+			return nil, apiError(http.StatusBadRequest, "%s is given twice", name)
+		}
+	}
+	q := &question{Request: r, query: query}
+	name, seq := r.PathValue("name"), r.PathValue("seq")
+	if name == "" {
+		return q, nil
+	}
+	inboxes, err := a.directory()
+	if err != nil {
+		return nil, err
+	}
+	var ok bool
+	switch q.store, ok = inboxes.Lookup(name); {
+	case ok:
+	case slices.Contains(inboxes.Names(), name):
+		return nil, apiError(http.StatusServiceUnavailable, "inbox %s is not open yet", name)
+	default:
+		return nil, apiError(http.StatusNotFound, "there is no inbox %s", shown(name))
+	}
+	if q.seq, err = strconv.ParseUint(seq, 10, 64); seq != "" && (err != nil || q.seq == 0) {
+		return nil, ErrNotFound
+	}
+	return q, nil
+}
+
+// parameter reads a parameter of the query, if it is there. wrong says what it is not.
+func parameter[T any](q *question, name string, target *T, parse func(text string) (T, error), wrong string) error {
+	if !q.query.Has(name) {
+		return nil
+	}
+	value, err := parse(q.query.Get(name))
+	if err != nil {
+		return apiError(http.StatusBadRequest, "%s: %s is %s", name, shown(q.query.Get(name)), wrong)
+	}
+	*target = value
+	return nil
+}
+
+// flag reads a parameter such as show=1.
+func (q *question) flag(name string) (on bool, err error) {
+	err = parameter(q, name, &on, strconv.ParseBool, "neither 1 nor 0")
+	return on, err
 }
 
 func apiError(status int, format string, arguments ...any) error {
@@ -195,23 +250,6 @@ func (a *adminAPI) directory() (directory, error) {
 	return active()
 }
 
-// store finds the inbox that the path names.
-func (a *adminAPI) store(r *http.Request) (Store, error) {
-	inboxes, err := a.directory()
-	if err != nil {
-		return nil, err
-	}
-	name := r.PathValue("name")
-	store, ok := inboxes.Lookup(name)
-	switch {
-	case ok:
-		return store, nil
-	case slices.Contains(inboxes.Names(), name):
-		return nil, apiError(http.StatusServiceUnavailable, "inbox %s is not open yet", name)
-	}
-	return nil, apiError(http.StatusNotFound, "there is no inbox %s", shown(name))
-}
-
 // inboxJSON is an inbox in an answer.
 type inboxJSON struct {
 	Name      string    `json:"name"`
@@ -227,7 +265,7 @@ func (j *inboxJSON) count(stats Stats) {
 	j.Pending, j.Delivered, j.Dead, j.Oldest, j.Bytes = stats.Pending, stats.Delivered, stats.Dead, stats.Oldest, stats.Bytes
 }
 
-func (a *adminAPI) serveInboxes(r *http.Request, _ url.Values) (any, error) {
+func (a *adminAPI) serveInboxes(q *question) (any, error) {
 	inboxes, err := a.directory()
 	if err != nil {
 		return nil, err
@@ -237,7 +275,7 @@ func (a *adminAPI) serveInboxes(r *http.Request, _ url.Values) (any, error) {
 		entry := inboxJSON{Name: name, Error: "not open yet"}
 		if store, ok := inboxes.Lookup(name); ok {
 			entry.Error = ""
-			if stats, err := store.Stats(r.Context()); err != nil {
+			if stats, err := store.Stats(q.Context()); err != nil {
 				entry.Error = err.Error()
 			} else {
 				entry.count(stats)
@@ -248,18 +286,11 @@ func (a *adminAPI) serveInboxes(r *http.Request, _ url.Values) (any, error) {
 	return list, nil
 }
 
-func (a *adminAPI) serveInbox(r *http.Request, _ url.Values) (any, error) {
-	store, err := a.store(r)
-	if err != nil {
-		return nil, err
-	}
-	stats, err := store.Stats(r.Context())
-	if err != nil {
-		return nil, err
-	}
-	answer := inboxJSON{Name: r.PathValue("name")}
+func serveInbox(q *question) (any, error) {
+	stats, err := q.store.Stats(q.Context())
+	answer := inboxJSON{Name: q.PathValue("name")}
 	answer.count(stats)
-	return answer, nil
+	return answer, err
 }
 
 // messageJSON is a message in an answer.
@@ -290,31 +321,28 @@ func newMessageJSON(m *Message) messageJSON {
 	return j
 }
 
-func (a *adminAPI) serveMessages(r *http.Request, values url.Values) (any, error) {
-	query := Query{Limit: defaultPage, Search: values.Get("search")}
-	var err error
-	if values.Has("state") {
-		query.State = State(values.Get("state"))
-		if query.State != Pending && query.State != Delivered && query.State != Dead {
-			return nil, apiError(http.StatusBadRequest, "state: %s is not one of: pending, delivered, dead", shown(string(query.State)))
-		}
-	}
-	if values.Has("after") {
-		if query.After, err = strconv.ParseUint(values.Get("after"), 10, 64); err != nil {
-			return nil, apiError(http.StatusBadRequest, "after: %s is not the seq of a message", shown(values.Get("after")))
-		}
-	}
-	if values.Has("limit") {
-		query.Limit, err = strconv.Atoi(values.Get("limit"))
-		if err != nil || query.Limit < 1 || query.Limit > largestPage {
-			return nil, apiError(http.StatusBadRequest, "limit: %s is not a number from 1 to %d", shown(values.Get("limit")), largestPage)
-		}
-	}
-	store, err := a.store(r)
+func serveMessages(q *question) (any, error) {
+	query := Query{Limit: defaultPage, Search: q.query.Get("search")}
+	err := cmp.Or(
+		parameter(q, "state", &query.State, func(text string) (State, error) {
+			if state := State(text); state == Pending || state == Delivered || state == Dead {
+				return state, nil
+			}
+			return "", errWrong
+		}, "not one of: pending, delivered, dead"),
+		parameter(q, "after", &query.After, func(text string) (uint64, error) { return strconv.ParseUint(text, 10, 64) },
+			"not the seq of a message"),
+		parameter(q, "limit", &query.Limit, func(text string) (int, error) {
+			limit, err := strconv.Atoi(text)
+			if err == nil && (limit < 1 || limit > largestPage) {
+				err = errWrong
+			}
+			return limit, err
+		}, fmt.Sprintf("not a number from 1 to %d", largestPage)))
 	if err != nil {
 		return nil, err
 	}
-	messages, err := store.List(r.Context(), query)
+	messages, err := q.store.List(q.Context(), query)
 	if err != nil {
 		return nil, err
 	}
@@ -329,29 +357,14 @@ func (a *adminAPI) serveMessages(r *http.Request, values url.Values) (any, error
 	return list, nil
 }
 
-// message returns the store and the seq that the path names.
-func (a *adminAPI) message(r *http.Request) (Store, uint64, error) {
-	store, err := a.store(r)
-	if err != nil {
-		return nil, 0, err
-	}
-	seq, err := strconv.ParseUint(r.PathValue("seq"), 10, 64)
-	if err != nil || seq == 0 {
-		return nil, 0, ErrNotFound
-	}
-	return store, seq, nil
-}
+var errWrong = errors.New("it is something else")
 
-func (a *adminAPI) serveMessage(r *http.Request, values url.Values) (any, error) {
-	show, err := flag(values, "show")
+func serveMessage(q *question) (any, error) {
+	show, err := q.flag("show")
 	if err != nil {
 		return nil, err
 	}
-	store, seq, err := a.message(r)
-	if err != nil {
-		return nil, err
-	}
-	message, err := store.Get(r.Context(), seq)
+	message, err := q.store.Get(q.Context(), q.seq)
 	if err != nil {
 		return nil, err
 	}
@@ -366,80 +379,19 @@ func (a *adminAPI) serveMessage(r *http.Request, values url.Values) (any, error)
 	return answer, nil
 }
 
-func (a *adminAPI) serveRedeliver(r *http.Request, values url.Values) (any, error) {
-	force, err := flag(values, "force")
-	if err != nil {
-		return nil, err
-	}
-	store, seq, err := a.message(r)
-	if err != nil {
-		return nil, err
-	}
-	seq, err = store.Redeliver(r.Context(), seq, force)
-	if err != nil {
-		return nil, err
-	}
-	return redeliveredJSON{seq, Pending}, nil
-}
-
 // redeliveredJSON is the answer to a redelivery.
 type redeliveredJSON struct {
 	Seq   uint64 `json:"seq"` // it may be a new one
 	State State  `json:"state"`
 }
 
-func (a *adminAPI) serveDelete(r *http.Request, values url.Values) (any, error) {
-	force, err := flag(values, "force")
+func serveRedeliver(q *question) (any, error) {
+	force, err := q.flag("force")
 	if err != nil {
 		return nil, err
 	}
-	store, seq, err := a.message(r)
-	if err != nil {
-		return nil, err
-	}
-	if err := store.Delete(r.Context(), seq, force); err != nil {
-		return nil, err
-	}
-	audit(r, "a message of the inbox was deleted", zap.Uint64("seq", seq), zap.Bool("force", force))
-	return deletedJSON{1}, nil
-}
-
-func (a *adminAPI) serveDeleteDead(r *http.Request, values url.Values) (any, error) {
-	if State(values.Get("state")) != Dead {
-		return nil, apiError(http.StatusBadRequest, "state=dead is required: only dead messages are deleted together")
-	}
-	var before time.Time
-	if values.Has("before") {
-		var err error
-		if before, err = time.Parse(time.RFC3339, values.Get("before")); err != nil {
-			return nil, apiError(http.StatusBadRequest, "before: %s is not a time such as 2026-01-31T08:00:00+08:00", shown(values.Get("before")))
-		}
-	}
-	store, err := a.store(r)
-	if err != nil {
-		return nil, err
-	}
-	if values.Has("before") && before.IsZero() {
-		return deletedJSON{0}, nil // to the store, that time says all
-	}
-	deleted, err := store.DeleteDead(r.Context(), before)
-	if deleted > 0 {
-		audit(r, "dead messages of the inbox were deleted", zap.Int("deleted", deleted), zap.String("before", values.Get("before")))
-		if err != nil {
-			err = fmt.Errorf("%d are deleted; then: %w", deleted, err)
-		}
-	}
-	if err != nil {
-		return nil, err
-	}
-	return deletedJSON{deleted}, nil
-}
-
-// audit says in the log who has done what. What was in a message is never said.
-func audit(r *http.Request, text string, fields ...zap.Field) {
-	fields = append([]zap.Field{zap.String("inbox", r.PathValue("name"))}, fields...)
-	// Of the configuration, for Caddy's own logger writes to the log default only.
-	caddy.ActiveContext().Logger(adminAPI{}).Info(text, append(fields, zap.String("remote", r.RemoteAddr))...)
+	seq, err := q.store.Redeliver(q.Context(), q.seq, force)
+	return redeliveredJSON{seq, Pending}, err
 }
 
 // deletedJSON is the answer to a deletion.
@@ -447,16 +399,46 @@ type deletedJSON struct {
 	Deleted int `json:"deleted"` // how many are gone
 }
 
-// flag reads a parameter such as show=1.
-func flag(values url.Values, name string) (bool, error) {
-	if !values.Has(name) {
-		return false, nil
-	}
-	on, err := strconv.ParseBool(values.Get(name))
+func serveDelete(q *question) (any, error) {
+	force, err := q.flag("force")
 	if err != nil {
-		return false, apiError(http.StatusBadRequest, "%s: %s is neither 1 nor 0", name, shown(values.Get(name)))
+		return nil, err
 	}
-	return on, nil
+	if err := q.store.Delete(q.Context(), q.seq, force); err != nil {
+		return nil, err
+	}
+	q.audit("a message of the inbox was deleted", zap.Uint64("seq", q.seq), zap.Bool("force", force))
+	return deletedJSON{1}, nil
+}
+
+func serveDeleteDead(q *question) (any, error) {
+	if State(q.query.Get("state")) != Dead {
+		return nil, apiError(http.StatusBadRequest, "state=dead is required: only dead messages are deleted together")
+	}
+	var before time.Time
+	err := parameter(q, "before", &before, func(text string) (time.Time, error) { return time.Parse(time.RFC3339, text) },
+		"not a time such as 2026-01-31T08:00:00+08:00")
+	if err != nil {
+		return nil, err
+	}
+	if q.query.Has("before") && before.IsZero() {
+		return deletedJSON{0}, nil // to the store, that time says all
+	}
+	deleted, err := q.store.DeleteDead(q.Context(), before)
+	if deleted > 0 {
+		q.audit("dead messages of the inbox were deleted", zap.Int("deleted", deleted), zap.String("before", q.query.Get("before")))
+		if err != nil {
+			err = fmt.Errorf("%d are deleted; then: %w", deleted, err)
+		}
+	}
+	return deletedJSON{deleted}, err
+}
+
+// audit says in the log who has done what. What was in a message is never said.
+func (q *question) audit(text string, fields ...zap.Field) {
+	fields = append([]zap.Field{zap.String("inbox", q.PathValue("name"))}, fields...)
+	// Of the configuration, for Caddy's own logger writes to the log default only.
+	caddy.ActiveContext().Logger(adminAPI{}).Info(text, append(fields, zap.String("remote", q.RemoteAddr))...)
 }
 
 // requestJSON is a stored request in an answer.

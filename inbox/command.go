@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -18,10 +17,10 @@ import (
 	"unicode"
 	"unicode/utf16"
 
-	"github.com/caddyserver/caddy/v2"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/spf13/cobra"
 
+	"github.com/caddy-chinaums/caddy-chinaums/internal/adminapi"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
 )
 
@@ -70,20 +69,9 @@ what else Ce-Subject said.`,
 	limit := cmd.Flags().Int("limit", defaultPage, fmt.Sprintf("At most so many, up to %d", largestPage))
 	asJSON := cmd.Flags().Bool("json", false, "Print JSON, as the admin API answers")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		client, err := reach.client()
-		if err != nil {
-			return err
-		}
-		content, err := client.call(cmd.Context(), http.MethodGet, "/messages", listQuery(*state, *search, *after, *limit))
-		if err != nil {
-			return err
-		}
-		if *asJSON {
-			return writeJSON(cmd.OutOrStdout(), content)
-		}
 		var messages []messageJSON
-		if err := json.Unmarshal(content, &messages); err != nil {
-			return fmt.Errorf("reading the admin API's answer: %w", err)
+		if printed, err := reach.get(cmd, "/messages", listQuery(*state, *search, *after, *limit), *asJSON, &messages); err != nil || printed {
+			return err
 		}
 		if len(messages) == 0 {
 			fmt.Fprintln(cmd.ErrOrStderr(), "No messages.")
@@ -126,7 +114,7 @@ func writeTable(w io.Writer, messages []messageJSON) error {
 			when = clock(m.Settled)
 		}
 		fmt.Fprintf(table, "%d\t%s\t%d\t%s\t%s\t%s\t%s\t%s\n", m.Seq, m.State, m.Attempts, clock(m.Received), when, m.Answer.short(),
-			cmp.Or(printable(m.Subject), "-"), printable(m.ID))
+			cmp.Or(adminapi.Printable(m.Subject), "-"), adminapi.Printable(m.ID))
 	}
 	return table.Flush()
 }
@@ -139,21 +127,11 @@ func (a *Answer) short() string {
 	case a == nil || *a == Answer{}:
 		return "-"
 	case a.Status == 0:
-		return printable(a.Error)
+		return adminapi.Printable(a.Error)
 	case a.Error == "":
 		return strconv.Itoa(a.Status)
 	}
-	return strconv.Itoa(a.Status) + " " + printable(a.Error)
-}
-
-// printable makes what a sender wrote harmless for a terminal and a table.
-func printable(text string) string {
-	return strings.Map(func(r rune) rune {
-		if r != ' ' && !unicode.IsGraphic(r) {
-			return unicode.ReplacementChar
-		}
-		return r
-	}, text)
+	return strconv.Itoa(a.Status) + " " + adminapi.Printable(a.Error)
 }
 
 func showCommand(reach reachFlags) *cobra.Command {
@@ -174,19 +152,12 @@ secret.`,
 		if err != nil {
 			return err
 		}
-		client, err := reach.client()
-		if err != nil {
-			return err
-		}
 		query := url.Values{}
 		if *show {
 			query.Set("show", "1")
 		}
-		content, err := client.call(cmd.Context(), http.MethodGet, messagePath(seqs[0]), query)
-		if err != nil {
-			return err
-		}
-		return writeJSON(cmd.OutOrStdout(), content)
+		_, err = reach.get(cmd, messagePath(seqs[0]), query, true, nil)
+		return err
 	}
 	return cmd
 }
@@ -203,33 +174,127 @@ expect it.
 --all-dead takes all messages that are dead when it begins.`,
 		Example: "  caddy inbox redeliver 12 13\n  caddy inbox redeliver --all-dead",
 	}
-	force := cmd.Flags().Bool("force", false, "Even messages that were delivered")
-	allDead := cmd.Flags().Bool("all-dead", false, "All dead messages")
+	chosen := addChoice(cmd, "Even messages that were delivered")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		switch {
-		case *allDead && len(args) > 0:
-			return errors.New("give either seqs or --all-dead")
-		case *allDead && *force:
-			return errors.New("--force is for messages that were delivered; dead ones need none")
-		case !*allDead && len(args) == 0:
-			return errors.New("give the seqs of messages (caddy inbox list shows them), or --all-dead")
-		}
-		seqs, err := parseSeqs(args)
+		seqs, client, err := chosen.open(reach, args, "--force is for messages that were delivered; dead ones need none")
 		if err != nil {
 			return err
 		}
-		client, err := reach.client()
-		if err != nil {
-			return err
-		}
-		if *allDead {
+		if *chosen.allDead {
 			if seqs, err = client.dead(cmd.Context()); err != nil {
 				return err
 			}
 		}
-		return client.redeliver(cmd, seqs, *force, *allDead)
+		done, err := each(cmd, seqs, "pending again", func(seq uint64) error {
+			var answer redeliveredJSON
+			if err := client.ask(cmd.Context(), http.MethodPost, messagePath(seq)+"/redeliver", chosen.query(), &answer); err != nil {
+				return err
+			}
+			switch {
+			case *chosen.allDead:
+			case answer.Seq != seq:
+				fmt.Fprintf(cmd.OutOrStdout(), "%d: pending, as %d\n", seq, answer.Seq)
+			default:
+				fmt.Fprintf(cmd.OutOrStdout(), "%d: pending\n", seq)
+			}
+			return nil
+		})
+		switch {
+		case err != nil:
+			return err
+		case *chosen.allDead: // what is wrong with single ones is no failure: they may have been redelivered meanwhile
+			fmt.Fprintf(cmd.OutOrStdout(), "%d of %d dead messages are pending again.\n", done, len(seqs))
+		case done < len(seqs):
+			return fmt.Errorf("%d of %d messages could not be redelivered", len(seqs)-done, len(seqs))
+		}
+		return nil
 	}
 	return cmd
+}
+
+func deleteCommand(reach reachFlags) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "delete <seq…> [--force] | --all-dead [--before <time>]",
+		Short: "Deletes messages for good",
+		Long: `
+Deletes messages that were delivered or given up. One that is still to be delivered
+is deleted with --force only: the app never gets it. If the sender repeats what was
+deleted, it is delivered as if it were new.
+
+--all-dead deletes all messages that were given up, and with --before those that were
+given up before a time. The log of Caddy says who has deleted which.`,
+		Example: "  caddy inbox delete 12 13\n  caddy inbox delete --all-dead --before 2026-01-31T00:00:00+08:00",
+	}
+	chosen := addChoice(cmd, "Even messages that are still to be delivered")
+	before := cmd.Flags().String("before", "", "With --all-dead: only those that were given up before this time (RFC 3339)")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if !*chosen.allDead && cmd.Flags().Changed("before") {
+			return errors.New("--before goes with --all-dead")
+		}
+		seqs, client, err := chosen.open(reach, args, "--force is for messages that are still to be delivered; dead ones need none")
+		if err != nil {
+			return err
+		}
+		var answer deletedJSON
+		if *chosen.allDead {
+			query := url.Values{"state": {string(Dead)}}
+			if cmd.Flags().Changed("before") {
+				query.Set("before", *before)
+			}
+			if err := client.ask(cmd.Context(), http.MethodDelete, "/messages", query, &answer); err != nil {
+				return err
+			}
+			are := "messages are"
+			if answer.Deleted == 1 {
+				are = "message is"
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "%d dead %s deleted.\n", answer.Deleted, are)
+			return nil
+		}
+		done, err := each(cmd, seqs, "deleted", func(seq uint64) error {
+			err := client.ask(cmd.Context(), http.MethodDelete, messagePath(seq), chosen.query(), &answer)
+			if err == nil {
+				fmt.Fprintf(cmd.OutOrStdout(), "%d: deleted\n", seq)
+			}
+			return err
+		})
+		if err == nil && done < len(seqs) {
+			err = fmt.Errorf("%d of %d messages could not be deleted", len(seqs)-done, len(seqs))
+		}
+		return err
+	}
+	return cmd
+}
+
+// choice is which messages a command is for.
+type choice struct{ force, allDead *bool }
+
+func addChoice(cmd *cobra.Command, force string) choice {
+	return choice{cmd.Flags().Bool("force", false, force), cmd.Flags().Bool("all-dead", false, "All dead messages")}
+}
+
+// open reads the choice, and makes a client. forced is the error where --force is for nothing.
+func (c choice) open(reach reachFlags, args []string, forced string) (seqs []uint64, client *inboxClient, err error) {
+	switch {
+	case *c.allDead && len(args) > 0:
+		return nil, nil, errors.New("give either seqs or --all-dead")
+	case *c.allDead && *c.force:
+		return nil, nil, errors.New(forced)
+	case !*c.allDead && len(args) == 0:
+		return nil, nil, errors.New("give the seqs of messages (caddy inbox list shows them), or --all-dead")
+	}
+	if seqs, err = parseSeqs(args); err != nil {
+		return nil, nil, err
+	}
+	client, err = reach.client()
+	return seqs, client, err
+}
+
+func (c choice) query() url.Values {
+	if *c.force {
+		return url.Values{"force": {"1"}}
+	}
+	return nil
 }
 
 // each does something with messages one after the other. A message that it cannot be done with does not keep the others
@@ -237,10 +302,10 @@ expect it.
 func each(cmd *cobra.Command, seqs []uint64, soFar string, do func(seq uint64) error) (done int, err error) {
 	for _, seq := range seqs {
 		err := do(seq)
-		var refused *apiRefusal
+		refused, ok := errors.AsType[*adminapi.Refusal](err)
 		switch {
-		case errors.As(err, &refused) && (refused.status == http.StatusNotFound || refused.status == http.StatusConflict):
-			fmt.Fprintf(cmd.ErrOrStderr(), "%d: %s\n", seq, refused.message)
+		case ok && (refused.Status == http.StatusNotFound || refused.Status == http.StatusConflict):
+			fmt.Fprintf(cmd.ErrOrStderr(), "%d: %s\n", seq, refused.Message)
 		case err != nil:
 			return done, fmt.Errorf("%d of %d messages are %s; then, at %d: %w", done, len(seqs), soFar, seq, err)
 		default:
@@ -250,50 +315,9 @@ func each(cmd *cobra.Command, seqs []uint64, soFar string, do func(seq uint64) e
 	return done, nil
 }
 
-func forced(force bool) url.Values {
-	if force {
-		return url.Values{"force": {"1"}}
-	}
-	return nil
-}
-
-// redeliver redelivers messages. What is wrong with single messages is no failure where all were meant: they may have been
-// redelivered meanwhile.
-func (c *adminClient) redeliver(cmd *cobra.Command, seqs []uint64, force, all bool) error {
-	done, err := each(cmd, seqs, "pending again", func(seq uint64) error {
-		content, err := c.call(cmd.Context(), http.MethodPost, messagePath(seq)+"/redeliver", forced(force))
-		if err != nil {
-			return err
-		}
-		var answer redeliveredJSON
-		if err := json.Unmarshal(content, &answer); err != nil {
-			return fmt.Errorf("reading the admin API's answer: %w", err)
-		}
-		switch {
-		case all:
-		case answer.Seq != seq:
-			fmt.Fprintf(cmd.OutOrStdout(), "%d: pending, as %d\n", seq, answer.Seq)
-		default:
-			fmt.Fprintf(cmd.OutOrStdout(), "%d: pending\n", seq)
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	if all {
-		fmt.Fprintf(cmd.OutOrStdout(), "%d of %d dead messages are pending again.\n", done, len(seqs))
-		return nil
-	}
-	if done < len(seqs) {
-		return fmt.Errorf("%d of %d messages could not be redelivered", len(seqs)-done, len(seqs))
-	}
-	return nil
-}
-
 // dead lists the dead messages first, all of them: one that is redelivered may be dead again, under another seq, before
 // the last one's turn has come.
-func (c *adminClient) dead(ctx context.Context) (seqs []uint64, err error) {
+func (c *inboxClient) dead(ctx context.Context) (seqs []uint64, err error) {
 	err = c.pages(ctx, Dead, func(page []messageJSON) error {
 		for _, message := range page {
 			seqs = append(seqs, message.Seq)
@@ -304,15 +328,11 @@ func (c *adminClient) dead(ctx context.Context) (seqs []uint64, err error) {
 }
 
 // pages lists the messages of a state (empty: all), page after page.
-func (c *adminClient) pages(ctx context.Context, state State, take func(page []messageJSON) error) error {
+func (c *inboxClient) pages(ctx context.Context, state State, take func(page []messageJSON) error) error {
 	for after := uint64(0); ; {
-		content, err := c.call(ctx, http.MethodGet, "/messages", listQuery(string(state), "", after, largestPage))
-		if err != nil {
-			return err
-		}
 		var page []messageJSON
-		if err := json.Unmarshal(content, &page); err != nil {
-			return fmt.Errorf("reading the admin API's answer: %w", err)
+		if err := c.ask(ctx, http.MethodGet, "/messages", listQuery(string(state), "", after, largestPage), &page); err != nil {
+			return err
 		}
 		for _, message := range page {
 			if message.Seq <= after {
@@ -337,20 +357,9 @@ BYTES is what counts against max_store.`,
 	}
 	asJSON := cmd.Flags().Bool("json", false, "Print JSON, as the admin API answers")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		client, err := reach.client()
-		if err != nil {
-			return err
-		}
-		content, err := client.call(cmd.Context(), http.MethodGet, "", nil)
-		if err != nil {
-			return err
-		}
-		if *asJSON {
-			return writeJSON(cmd.OutOrStdout(), content)
-		}
 		var stats inboxJSON
-		if err := json.Unmarshal(content, &stats); err != nil {
-			return fmt.Errorf("reading the admin API's answer: %w", err)
+		if printed, err := reach.get(cmd, "", nil, *asJSON, &stats); err != nil || printed {
+			return err
 		}
 		oldest := "-"
 		if !stats.Oldest.IsZero() {
@@ -362,80 +371,6 @@ BYTES is what counts against max_store.`,
 		return table.Flush()
 	}
 	return cmd
-}
-
-func deleteCommand(reach reachFlags) *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "delete <seq…> [--force] | --all-dead [--before <time>]",
-		Short: "Deletes messages for good",
-		Long: `
-Deletes messages that were delivered or given up. One that is still to be delivered
-is deleted with --force only: the app never gets it. If the sender repeats what was
-deleted, it is delivered as if it were new.
-
---all-dead deletes all messages that were given up, and with --before those that were
-given up before a time. The log of Caddy says who has deleted which.`,
-		Example: "  caddy inbox delete 12 13\n  caddy inbox delete --all-dead --before 2026-01-31T00:00:00+08:00",
-	}
-	force := cmd.Flags().Bool("force", false, "Even messages that are still to be delivered")
-	allDead := cmd.Flags().Bool("all-dead", false, "All dead messages")
-	before := cmd.Flags().String("before", "", "With --all-dead: only those that were given up before this time (RFC 3339)")
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		switch {
-		case *allDead && len(args) > 0:
-			return errors.New("give either seqs or --all-dead")
-		case *allDead && *force:
-			return errors.New("--force is for messages that are still to be delivered; dead ones need none")
-		case !*allDead && cmd.Flags().Changed("before"):
-			return errors.New("--before goes with --all-dead")
-		case !*allDead && len(args) == 0:
-			return errors.New("give the seqs of messages (caddy inbox list shows them), or --all-dead")
-		}
-		seqs, err := parseSeqs(args)
-		if err != nil {
-			return err
-		}
-		client, err := reach.client()
-		if err != nil {
-			return err
-		}
-		if !*allDead {
-			return client.delete(cmd, seqs, *force)
-		}
-		query := url.Values{"state": {string(Dead)}}
-		if cmd.Flags().Changed("before") {
-			query.Set("before", *before)
-		}
-		content, err := client.call(cmd.Context(), http.MethodDelete, "/messages", query)
-		if err != nil {
-			return err
-		}
-		var answer deletedJSON
-		if err := json.Unmarshal(content, &answer); err != nil {
-			return fmt.Errorf("reading the admin API's answer: %w", err)
-		}
-		if answer.Deleted == 1 {
-			fmt.Fprintln(cmd.OutOrStdout(), "1 dead message is deleted.")
-		} else {
-			fmt.Fprintf(cmd.OutOrStdout(), "%d dead messages are deleted.\n", answer.Deleted)
-		}
-		return nil
-	}
-	return cmd
-}
-
-func (c *adminClient) delete(cmd *cobra.Command, seqs []uint64, force bool) error {
-	done, err := each(cmd, seqs, "deleted", func(seq uint64) error {
-		if _, err := c.call(cmd.Context(), http.MethodDelete, messagePath(seq), forced(force)); err != nil {
-			return err
-		}
-		fmt.Fprintf(cmd.OutOrStdout(), "%d: deleted\n", seq)
-		return nil
-	})
-	if err == nil && done < len(seqs) {
-		err = fmt.Errorf("%d of %d messages could not be deleted", len(seqs)-done, len(seqs))
-	}
-	return err
 }
 
 func parseSeqs(args []string) (seqs []uint64, err error) {
@@ -477,89 +412,41 @@ func escaped(document string) string {
 	return b.String()
 }
 
-// adminClient calls the admin API for one inbox. It is not caddycmd.AdminAPIRequest because that makes a connection for
-// each call and keeps it, waits for ever, and returns a refusal as text only.
-type adminClient struct {
-	address, origin, path string
-	http                  http.Client
+// inboxClient calls the admin API for one inbox.
+type inboxClient struct {
+	*adminapi.Client
+	path string
 }
 
-const (
-	commandPatience = time.Minute // for one call
-	answerLimit     = 64 << 20    // bytes
-)
-
-func (f reachFlags) client() (*adminClient, error) {
-	address, err := caddycmd.DetermineAdminAPIAddress(*f.address, nil, *f.config, *f.adapter)
-	if err != nil {
-		return nil, fmt.Errorf("finding the admin API's address: %w", err)
-	}
-	parsed, err := caddy.ParseNetworkAddress(address)
-	if err != nil || parsed.PortRangeSize() > 1 {
-		return nil, fmt.Errorf("%q is not the address of an admin API", address)
-	}
-	c := &adminClient{address: address, origin: "http://" + parsed.JoinHostPort(0), path: "/inbox/" + url.PathEscape(*f.inbox)}
-	network, target := parsed.Network, parsed.JoinHostPort(0)
-	if parsed.IsUnixNetwork() {
-		c.origin = "http://127.0.0.1"           // the Host that Caddy takes from a socket
-		target, _, _ = strings.Cut(target, "|") // the socket's permissions, which a config may have there
-	}
-	c.http = http.Client{Timeout: commandPatience, Transport: &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, network, target)
-		},
-	}}
-	return c, nil
+func (f reachFlags) client() (*inboxClient, error) {
+	client, err := adminapi.New(*f.address, *f.config, *f.adapter)
+	return &inboxClient{client, "/inbox/" + url.PathEscape(*f.inbox)}, err
 }
 
-// apiRefusal is what the admin API answered instead of what was asked for.
-type apiRefusal struct {
-	status  int
-	message string
+// ask reads the answer of a path under the inbox's.
+func (c *inboxClient) ask(ctx context.Context, method, path string, query url.Values, answer any) error {
+	content, err := c.Call(ctx, method, c.path+path, query)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(content, answer); err != nil {
+		return fmt.Errorf("reading the admin API's answer: %w", err)
+	}
+	return nil
 }
 
-func (e *apiRefusal) Error() string { return e.message }
-
-// call returns the answer of a path under the inbox's.
-func (c *adminClient) call(ctx context.Context, method, path string, query url.Values) ([]byte, error) {
-	if ctx == nil { // cobra's, when it was executed without one
-		ctx = context.Background()
-	}
-	target := c.origin + c.path + path
-	if len(query) > 0 {
-		target += "?" + query.Encode()
-	}
-	request, err := http.NewRequestWithContext(ctx, method, target, nil)
+// get reads the answer of a path under the inbox's, or prints it.
+func (f reachFlags) get(cmd *cobra.Command, path string, query url.Values, print bool, answer any) (printed bool, err error) {
+	client, err := f.client()
 	if err != nil {
-		return nil, err
+		return false, err
 	}
-	if !strings.HasPrefix(c.address, "unix") {
-		request.Header.Set("Origin", c.origin) // as Caddy's own commands, for enforce_origin
+	if !print {
+		return false, client.ask(cmd.Context(), http.MethodGet, path, query, answer)
 	}
-	response, err := c.http.Do(request)
+	content, err := client.Call(cmd.Context(), http.MethodGet, client.path+path, query)
 	if err != nil {
-		return nil, fmt.Errorf("the admin API at %s does not answer; is Caddy running, and is --address or --config right? %w", c.address, err)
+		return false, err
 	}
-	defer response.Body.Close()
-	content, err := io.ReadAll(io.LimitReader(response.Body, answerLimit+1))
-	if err != nil {
-		return nil, fmt.Errorf("reading the admin API's answer: %w", err)
-	}
-	if len(content) > answerLimit {
-		return nil, fmt.Errorf("the admin API's answer is larger than %d MiB; ask it with curl: %s", answerLimit>>20, target)
-	}
-	if response.StatusCode == http.StatusOK {
-		return content, nil
-	}
-	refusal := &apiRefusal{response.StatusCode, fmt.Sprintf("the admin API at %s answered %s", c.address, response.Status)}
-	var answer struct {
-		Error string `json:"error"`
-	}
-	switch {
-	case json.Unmarshal(content, &answer) == nil && answer.Error != "":
-		refusal.message = printable(answer.Error)
-	case response.StatusCode == http.StatusNotFound:
-		refusal.message += "; is it a Caddy with the inbox?"
-	}
-	return nil, refusal
+	return true, writeJSON(cmd.OutOrStdout(), content)
 }

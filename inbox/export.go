@@ -13,6 +13,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/spf13/cobra"
+
+	"github.com/caddy-chinaums/caddy-chinaums/internal/adminapi"
 )
 
 // FileReader is a Provider that keeps an inbox in a file, which can be read while no Caddy has it open.
@@ -92,23 +94,23 @@ func (e *export) write(lines func() error) error {
 }
 
 func (e *export) note(seq uint64, what string) {
-	fmt.Fprintf(e.cmd.ErrOrStderr(), "%d: %s\n", seq, printable(what))
+	fmt.Fprintf(e.cmd.ErrOrStderr(), "%d: %s\n", seq, adminapi.Printable(what))
 }
 
 // ask gets the messages from the admin API. One that is gone meanwhile is none; one that cannot be read is there as it is
 // listed.
-func (e *export) ask(client *adminClient) error {
+func (e *export) ask(client *inboxClient) error {
 	return client.pages(e.cmd.Context(), "", func(page []messageJSON) error {
 		for _, listed := range page {
 			e.at = listed.Seq
-			content, err := client.call(e.cmd.Context(), http.MethodGet, messagePath(listed.Seq), url.Values{"show": {"1"}})
-			var refused *apiRefusal
+			content, err := client.Call(e.cmd.Context(), http.MethodGet, client.path+messagePath(listed.Seq), url.Values{"show": {"1"}})
+			refused, ok := errors.AsType[*adminapi.Refusal](err)
 			switch {
 			case err == nil:
-			case errors.As(err, &refused) && refused.status == http.StatusNotFound:
+			case ok && refused.Status == http.StatusNotFound:
 				continue
-			case errors.As(err, &refused) && (refused.status == http.StatusInternalServerError || listed.ID == ""):
-				e.note(listed.Seq, "its request is left out: "+refused.message)
+			case ok && (refused.Status == http.StatusInternalServerError || listed.ID == ""):
+				e.note(listed.Seq, "its request is left out: "+refused.Message)
 				if content, err = json.Marshal(listed); err != nil {
 					return err
 				}
@@ -157,6 +159,6 @@ func (e *export) read(path string) error {
 		return lines.Encode(line)
 	}, func(what string) {
 		e.damaged++
-		fmt.Fprintln(e.cmd.ErrOrStderr(), printable(what))
+		fmt.Fprintln(e.cmd.ErrOrStderr(), adminapi.Printable(what))
 	})
 }
