@@ -2,7 +2,6 @@ package inbox
 
 import (
 	"encoding/json"
-	"strconv"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -151,7 +150,7 @@ func parseHandler(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 		case "id":
 			err = o.One(&handler.ID)
 		case "retry":
-			err = unmarshalDelays(&o, &handler.Retry)
+			err = o.Durations(&handler.Retry)
 		case "give_up":
 			err = o.Duration(&handler.GiveUp)
 		case "timeout":
@@ -159,7 +158,7 @@ func parseHandler(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 		case "max_size":
 			err = o.Size(&handler.MaxSize)
 		case "concurrency":
-			err = unmarshalNumber(&o, &handler.Concurrency)
+			err = o.Number(&handler.Concurrency)
 		case "ack":
 			err = o.Word(&handler.Ack, "word", "2xx")
 		case "order_by":
@@ -202,36 +201,4 @@ func parseDeliver(h httpcaddyfile.Helper, o *syntax.Options) (json.RawMessage, e
 		return nil, o.D.WrapErr(locale.Errorf("%s: deliver is empty; it needs what takes the messages to the app, such as reverse_proxy", o.Of))
 	}
 	return caddyconfig.JSONModuleObject(subroute, "handler", "subroute", nil), nil
-}
-
-// unmarshalDelays reads an option of one duration or more.
-func unmarshalDelays(o *syntax.Options, target *[]caddy.Duration) error {
-	name := o.D.Val()
-	var texts []string
-	if err := o.List(&texts); err != nil {
-		return err
-	}
-	for _, text := range texts {
-		delay, err := caddy.ParseDuration(text)
-		if err != nil || delay <= 0 {
-			return o.D.WrapErr(locale.Errorf("%s: %s: %q is not a positive duration such as 30s", o.Of, name, text))
-		}
-		*target = append(*target, caddy.Duration(delay))
-	}
-	return nil
-}
-
-// unmarshalNumber reads an option of one number from 1.
-func unmarshalNumber(o *syntax.Options, target *int) error {
-	name := o.D.Val()
-	var text string
-	if err := o.One(&text); err != nil {
-		return err
-	}
-	number, err := strconv.Atoi(text)
-	if err != nil || number < 1 {
-		return o.D.WrapErr(locale.Errorf("%s: %s: %q is not a number from 1", o.Of, name, text))
-	}
-	*target = number
-	return nil
 }

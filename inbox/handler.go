@@ -2,6 +2,7 @@ package inbox
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
@@ -179,35 +180,19 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 
 // check sets the defaults and says what is wrong with the options.
 func (h *Handler) check() error {
-	if h.Inbox == "" {
-		h.Inbox = defaultName
-	}
-	if h.ID == "" {
-		h.ID = defaultID
-	}
-	if h.MaxSize == 0 {
-		h.MaxSize = defaultMaxSize
-	}
+	h.Inbox, h.ID, h.Ack = cmp.Or(h.Inbox, defaultName), cmp.Or(h.ID, defaultID), cmp.Or(h.Ack, verdict.AckWord)
+	h.MaxSize, h.Concurrency = cmp.Or(h.MaxSize, defaultMaxSize), cmp.Or(h.Concurrency, defaultConcurrency)
+	h.GiveUp, h.Timeout = cmp.Or(h.GiveUp, caddy.Duration(defaultGiveUp)), cmp.Or(h.Timeout, caddy.Duration(defaultTimeout))
 	if h.Retry == nil {
 		h.Retry = defaultRetry
-	}
-	if h.GiveUp == 0 {
-		h.GiveUp = caddy.Duration(defaultGiveUp)
-	}
-	if h.Timeout == 0 {
-		h.Timeout = caddy.Duration(defaultTimeout)
-	}
-	if h.Concurrency == 0 {
-		h.Concurrency = defaultConcurrency
-	}
-	if h.Ack == "" {
-		h.Ack = verdict.AckWord
 	}
 	switch {
 	case h.MaxSize < 0:
 		return locale.Errorf("max_size: must be positive")
 	case len(h.Retry) == 0:
 		return locale.Errorf("retry: at least one delay is needed")
+	case slices.Min(h.Retry) <= 0 || slices.Max(h.Retry) > longestOption:
+		return locale.Errorf("retry: every delay must be positive, and at most ten years")
 	case h.GiveUp < 0 || h.GiveUp > longestOption:
 		return locale.Errorf("give_up: must be positive, and at most ten years")
 	case h.Timeout < 0 || h.Timeout > longestOption:
@@ -216,11 +201,6 @@ func (h *Handler) check() error {
 		return locale.Errorf("concurrency: must be from 1 to %d", maxConcurrency)
 	case h.Ack != verdict.AckWord && h.Ack != verdict.Ack2xx:
 		return locale.Errorf("ack: %q is neither word nor 2xx", h.Ack)
-	}
-	for _, delay := range h.Retry {
-		if delay <= 0 || delay > longestOption {
-			return locale.Errorf("retry: every delay must be positive, and at most ten years")
-		}
 	}
 	if h.id = newTemplate(h.ID); h.id.holes == 0 {
 		return locale.Errorf("id: %q has no placeholder: all requests would be one", h.ID)
@@ -261,12 +241,8 @@ func (h *Handler) provisionDelivery(ctx caddy.Context) error {
 		server = new(caddyhttp.Server)
 	}
 	h.box.delivery = newDelivery(h, identity, loaded.(caddyhttp.MiddlewareHandler), server)
-	longest := time.Duration(0)
-	for _, delay := range h.Retry {
-		longest = max(longest, time.Duration(delay))
-	}
-	h.box.settings.Lease = time.Duration(h.Timeout)
-	h.box.settings.MaxDelay = longest + longest/10
+	longest := time.Duration(slices.Max(h.Retry))
+	h.box.settings.Lease, h.box.settings.MaxDelay = time.Duration(h.Timeout), longest+longest/10
 	return nil
 }
 
@@ -527,18 +503,10 @@ func (t template) ambiguous(filled string) bool {
 	return false
 }
 
+var receipts = map[Receipt]string{Stored: "stored", Repeated: "repeated", Revived: "revived"}
+
 // String is the receipt's word.
-func (r Receipt) String() string {
-	switch r {
-	case Stored:
-		return "stored"
-	case Repeated:
-		return "repeated"
-	case Revived:
-		return "revived"
-	}
-	return fmt.Sprintf("receipt(%d)", int(r))
-}
+func (r Receipt) String() string { return receipts[r] }
 
 // Interface guards
 var (

@@ -1,7 +1,6 @@
 package storetest
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -61,9 +60,7 @@ func testDelete(t *testing.T, b *Backend) {
 		counts(t, store, 0, 0, 0)
 		nothing(t, store)
 	}
-	for _, id := range []string{"delivered", "dead", "retrying", "due", "released", "fresh"} {
-		put(t, store, message(id), inbox.Stored)
-	}
+	puts(t, store, "delivered", "dead", "retrying", "due", "released", "fresh")
 	if full := counts(t, store, 6, 0, 0).Bytes; full <= empty {
 		t.Errorf("%d bytes with six messages, %d without", full, empty)
 	}
@@ -100,9 +97,7 @@ func testDeleteLeased(t *testing.T, b *Backend) {
 func testDeleteOrder(t *testing.T, b *Backend) {
 	ordered(t, b)
 	store := open(t, b)
-	for _, id := range []string{"x1", "x2", "x3", "x4"} {
-		put(t, store, keyed(id, "x"), inbox.Stored)
-	}
+	putKeyed(t, store, "x", "x1", "x2", "x3", "x4")
 	settle(t, store, leaseID(t, store, "x1"), retryIn(30*time.Minute))
 	nothing(t, store)
 	remove(t, store, seqOf(t, store, "x3"), true, nil) // not its turn yet: the first still holds up the others
@@ -235,59 +230,5 @@ func testSubject(t *testing.T, b *Backend) {
 	put(t, store, about("e1", "3194-0003"), inbox.Revived)
 	if m := get(t, store, seqOf(t, store, "e1")); m.Subject != "3194-0003" {
 		t.Errorf("revived with the subject %q", m.Subject)
-	}
-}
-
-// testClosed: whatever is asked of a closed store, it says that it is closed.
-func testClosed(t *testing.T, b *Backend) {
-	store := open(t, b)
-	for _, id := range []string{"dead", "a", "b"} {
-		put(t, store, message(id), inbox.Stored)
-	}
-	settle(t, store, leaseID(t, store, "dead"), dead)
-	first, second := lease(t, store), lease(t, store)
-	seq := seqOf(t, store, "dead")
-	closeStore(t, store)
-	ctx := context.Background()
-	for name, call := range map[string]func() error{
-		"Configure": func() error { return store.Configure(Defaults()) },
-		"Put": func() error {
-			_, err := store.Put(ctx, message("c"))
-			return err
-		},
-		"Lease": func() error {
-			_, err := store.Lease(ctx)
-			return err
-		},
-		"Settle":           func() error { return store.Settle(ctx, first, delivered) },
-		"Settle, released": func() error { return store.Settle(ctx, second, released) },
-		"List": func() error {
-			_, err := store.List(ctx, inbox.Query{Limit: 1})
-			return err
-		},
-		"Get": func() error {
-			_, err := store.Get(ctx, seq)
-			return err
-		},
-		"Redeliver": func() error {
-			_, err := store.Redeliver(ctx, seq, true)
-			return err
-		},
-		"Delete": func() error { return store.Delete(ctx, seq, true) },
-		"DeleteDead": func() error {
-			_, err := store.DeleteDead(ctx, time.Time{})
-			return err
-		},
-		"Stats": func() error {
-			_, err := store.Stats(ctx)
-			return err
-		},
-	} {
-		if err := call(); !errors.Is(err, inbox.ErrClosed) {
-			t.Errorf("%s: %v, want %v", name, err, inbox.ErrClosed)
-		}
-	}
-	if err := store.Close(); err != nil {
-		t.Errorf("closed again: %v", err)
 	}
 }

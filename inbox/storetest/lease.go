@@ -15,22 +15,14 @@ import (
 func testLeaseWaits(t *testing.T, b *Backend) {
 	store := open(t, b)
 	const waiting = 4
-	leased := make(chan *inbox.Message, waiting)
+	var leased []<-chan *inbox.Message
 	for range waiting {
-		go func() {
-			m, err := store.Lease(bounded(t))
-			if err != nil {
-				t.Errorf("lease: %v", err)
-			}
-			leased <- m
-		}()
+		leased = append(leased, leaseLater(t, store))
 	}
-	for i := range waiting {
-		put(t, store, message(fmt.Sprint(i)), inbox.Stored)
-	}
+	puts(t, store, numbered(waiting)...)
 	seen := map[string]bool{}
-	for range waiting {
-		m := <-leased
+	for _, one := range leased {
+		m := <-one
 		if m == nil {
 			t.FailNow()
 		}
@@ -101,31 +93,15 @@ func testLeaseCancelled(t *testing.T, b *Backend) {
 func testExclusive(t *testing.T, b *Backend) {
 	store := open(t, b)
 	const messages, holders = 200, 16
-	for i := range messages {
-		put(t, store, message(fmt.Sprint(i)), inbox.Stored)
-	}
-	ctx, done := context.WithCancel(bounded(t))
-	defer done()
+	puts(t, store, numbered(messages)...)
 	var lock sync.Mutex
 	seen := map[string]int{}
-	var all sync.WaitGroup
-	for range holders {
-		all.Go(func() {
-			for {
-				m, err := store.Lease(ctx)
-				if err != nil {
-					return
-				}
-				lock.Lock()
-				seen[m.ID]++
-				if len(seen) == messages {
-					done()
-				}
-				lock.Unlock()
-			}
-		})
-	}
-	all.Wait()
+	leaseAtOnce(t, store, holders, func(m *inbox.Message) bool {
+		lock.Lock()
+		defer lock.Unlock()
+		seen[m.ID]++
+		return len(seen) < messages
+	}).Wait()
 	if len(seen) != messages {
 		t.Fatalf("%d messages leased, want %d", len(seen), messages)
 	}
@@ -141,9 +117,7 @@ func testExclusive(t *testing.T, b *Backend) {
 func testFirstInFirstOut(t *testing.T, b *Backend) {
 	store := open(t, b)
 	const messages, roughly = 300, 100
-	for i := range messages {
-		put(t, store, message(fmt.Sprint(i)), inbox.Stored)
-	}
+	puts(t, store, numbered(messages)...)
 	for i := range messages {
 		m := lease(t, store)
 		var number int
@@ -178,8 +152,7 @@ func testReleased(t *testing.T, b *Backend) {
 
 func testRetry(t *testing.T, b *Backend) {
 	store := open(t, b)
-	put(t, store, message("a"), inbox.Stored)
-	put(t, store, message("b"), inbox.Stored)
+	puts(t, store, "a", "b")
 	m := leaseID(t, store, "a")
 	settle(t, store, m, retryIn(20*time.Minute))
 	settle(t, store, leaseID(t, store, "b"), delivered) // which it does not hold up
@@ -212,18 +185,10 @@ func testRetryWakes(t *testing.T, b *Backend) {
 
 func testShorterRetry(t *testing.T, b *Backend) {
 	store := open(t, b)
-	put(t, store, message("long"), inbox.Stored)
-	put(t, store, message("short"), inbox.Stored)
+	puts(t, store, "long", "short")
 	settle(t, store, leaseID(t, store, "long"), retryIn(30*time.Minute))
 	short := leaseID(t, store, "short")
-	leased := make(chan *inbox.Message, 1)
-	go func() { // it waits for the long one, and must take the short one into account
-		m, err := store.Lease(bounded(t))
-		if err != nil {
-			t.Errorf("lease: %v", err)
-		}
-		leased <- m
-	}()
+	leased := leaseLater(t, store) // it waits for the long one, and must take the short one into account
 	settle(t, store, short, retryIn(50*time.Millisecond))
 	if m := <-leased; m == nil || m.ID != "short" {
 		t.Fatalf("leased %+v, want the short one", m)
@@ -312,14 +277,7 @@ func testRedeliverRetrying(t *testing.T, b *Backend) {
 	put(t, store, message("a"), inbox.Stored)
 	m := lease(t, store)
 	settle(t, store, m, retryIn(30*time.Minute))
-	leased := make(chan *inbox.Message, 1)
-	go func() {
-		m, err := store.Lease(bounded(t))
-		if err != nil {
-			t.Errorf("lease: %v", err)
-		}
-		leased <- m
-	}()
+	leased := leaseLater(t, store)
 	redeliver(t, store, m.Seq, false, nil)
 	m = <-leased
 	if m == nil || m.ID != "a" {
@@ -341,9 +299,7 @@ func testList(t *testing.T, b *Backend) {
 	if got := list(t, store, inbox.Query{Limit: 10}); len(got) != 0 {
 		t.Fatalf("an empty store lists %q", ids(got))
 	}
-	for i := range 9 {
-		put(t, store, message(fmt.Sprint(i)), inbox.Stored)
-	}
+	puts(t, store, numbered(9)...)
 	for i := range 6 {
 		outcome := []inbox.Outcome{delivered, dead, retryIn(30 * time.Minute)}[i%3]
 		settle(t, store, leaseID(t, store, fmt.Sprint(i)), outcome)
@@ -467,9 +423,7 @@ func testPoison(t *testing.T, b *Backend) {
 	store := open(t, b)
 	put(t, store, message("poison"), inbox.Stored)
 	const good = 50
-	for i := range good {
-		put(t, store, message(fmt.Sprint(i)), inbox.Stored)
-	}
+	puts(t, store, numbered(good)...)
 	failures := 0
 	for done := 0; done < good; {
 		m := lease(t, store)
@@ -518,9 +472,7 @@ func testNewDoNotStarve(t *testing.T, b *Backend) {
 	const flood = 100
 	put(t, store, message("old"), inbox.Stored)
 	settle(t, store, lease(t, store), retryIn(0))
-	for i := range flood {
-		put(t, store, message(fmt.Sprint(i)), inbox.Stored)
-	}
+	puts(t, store, numbered(flood)...)
 	for i := 0; ; i++ {
 		m := lease(t, store)
 		settle(t, store, m, delivered)
@@ -535,9 +487,7 @@ func testNewDoNotStarve(t *testing.T, b *Backend) {
 }
 
 func testClockForward(t *testing.T, b *Backend) {
-	if b.Jump == nil {
-		t.Skip("the clock is not the store's own")
-	}
+	clocked(t, b)
 	store := open(t, b)
 	put(t, store, message("a"), inbox.Stored)
 	settle(t, store, lease(t, store), retryIn(30*time.Minute))
@@ -553,13 +503,9 @@ func testClockForward(t *testing.T, b *Backend) {
 }
 
 func testClockBack(t *testing.T, b *Backend) {
-	if b.Jump == nil {
-		t.Skip("the clock is not the store's own")
-	}
+	clocked(t, b)
 	store := open(t, b)
-	put(t, store, message("a"), inbox.Stored)
-	put(t, store, message("b"), inbox.Stored)
-	put(t, store, message("done"), inbox.Stored)
+	puts(t, store, "a", "b", "done")
 	for range 2 {
 		settle(t, store, lease(t, store), retryIn(30*time.Minute))
 	}

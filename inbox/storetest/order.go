@@ -1,7 +1,6 @@
 package storetest
 
 import (
-	"context"
 	"fmt"
 	"slices"
 	"sync"
@@ -15,6 +14,13 @@ func ordered(t *testing.T, b *Backend) {
 	t.Helper()
 	if !b.Ordered {
 		t.Skip("the store does not keep the order of a key")
+	}
+}
+
+func putKeyed(t *testing.T, store inbox.Store, key string, ids ...string) {
+	t.Helper()
+	for _, id := range ids {
+		put(t, store, keyed(id, key), inbox.Stored)
 	}
 }
 
@@ -50,8 +56,7 @@ func testOrder(t *testing.T, b *Backend) {
 func testOrderRetry(t *testing.T, b *Backend) {
 	ordered(t, b)
 	store := open(t, b)
-	put(t, store, keyed("x1", "x"), inbox.Stored)
-	put(t, store, keyed("x2", "x"), inbox.Stored)
+	putKeyed(t, store, "x", "x1", "x2")
 	x1 := leaseID(t, store, "x1")
 	settle(t, store, x1, retryIn(20*time.Minute))
 	nothing(t, store) // x2 waits for x1, which waits for its retry
@@ -74,9 +79,7 @@ func testOrderRetry(t *testing.T, b *Backend) {
 func testOrderRedelivered(t *testing.T, b *Backend) {
 	ordered(t, b)
 	store := open(t, b)
-	for _, id := range []string{"x1", "x2", "x3"} {
-		put(t, store, keyed(id, "x"), inbox.Stored)
-	}
+	putKeyed(t, store, "x", "x1", "x2", "x3")
 	x1 := leaseID(t, store, "x1")
 	settle(t, store, x1, dead)
 	x2 := leaseID(t, store, "x2")
@@ -97,8 +100,7 @@ func testOrderRedelivered(t *testing.T, b *Backend) {
 	nothing(t, store)
 
 	// A dead one revived by its sender waits for the one before it.
-	put(t, store, keyed("z1", "z"), inbox.Stored)
-	put(t, store, keyed("z2", "z"), inbox.Stored)
+	putKeyed(t, store, "z", "z1", "z2")
 	settle(t, store, leaseID(t, store, "z1"), dead)
 	z2 := leaseID(t, store, "z2")
 	put(t, store, keyed("z1", "z"), inbox.Revived)
@@ -112,50 +114,38 @@ func testOrderAtOnce(t *testing.T, b *Backend) {
 	ordered(t, b)
 	store := open(t, b)
 	const keys, each, holders = 8, 25, 12
-	ctx, done := context.WithCancel(bounded(t))
-	defer done()
 	var lock sync.Mutex
 	flying, settled, order := map[string]string{}, 0, map[string][]string{}
-	var all sync.WaitGroup
-	for range holders {
-		all.Go(func() {
-			for {
-				m, err := store.Lease(ctx)
-				if err != nil {
-					return
-				}
-				lock.Lock()
-				if other, ok := flying[m.Key]; ok {
-					t.Errorf("%s was leased while %s was in flight", m.ID, other)
-				}
-				flying[m.Key] = m.ID
-				lock.Unlock()
-				outcome := delivered
-				if m.Attempts == 0 && m.Seq%3 == 0 {
-					outcome = retryIn(time.Millisecond)
-				}
-				lock.Lock()
-				delete(flying, m.Key)
-				if outcome.Result == inbox.Delivered {
-					order[m.Key] = append(order[m.Key], m.ID)
-				}
-				lock.Unlock()
-				settle(t, store, m, outcome)
-				if outcome.Result == inbox.Delivered {
-					lock.Lock()
-					if settled++; settled == keys*each {
-						done()
-					}
-					lock.Unlock()
-				}
-			}
-		})
-	}
+	all := leaseAtOnce(t, store, holders, func(m *inbox.Message) bool {
+		outcome := delivered
+		if m.Attempts == 0 && m.Seq%3 == 0 {
+			outcome = retryIn(time.Millisecond)
+		}
+		lock.Lock()
+		if other, ok := flying[m.Key]; ok {
+			t.Errorf("%s was leased while %s was in flight", m.ID, other)
+		}
+		flying[m.Key] = m.ID
+		lock.Unlock()
+		lock.Lock() // others may come in between
+		delete(flying, m.Key)
+		if outcome.Result == inbox.Delivered {
+			order[m.Key] = append(order[m.Key], m.ID)
+		}
+		lock.Unlock()
+		settle(t, store, m, outcome)
+		lock.Lock()
+		defer lock.Unlock()
+		if outcome.Result == inbox.Delivered {
+			settled++
+		}
+		return settled < keys*each
+	})
 	var putters sync.WaitGroup
 	for k := range keys {
 		putters.Go(func() {
 			for i := range each {
-				if _, err := store.Put(ctx, keyed(fmt.Sprintf("%d-%03d", k, i), fmt.Sprint("key ", k))); err != nil {
+				if _, err := store.Put(bounded(t), keyed(fmt.Sprintf("%d-%03d", k, i), fmt.Sprint("key ", k))); err != nil {
 					t.Errorf("put: %v", err)
 				}
 			}

@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -118,24 +116,8 @@ func testRepeatedAtOnce(t *testing.T, b *Backend) {
 	const senders, rounds = 16, 10
 	for round := range rounds {
 		id := fmt.Sprint("id ", round)
-		var stored, repeated atomic.Int64
-		var all sync.WaitGroup
-		for range senders {
-			all.Go(func() {
-				receipt, err := store.Put(bounded(t), message(id))
-				switch {
-				case err != nil:
-					t.Errorf("put: %v", err)
-				case receipt == inbox.Stored:
-					stored.Add(1)
-				case receipt == inbox.Repeated:
-					repeated.Add(1)
-				}
-			})
-		}
-		all.Wait()
-		if stored.Load() != 1 || repeated.Load() != senders-1 {
-			t.Fatalf("stored %d times, repeated %d times", stored.Load(), repeated.Load())
+		if got := putAtOnce(t, store, id, senders); got[inbox.Stored] != 1 || got[inbox.Repeated] != senders-1 {
+			t.Fatalf("stored %d times, repeated %d times", got[inbox.Stored], got[inbox.Repeated])
 		}
 		settle(t, store, leaseID(t, store, id), delivered)
 	}
@@ -176,24 +158,10 @@ func testRevivedAtOnce(t *testing.T, b *Backend) {
 	store := open(t, b)
 	put(t, store, message("a"), inbox.Stored)
 	settle(t, store, lease(t, store), dead)
-	var revived atomic.Int64
-	var all sync.WaitGroup
-	for range 16 {
-		all.Go(func() {
-			receipt, err := store.Put(bounded(t), message("a"))
-			if err != nil {
-				t.Errorf("put: %v", err)
-			}
-			if receipt == inbox.Revived {
-				revived.Add(1)
-			}
-		})
+	if got := putAtOnce(t, store, "a", 16); got[inbox.Revived] != 1 {
+		t.Errorf("revived %d times", got[inbox.Revived])
 	}
-	all.Wait()
-	if revived.Load() != 1 {
-		t.Errorf("revived %d times", revived.Load())
-	}
-	settle(t, store, lease(t, store), delivered)
+	deliver(t, store, 1)
 	nothing(t, store)
 }
 
@@ -256,13 +224,18 @@ func testTooLarge(t *testing.T, b *Backend) {
 	counts(t, store, 0, 1, 0)
 }
 
-// full puts messages of 4 KiB until the store is full, and returns how many it took.
+// large is a message of 4 KiB.
+func large(id string) *inbox.Message {
+	m := message(id)
+	m.Request = bytes.Repeat([]byte("x"), 4096)
+	return m
+}
+
+// fill puts messages of 4 KiB until the store is full, and returns how many it took.
 func fill(t *testing.T, store inbox.Store, prefix string) int {
 	t.Helper()
 	for i := range 1000 {
-		m := message(fmt.Sprint(prefix, i))
-		m.Request = bytes.Repeat([]byte("x"), 4096)
-		_, err := store.Put(bounded(t), m)
+		_, err := store.Put(bounded(t), large(fmt.Sprint(prefix, i)))
 		if errors.Is(err, inbox.ErrFull) {
 			return i
 		}
@@ -284,14 +257,10 @@ func testFull(t *testing.T, b *Backend) {
 		t.Errorf("%d bytes", stats.Bytes)
 	}
 	put(t, store, message("a0"), inbox.Repeated) // which needs no room
-	for range took {
-		settle(t, store, lease(t, store), delivered)
-	}
+	deliver(t, store, took)
 	// The requests of what was delivered give way, the oldest first, and their ids stay known.
 	for i := range took / 2 {
-		m := message(fmt.Sprint("b", i))
-		m.Request = bytes.Repeat([]byte("x"), 4096)
-		put(t, store, m, inbox.Stored)
+		put(t, store, large(fmt.Sprint("b", i)), inbox.Stored)
 	}
 	for i := range took {
 		put(t, store, message(fmt.Sprint("a", i)), inbox.Repeated)
@@ -352,17 +321,13 @@ func testConfigure(t *testing.T, b *Backend) {
 		t.Fatalf("configure: %v", err)
 	}
 	for i := range 100 {
-		m := message(fmt.Sprint("c", i))
-		m.Request = bytes.Repeat([]byte("x"), 4096)
-		put(t, store, m, inbox.Stored)
+		put(t, store, large(fmt.Sprint("c", i)), inbox.Stored)
 	}
 	counts(t, store, int64(took+more+100), 0, 0)
 }
 
 func testRemember(t *testing.T, b *Backend) {
-	if b.Jump == nil {
-		t.Skip("the clock is not the store's own")
-	}
+	clocked(t, b)
 	store := open(t, b, func(s *inbox.Settings) { s.Remember = time.Hour })
 	put(t, store, message("delivered"), inbox.Stored)
 	settle(t, store, lease(t, store), delivered)
@@ -375,9 +340,7 @@ func testRemember(t *testing.T, b *Backend) {
 	put(t, store, message("pending"), inbox.Repeated)
 	put(t, store, message("delivered"), inbox.Stored)
 	put(t, store, message("dead"), inbox.Revived)
-	for range 3 {
-		settle(t, store, lease(t, store), delivered)
-	}
+	deliver(t, store, 3)
 	nothing(t, store)
 	counts(t, store, 0, 3, 0)
 

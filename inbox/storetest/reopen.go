@@ -13,8 +13,13 @@ import (
 	"github.com/caddy-chinaums/caddy-chinaums/inbox"
 )
 
+// testClose: those who wait are told, and whatever is asked of a closed store, it says that it is closed.
 func testClose(t *testing.T, b *Backend) {
 	store := open(t, b)
+	puts(t, store, "dead", "a", "b")
+	settle(t, store, leaseID(t, store, "dead"), dead)
+	first, second := lease(t, store), lease(t, store)
+	seq := seqOf(t, store, "dead")
 	ended := make(chan error, 4)
 	for range cap(ended) {
 		go func() {
@@ -23,17 +28,52 @@ func testClose(t *testing.T, b *Backend) {
 		}()
 	}
 	nothing(t, store) // the others wait by now, or will find it closed
-	if err := store.Close(); err != nil {
-		t.Fatalf("close: %v", err)
-	}
+	closeStore(t, store)
 	for range cap(ended) {
 		if err := <-ended; !errors.Is(err, inbox.ErrClosed) {
 			t.Errorf("a waiting lease got %v, want %v", err, inbox.ErrClosed)
 		}
 	}
-	if err := store.Close(); err != nil {
-		t.Errorf("closed again: %v", err)
+	ctx := context.Background()
+	for name, call := range map[string]func() error{
+		"Configure": func() error { return store.Configure(Defaults()) },
+		"Put": func() error {
+			_, err := store.Put(ctx, message("c"))
+			return err
+		},
+		"Lease": func() error {
+			_, err := store.Lease(ctx)
+			return err
+		},
+		"Settle":           func() error { return store.Settle(ctx, first, delivered) },
+		"Settle, released": func() error { return store.Settle(ctx, second, released) },
+		"List": func() error {
+			_, err := store.List(ctx, inbox.Query{Limit: 1})
+			return err
+		},
+		"Get": func() error {
+			_, err := store.Get(ctx, seq)
+			return err
+		},
+		"Redeliver": func() error {
+			_, err := store.Redeliver(ctx, seq, true)
+			return err
+		},
+		"Delete": func() error { return store.Delete(ctx, seq, true) },
+		"DeleteDead": func() error {
+			_, err := store.DeleteDead(ctx, time.Time{})
+			return err
+		},
+		"Stats": func() error {
+			_, err := store.Stats(ctx)
+			return err
+		},
+	} {
+		if err := call(); !errors.Is(err, inbox.ErrClosed) {
+			t.Errorf("%s: %v, want %v", name, err, inbox.ErrClosed)
+		}
 	}
+	closeStore(t, store) // again
 }
 
 func durable(t *testing.T, b *Backend) {
@@ -53,9 +93,7 @@ func closeStore(t *testing.T, store inbox.Store) {
 // states fills a store with a message of every state.
 func states(t *testing.T, store inbox.Store) {
 	t.Helper()
-	for _, id := range []string{"delivered", "dead", "retrying", "due", "released", "fresh"} {
-		put(t, store, message(id), inbox.Stored)
-	}
+	puts(t, store, "delivered", "dead", "retrying", "due", "released", "fresh")
 	settle(t, store, leaseID(t, store, "delivered"), delivered)
 	settle(t, store, leaseID(t, store, "dead"), dead)
 	settle(t, store, leaseID(t, store, "retrying"), retryIn(30*time.Minute))
@@ -121,9 +159,7 @@ func testReopenOrder(t *testing.T, b *Backend) {
 	durable(t, b)
 	ordered(t, b)
 	store := open(t, b)
-	for _, id := range []string{"x1", "x2", "x3"} {
-		put(t, store, keyed(id, "x"), inbox.Stored)
-	}
+	putKeyed(t, store, "x", "x1", "x2", "x3")
 	settle(t, store, leaseID(t, store, "x1"), retryIn(30*time.Minute))
 	closeStore(t, store)
 	store = open(t, b)
@@ -273,40 +309,27 @@ func testCrashUnderLoad(t *testing.T, b *Backend) {
 func testManyAtOnce(t *testing.T, b *Backend) {
 	store := open(t, b)
 	const senders, each, holders = 32, 40, 8
-	ctx, done := context.WithCancel(bounded(t))
-	defer done()
 	var lock sync.Mutex
 	settled := map[string]inbox.State{}
-	var all sync.WaitGroup
-	for range holders {
-		all.Go(func() {
-			for {
-				m, err := store.Lease(ctx)
-				if err != nil {
-					return
-				}
-				outcome := []inbox.Outcome{delivered, delivered, dead, retryIn(time.Millisecond), released}[rand.IntN(5)]
-				settle(t, store, m, outcome)
-				if outcome.Result == inbox.Delivered || outcome.Result == inbox.Dead {
-					lock.Lock()
-					if before, ok := settled[m.ID]; ok {
-						t.Errorf("%s was settled twice: %s, then %s", m.ID, before, outcome.Result)
-					}
-					settled[m.ID] = outcome.Result
-					if len(settled) == senders*each {
-						done()
-					}
-					lock.Unlock()
-				}
+	all := leaseAtOnce(t, store, holders, func(m *inbox.Message) bool {
+		outcome := []inbox.Outcome{delivered, delivered, dead, retryIn(time.Millisecond), released}[rand.IntN(5)]
+		settle(t, store, m, outcome)
+		lock.Lock()
+		defer lock.Unlock()
+		if outcome.Result == inbox.Delivered || outcome.Result == inbox.Dead {
+			if before, ok := settled[m.ID]; ok {
+				t.Errorf("%s was settled twice: %s, then %s", m.ID, before, outcome.Result)
 			}
-		})
-	}
+			settled[m.ID] = outcome.Result
+		}
+		return len(settled) < senders*each
+	})
 	var putters sync.WaitGroup
 	for sender := range senders {
 		putters.Go(func() {
 			for i := range each {
 				id := fmt.Sprintf("%d/%d", sender, i)
-				receipt, err := store.Put(ctx, message(id))
+				receipt, err := store.Put(bounded(t), message(id))
 				if err != nil || receipt != inbox.Stored {
 					t.Errorf("put %s: receipt %d, error %v", id, receipt, err)
 				}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
@@ -95,7 +96,6 @@ func Run(t *testing.T, backend func(t *testing.T) *Backend) {
 		{"clock set forward", testClockForward},
 		{"clock set back", testClockBack},
 		{"close", testClose},
-		{"closed", testClosed},
 		{"reopen", testReopen},
 		{"reopen keeps order", testReopenOrder},
 		{"crash", testCrash},
@@ -126,6 +126,14 @@ func open(t *testing.T, b *Backend, change ...func(*inbox.Settings)) inbox.Store
 	return store
 }
 
+// clocked skips a test that sets the store's clock, where that cannot be done.
+func clocked(t *testing.T, b *Backend) {
+	t.Helper()
+	if b.Jump == nil {
+		t.Skip("the clock is not the store's own")
+	}
+}
+
 // received is when the tests' messages were received: whole milliseconds, which every store must keep.
 var received = time.Date(2026, 3, 1, 12, 30, 15, 123_000_000, time.UTC)
 
@@ -150,6 +158,41 @@ func put(t *testing.T, store inbox.Store, m *inbox.Message, want inbox.Receipt) 
 	}
 }
 
+// puts puts new messages.
+func puts(t *testing.T, store inbox.Store, ids ...string) {
+	t.Helper()
+	for _, id := range ids {
+		put(t, store, message(id), inbox.Stored)
+	}
+}
+
+func numbered(n int) (ids []string) {
+	for i := range n {
+		ids = append(ids, fmt.Sprint(i))
+	}
+	return ids
+}
+
+// putAtOnce puts one message from many callers, and counts the receipts.
+func putAtOnce(t *testing.T, store inbox.Store, id string, callers int) map[inbox.Receipt]int {
+	t.Helper()
+	receipts := make(chan inbox.Receipt, callers)
+	for range callers {
+		go func() {
+			receipt, err := store.Put(bounded(t), message(id))
+			if err != nil {
+				t.Errorf("put: %v", err)
+			}
+			receipts <- receipt
+		}()
+	}
+	counted := map[inbox.Receipt]int{}
+	for range callers {
+		counted[<-receipts]++
+	}
+	return counted
+}
+
 func lease(t *testing.T, store inbox.Store) *inbox.Message {
 	t.Helper()
 	m, err := store.Lease(bounded(t))
@@ -169,6 +212,50 @@ func leaseID(t *testing.T, store inbox.Store, id string) *inbox.Message {
 		t.Fatalf("leased %q, want %q", m.ID, id)
 	}
 	return m
+}
+
+// leaseLater leases in another goroutine; nil says that it has failed.
+func leaseLater(t *testing.T, store inbox.Store) <-chan *inbox.Message {
+	t.Helper()
+	leased := make(chan *inbox.Message, 1)
+	go func() {
+		m, err := store.Lease(bounded(t))
+		if err != nil {
+			t.Errorf("lease: %v", err)
+		}
+		leased <- m
+	}()
+	return leased
+}
+
+// deliver delivers so many messages.
+func deliver(t *testing.T, store inbox.Store, n int) {
+	t.Helper()
+	for range n {
+		settle(t, store, lease(t, store), delivered)
+	}
+}
+
+// leaseAtOnce leases in many goroutines, one message after the other, while take returns true for each.
+func leaseAtOnce(t *testing.T, store inbox.Store, holders int, take func(m *inbox.Message) (more bool)) *sync.WaitGroup {
+	t.Helper()
+	ctx, done := context.WithCancel(bounded(t))
+	t.Cleanup(done)
+	all := new(sync.WaitGroup)
+	for range holders {
+		all.Go(func() {
+			for {
+				m, err := store.Lease(ctx)
+				if err != nil {
+					return
+				}
+				if !take(m) {
+					done()
+				}
+			}
+		})
+	}
+	return all
 }
 
 // nothing checks that nothing is to be leased now.

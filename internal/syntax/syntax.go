@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -134,6 +135,38 @@ func (o *Options) Duration(target *caddy.Duration) error {
 		return o.D.WrapErr(locale.Errorf("%s: %s: %q is not a positive duration such as 10s", o.Of, name, text))
 	}
 	*target = caddy.Duration(duration)
+	return nil
+}
+
+// Durations reads an option of one duration or more.
+func (o *Options) Durations(target *[]caddy.Duration) error {
+	name := o.D.Val()
+	var texts []string
+	if err := o.List(&texts); err != nil {
+		return err
+	}
+	for _, text := range texts {
+		duration, err := caddy.ParseDuration(text)
+		if err != nil || duration <= 0 {
+			return o.D.WrapErr(locale.Errorf("%s: %s: %q is not a positive duration such as 30s", o.Of, name, text))
+		}
+		*target = append(*target, caddy.Duration(duration))
+	}
+	return nil
+}
+
+// Number reads an option of one number from 1.
+func (o *Options) Number(target *int) error {
+	name := o.D.Val()
+	var text string
+	if err := o.One(&text); err != nil {
+		return err
+	}
+	number, err := strconv.Atoi(text)
+	if err != nil || number < 1 {
+		return o.D.WrapErr(locale.Errorf("%s: %s: %q is not a number from 1", o.Of, name, text))
+	}
+	*target = number
 	return nil
 }
 
