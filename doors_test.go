@@ -212,12 +212,12 @@ var doors = []door{
 		},
 	},
 	{
-		name:  "webhook imports internal/body and internal/locale only",
+		name:  "webhook imports internal/body, internal/secret and internal/locale only",
 		files: func(s source) bool { return within(s.room(), "webhook") },
 		tests: true,
 		closed: func(s source, i imported) bool {
 			room, ok := i.ours()
-			return ok && room != "internal/body" && room != "internal/locale" && !(s.test && room == "webhook") // its external tests
+			return ok && room != "internal/body" && room != "internal/secret" && room != "internal/locale" && !(s.test && room == "webhook") // its external tests
 		},
 	},
 	{
@@ -331,6 +331,7 @@ func TestDoorsClose(t *testing.T) {
 		{file: "webhook/webhook.go", path: modulePath, want: "webhook"},
 		{file: "webhook/webhook.go", path: ours + "internal/inbound", want: "webhook"},
 		{file: "webhook/webhook.go", path: ours + "internal/body"},
+		{file: "webhook/webhook.go", path: ours + "internal/secret"},
 		{file: "webhook/webhook.go", path: ours + "internal/verdict", want: "webhook"},
 		{file: "webhook/webhook_test.go", path: ours + "internal/sandbox", want: "webhook"},
 		{file: "webhook/webhook.go", path: "github.com/caddyserver/caddy/v2"},

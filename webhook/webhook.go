@@ -6,6 +6,7 @@
 package webhook
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/http"
@@ -21,6 +22,7 @@ import (
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/body"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/secret"
 )
 
 func init() {
@@ -106,28 +108,22 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if h.MaxSize < 0 {
 		return locale.Errorf("max_size: must be a positive number of bytes, not %d", h.MaxSize)
 	}
-	h.maxSize = h.MaxSize
-	if h.maxSize == 0 {
-		h.maxSize = defaultMaxSize
-	}
-	if h.patience == 0 {
-		h.patience = bodyPatience
-	}
+	h.maxSize, h.patience = cmp.Or(h.MaxSize, defaultMaxSize), cmp.Or(h.patience, bodyPatience)
 	if h.now == nil {
 		h.now = time.Now
 	}
 
 	keys := make([][]byte, 0, len(h.Secrets))
-	for i, secret := range h.Secrets {
-		resolved, err := resolve(secret)
+	for i, raw := range h.Secrets {
+		value, literal, err := resolve(raw)
 		if err != nil {
 			return locale.Errorf("secrets[%d]: %w", i, err)
 		}
-		key, err := decodeSecret(resolved)
+		key, err := decodeSecret(value)
 		if err != nil {
 			return locale.Errorf("secrets[%d]: %w", i, err)
 		}
-		if !hasPlaceholder(secret) {
+		if literal {
 			ctx.Logger().Warn("a secret is written in the configuration; use {env.NAME} or {file./path} to keep it out of the config API",
 				zap.String("option", fmt.Sprintf("secrets[%d]", i)))
 		}
@@ -144,34 +140,22 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	return nil
 }
 
-// resolve replaces the placeholders of a secret. Its errors name a placeholder
-// only where the whole secret is one; anything else with braces may be the
-// secret itself.
-func resolve(secret string) (string, error) {
-	resolved, err := caddy.NewReplacer().ReplaceOrErr(secret, true, true)
-	if err != nil {
-		if isPlaceholder(secret) {
-			return "", locale.Errorf("%.64q is empty or cannot be read; set it before Caddy starts", secret)
-		}
-		return "", locale.Errorf("holds a placeholder that is empty or unknown; use {env.NAME} or {file./path}, and write a brace of the secret itself as \\{")
+// resolve replaces the placeholders of a secret. Its errors name a placeholder only where the whole secret is one; anything
+// else with braces may be the secret itself.
+func resolve(raw string) (value string, literal bool, err error) {
+	value, literal, err = secret.Replace(raw)
+	switch {
+	case err != nil && (strings.HasPrefix(raw, "{env.") || strings.HasPrefix(raw, "{file.")) && strings.IndexByte(raw, '}') == len(raw)-1:
+		err = locale.Errorf("%.64q is empty or cannot be read; set it before Caddy starts", raw)
+	case err != nil:
+		err = locale.Errorf("holds a placeholder that is empty or unknown; use {env.NAME} or {file./path}, and write a brace of the secret itself as \\{")
+	case value == raw && (strings.Contains(raw, "{env.") || strings.Contains(raw, "{file.")):
+		err = locale.Errorf("holds a placeholder without its closing brace")
 	}
-	if resolved == secret && hasPlaceholder(secret) {
-		return "", locale.Errorf("holds a placeholder without its closing brace")
-	}
-	return resolved, nil
+	return value, literal, err
 }
 
-// hasPlaceholder reports whether a secret comes from outside of the configuration.
-func hasPlaceholder(secret string) bool {
-	return strings.Contains(secret, "{env.") || strings.Contains(secret, "{file.")
-}
-
-// isPlaceholder reports whether a secret is one placeholder and nothing else.
-func isPlaceholder(secret string) bool {
-	return (strings.HasPrefix(secret, "{env.") || strings.HasPrefix(secret, "{file.")) &&
-		strings.IndexByte(secret, '}') == len(secret)-1
-}
-
+// ServeHTTP implements caddyhttp.MiddlewareHandler.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	id, content, err := h.read(w, r)
 	if err != nil {
@@ -189,11 +173,7 @@ func (h *Handler) read(w http.ResponseWriter, r *http.Request) (id string, conte
 		return "", nil, caddyhttp.Error(http.StatusBadRequest, err)
 	}
 	if id == "" {
-		fresh, err := uuid.NewRandom()
-		if err != nil {
-			return "", nil, caddyhttp.Error(http.StatusInternalServerError, fmt.Errorf("making a webhook id: %w", err))
-		}
-		id = fresh.String()
+		id = uuid.NewString()
 	}
 	if r.ContentLength == 0 && r.Body != http.NoBody { // a handler may have left the length at 0
 		r.ContentLength = -1

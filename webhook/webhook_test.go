@@ -88,6 +88,8 @@ func TestHandlerSigns(t *testing.T) {
 		{"from the environment", []string{"{env.WEBHOOK_TEST_SECRET}"}, []string{string(key)}},
 		{"from a file, without its line break", []string{"{file." + file + "}"}, []string{"from a file"}},
 		{"placeholder in a text", []string{"a-{file." + file + "}-z"}, []string{"a-from a file-z"}},
+		{"white space, which is part of it", []string{" spaced\t"}, []string{" spaced\t"}},
+		{"braces of its own", []string{"a{b}c"}, []string{"a{b}c"}},
 		{"rotation", []string{"new", "{env.WEBHOOK_TEST_SECRET}", "oldest"}, []string{"new", string(key), "oldest"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -10,15 +10,30 @@ import (
 	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
 )
 
-// Resolve replaces the placeholders in raw, once: braces in what they stand for are left alone. literal tells that
-// nothing was replaced, so that the secret stands in the configuration itself. White space around the value, a file's
-// last line break most of all, is not part of it.
+// Resolve is Replace for a key. White space around the value, a file's last line break most of all, is not part of it.
+// An empty value and one with a control character are errors.
+func Resolve(raw string) (value string, literal bool, err error) {
+	if value, literal, err = Replace(raw); err != nil {
+		return "", false, err
+	}
+	value = strings.TrimSpace(strings.TrimPrefix(value, "\ufeff")) // a byte order mark, as some editors write
+	if value == "" {
+		return "", false, locale.Errorf("is empty")
+	}
+	if strings.ContainsFunc(value, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+		return "", false, locale.Errorf("holds a line break or another control character; does the file hold more than the key?")
+	}
+	return value, literal, nil
+}
+
+// Replace replaces the placeholders in raw, once: braces in what they stand for are left alone. literal tells that nothing
+// was replaced, so that the secret stands in the configuration itself. The value is kept as it is, byte for byte.
 //
 // A secret may contain braces of its own. A name in braces is a placeholder if it contains a dot or a $, or if it is the
 // whole value. Such a placeholder must be known and must not be empty. Write a brace that belongs to the secret as \{.
 //
 // Errors name a placeholder, never a value.
-func Resolve(raw string) (value string, literal bool, err error) {
+func Replace(raw string) (value string, literal bool, err error) {
 	literal = true
 	known := caddy.NewReplacer()
 	var unresolved error
@@ -47,13 +62,6 @@ func Resolve(raw string) (value string, literal bool, err error) {
 	}
 	if err != nil {
 		return "", false, locale.Errorf("cannot be resolved: it holds too many braces")
-	}
-	value = strings.TrimSpace(strings.TrimPrefix(value, "\ufeff")) // a byte order mark, as some editors write
-	if value == "" {
-		return "", false, locale.Errorf("is empty")
-	}
-	if strings.ContainsFunc(value, func(r rune) bool { return r < ' ' || r == 0x7f }) {
-		return "", false, locale.Errorf("holds a line break or another control character; does the file hold more than the key?")
 	}
 	return value, literal, nil
 }
