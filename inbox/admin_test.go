@@ -29,6 +29,7 @@ import (
 	"github.com/caddy-chinaums/caddy-chinaums/inbox"
 	"github.com/caddy-chinaums/caddy-chinaums/inbox/storetest"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/freeport"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/testutil"
 )
 
 func init() { caddy.RegisterModule(new(shelf)) }
@@ -407,16 +408,6 @@ func newApp(t testing.TB) *app {
 	return a
 }
 
-// until polls, for what another goroutine does.
-func until(t testing.TB, what string, done func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !done(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within %s: %s", patience, what)
-		}
-	}
-}
-
 // send posts a request with a secret everywhere that is to be masked.
 func send(t testing.TB, site, id string, body []byte) {
 	t.Helper()
@@ -450,7 +441,7 @@ func refusedRequest(t testing.TB, bodies ...[]byte) (admin string, a *app) {
 	for i, body := range bodies {
 		send(t, site, strconv.Itoa(i+1), body)
 	}
-	until(t, "every request is refused once", func() bool {
+	testutil.Eventually(t, "every request is refused once", func() bool {
 		_, _, answer := ask(t, "GET", admin, "/inbox/default/messages")
 		return strings.Count(fmt.Sprint(answer), "attempts:1") == len(bodies)
 	})
@@ -529,7 +520,7 @@ func TestAdminOfAnImplicitInbox(t *testing.T) {
 	admin := runCaddy(t, "", sites)
 	send(t, site, "one", []byte("{}"))
 	send(t, site, "one", []byte("{}"))
-	until(t, "it is refused once", func() bool {
+	testutil.Eventually(t, "it is refused once", func() bool {
 		_, _, answer := ask(t, "GET", admin, "/inbox/default/messages")
 		return seqs(t, answer) == "/chinaums/shop#one:pending" && strings.Contains(fmt.Sprint(answer), "attempts:1")
 	})
@@ -551,7 +542,7 @@ func TestAdminOfAnImplicitInbox(t *testing.T) {
 	if status, _, answer := ask(t, "POST", admin, "/inbox/default/messages/1/redeliver"); status != 200 {
 		t.Fatalf("%d %v", status, answer)
 	}
-	until(t, "it is delivered", func() bool {
+	testutil.Eventually(t, "it is delivered", func() bool {
 		_, _, answer := ask(t, "GET", admin, "/inbox/default/messages?state=delivered")
 		return seqs(t, answer) != ""
 	})
@@ -617,7 +608,7 @@ func TestCommand(t *testing.T) {
 	if err == nil || err.Error() != "1 of 3 messages could not be redelivered" || output != "1: pending\n2: pending\n" || errs != "99: no such message\n" {
 		t.Errorf("%v %s\n%s", err, errs, output)
 	}
-	until(t, "both are delivered", func() bool {
+	testutil.Eventually(t, "both are delivered", func() bool {
 		output, _, err := run("list", at, "--state=delivered")
 		return err == nil && strings.Contains(output, "shop#1") && strings.Contains(output, "shop#2")
 	})
@@ -628,7 +619,7 @@ func TestCommand(t *testing.T) {
 	if output, _, err = run("redeliver", at, "--force", "1"); err != nil || output != "1: pending\n" {
 		t.Errorf("%v\n%s", err, output)
 	}
-	until(t, "it is delivered again", func() bool { return a.asked.Load() == asked+1 })
+	testutil.Eventually(t, "it is delivered again", func() bool { return a.asked.Load() == asked+1 })
 
 	for _, test := range []struct{ name, arguments, want string }{
 		{"no seq", "redeliver " + at, "give the seqs of messages"},

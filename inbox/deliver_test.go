@@ -17,6 +17,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 
 	"github.com/caddy-chinaums/caddy-chinaums/inbox"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/testutil"
 )
 
 func answering(status int, word string) func(http.ResponseWriter, *http.Request) error {
@@ -93,7 +94,7 @@ func TestVerdicts(t *testing.T) {
 				if message := g.becomes("1", inbox.Delivered); message.Answer != test.answer {
 					t.Errorf("answer %+v, want %+v", message.Answer, test.answer)
 				}
-				eventually(t, "it is counted", func() bool { return g.deliveries("delivered") == taken+1 })
+				testutil.Eventually(t, "it is counted", func() bool { return g.deliveries("delivered") == taken+1 })
 				g.noEvent()
 				return
 			}
@@ -142,7 +143,7 @@ func TestEncodedAnswer(t *testing.T) {
 		return err
 	}, handler: map[string]any{"ack": "2xx"}})
 	g.accepted("1", "x")
-	eventually(t, "it is logged", func() bool {
+	testutil.Eventually(t, "it is logged", func() bool {
 		return len(g.log.lines(`"level":"warn"`, "Content-Encoding", `"app_status":200`, `"message_id":"1"`)) > 0
 	})
 	if message := g.message("1"); message.Answer.Body != "" || message.Answer.Error != "the answer is encoded" {
@@ -166,7 +167,7 @@ func TestRetries(t *testing.T) {
 	failed, taken := g.deliveries("failed"), g.deliveries("delivered")
 	g.accepted("1", "body")
 	for range 6 {
-		if r := receives(t, "a delivery", got); r.content != "body" || r.Header.Get("Id") != "1" {
+		if r := testutil.Receive(t, "a delivery", got); r.content != "body" || r.Header.Get("Id") != "1" {
 			t.Errorf("delivered %q", r.content)
 		}
 	}
@@ -174,7 +175,7 @@ func TestRetries(t *testing.T) {
 	if event := g.event("inbox.recovered"); event["failures"] != 5 || event["since"].(time.Time).IsZero() {
 		t.Errorf("event %v", event)
 	}
-	eventually(t, "all are counted", func() bool { return g.deliveries("failed") == failed+5 && g.deliveries("delivered") == taken+1 })
+	testutil.Eventually(t, "all are counted", func() bool { return g.deliveries("failed") == failed+5 && g.deliveries("delivered") == taken+1 })
 	lines := g.log.lines(`"level":"warn"`, "message not delivered", `"app_status":503`, `deploying, `+strings.Repeat("y", 69))
 	if len(lines) != 5 || len(g.log.lines(strings.Repeat("y", 70))) != 0 {
 		t.Errorf("%d lines: %q", len(lines), lines)
@@ -189,8 +190,8 @@ func TestHint(t *testing.T) {
 	got, app := appOf(answering(200, "thank you"))
 	g := start(t, options{app: app, handler: map[string]any{"retry": []string{"1h"}}})
 	g.accepted("1", "x")
-	receives(t, "the delivery", got)
-	eventually(t, "it is logged", func() bool { return len(g.log.lines("app answered 2xx", "thank you", "or set ack 2xx")) == 1 })
+	testutil.Receive(t, "the delivery", got)
+	testutil.Eventually(t, "it is logged", func() bool { return len(g.log.lines("app answered 2xx", "thank you", "or set ack 2xx")) == 1 })
 }
 
 // TestTimeout: an app that does not answer in time has failed; one that answers late, but whole, has taken it.
@@ -207,11 +208,11 @@ func TestTimeout(t *testing.T) {
 		g := start(t, options{app: app, handler: map[string]any{"timeout": "20ms", "give_up": "1ns"}})
 		late := g.deliveries("dead")
 		g.accepted("1", "x")
-		receives(t, "the delivery", got)
+		testutil.Receive(t, "the delivery", got)
 		if message := g.becomes("1", inbox.Dead); message.Answer.Error != "timeout" {
 			t.Errorf("answer %+v", message.Answer)
 		}
-		eventually(t, "it is counted", func() bool { return g.deliveries("dead") == late+1 })
+		testutil.Eventually(t, "it is counted", func() bool { return g.deliveries("dead") == late+1 })
 	})
 	t.Run("and again", func(t *testing.T) {
 		var calls atomic.Int64
@@ -226,10 +227,10 @@ func TestTimeout(t *testing.T) {
 		g := start(t, options{app: app, handler: map[string]any{"timeout": "1s"}}) // enough for the second
 		late := g.deliveries("timeout")
 		g.accepted("1", "x")
-		receives(t, "the first delivery", got)
-		receives(t, "the second", got)
+		testutil.Receive(t, "the first delivery", got)
+		testutil.Receive(t, "the second", got)
 		g.becomes("1", inbox.Delivered)
-		eventually(t, "it is counted", func() bool { return g.deliveries("timeout") == late+1 })
+		testutil.Eventually(t, "it is counted", func() bool { return g.deliveries("timeout") == late+1 })
 	})
 	t.Run("a late answer", func(t *testing.T) {
 		got, app := appOf(func(w http.ResponseWriter, r *http.Request) error {
@@ -240,7 +241,7 @@ func TestTimeout(t *testing.T) {
 		})
 		g := start(t, options{app: app, handler: map[string]any{"timeout": "20ms"}})
 		g.accepted("1", "x")
-		receives(t, "the delivery", got)
+		testutil.Receive(t, "the delivery", got)
 		if message := g.becomes("1", inbox.Delivered); message.Attempts != 0 || message.Answer.Error != "" {
 			t.Errorf("%+v", message)
 		}
@@ -265,7 +266,7 @@ func TestUnreadable(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if r := receives(t, "the good one", got); r.Method != "PUT" || r.content != "text" {
+	if r := testutil.Receive(t, "the good one", got); r.Method != "PUT" || r.content != "text" {
 		t.Errorf("%s %q", r.Method, r.content)
 	}
 	for id, want := range map[string]string{"broken": "it is damaged", "empty": "it is empty", "newer": "it is of version 9"} {
@@ -298,12 +299,12 @@ func TestConcurrency(t *testing.T) {
 		g.accepted(fmt.Sprint(i), "x")
 	}
 	for range limit {
-		receives(t, "as many deliveries as may be", got)
+		testutil.Receive(t, "as many deliveries as may be", got)
 	}
 	for i := range messages {
 		release <- struct{}{}
 		if i < messages-limit {
-			receives(t, "the next", got)
+			testutil.Receive(t, "the next", got)
 		}
 	}
 	for i := range messages {
@@ -396,8 +397,8 @@ func TestStoreFails(t *testing.T) {
 		g := start(t, options{app: app})
 		g.memory().Fail("Settle", errors.New("disk full"))
 		g.accepted("1", "x")
-		receives(t, "the delivery", got)
-		eventually(t, "it is logged", func() bool {
+		testutil.Receive(t, "the delivery", got)
+		testutil.Eventually(t, "it is logged", func() bool {
 			return len(g.log.lines("what became of a delivery cannot be stored now", "disk full")) > 1
 		})
 		g.memory().Fail("Settle", nil)
@@ -414,9 +415,9 @@ func TestStoreFails(t *testing.T) {
 		g := start(t, options{app: app})
 		g.memory().Fail("Lease", errors.New("no quorum"))
 		g.accepted("1", "x")
-		eventually(t, "it is logged", func() bool { return len(g.log.lines("cannot be delivered now", "no quorum", `"level":"error"`)) > 5 })
+		testutil.Eventually(t, "it is logged", func() bool { return len(g.log.lines("cannot be delivered now", "no quorum", `"level":"error"`)) > 5 })
 		g.memory().Fail("Lease", nil)
-		receives(t, "the delivery", got)
+		testutil.Receive(t, "the delivery", got)
 		g.event("inbox.recovered")
 		if lines := len(g.log.lines("no quorum")); lines > 10 {
 			t.Errorf("%d lines", lines)
@@ -443,9 +444,9 @@ func TestClockJumps(t *testing.T) {
 			attempts := 0
 			again := func(ahead time.Duration) {
 				t.Helper()
-				receives(t, "a delivery", got)
+				testutil.Receive(t, "a delivery", got)
 				attempts++
-				eventually(t, "it waits", func() bool {
+				testutil.Eventually(t, "it waits", func() bool {
 					m := g.message("1")
 					return m.State == inbox.Pending && m.Attempts == attempts && m.Due.After(clock.Now())
 				})
@@ -462,7 +463,7 @@ func TestClockJumps(t *testing.T) {
 				again(time.Minute + 10*time.Second)
 			}
 			taken.Store(true)
-			receives(t, "the last delivery", got)
+			testutil.Receive(t, "the last delivery", got)
 			g.becomes("1", inbox.Delivered)
 		})
 	}
@@ -485,8 +486,8 @@ func TestMetrics(t *testing.T) {
 		t.Fatal(err)
 	}
 	g.accepted("1", "x")
-	receives(t, "one", got)
-	receives(t, "the other", got)
+	testutil.Receive(t, "one", got)
+	testutil.Receive(t, "the other", got)
 	if pending := g.metric("caddy_inbox_messages", "inbox=default", "state=pending"); pending != 2 {
 		t.Errorf("%v pending", pending)
 	}
@@ -542,7 +543,7 @@ func TestContext(t *testing.T) {
 	if w := g.serve(r); w.Code != 202 {
 		t.Fatal(w.Code)
 	}
-	if words := receives(t, "the delivery", got); words != "1 shop.example /hook?a=1 http 192.0.2.7 b 192.0.2.7 yes /hook?a=1 -" {
+	if words := testutil.Receive(t, "the delivery", got); words != "1 shop.example /hook?a=1 http 192.0.2.7 b 192.0.2.7 yes /hook?a=1 -" {
 		t.Errorf("%q", words)
 	}
 	g.becomes("1", inbox.Delivered)

@@ -12,6 +12,7 @@ import (
 	"testing/iotest"
 
 	"github.com/caddy-chinaums/caddy-chinaums/inbox"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/testutil"
 )
 
 // seen is a request as the app got it.
@@ -41,7 +42,7 @@ func TestDelivered(t *testing.T) {
 	got, app := appOf(nil)
 	g := start(t, options{app: app})
 	g.accepted("1", `{"a":1}`, "Content-Type: application/json", "X-Many: a", "X-Many: b")
-	r := receives(t, "the delivery", got)
+	r := testutil.Receive(t, "the delivery", got)
 	if r.Method != "POST" || r.RequestURI != "/hook?a=1" || r.URL.Path != "/hook" || r.Host != "shop.example" || r.content != `{"a":1}` {
 		t.Errorf("the app got %s %s of %s: %q", r.Method, r.RequestURI, r.Host, r.content)
 	}
@@ -67,7 +68,7 @@ func TestAnyMethod(t *testing.T) {
 		if w := g.serve(r); w.Code != 202 {
 			t.Errorf("%s: %d", method, w.Code)
 		}
-		if r := receives(t, method, got); r.Method != method || r.content != "" {
+		if r := testutil.Receive(t, method, got); r.Method != method || r.content != "" {
 			t.Errorf("%s: the app got %s with %q", method, r.Method, r.content)
 		}
 	}
@@ -108,7 +109,7 @@ func TestReceipts(t *testing.T) {
 	})
 	g := start(t, options{app: app, handler: map[string]any{"give_up": "30ms", "retry": []string{"5ms"}}})
 	g.accepted("1", "first")
-	receives(t, "the first delivery", got)
+	testutil.Receive(t, "the first delivery", got)
 	g.accepted("1", "again, in flight")
 	close(gate)
 	dead := g.becomes("1", inbox.Dead)
@@ -120,7 +121,7 @@ func TestReceipts(t *testing.T) {
 	}
 	status.Store(200)
 	g.accepted("1", "once more")
-	if r := receives(t, "the delivery of what was revived", got); r.content != "once more" {
+	if r := testutil.Receive(t, "the delivery of what was revived", got); r.content != "once more" {
 		t.Errorf("delivered %q", r.content)
 	}
 	g.becomes("1", inbox.Delivered)
@@ -129,7 +130,7 @@ func TestReceipts(t *testing.T) {
 	}
 	g.accepted("1", "delivered already")
 	g.accepted("2", "another")
-	if r := receives(t, "the other one's delivery", got); r.content != "another" {
+	if r := testutil.Receive(t, "the other one's delivery", got); r.content != "another" {
 		t.Errorf("delivered %q", r.content)
 	}
 	for receipt, count := range map[string]int{"stored": 2, "repeated": 2, "revived": 1} {
@@ -158,7 +159,7 @@ func TestIDs(t *testing.T) {
 	}
 	delivered := func(want string) {
 		t.Helper()
-		if r := receives(t, "the delivery of "+want, got); r.content != want {
+		if r := testutil.Receive(t, "the delivery of "+want, got); r.content != want {
 			t.Errorf("delivered %q, want %q", r.content, want)
 		}
 	}
@@ -226,7 +227,7 @@ func TestRefusedRequests(t *testing.T) {
 				t.Errorf("answered %d, want %d", w.Code, test.want)
 			}
 			if test.want == 202 {
-				receives(t, "the delivery", got)
+				testutil.Receive(t, "the delivery", got)
 			} else if g.message(name) != nil {
 				t.Error("it was stored")
 			}
@@ -269,7 +270,7 @@ func TestNotStored(t *testing.T) {
 			}
 			g.memory().Fail("Put", nil)
 			g.accepted("1", "later")
-			receives(t, "the delivery", got)
+			testutil.Receive(t, "the delivery", got)
 			if name == "closed" {
 				g.noEvent()
 				return
@@ -299,7 +300,7 @@ func TestNotStored(t *testing.T) {
 			t.Fatal(err)
 		}
 		g.accepted("2", "x")
-		receives(t, "the delivery", got)
+		testutil.Receive(t, "the delivery", got)
 		if err := g.app.Stop(); err != nil {
 			t.Fatal(err)
 		}
@@ -324,7 +325,7 @@ func TestPutIsNotCut(t *testing.T) {
 	if w := g.serve(r); w.Code != 202 {
 		t.Errorf("answered %d", w.Code)
 	}
-	receives(t, "the delivery", got)
+	testutil.Receive(t, "the delivery", got)
 }
 
 func TestLoadErrors(t *testing.T) {
@@ -387,8 +388,8 @@ func TestTwoHandlersShareDeliveries(t *testing.T) {
 	if w := g.serve(r); w.Code != 413 {
 		t.Errorf("answered %d", w.Code)
 	}
-	receives(t, "one", got)
-	receives(t, "the other", got)
+	testutil.Receive(t, "one", got)
+	testutil.Receive(t, "the other", got)
 }
 
 // TestValidateOpensNothing: the running gateway has the store.
@@ -414,14 +415,14 @@ func TestAccessLogOfLongIDs(t *testing.T) {
 	got, app := appOf(nil)
 	g := start(t, options{app: app})
 	g.accepted(strings.Repeat("y", 1000), "x")
-	receives(t, "the delivery", got)
+	testutil.Receive(t, "the delivery", got)
 	if len(g.log.lines(`"message_id":"`+strings.Repeat("y", 128)+`"`, `"receipt":"stored"`)) != 1 {
 		t.Error("the beginning of the id is not in the log")
 	}
 	g.accepted(strings.Repeat("z", 2000), "x")
-	receives(t, "the delivery", got)
+	testutil.Receive(t, "the delivery", got)
 	g.accepted(strings.Repeat("z", 2000), "again")
-	eventually(t, "both are told", func() bool { return len(g.log.lines(`"receipt":"repeated"`)) == 1 })
+	testutil.Eventually(t, "both are told", func() bool { return len(g.log.lines(`"receipt":"repeated"`)) == 1 })
 	all, err := g.memory().List(t.Context(), inbox.Query{Limit: 10})
 	if err != nil || len(all) != 2 || len(all[1].ID) > 100 {
 		t.Errorf("%d messages, %v", len(all), err)

@@ -21,6 +21,7 @@ import (
 
 	"github.com/caddy-chinaums/caddy-chinaums/inbox"
 	"github.com/caddy-chinaums/caddy-chinaums/inbox/storetest"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/testutil"
 )
 
 // A gateway in this process, without a listener: the http app's server is asked directly. Its app, its store and what
@@ -33,9 +34,6 @@ func init() {
 	caddy.RegisterModule(testEvents{})
 	caddy.RegisterModule(testLog{})
 }
-
-// patience is how long something may take that must happen.
-const patience = time.Minute
 
 var things struct {
 	sync.Mutex
@@ -416,7 +414,7 @@ func (g *gateway) message(id string) *inbox.Message {
 func (g *gateway) becomes(id string, state inbox.State) *inbox.Message {
 	g.t.Helper()
 	var message *inbox.Message
-	eventually(g.t, fmt.Sprintf("%s is %s", id, state), func() bool {
+	testutil.Eventually(g.t, fmt.Sprintf("%s is %s", id, state), func() bool {
 		message = g.message(id)
 		return message != nil && message.State == state
 	})
@@ -426,16 +424,11 @@ func (g *gateway) becomes(id string, state inbox.State) *inbox.Message {
 // event waits for the next event of this name.
 func (g *gateway) event(name string) map[string]any {
 	g.t.Helper()
-	select {
-	case event := <-g.events:
-		if event.Name() != name {
-			g.t.Fatalf("event %s %v, want %s", event.Name(), event.Data, name)
-		}
-		return event.Data
-	case <-time.After(patience):
-		g.t.Fatalf("no event %s", name)
-		return nil
+	event := testutil.Receive(g.t, "the event "+name, g.events)
+	if event.Name() != name {
+		g.t.Fatalf("event %s %v, want %s", event.Name(), event.Data, name)
 	}
+	return event.Data
 }
 
 func (g *gateway) noEvent() {
@@ -444,28 +437,6 @@ func (g *gateway) noEvent() {
 	case event := <-g.events:
 		g.t.Errorf("event %s %v, want none", event.Name(), event.Data)
 	default:
-	}
-}
-
-// eventually polls until the condition holds.
-func eventually(t testing.TB, what string, condition func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !condition(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within %s: %s", patience, what)
-		}
-	}
-}
-
-// receives waits for a value.
-func receives[T any](t testing.TB, what string, values <-chan T) T {
-	t.Helper()
-	select {
-	case value := <-values:
-		return value
-	case <-time.After(patience):
-		t.Fatalf("not within %s: %s", patience, what)
-		panic("unreachable")
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-chinaums/caddy-chinaums/inbox"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/testutil"
 )
 
 // wrapping is the handler `inbox_test_wrapping`, which puts another body into a request of its own.
@@ -91,7 +92,7 @@ func TestLocalAddress(t *testing.T) {
 		return nil
 	}})
 	g.accepted("1", "x")
-	if got := receives(t, "the values", values); got != ":0 - 0" {
+	if got := testutil.Receive(t, "the values", values); got != ":0 - 0" {
 		t.Errorf("values %q", got)
 	}
 	g.becomes("1", inbox.Delivered)
@@ -116,7 +117,7 @@ func TestNoAccessLogNoFields(t *testing.T) {
 			if w := g.serve(r); w.Code != http.StatusAccepted {
 				t.Fatalf("answered %d", w.Code)
 			}
-			receives(t, "the delivery", got)
+			testutil.Receive(t, "the delivery", got)
 			if want := map[bool]int{true: 1, false: 0}[logged]; extra.count != want {
 				t.Errorf("%d fields were added, want %d", extra.count, want)
 			}

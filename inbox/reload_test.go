@@ -16,6 +16,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-chinaums/caddy-chinaums/inbox"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/testutil"
 )
 
 // TestReload: the new configuration runs before the old one has ended, on the same store.
@@ -29,7 +30,7 @@ func TestReload(t *testing.T) {
 	former := start(t, options{app: app, handler: map[string]any{"concurrency": 1}})
 	memory := former.memory()
 	former.accepted("in flight", "1")
-	receives(t, "the first delivery", got)
+	testutil.Receive(t, "the first delivery", got)
 	former.accepted("waits", "2")
 
 	next := start(t, options{handler: map[string]any{"concurrency": 1, "timeout": "7s", "retry": []string{"20s"}}, inbox: map[string]any{"max_store": 1 << 20}})
@@ -39,7 +40,7 @@ func TestReload(t *testing.T) {
 	if s := memory.Settings(); s.Lease != 7*time.Second || s.MaxDelay != 22*time.Second || s.MaxBytes != 1<<20 || s.Remember != 30*24*time.Hour {
 		t.Errorf("settings %+v", s)
 	}
-	receives(t, "the second delivery, by the new one", got)
+	testutil.Receive(t, "the second delivery, by the new one", got)
 	ended := make(chan struct{})
 	go func() {
 		former.end()
@@ -56,7 +57,7 @@ func TestReload(t *testing.T) {
 	for _, id := range []string{"in flight", "waits", "meanwhile"} {
 		next.becomes(id, inbox.Delivered)
 	}
-	if receives(t, "the third delivery", got); len(got) != 0 {
+	if testutil.Receive(t, "the third delivery", got); len(got) != 0 {
 		t.Error("something was delivered twice")
 	}
 
@@ -86,7 +87,7 @@ func TestReloadThatFails(t *testing.T) {
 		t.Errorf("settings %+v", s)
 	}
 	former.accepted("1", "x")
-	receives(t, "the delivery", got)
+	testutil.Receive(t, "the delivery", got)
 }
 
 // TestStartThatFails: an inbox that cannot be opened leaves nothing behind of those that could.
@@ -122,7 +123,7 @@ func TestStopWaits(t *testing.T) {
 	})
 	g := start(t, options{app: app})
 	g.accepted("1", "x")
-	receives(t, "the delivery", got)
+	testutil.Receive(t, "the delivery", got)
 	stopped := make(chan error)
 	go func() { stopped <- g.app.Stop() }()
 	select {
@@ -131,7 +132,7 @@ func TestStopWaits(t *testing.T) {
 	case <-time.After(50 * time.Millisecond):
 	}
 	close(release)
-	if err := receives(t, "the stop", stopped); err != nil {
+	if err := testutil.Receive(t, "the stop", stopped); err != nil {
 		t.Fatal(err)
 	}
 	if message := g.message("1"); message.State != inbox.Delivered {
@@ -151,7 +152,7 @@ func TestStopCuts(t *testing.T) {
 	})
 	g := start(t, options{app: app, http: map[string]any{"grace_period": "1ms"}})
 	g.accepted("1", "x")
-	receives(t, "the delivery", got)
+	testutil.Receive(t, "the delivery", got)
 	if err := g.app.Stop(); err != nil {
 		t.Fatal(err)
 	}
@@ -174,7 +175,7 @@ func TestStopAbandons(t *testing.T) {
 	})
 	g := start(t, options{app: app, handler: map[string]any{"timeout": "1ms"}})
 	g.accepted("1", "x")
-	receives(t, "the delivery", got)
+	testutil.Receive(t, "the delivery", got)
 	next := start(t, options{}) // which has the store still
 	g.end()
 	if lines := g.log.lines("does not end at its time limit"); len(lines) != 1 {
@@ -248,7 +249,7 @@ func TestReloadServesBeforeTheStart(t *testing.T) {
 		t.Error("the store that is open is not found")
 	}
 	next.accepted("1", "x")
-	receives(t, "the delivery", got)
+	testutil.Receive(t, "the delivery", got)
 	former.becomes("1", inbox.Delivered)
 	if err := next.app.Start(); err != nil {
 		t.Fatal(err)
@@ -256,7 +257,7 @@ func TestReloadServesBeforeTheStart(t *testing.T) {
 	former.end()
 	next.accepted("1", "x")
 	next.accepted("2", "y")
-	receives(t, "the delivery after the start", got)
+	testutil.Receive(t, "the delivery after the start", got)
 	next.end()
 	if w := next.post("3", "z"); w.Code != http.StatusServiceUnavailable {
 		t.Errorf("after the end: %d", w.Code)
@@ -319,9 +320,9 @@ func TestRecoveryAcrossReload(t *testing.T) {
 	former := start(t, options{app: app, handler: map[string]any{"retry": []string{"1ms", "1ms", "1h"}}})
 	former.accepted("1", "x")
 	for range 3 {
-		receives(t, "a delivery that fails", got)
+		testutil.Receive(t, "a delivery that fails", got)
 	}
-	eventually(t, "it has failed three times", func() bool { return former.message("1").Attempts == 3 })
+	testutil.Eventually(t, "it has failed three times", func() bool { return former.message("1").Attempts == 3 })
 	next := start(t, options{handler: map[string]any{"retry": []string{"1ms", "1ms", "1h"}}})
 	former.end()
 	healthy.Store(true)
@@ -360,8 +361,8 @@ func TestRecoveryAcrossReload(t *testing.T) {
 			}
 		}
 		next := start(t, options{})
-		receives(t, "one delivery", got)
-		receives(t, "the other", got)
+		testutil.Receive(t, "one delivery", got)
+		testutil.Receive(t, "the other", got)
 		if event := next.event("inbox.recovered"); event["failures"] != 1 || !event["since"].(time.Time).Equal(since) {
 			t.Errorf("event %v", event)
 		}
@@ -374,29 +375,45 @@ func TestRecoveryAcrossReload(t *testing.T) {
 // TestReloadsUnderLoad: no message is lost or delivered twice, and none waits for ever, however often the configuration
 // changes under it.
 func TestReloadsUnderLoad(t *testing.T) {
-	const reloads, senders, each = 15, 8, 100
+	const reloads, senders = 15, 8
 	var mu sync.Mutex
 	times := make(map[string]int)
+	var delivered [senders]chan struct{}
+	for s := range delivered {
+		delivered[s] = make(chan struct{}, 1)
+	}
 	app := func(w http.ResponseWriter, r *http.Request) error {
 		if _, err := io.Copy(io.Discard, r.Body); err != nil {
 			return err
 		}
+		id := r.Header.Get("Id")
 		mu.Lock()
-		times[r.Header.Get("Id")]++
+		times[id]++
 		mu.Unlock()
 		w.WriteHeader(200)
+		select {
+		case delivered[id[0]-'0'] <- struct{}{}:
+		default:
+		}
 		return nil
 	}
 	var current atomic.Pointer[gateway]
 	current.Store(start(t, options{app: app}))
 	var all sync.WaitGroup
+	var sent atomic.Int64
+	reloaded := make(chan struct{})
 	for s := range senders {
 		all.Go(func() {
-			for i := range each {
+			for i := 0; ; i++ {
 				if w := current.Load().post(fmt.Sprint(s, "-", i), "x"); w.Code != 202 {
 					t.Errorf("answered %d", w.Code)
 				}
-				time.Sleep(time.Duration(s) * 100 * time.Microsecond)
+				sent.Add(1)
+				select {
+				case <-delivered[s]:
+				case <-reloaded:
+					return
+				}
 			}
 		})
 	}
@@ -405,15 +422,16 @@ func TestReloadsUnderLoad(t *testing.T) {
 		current.Store(start(t, options{}))
 		former.end()
 	}
+	close(reloaded)
 	all.Wait()
-	eventually(t, "all are delivered", func() bool {
+	testutil.Eventually(t, "all are delivered", func() bool {
 		stats, err := current.Load().memory().Stats(t.Context())
 		return err == nil && stats.Pending == 0
 	})
 	mu.Lock()
 	defer mu.Unlock()
-	if len(times) != senders*each {
-		t.Errorf("%d messages delivered, want %d", len(times), senders*each)
+	if int64(len(times)) != sent.Load() {
+		t.Errorf("%d messages delivered, want %d", len(times), sent.Load())
 	}
 	for id, n := range times {
 		if n != 1 {

@@ -11,6 +11,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-chinaums/caddy-chinaums/internal/testutil"
 )
 
 // arrivingBody is a request's body that tells when it has been read, which the handler does before it asks for the store.
@@ -44,14 +46,14 @@ func TestServingBeforeTheStart(t *testing.T) {
 				t.Errorf("answered %d", w.Code)
 			}
 		})
-		receives(t, "the request", arrived)
+		testutil.Receive(t, "the request", arrived)
 	}
 	if err := g.app.Start(); err != nil {
 		t.Fatal(err)
 	}
 	group.Wait()
 	for range senders {
-		receives(t, "a delivery", got)
+		testutil.Receive(t, "a delivery", got)
 	}
 	if lines := g.log.lines(`"level":"error"`); len(lines) != 0 {
 		t.Errorf("logged: %s", lines)
@@ -66,9 +68,9 @@ func TestWaitingForTheStartEnds(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		answered := make(chan int, 1)
 		go func() { answered <- g.serve(r.WithContext(ctx)).Code }()
-		receives(t, "the request", arrived)
+		testutil.Receive(t, "the request", arrived)
 		cancel()
-		if status := receives(t, "the answer", answered); status != http.StatusServiceUnavailable {
+		if status := testutil.Receive(t, "the answer", answered); status != http.StatusServiceUnavailable {
 			t.Errorf("answered %d", status)
 		}
 		if lines := g.log.lines("request not stored", `"reason":"not_ready"`); len(lines) != 1 {
@@ -89,9 +91,9 @@ func TestWaitingForTheStartEnds(t *testing.T) {
 		go func() {
 			answered <- module.(caddyhttp.MiddlewareHandler).ServeHTTP(w, caddyhttp.PrepareRequest(r, caddy.NewReplacer(), w, g.server), nil)
 		}()
-		receives(t, "the request", arrived)
+		testutil.Receive(t, "the request", arrived)
 		end()
-		if err := receives(t, "the answer", answered); err != nil || w.Code != http.StatusServiceUnavailable {
+		if err := testutil.Receive(t, "the answer", answered); err != nil || w.Code != http.StatusServiceUnavailable {
 			t.Errorf("answered %d, %v", w.Code, err)
 		}
 	})

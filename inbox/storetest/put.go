@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/caddy-chinaums/caddy-chinaums/inbox"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/testutil"
 )
 
 func testPutAndLease(t *testing.T, b *Backend) {
@@ -347,7 +348,7 @@ func testRemember(t *testing.T, b *Backend) {
 	// Delivered ones go after a while, with what else is done.
 	b.Jump(2 * time.Hour)
 	put(t, store, message("new"), inbox.Stored)
-	eventually(t, "only the new one is left", func() bool {
+	testutil.Eventually(t, "only the new one is left", func() bool {
 		if _, err := store.Put(bounded(t), message("new")); err != nil {
 			t.Fatalf("put: %v", err)
 		}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/caddy-chinaums/caddy-chinaums/inbox"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/testutil"
 )
 
 // testClose: those who wait are told, and whatever is asked of a closed store, it says that it is closed.
@@ -262,7 +263,7 @@ func testCrashUnderLoad(t *testing.T, b *Backend) {
 		store := open(t, b, func(s *inbox.Settings) { s.Lease = 2 * time.Second })
 		ctx, stop := context.WithCancel(t.Context())
 		all := l.run(ctx, t, store, round)
-		eventually(t, "50 more are delivered", func() bool {
+		testutil.Eventually(t, "50 more are delivered", func() bool {
 			l.lock.Lock()
 			defer l.lock.Unlock()
 			return len(l.delivered) >= 50*(round+1)

@@ -345,18 +345,6 @@ func counts(t *testing.T, store inbox.Store, pending, delivered, dead int64) inb
 	return stats
 }
 
-// eventually polls until the condition holds.
-func eventually(t *testing.T, what string, condition func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(patience)
-	for !condition() {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within %s: %s", patience, what)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
-}
-
 func sameMessage(t *testing.T, got, want *inbox.Message) {
 	t.Helper()
 	if got.ID != want.ID || got.Key != want.Key || got.Subject != want.Subject || !got.Received.Equal(want.Received) || !bytes.Equal(got.Request, want.Request) {

@@ -1,0 +1,51 @@
+// Package testutil has what tests wait with. How long they wait comes from the deadline of the test run, not from what a
+// fast machine needs: on a busy one everything takes longer.
+package testutil
+
+import (
+	"testing"
+	"time"
+)
+
+// patience is how long a test waits at most for what must happen.
+const patience = 2 * time.Minute
+
+// deadline leaves a little of the run's time to report.
+func deadline(t testing.TB) time.Time {
+	at := time.Now().Add(patience)
+	if run, ok := t.(interface{ Deadline() (time.Time, bool) }); ok {
+		if end, ok := run.Deadline(); ok && end.Add(-5*time.Second).Before(at) {
+			return end.Add(-5 * time.Second)
+		}
+	}
+	return at
+}
+
+// Eventually waits until the condition holds, and fails the test if it does not in time. It is for what cannot tell a
+// channel.
+func Eventually(t testing.TB, what string, condition func() bool) {
+	t.Helper()
+	end := deadline(t)
+	ticks := time.NewTicker(2 * time.Millisecond)
+	defer ticks.Stop()
+	for !condition() {
+		if time.Now().After(end) {
+			t.Fatalf("not in time: %s", what)
+		}
+		<-ticks.C
+	}
+}
+
+// Receive returns the next value of a channel, and fails the test if none comes in time.
+func Receive[T any](t testing.TB, what string, values <-chan T) T {
+	t.Helper()
+	timer := time.NewTimer(time.Until(deadline(t)))
+	defer timer.Stop()
+	select {
+	case value := <-values:
+		return value
+	case <-timer.C:
+		t.Fatalf("not in time: %s", what)
+	}
+	panic("unreachable")
+}
