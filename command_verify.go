@@ -119,7 +119,7 @@ func doctorKeys(name string, merchants map[string]*Merchant) (keys []doctor.Key)
 // doctorTexts are what the doctor says.
 var doctorTexts = doctor.Texts
 
-// forDoctor is what the doctor is told of a merchant and of the handlers.
+// forDoctor tells the doctor about a merchant and about what the handlers do.
 func forDoctor(m *merchant, keys []doctor.Key) *doctor.Gateway {
 	g := &doctor.Gateway{
 		Merchant: m.name, NotifyKeys: len(m.notifyKeys), Keys: keys, MaxFields: maxNotifyFields,
@@ -156,8 +156,8 @@ func (m *merchant) verdict(content []byte, header http.Header) doctor.Verdict {
 		event := fields.event(nil, m.source())
 		return doctor.Verdict{Type: event.Type, ID: event.ID, Subject: event.Subject, ReadsOtherwise: readsOtherwise(content)}
 	}
-	unsigned := []string{reasonMissingSignature, reasonAmbiguous, reasonMixed, "foreign_mid"}
-	return doctor.Verdict{Reason: rejected.reason, Detail: rejected.detail, Signed: slices.Contains(unsigned, rejected.reason)}
+	beside := []string{reasonMissingSignature, reasonAmbiguous, reasonMixed, "foreign_mid"}
+	return doctor.Verdict{Reason: rejected.reason, Detail: rejected.detail, Beside: slices.Contains(beside, rejected.reason)}
 }
 
 // headerReason is why chinaums_notify would not even look at a body with this header, or "".

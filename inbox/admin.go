@@ -98,7 +98,7 @@ type served struct {
 	parameters []string
 }
 
-// question is a request to the API.
+// question is a request to the API, with what its query and path name.
 type question struct {
 	*http.Request
 	query url.Values
@@ -173,7 +173,7 @@ func (a *adminAPI) question(r *http.Request, parameters []string) (*question, er
 	return q, nil
 }
 
-// parameter reads a parameter of the query, if it is there. wrong says what it is not.
+// parameter reads a parameter of the query, if it is there. wrong ends the error, such as "not a number".
 func parameter[T any](q *question, name string, target *T, parse func(text string) (T, error), wrong string) error {
 	if !q.query.Has(name) {
 		return nil

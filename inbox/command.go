@@ -266,14 +266,14 @@ given up before a time. The log of Caddy says who has deleted which.`,
 	return cmd
 }
 
-// choice is which messages a command is for.
+// choice holds the flags that choose messages.
 type choice struct{ force, allDead *bool }
 
 func addChoice(cmd *cobra.Command, force string) choice {
 	return choice{cmd.Flags().Bool("force", false, force), cmd.Flags().Bool("all-dead", false, "All dead messages")}
 }
 
-// open reads the choice, and makes a client. forced is the error where --force is for nothing.
+// open returns the chosen seqs, and a client. forced is the error for --force where it has no effect.
 func (c choice) open(reach reachFlags, args []string, forced string) (seqs []uint64, client *inboxClient, err error) {
 	switch {
 	case *c.allDead && len(args) > 0:
@@ -297,8 +297,8 @@ func (c choice) query() url.Values {
 	return nil
 }
 
-// each does something with messages one after the other. A message that it cannot be done with does not keep the others
-// from it; a store that cannot answer does.
+// each calls do for one message after the other. It goes on after a message that is refused, and stops where the store
+// cannot answer.
 func each(cmd *cobra.Command, seqs []uint64, soFar string, do func(seq uint64) error) (done int, err error) {
 	for _, seq := range seqs {
 		err := do(seq)
@@ -423,7 +423,7 @@ func (f reachFlags) client() (*inboxClient, error) {
 	return &inboxClient{client, "/inbox/" + url.PathEscape(*f.inbox)}, err
 }
 
-// ask reads the answer of a path under the inbox's.
+// ask requests a path below the inbox's and decodes the answer.
 func (c *inboxClient) ask(ctx context.Context, method, path string, query url.Values, answer any) error {
 	content, err := c.Call(ctx, method, c.path+path, query)
 	if err != nil {
@@ -435,7 +435,7 @@ func (c *inboxClient) ask(ctx context.Context, method, path string, query url.Va
 	return nil
 }
 
-// get reads the answer of a path under the inbox's, or prints it.
+// get requests a path below the inbox's, and decodes the answer or prints it.
 func (f reachFlags) get(cmd *cobra.Command, path string, query url.Values, print bool, answer any) (printed bool, err error) {
 	client, err := f.client()
 	if err != nil {

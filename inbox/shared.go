@@ -71,8 +71,8 @@ func (b *box) open() error {
 	return nil
 }
 
-// current is the store, nil if it is not open. Before the start of a new configuration there is the store of the one before,
-// which is closed after that start only.
+// current is the store, nil if it is not open. Before a new configuration starts, it is the store of the former one, which
+// is closed only after that start.
 func (b *box) current() *shared {
 	if s := b.store.Load(); s != nil {
 		return s
@@ -83,17 +83,16 @@ func (b *box) current() *shared {
 	return nil
 }
 
-// await is current or, where it is not open yet, the store as soon as it is: Caddy starts apps in any order, so that the http
-// app may serve before this one has started. It is nil after putPatience, or where ctx or the configuration ends before.
+// await waits until the store is open: Caddy starts apps in any order, so that the http app may serve before this one has
+// started. It returns nil after putPatience, or if ctx or the configuration ends before.
 func (b *box) await(ctx context.Context, ended <-chan struct{}) *shared {
 	if s := b.current(); s != nil {
 		return s
 	}
-	timer := time.NewTimer(putPatience)
-	defer timer.Stop()
+	ctx, cancel := context.WithTimeout(ctx, putPatience)
+	defer cancel()
 	select {
 	case <-b.opened:
-	case <-timer.C:
 	case <-ctx.Done():
 	case <-ended: // an app could not be started
 	}
@@ -171,44 +170,36 @@ func (s *shared) wasDead(id string) bool {
 // condition remembers since when something has been failing.
 type condition struct {
 	mu       sync.Mutex
-	state    int // unknown, fine or failing
-	since    time.Time
+	known    bool      // whether it has passed or failed yet
+	since    time.Time // zero: it is not failing
 	failures int
 }
-
-const (
-	unknown = iota
-	fine
-	failing
-)
 
 // failed counts one failure.
 func (c *condition) failed(now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.state != failing {
-		c.state, c.since, c.failures = failing, now, 0
+	if c.since.IsZero() {
+		c.since, c.failures = now, 0
 	}
+	c.known = true
 	c.failures++
 }
 
-// passed says that it works, and returns since when it had not, and how often; recovered is false where it had.
+// passed says that it works. It returns since when it had been failing, and how often; recovered is false if it had not.
 func (c *condition) passed() (since time.Time, failures int, recovered bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	recovered = c.state == failing
-	c.state = fine
-	return c.since, c.failures, recovered
+	return c.passedAfter(time.Time{}, 0)
 }
 
 // passedAfter does the same for what is known to have failed before, maybe before this process began.
 func (c *condition) passedAfter(since time.Time, failures int) (time.Time, int, bool) {
 	c.mu.Lock()
-	if c.state == unknown {
-		c.state, c.since, c.failures = failing, since, failures
+	defer c.mu.Unlock()
+	if c.known {
+		since, failures = c.since, c.failures
 	}
-	c.mu.Unlock()
-	return c.passed()
+	c.known, c.since = true, time.Time{}
+	return since, failures, !since.IsZero()
 }
 
 // currentCore logs to the newest configuration's logger: a store outlives the one that it was opened by, and that one's

@@ -29,7 +29,8 @@ type Client struct {
 	http            http.Client
 }
 
-// New makes a client for an address or, without one, for the one in a configuration, or Caddy's default.
+// New makes a client. The address comes from the first of these that is given: address, the configuration, Caddy's
+// default.
 func New(address, config, adapter string) (*Client, error) {
 	address, err := caddycmd.DetermineAdminAPIAddress(address, nil, config, adapter)
 	if err != nil {
@@ -53,7 +54,7 @@ func New(address, config, adapter string) (*Client, error) {
 	return c, nil
 }
 
-// Refusal is what the admin API answered instead of what was asked for.
+// Refusal is an answer other than 200.
 type Refusal struct {
 	Status  int
 	Message string
@@ -61,7 +62,7 @@ type Refusal struct {
 
 func (e *Refusal) Error() string { return e.Message }
 
-// Call returns the answer of a path. Its error is a *Refusal where the API answered anything but 200.
+// Call requests a path and returns the answer. The error is a *Refusal if the status is not 200.
 func (c *Client) Call(ctx context.Context, method, path string, query url.Values) ([]byte, error) {
 	if ctx == nil { // cobra's, when it was executed without one
 		ctx = context.Background()
@@ -105,7 +106,7 @@ func (c *Client) Call(ctx context.Context, method, path string, query url.Values
 	return nil, refusal
 }
 
-// Printable makes what a stranger wrote harmless for a terminal and a table.
+// Printable replaces what could move a terminal's cursor or break a table.
 func Printable(text string) string {
 	return strings.Map(func(r rune) rune {
 		if r != ' ' && !unicode.IsGraphic(r) {

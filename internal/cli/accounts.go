@@ -1,5 +1,5 @@
-// Package cli does what the commands of all platforms do alike: it finds an account's keys in a configuration, reads
-// what a command is given, plays a platform, sends a test notify, and says which version runs.
+// Package cli holds what the commands of all platforms share. It finds an account in a configuration, reads a command's
+// input, runs a sandbox, sends a test notify, and prints versions.
 package cli
 
 import (
@@ -16,14 +16,14 @@ import (
 	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
 )
 
-// Accounts are the flags that say whose keys a command takes, and from where.
+// Accounts holds the flags that name an account and the configuration that has it.
 type Accounts struct {
 	Config, Adapter, Name *string
 
 	kind Kind
 }
 
-// Kind is what an app calls its accounts.
+// Kind names an app and its accounts.
 type Kind struct {
 	App     string // such as "chinaums"
 	Name    string // such as "merchant"

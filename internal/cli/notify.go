@@ -21,7 +21,7 @@ import (
 	"github.com/caddy-chinaums/caddy-chinaums/internal/sandbox"
 )
 
-// AddHex adds --hex, which says how the digest of a notify is written.
+// AddHex adds the flag --hex: the case of the letters in a notify's digest.
 func AddHex(cmd *cobra.Command) *string {
 	return cmd.Flags().String("hex", "upper", "Letters of the sign's hexadecimal, upper or lower; the platform's own are upper")
 }
@@ -35,7 +35,7 @@ func SmallHex(word string) (bool, error) {
 	return false, fmt.Errorf("--hex: %q is neither upper nor lower", word)
 }
 
-// SetFields sets fields of a notify as name=value says.
+// SetFields sets a notify's fields from arguments of the form name=value.
 func SetFields(n *sandbox.Notify, assignments []string) error {
 	for _, assignment := range assignments {
 		name, value, ok := strings.Cut(assignment, "=")
@@ -63,8 +63,8 @@ func ReplaceFile(path string, content []byte) error {
 	return err
 }
 
-// SendNotify sends a message, reports the answer, and says whether it is the one that the message deserves: word for an
-// honest one, and for no other.
+// SendNotify sends a test notify and prints the answer. It returns an error if an honest notify is not answered with word,
+// and if another one is.
 func SendNotify(ctx context.Context, w io.Writer, address string, message *sandbox.Message, honest bool, word string) error {
 	u, err := url.Parse(address)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {

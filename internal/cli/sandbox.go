@@ -13,7 +13,7 @@ import (
 	"github.com/caddy-chinaums/caddy-chinaums/internal/sandbox"
 )
 
-// Sandbox are the flags of a command that plays a platform.
+// Sandbox holds the flags of a command that runs a sandbox.
 type Sandbox struct {
 	Listen, Save *string
 	UI, Fast     *bool
@@ -30,12 +30,12 @@ func AddSandbox(cmd *cobra.Command, address, fast string) Sandbox {
 	}
 }
 
-// Warn says on standard error what a platform has to say.
+// Warn returns a function that prints the platform's warnings to standard error.
 func (s Sandbox) Warn(cmd *cobra.Command) func(text string) {
 	return func(text string) { fmt.Fprintln(cmd.ErrOrStderr(), "# 提示 warning:", text) }
 }
 
-// Run plays a platform until it is interrupted. ready is told where.
+// Run serves a platform until it is interrupted. It calls ready with the platform's URL as soon as it listens.
 func (s Sandbox) Run(cmd *cobra.Command, platform interface {
 	http.Handler
 	Close()
@@ -50,16 +50,16 @@ func (s Sandbox) Run(cmd *cobra.Command, platform interface {
 	return nil
 }
 
-// Announcement is what a gateway needs to use a sandbox.
+// Announcement is what somebody needs who points a gateway to a sandbox.
 type Announcement struct {
 	Kind    Kind
 	Title   string // the platform's name, in both languages
-	Note    string // what is said besides of the keys
+	Note    string // what follows the remark about the keys
 	Exports string // lines for a shell that set variables
 	Options string // lines of the account in the Caddyfile
 }
 
-// Print prints it for a sandbox at a URL: first for a shell, then for a Caddyfile.
+// Print prints the variables for a shell, and then the Caddyfile. page says that the sandbox serves its page.
 func (a Announcement) Print(w io.Writer, url string, page bool) error {
 	orders := ""
 	if page {

@@ -16,7 +16,7 @@ import (
 // modulePath is this module's, as go.mod says it.
 const modulePath = "github.com/caddy-chinaums/caddy-chinaums"
 
-// VersionCommand prints versions. linked is what the linker was told; mostly "".
+// VersionCommand makes the command version. linked is the version that the linker was given, usually none.
 func VersionCommand(linked string) *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
@@ -55,7 +55,7 @@ func moduleVersion(linked string, info *debug.BuildInfo) string {
 	return working
 }
 
-// HealthCommand says whether a configuration runs.
+// HealthCommand makes the command health, which asks a running Caddy whether it has a configuration.
 func HealthCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "health [--address <interface>] [--config <path> [--adapter <name>]]",

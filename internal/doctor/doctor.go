@@ -69,7 +69,7 @@ type Pair struct {
 	json json.RawMessage // of a JSON notify
 }
 
-// Finding is a mistake and, where one is worth telling, which of its kind.
+// Finding is a mistake, with a detail where there are several kinds of it.
 type Finding struct {
 	Mistake Mistake
 	Detail  string
@@ -169,7 +169,7 @@ func Value(pairs []Pair, name string) string {
 	return ""
 }
 
-// reading is one way to take the values.
+// reading is one way to read the values.
 type reading struct {
 	Finding
 	value func(Pair) string
@@ -257,7 +257,7 @@ func selections() (all []selection) {
 	return all
 }
 
-// with adds findings that are ones, and of which there is none yet.
+// with adds those findings that name a mistake, and one that is not there yet.
 func with(findings []Finding, more ...Finding) []Finding {
 	all := slices.Clone(findings)
 	for _, f := range more {
@@ -287,7 +287,7 @@ func better(best **Diagnosis, d Diagnosis) {
 }
 
 // Diagnose explains the signature of a notify or return page by as few mistakes as possible. named is the size of the
-// digest that signType names, 0 if it names none. It returns nil if none of the known mistakes does.
+// digest that signType names, 0 if it names none. Diagnose returns nil if no known mistake explains the signature.
 func Diagnose(pairs []Pair, isJSON bool, named int, keys []Key) (best *Diagnosis) {
 	want, err := hex.DecodeString(Value(pairs, "sign"))
 	if err != nil || len(want) != md5.Size && len(want) != sha256.Size {

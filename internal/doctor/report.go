@@ -19,7 +19,7 @@ import (
 	"github.com/caddy-chinaums/caddy-chinaums/internal/jsontext"
 )
 
-// Gateway is what the gateway itself knows of a merchant, and what it would do with what was saved.
+// Gateway is what the gateway knows about a merchant, and what it would do with a capture.
 type Gateway struct {
 	Merchant   string // its name
 	AppID      string
@@ -37,18 +37,19 @@ type Gateway struct {
 	// Signature parses an Authorization header.
 	Signature func(header string) (Signature, error)
 
-	// Verify does what the handler does with a notify.
+	// Verify judges a notify as the handler does.
 	Verify func(content []byte, header http.Header) Verdict
 
-	// Advice explains the platform's answer to a call, which is no notify; false if it is none.
+	// Advice explains an error code, if the capture is the platform's answer to a call instead of a notify. It has no cause
+	// where the code is unknown.
 	Advice func(content []byte, chinese bool) (Advice, bool)
 }
 
-// Verdict is what the handler finds of a notify.
+// Verdict is what the handler says about a notify.
 type Verdict struct {
 	Reason string // the word for why it is refused; "" if it is taken
 	Detail error
-	Signed bool // it is refused, but not for its signature, or has none
+	Beside bool // no mistake in signing explains the refusal: the signature is right, or missing
 
 	// Of a notify that is taken.
 	Type, ID, Subject string
@@ -119,7 +120,7 @@ func (r *Report) Examine(g *Gateway, c *Capture) error {
 	return r.notify(g, c)
 }
 
-// notify reports on a notify or a return page, and explains what is an answer instead.
+// notify reports on a notify or a return page. It explains the platform's answer to a call, if that is what was saved.
 func (r *Report) notify(g *Gateway, c *Capture) error {
 	start := jsontext.SkipSpace(c.Content, 0)
 	isJSON := start < len(c.Content) && c.Content[start] == '{'
@@ -182,7 +183,7 @@ func (r *Report) notify(g *Gateway, c *Capture) error {
 		reason += " (" + Printable(verdict.Detail.Error()) + ")"
 	}
 	r.Line("result", "%s: %s", r.Say("does_not_verify"), reason)
-	if !verdict.Signed {
+	if !verdict.Beside {
 		r.mistakes(Diagnose(pairs, isJSON, g.DigestSize(signType), g.Keys), text)
 	}
 	return errors.Join(r.Err, fmt.Errorf("%s (%s)", r.Say("does_not_verify"), verdict.Reason))

@@ -1,5 +1,5 @@
-// Package testutil has what tests wait with. How long they wait comes from the deadline of the test run, not from what a
-// fast machine needs: on a busy one everything takes longer.
+// Package testutil helps tests to wait. The limit comes from the deadline of the test run, because a busy machine may need
+// much longer than a fast one.
 package testutil
 
 import (
@@ -7,10 +7,10 @@ import (
 	"time"
 )
 
-// patience is how long a test waits at most for what must happen.
+// patience is the longest that a test waits for something that must happen.
 const patience = 2 * time.Minute
 
-// deadline leaves a little of the run's time to report.
+// deadline is the end of the test's patience, and a little before the end of the test run.
 func deadline(t testing.TB) time.Time {
 	at := time.Now().Add(patience)
 	if run, ok := t.(interface{ Deadline() (time.Time, bool) }); ok {
@@ -21,8 +21,8 @@ func deadline(t testing.TB) time.Time {
 	return at
 }
 
-// Eventually waits until the condition holds, and fails the test if it does not in time. It is for what cannot tell a
-// channel.
+// Eventually waits until the condition holds, and fails the test if it does not in time. Where a channel can tell, use
+// Receive.
 func Eventually(t testing.TB, what string, condition func() bool) {
 	t.Helper()
 	end := deadline(t)
