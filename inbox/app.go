@@ -68,8 +68,8 @@ type App struct {
 	// The inboxes by name. A name is made of letters, digits, `.`, `_` and `-`, and begins with a letter or digit.
 	Inboxes map[string]*Inbox `json:"inboxes,omitempty"`
 
-	// The default inbox is added when a handler names it, while the metrics may be asked already: whoever is not of the
-	// configuration's own life cycle takes the lock.
+	// The lock guards boxes: a handler may add the default inbox while the metrics are being scraped. What the
+	// configuration's own life cycle calls reads them without it.
 	lock  sync.RWMutex
 	boxes map[string]*box
 

@@ -19,7 +19,7 @@ func init() {
 	httpcaddyfile.RegisterGlobalOption("inbox", parseGlobalOption)
 	httpcaddyfile.RegisterHandlerDirective("inbox", parseHandler)
 
-	// It stands where the app's reverse_proxy would, behind whatever makes or judges the request.
+	// It stands where the app's reverse_proxy would, behind the handlers that make or verify the request.
 	httpcaddyfile.RegisterDirectiveOrder("inbox", httpcaddyfile.Before, "reverse_proxy")
 }
 

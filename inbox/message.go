@@ -35,9 +35,8 @@ type tlsState struct {
 // hopByHop are headers that are about a connection, not about the request (RFC 9110, 7.6.1).
 var hopByHop = []string{"Connection", "Transfer-Encoding", "Upgrade", "Keep-Alive", "Te", "Trailer", "Expect"}
 
-// forAnswers are headers that ask for another answer than the one the app would give by itself, compressed or a part of
-// it, such as 206 or 304. The sender is not who reads it: what is looked for in it is the word. Those that begin with If-
-// are left out too.
+// forAnswers are headers that ask for a compressed, partial (206) or empty (304) answer. They are not stored, because the
+// gateway reads the answer for the app's word, and the sender never sees it. Nor are those that begin with If-.
 var forAnswers = []string{"Accept-Encoding", "Range"}
 
 // capture takes what is stored from a request whose body has been read. It shares the values of its headers.
@@ -49,8 +48,8 @@ func capture(r *http.Request, content []byte) (*request, error) {
 	if r.TLS != nil {
 		stored.TLS = &tlsState{r.TLS.Version, r.TLS.CipherSuite, r.TLS.ServerName}
 	}
-	// Only names that there are: the sender may list as many as fit. Over HTTP/2 there may be a field Host beside the
-	// request's host, which FastCGI would hand the app in its place.
+	// Only headers of the request are noted, because Connection may list any number of names. HTTP/2 allows a field Host
+	// beside the request's host; FastCGI would give the app that field instead.
 	stays := make(map[string]bool, len(r.Header))
 	for name := range r.Header {
 		name = http.CanonicalHeaderKey(name)
@@ -78,7 +77,7 @@ func capture(r *http.Request, content []byte) (*request, error) {
 	return stored, nil
 }
 
-// check says why it could not be delivered, or nil.
+// check says why the request could not be delivered, or returns nil.
 func (q *request) check() error {
 	if q.Method == "" || strings.ContainsFunc(q.Method, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
 		return fmt.Errorf("method %q", q.Method)
@@ -134,8 +133,8 @@ func appendText(b []byte, text string) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(text))), text...)
 }
 
-// enough is for how many headers, and values of one, there is room at once. Room for more is made only when they have
-// been read: a number alone says nothing in an encoding that is damaged.
+// enough is how many headers, or values of one header, get memory at once. More is allocated only as they are read, because
+// a damaged encoding may claim any number.
 const enough = 64
 
 // decodeRequest reads what encode wrote. The body shares memory with encoded.

@@ -384,49 +384,41 @@ func DiagnoseCall(sig Signature, body []byte, keys []Key, appID string) (best *D
 		}
 		hexSignature.Mistake = HexSignature
 	}
-	type variant struct {
+	// option is one way to take a part of what is signed.
+	type option struct {
 		Finding
-		body string
+		text string
 	}
 	text := string(body)
-	variants := []variant{{Finding{}, text}}
+	bodies := []option{{Finding{}, text}}
 	if trimmed := strings.TrimRight(text, "\r\n"); trimmed != text {
-		variants = append(variants, variant{Finding{BodyNewline, ""}, trimmed})
+		bodies = append(bodies, option{Finding{BodyNewline, ""}, trimmed})
 	} else {
-		variants = append(variants, variant{Finding{BodyNewline, ""}, text + "\n"}, variant{Finding{BodyNewline, ""}, text + "\r\n"})
+		bodies = append(bodies, option{Finding{BodyNewline, ""}, text + "\n"}, option{Finding{BodyNewline, ""}, text + "\r\n"})
 	}
 	for _, style := range jsonStyles() {
 		if written, err := style.rewrite(text); err == nil && written != text {
-			variants = append(variants, variant{Finding{Reserialized, style.String()}, written})
+			bodies = append(bodies, option{Finding{Reserialized, style.String()}, written})
 		}
 	}
 	if encoded, err := simplifiedchinese.GB18030.NewEncoder().String(text); err == nil && encoded != text {
-		variants = append(variants, variant{Finding{GBK, toGBK}, encoded})
+		bodies = append(bodies, option{Finding{GBK, toGBK}, encoded})
 	}
 	if decoded := string(normalize.ToUTF8(body)); decoded != text {
-		variants = append(variants, variant{Finding{GBK, fromGBK}, decoded})
+		bodies = append(bodies, option{Finding{GBK, fromGBK}, decoded})
 	}
-	for _, v := range variants {
-		digest := fmt.Sprintf("%x", sha256.Sum256([]byte(v.body)))
-		for _, written := range []struct {
-			Finding
-			digest string
-		}{{Finding{}, digest}, {Finding{UpperDigest, ""}, strings.ToUpper(digest)}} {
+	for _, b := range bodies {
+		sum := fmt.Sprintf("%x", sha256.Sum256([]byte(b.text)))
+		for _, digest := range []option{{Finding{}, sum}, {Finding{UpperDigest, ""}, strings.ToUpper(sum)}} {
 			for _, k := range keys {
-				ids := []struct {
-					Finding
-					id string
-				}{{Finding{}, sig.AppID}}
+				ids := []option{{Finding{}, sig.AppID}}
 				if k.Label == "app_key" && appID != "" && appID != sig.AppID {
-					ids = append(ids, struct {
-						Finding
-						id string
-					}{Finding{OtherAppID, ""}, appID})
+					ids = append(ids, option{Finding{OtherAppID, ""}, appID})
 				}
 				for _, id := range ids {
-					signed := id.id + sig.Timestamp + sig.Nonce + written.digest
+					signed := id.text + sig.Timestamp + sig.Nonce + digest.text
 					if hmac.Equal(macOf(k.Key, signed), want) {
-						findings := with(nil, v.Finding, written.Finding, Finding{k.Mistake, k.Label}, id.Finding, hexSignature)
+						findings := with(nil, b.Finding, digest.Finding, Finding{k.Mistake, k.Label}, id.Finding, hexSignature)
 						better(&best, Diagnosis{Findings: findings, Key: k.Label, Text: signed})
 					}
 				}
