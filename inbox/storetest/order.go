@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"fmt"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
@@ -127,7 +128,8 @@ func testOrderAtOnce(t *testing.T, b *Backend) {
 		}
 		flying[m.Key] = m.ID
 		lock.Unlock()
-		lock.Lock() // others may come in between
+		runtime.Gosched() // others may lease in between
+		lock.Lock()
 		delete(flying, m.Key)
 		if outcome.Result == inbox.Delivered {
 			order[m.Key] = append(order[m.Key], m.ID)
