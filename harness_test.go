@@ -18,8 +18,8 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
 
-	"github.com/caddy-chinaums/caddy-chinaums/inbox/storetest"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/freeport"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/testutil"
 )
 
 // The tests run a real Caddy in this process, one configuration at a time: no test here may be parallel.
@@ -28,7 +28,7 @@ import (
 // `caddy run --resume` starts, and its storage.
 func TestMain(m *testing.M) {
 	_ = os.Setenv("LC_ALL", "C") // messages are in English, whatever this machine speaks
-	storetest.TempOnDisk()
+	testutil.TempOnDisk()
 	directory, err := os.MkdirTemp("", "chinaums-test-")
 	if err != nil {
 		panic(err)

@@ -28,7 +28,7 @@ import (
 // it emits are here too; each belongs to the test that names it.
 
 func init() {
-	storetest.TempOnDisk()
+	testutil.TempOnDisk()
 	caddy.RegisterModule(memoryStores{})
 	caddy.RegisterModule(testApp{})
 	caddy.RegisterModule(testEvents{})

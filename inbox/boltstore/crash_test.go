@@ -19,7 +19,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-chinaums/caddy-chinaums/inbox"
-	"github.com/caddy-chinaums/caddy-chinaums/inbox/storetest"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/testutil"
 )
 
 // crashFile names the file that a copy of this test program works on until it is killed.
@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(1)
 	}
-	storetest.TempOnDisk()
+	testutil.TempOnDisk()
 	os.Exit(m.Run())
 }
 

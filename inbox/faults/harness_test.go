@@ -34,8 +34,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddy-chinaums/caddy-chinaums/inbox/storetest"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/freeport"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/testutil"
 )
 
 // binary is the built gateway: cmd/caddy, built once, or what CADDY_BINARY names.
@@ -56,7 +56,7 @@ var directory string
 
 func TestMain(m *testing.M) {
 	_ = os.Setenv("LC_ALL", "C") // messages are in English, whatever this machine speaks
-	storetest.TempOnDisk()
+	testutil.TempOnDisk()
 	var err error
 	if directory, err = os.MkdirTemp("", "faults-"); err != nil {
 		panic(err)

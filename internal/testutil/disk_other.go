@@ -1,5 +1,5 @@
 //go:build !linux
 
-package storetest
+package testutil
 
 func inMemory(string) bool { return false }
