@@ -150,14 +150,14 @@ func (m *merchant) verdict(content []byte, header http.Header) doctor.Verdict {
 	defer fields.release()
 	rejected := m.verify(fields, content, header)
 	if reason := headerReason(header); reason != "" {
-		rejected = &rejection{http.StatusUnsupportedMediaType, reason, nil}
+		rejected = &inbound.Rejection{Status: http.StatusUnsupportedMediaType, Reason: reason}
 	}
 	if rejected == nil {
 		event := fields.event(nil, m.source())
 		return doctor.Verdict{Type: event.Type, ID: event.ID, Subject: event.Subject, ReadsOtherwise: readsOtherwise(content)}
 	}
 	beside := []string{reasonMissingSignature, reasonAmbiguous, reasonMixed, "foreign_mid"}
-	return doctor.Verdict{Reason: rejected.reason, Detail: rejected.detail, Beside: slices.Contains(beside, rejected.reason)}
+	return doctor.Verdict{Reason: rejected.Reason, Detail: rejected.Detail, Beside: slices.Contains(beside, rejected.Reason)}
 }
 
 // headerReason is why chinaums_notify would not even look at a body with this header, or "".

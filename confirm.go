@@ -1,47 +1,23 @@
 package chinaums
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
-	"go.uber.org/zap"
-
-	"github.com/caddy-chinaums/caddy-chinaums/internal/body"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/inbound"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/jsontext"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/normalize"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/outbound"
-)
-
-// The interfaces that say what has become of an order, a bill or a refund (checklist SYS-11, SYS-13; GAP-06).
-const (
-	pathQuery       = "/v1/netpay/query"
-	pathBillQuery   = "/v1/netpay/bills/query"
-	pathRefundQuery = "/v1/netpay/refund-query"
-)
-
-// maxConfirmAnswer bounds the platform's answer to a query.
-const maxConfirmAnswer = 64 << 10
-
-// What becomes of an event that the platform was asked about.
-const (
-	confirmedTrue       = "true"
-	confirmedSuperseded = "superseded" // the platform is at a later state of the same order
-)
-
-// Reasons why an event is not confirmed.
-const (
-	reasonContradicted  = "contradicted"
-	reasonNotAnswered   = "not_answered"
-	reasonNotComparable = "not_comparable"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/platform"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/text"
 )
 
 // platformAnswer is what the platform says about an order: the scalars of its JSON object as text, empty ones left
@@ -80,72 +56,53 @@ func (f *notifyFields) claim() claim {
 	return all
 }
 
-// confirm asks the platform about a notify whose signature is right, and says what it is: confirmed or, with the
-// answer's status, why not. One that is doubtful, since it can be cut in two ways or has words together that no genuine
-// one has, is held against every word that decides.
-//
-// The platform is asked about an order and not about a notify: each notify is held against the answer anew. An answer
-// that is older than the notify proves nothing against it, which may tell of what has happened since.
-func (c *confirmer) confirm(m *merchant, said claim, eventType string, doubtful bool, patience time.Duration) (confirmed string, rejected *rejection) {
+// confirm asks the platform about a notify whose signature is right, and says what it is: confirmed, or why not. The
+// signature of an ambiguous one says nothing about its words, since it can be cut in two ways or has words together that
+// no genuine one has. So each of its words that decides is compared with the answer.
+func (c *confirmer) confirm(m *merchant, said claim, eventType string, ambiguous bool, patience time.Duration) (confirmed string, rejected *inbound.Rejection) {
 	q, err := newQuestion(m, said, eventType)
 	if err != nil {
-		return "", &rejection{http.StatusServiceUnavailable, reasonNotComparable, err}
+		return "", &inbound.Rejection{Status: http.StatusServiceUnavailable, Reason: inbound.ReasonNotComparable, Detail: err}
 	}
 	now, topic := c.time(), q.topic(m)
-	topic.Doubtful = true
-	if !doubtful {
-		// What a doubtful one has asked for may help the order's own notify, but not harm it.
+	if !ambiguous {
+		// What an ambiguous one has asked for may help the order's own notify, but not harm it.
+		topic.Ambiguous = true
 		if answer, ok := c.questions.Known(now, topic); ok {
 			if confirmed, err := q.compare(said, answer, false); err == nil {
 				return confirmed, nil
 			}
 		}
-		topic.Doubtful = false
 	}
-	answer, fresh, err := c.questions.Ask(now, topic, patience, func(ctx context.Context) (*platformAnswer, error) {
+	topic.Ambiguous = ambiguous
+	return c.questions.Confirm(now, topic, patience, func(ctx context.Context) (*platformAnswer, error) {
 		return c.query(ctx, m, q, said)
-	})
-	if err == nil {
-		confirmed, err = q.compare(said, answer, doubtful)
-	}
-	_, contradicts := errors.AsType[contradiction](err)
-	switch {
-	case err == nil:
-		return confirmed, nil
-	case errors.Is(err, errNotComparable):
-		return "", &rejection{http.StatusServiceUnavailable, reasonNotComparable, err}
-	case contradicts && fresh:
-		return "", &rejection{http.StatusConflict, reasonContradicted, err}
-	case contradicts:
-		err = fmt.Errorf("the platform has answered before this notify came, and is not asked again within a minute: %w", err)
-	}
-	return "", &rejection{http.StatusServiceUnavailable, reasonNotAnswered, err}
+	}, func(answer *platformAnswer) (string, error) { return q.compare(said, answer, ambiguous) })
 }
 
 // question is one query about one order, bill or refund.
 type question struct {
-	path    string
+	of      *family
 	number  string // what is asked for: of the order, the bill or the refund
 	instead string // a refund's order, for a platform that wants this number
 	day     string // a bill's
 	mid     string
 }
 
-// newQuestion returns what the platform is to be asked about a notify. A word that decides, or goes into the query, and
-// holds an '&' has swallowed its neighbor: no answer holds such a word, and each cut would make another question of it.
+// newQuestion returns what the platform is to be asked about a notify. A word that decides, or goes into the query, must
+// not hold an '&': it would have its neighbor in it, which no answer has, and each cut would make another question of it.
 func newQuestion(m *merchant, said claim, eventType string) (*question, error) {
-	q := &question{path: pathQuery, number: said["merOrderId"], mid: said["mid"]}
+	q := &question{of: familyOf(eventType), mid: said["mid"]}
 	if q.mid == "" && len(m.mids) == 1 {
 		for mid := range m.mids {
 			q.mid = mid
 		}
 	}
-	family, _, _ := strings.Cut(strings.TrimPrefix(eventType, "com.chinaums."), ".")
-	switch family {
-	case "bill":
-		q.path, q.number, q.day = pathBillQuery, said["billNo"], said["billDate"]
-	case "refund":
-		q.path = pathRefundQuery
+	q.number = said[fieldTable[q.of.number].name]
+	switch q.of {
+	case bills:
+		q.day = said["billDate"]
+	case refunds:
 		for _, name := range []string{"refundExtOrderId", "refundOrderId"} {
 			if said[name] != "" {
 				q.number, q.instead = said[name], said["merOrderId"]
@@ -156,8 +113,8 @@ func newQuestion(m *merchant, said claim, eventType string) (*question, error) {
 		return nil, errors.New("the notify has no number to ask the platform for")
 	}
 	for name, value := range said {
-		if deciding := decidingName(name); strings.Contains(value, "&") && (deciding != "" && deciding != "billPayment" || name == "tid" || name == "billDate") {
-			return nil, fmt.Errorf("%w: %s holds an ampersand", errNotComparable, quoteText(name))
+		if deciding := decidingNumber(name); strings.Contains(value, "&") && (deciding >= 0 && deciding != fieldBillPayment || name == "tid" || name == "billDate") {
+			return nil, fmt.Errorf("%w: %s holds an ampersand", inbound.ErrNotComparable, text.Name(name))
 		}
 	}
 	return q, nil
@@ -165,7 +122,7 @@ func newQuestion(m *merchant, said claim, eventType string) (*question, error) {
 
 // topic is what is asked once a minute: nothing of it depends on a state, nor on what else the notify says.
 func (q *question) topic(m *merchant) inbound.Topic {
-	order := sha256.Sum256(fmt.Appendf(nil, "%q %q %q %q %q", q.path, q.mid, q.number, q.instead, q.day))
+	order := sha256.Sum256(fmt.Appendf(nil, "%q %q %q %q %q", q.of.query, q.mid, q.number, q.instead, q.day))
 	return inbound.Topic{
 		Account: fmt.Sprintf("%q %q %q", m.name, m.endpoint.Host, m.signer.appID),
 		Order:   string(order[:]),
@@ -195,7 +152,7 @@ func (c *confirmer) query(ctx context.Context, m *merchant, q *question, said cl
 		if err != nil && !errors.Is(err, errNoSuchOrder) {
 			return nil, err
 		}
-		if err == nil && (q.path != pathRefundQuery || sameRefund(said, answer) == nil) {
+		if err == nil && (q.of != refunds || sameRefund(said, answer) == nil) {
 			if len(numbers) > 1 {
 				c.learn(m, number == q.instead)
 			}
@@ -222,22 +179,13 @@ func (c *confirmer) learn(m *merchant, byOrder bool) {
 	}
 }
 
-// contradiction is what the platform says against a notify. It names the field, and no value: it is logged.
-type contradiction string
-
-func (c contradiction) Error() string { return string(c) }
-
-const errNoSuchOrder = contradiction("the platform knows no such order")
+const errNoSuchOrder = inbound.Contradiction("the platform knows no such order")
 
 // call sends one signed query.
 func (c *confirmer) call(ctx context.Context, m *merchant, q *question, number string, said claim) (*platformAnswer, error) {
 	nonce, now := newNonce(), c.time()
 	request := map[string]string{"msgId": nonce, "requestTimestamp": now.In(beijing).Format(time.DateTime)}
-	asked := "merOrderId"
-	if q.path == pathBillQuery {
-		asked = "billNo"
-	}
-	for name, value := range map[string]string{asked: number, "billDate": q.day, "mid": q.mid, "tid": said["tid"], "instMid": said["instMid"]} {
+	for name, value := range map[string]string{fieldTable[q.of.number].name: number, "billDate": q.day, "mid": q.mid, "tid": said["tid"], "instMid": said["instMid"]} {
 		if value != "" {
 			request[name] = value
 		}
@@ -246,21 +194,9 @@ func (c *confirmer) call(ctx context.Context, m *merchant, q *question, number s
 	if err != nil {
 		return nil, err // strings always marshal
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, m.endpoint.Scheme+"://"+m.endpoint.Host+q.path, bytes.NewReader(content))
+	res, answer, err := platform.Post(ctx, c.client, m.endpoint.URL(q.of.query), m.signer.authorization(now, nonce, content), content)
 	if err != nil {
 		return nil, err
-	}
-	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("Accept", "application/json")
-	req.Header.Set("Authorization", m.signer.authorization(now, nonce, content))
-	res, err := c.client.Do(req)
-	if err != nil {
-		return nil, outbound.WithoutQuotes(err)
-	}
-	defer res.Body.Close()
-	answer, err := body.Read(res.Body, res.ContentLength, maxConfirmAnswer)
-	if err != nil {
-		return nil, fmt.Errorf("reading the answer: %w", outbound.WithoutQuotes(err))
 	}
 	for _, authorization := range res.Header["Authorization"] {
 		if scheme, _, _ := strings.Cut(strings.TrimSpace(authorization), " "); strings.EqualFold(scheme, bodySigScheme) {
@@ -282,7 +218,7 @@ func (c *confirmer) call(ctx context.Context, m *merchant, q *question, number s
 	case "NO_ORDER":
 		return nil, errNoSuchOrder
 	default:
-		return nil, fmt.Errorf("the platform answered %s", quoteText(code))
+		return nil, fmt.Errorf("the platform answered %s", text.Name(code))
 	}
 }
 
@@ -307,43 +243,27 @@ func parseAnswer(content []byte) (*platformAnswer, error) {
 // readScalars returns the scalars of a JSON object as text, numbers as they are written, and the member that is named,
 // if it is an object. Of two members of one name that differ neither is there: the document's own example has two.
 func readScalars(content []byte, object string) (fields map[string]string, nested json.RawMessage, err error) {
-	decoder := json.NewDecoder(bytes.NewReader(content))
-	decoder.UseNumber()
-	if start, err := decoder.Token(); err != nil || start != json.Delim('{') {
-		return nil, nil, errors.New("no object")
-	}
 	fields = make(map[string]string)
-	doubtful := make(map[string]bool)
-	for decoder.More() {
-		token, err := decoder.Token()
-		if err != nil {
-			return nil, nil, err
+	contradictory := make(map[string]bool)
+	err = jsontext.Members(content, func(name string, value json.RawMessage) error {
+		if value[0] == '{' && name == object {
+			nested = value
+			return nil
 		}
-		name := token.(string)
-		var raw json.RawMessage
-		if err := decoder.Decode(&raw); err != nil {
-			return nil, nil, err
-		}
-		if raw[0] == '{' && name == object {
-			nested = raw
-			continue
-		}
-		text, ok := scalar(raw)
+		text, ok := scalar(value)
 		if !ok || text == "" {
-			continue
+			return nil
 		}
 		if earlier, repeated := fields[name]; repeated && earlier != text {
-			doubtful[name] = true
+			contradictory[name] = true
 		}
 		fields[name] = text
-	}
-	if _, err := decoder.Token(); err != nil {
+		return nil
+	})
+	if err != nil {
 		return nil, nil, err
 	}
-	if _, err := decoder.Token(); err != io.EOF {
-		return nil, nil, errors.New("data after the object")
-	}
-	for name := range doubtful {
+	for name := range contradictory {
 		delete(fields, name)
 	}
 	return fields, nested, nil
@@ -364,33 +284,25 @@ func scalar(raw json.RawMessage) (string, bool) {
 	return string(raw), true
 }
 
-var errNotComparable = errors.New("not comparable")
-
-func differ(name string) error { return contradiction(name + " is not what the platform says") }
-
-func missing(name string) error {
-	return fmt.Errorf("%w: %s is missing", errNotComparable, name)
-}
-
 // compare holds a notify against the platform's answer: order, status, amount, and what else makes the event's type and
-// id. Of these words the answer must have each: what it does not hold is not comparable. Where a notify is doubtful, its
+// id. Of these words the answer must have each: what it does not hold is not comparable. Where a notify is ambiguous, its
 // signature says nothing about the words that decide, so each of them must be in the answer too.
-func (q *question) compare(said claim, answer *platformAnswer, doubtful bool) (confirmed string, err error) {
+func (q *question) compare(said claim, answer *platformAnswer, ambiguous bool) (confirmed string, err error) {
 	if answer == nil {
-		return "", errNotComparable
+		return "", inbound.ErrNotComparable
 	}
 	if err := sameText(said, answer, "mid", false); err != nil {
 		return "", err
 	}
-	switch q.path {
-	case pathBillQuery:
+	switch q.of {
+	case bills:
 		confirmed, err = q.compareBill(said, answer)
-	case pathRefundQuery:
+	case refunds:
 		confirmed, err = q.compareRefund(said, answer)
 	default:
 		confirmed, err = q.compareOrder(said, answer)
 	}
-	if err == nil && doubtful {
+	if err == nil && ambiguous {
 		err = q.compareDeciding(said, answer)
 	}
 	if err != nil {
@@ -406,21 +318,21 @@ func (q *question) compareOrder(said claim, answer *platformAnswer) (string, err
 	if err := sameAmount(said, answer, "totalAmount"); err != nil {
 		return "", err
 	}
-	confirmed, err := later(orderStates, orderWord(said["status"]), orderWord(answer.fields["status"]), answer)
+	confirmed, err := later(payments, orderState(said["status"]), orderState(answer.fields["status"]), answer)
 	if err != nil {
 		return "", err
 	}
 	// No document says that the answer has one of these, but a platform may.
 	switch {
 	case said["secureStatus"] != "": // a guarantee
-		secured, err := later(secureStates, said["secureStatus"], answer.fields["secureStatus"], answer)
-		if err == nil && said["completeAmount"] != "" && secured == confirmedTrue {
-			err = q.held(answer, "completeAmount", "completeAmount", said["completeAmount"])
+		secured, err := later(guarantees, said["secureStatus"], answer.fields["secureStatus"], answer)
+		if err == nil && said["completeAmount"] != "" && secured == inbound.Confirmed {
+			err = q.held(answer, "completeAmount", fieldCompleteAmount, said["completeAmount"])
 		}
 		if err != nil {
 			return "", err
 		}
-		if secured == confirmedSuperseded {
+		if secured == inbound.Superseded {
 			confirmed = secured
 		}
 	case said["contractId"] != "": // a deduction
@@ -441,7 +353,7 @@ func (q *question) compareBill(said claim, answer *platformAnswer) (string, erro
 	if err := sameAmount(said, answer, "totalAmount"); err != nil {
 		return "", err
 	}
-	return later(billStates, said["billStatus"], answer.fields["billStatus"], answer)
+	return later(bills, said["billStatus"], answer.fields["billStatus"], answer)
 }
 
 func (q *question) compareRefund(said claim, answer *platformAnswer) (string, error) {
@@ -450,7 +362,7 @@ func (q *question) compareRefund(said claim, answer *platformAnswer) (string, er
 	}
 	// Some answer the number that was asked for, which may be the refund's.
 	if order := answer.fields["merOrderId"]; said["merOrderId"] != "" && order != "" && order != said["merOrderId"] && order != q.number {
-		return "", differ("merOrderId")
+		return "", inbound.Differs("merOrderId")
 	}
 	if said["totalAmount"] != "" && answer.fields["totalAmount"] != "" {
 		if err := sameAmount(said, answer, "totalAmount"); err != nil {
@@ -460,7 +372,7 @@ func (q *question) compareRefund(said claim, answer *platformAnswer) (string, er
 	if err := sameRefundAmount(said, answer); err != nil {
 		return "", err
 	}
-	return later(refundStates, refundWord(said), answer.fields["refundStatus"], answer)
+	return later(refunds, refundState(said), answer.fields["refundStatus"], answer)
 }
 
 // sameRefund says whether the answer is about the refund of the notify: the numbers that both have must be the same, and
@@ -475,14 +387,14 @@ func sameRefund(said claim, answer *platformAnswer) error {
 		case mine == "" || number.mine == "refundExtOrderId" && said["refundOrderId"] != "":
 			continue
 		case theirs == "" && !found:
-			return missing(number.mine)
+			return inbound.Missing(number.mine)
 		case theirs != "" && mine != theirs:
-			return differ(number.mine)
+			return inbound.Differs(number.mine)
 		}
 		found = true
 	}
 	if !found {
-		return missing("refundOrderId")
+		return inbound.Missing("refundOrderId")
 	}
 	return nil
 }
@@ -503,19 +415,19 @@ func sameRefundAmount(said claim, answer *platformAnswer) error {
 			return nil
 		}
 	}
-	return missing("refundAmount")
+	return inbound.Missing("refundAmount")
 }
 
-// compareDeciding holds every word of a doubtful notify that decides against the answer. What contradicts it counts before
-// what it does not hold.
+// compareDeciding compares every deciding word of an ambiguous notify with the answer. What contradicts it counts before what
+// it does not hold.
 func (q *question) compareDeciding(said claim, answer *platformAnswer) (lacking error) {
 	for name, value := range said {
-		deciding := decidingName(name)
-		if deciding == "" || value == "" || deciding == "notifyId" && !said.namedByNotifyID(q) {
+		number := decidingNumber(name)
+		if number < 0 || value == "" || number == fieldNotifyID && !said.namedByNotifyID(q) {
 			continue
 		}
-		switch err := q.held(answer, name, deciding, value); {
-		case errors.Is(err, errNotComparable):
+		switch err := q.held(answer, name, number, value); {
+		case errors.Is(err, inbound.ErrNotComparable):
 			lacking = err
 		case err != nil:
 			return err
@@ -526,42 +438,42 @@ func (q *question) compareDeciding(said claim, answer *platformAnswer) (lacking 
 
 // namedByNotifyID reports whether the notifyId is part of the event's id: that of a refund without any number.
 func (said claim) namedByNotifyID(q *question) bool {
-	return q.path == pathRefundQuery && said["refundOrderId"] == "" && said["refundTargetOrderId"] == "" && said["refundExtOrderId"] == ""
+	return q.of == refunds && said["refundOrderId"] == "" && said["refundTargetOrderId"] == "" && said["refundExtOrderId"] == ""
 }
 
-// held says whether the answer holds a deciding word of a doubtful notify, whose other words have been compared already.
+// held says whether the answer holds a deciding word of an ambiguous notify, whose other words have been compared already.
 // What the answer does not hold is not comparable: the sender may have chosen it. Only createTime, which is in no answer,
 // may be what the sender says: nothing is decided by it.
-func (q *question) held(answer *platformAnswer, name, deciding, value string) error {
-	theirs := answer.fields[deciding]
-	switch deciding {
-	case "sign", "signType":
+func (q *question) held(answer *platformAnswer, name string, number int, value string) error {
+	deciding := fieldTable[number].name
+	theirs, plain := answer.fields[deciding], name == deciding
+	if plain && isStateOf(number, q.of.query) {
+		return nil // compared as a state already
+	}
+	switch number {
+	case fieldSign, fieldSignType:
 		return nil // the signature's own, and that is right
-	case "createTime":
+	case fieldCreateTime:
 		if theirs == "" {
 			return nil
 		}
-	case "status":
-		// Compared as a state already; but under a refund or a bill it is another thing than what was compared.
-		if q.path == pathQuery && name == deciding || theirs != "" && orderWord(value) == orderWord(theirs) {
+	case fieldStatus:
+		// Under a refund or a bill it is another thing than the state that was compared.
+		if theirs != "" && orderState(value) == orderState(theirs) {
 			return nil
 		}
-		if q.path == pathRefundQuery && orderWord(value) == "TRADE_REFUND" {
+		if q.of == refunds && orderState(value) == "TRADE_REFUND" {
 			return nil // it says no more than that there is a refund, which is confirmed
 		}
-	case "secureStatus", "billStatus", "refundStatus":
-		if q.path == decidedBy[deciding] && name == deciding {
-			return nil // compared as a state already
-		}
-	case "billPayment":
-		if name == deciding && samePayment(value, answer) {
+	case fieldBillPayment:
+		if plain && samePayment(value, answer) {
 			return nil
 		}
-	case "totalAmount", "buyerPayAmount", "refundAmount", "completeAmount":
-		if deciding == "completeAmount" && theirs == "" {
+	case fieldTotalAmount, fieldBuyerPayAmount, fieldRefundAmount, fieldCompleteAmount:
+		if number == fieldCompleteAmount && theirs == "" {
 			theirs = answer.fields["completedAmount"] // as the answers of secure-complete call it
 		}
-		if deciding == "refundAmount" && name == deciding && q.path == pathRefundQuery && theirs == "" {
+		if number == fieldRefundAmount && plain && q.of == refunds && theirs == "" {
 			return nil // compared already, with what the answer has instead
 		}
 		mine, mineOK := wholeAmount(value)
@@ -569,40 +481,26 @@ func (q *question) held(answer *platformAnswer, name, deciding, value string) er
 		if mineOK && amountOK && mine == amount {
 			return nil
 		}
-	case "refundExtOrderId":
-		if q.path == pathRefundQuery && theirs == "" {
+	case fieldRefundExtOrderID:
+		if q.of == refunds && theirs == "" {
 			theirs = answer.fields["refundOrderId"]
 		}
-	case "refundPayTime":
-		if q.path == pathRefundQuery && theirs == "" && answer.fields["payTime"] == value {
+	case fieldRefundPayTime:
+		if q.of == refunds && theirs == "" && answer.fields["payTime"] == value {
 			return nil
 		}
-	case "payTime", "seqId", "targetOrderId":
-		if q.path == pathRefundQuery && theirs != value {
-			return missing(deciding) // the answer's may be the refund's own
+	case fieldPayTime, fieldSeqID, fieldTargetOrderID:
+		if q.of == refunds && theirs != value {
+			return inbound.Missing(deciding) // the answer's may be the refund's own
 		}
 	}
 	switch theirs {
 	case value:
 		return nil
 	case "":
-		return missing(deciding)
+		return inbound.Missing(deciding)
 	}
-	return differ(deciding)
-}
-
-// decidedBy says which query's answer is compared with a state.
-var decidedBy = map[string]string{"secureStatus": pathQuery, "billStatus": pathBillQuery, "refundStatus": pathRefundQuery}
-
-// decidingName returns the deciding name that a name is, letter case and joints aside, or "".
-func decidingName(name string) string {
-	plain := string(withoutJoints([]byte(name)))
-	for _, deciding := range decidingNames {
-		if strings.EqualFold(plain, deciding) {
-			return deciding
-		}
-	}
-	return ""
+	return inbound.Differs(deciding)
 }
 
 // samePayment reports whether each member of a bill's payment is what the platform says.
@@ -624,9 +522,9 @@ func sameText(said claim, answer *platformAnswer, name string, required bool) er
 	mine, theirs := said[name], answer.fields[name]
 	switch {
 	case mine != "" && theirs != "" && mine != theirs:
-		return differ(name)
+		return inbound.Differs(name)
 	case required && (mine == "" || theirs == ""):
-		return missing(name)
+		return inbound.Missing(name)
 	}
 	return nil
 }
@@ -637,9 +535,9 @@ func sameAmount(said claim, answer *platformAnswer, name string) error {
 	theirs, theirsOK := wholeAmount(answer.fields[name])
 	switch {
 	case !mineOK || !theirsOK:
-		return missing(name)
+		return inbound.Missing(name)
 	case mine != theirs:
-		return differ(name)
+		return inbound.Differs(name)
 	}
 	return nil
 }
@@ -647,19 +545,8 @@ func sameAmount(said claim, answer *platformAnswer, name string) error {
 // wholeAmount returns a plain integer; nothing is parsed as a float.
 func wholeAmount(text string) (string, bool) { return text, normalize.IsAmount([]byte(text)) }
 
-// orderWord reads the spellings of a status (protocol.md; X-14).
-func orderWord(status string) string {
-	switch status {
-	case "SUCCESS", "success":
-		return "TRADE_SUCCESS"
-	case "REFUND":
-		return "TRADE_REFUND"
-	}
-	return status
-}
-
-// refundWord is a notify's refundStatus; without one, the time of the refund says that it has succeeded.
-func refundWord(said claim) string {
+// refundState is a notify's refundStatus; without one, the time of the refund says that it has succeeded.
+func refundState(said claim) string {
 	switch {
 	case said["refundStatus"] != "":
 		return said["refundStatus"]
@@ -669,73 +556,29 @@ func refundWord(said claim) string {
 	return "UNKNOWN"
 }
 
-// states says for each state which ones can come later. A state that is not here is comparable with itself only.
-type states map[string][]string
-
-var (
-	// TRADE_CLOSED is what a payment ends in that was never made, and a payment that was paid back in full: after
-	// TRADE_SUCCESS it is told apart by what was paid back.
-	orderStates = states{
-		"NEW_ORDER":      {"WAIT_BUYER_PAY", "TRADE_SUCCESS", "TRADE_REFUND", "TRADE_CLOSED"},
-		"UNKNOWN":        {"NEW_ORDER", "WAIT_BUYER_PAY", "TRADE_SUCCESS", "TRADE_REFUND", "TRADE_CLOSED"},
-		"WAIT_BUYER_PAY": {"TRADE_SUCCESS", "TRADE_REFUND", "TRADE_CLOSED"},
-		"TRADE_SUCCESS":  {"TRADE_REFUND"},
-		"TRADE_REFUND":   {},
-		"TRADE_CLOSED":   {},
-	}
-	billStates = states{
-		"UNPAID":  {"PAID", "REFUND", "CLOSED"},
-		"UNKNOWN": {"UNPAID", "PAID", "REFUND", "CLOSED"},
-		"PAID":    {"REFUND"},
-		"REFUND":  {},
-		"CLOSED":  {},
-	}
-	refundStates = states{
-		"UNKNOWN":    {"PROCESSING", "SUCCESS", "FAIL"},
-		"PROCESSING": {"SUCCESS", "FAIL"},
-		"SUCCESS":    {},
-		"FAIL":       {},
-	}
-	secureStates = states{
-		"UNCOMPLETED":      {"PARTLY_COMPLETED", "ALL_COMPLETED", "CANCELED"},
-		"PARTLY_COMPLETED": {"ALL_COMPLETED"},
-		"ALL_COMPLETED":    {},
-		"CANCELED":         {},
-	}
-)
-
-// later compares two states of one thing.
-func later(known states, mine, theirs string, answer *platformAnswer) (string, error) {
+// later compares two states of one thing, the notify's and the platform's.
+func later(f *family, mine, theirs string, answer *platformAnswer) (string, error) {
 	if mine == "" || theirs == "" {
-		return "", missing("status")
+		return "", inbound.Missing("status")
 	}
 	if mine == theirs {
-		return confirmedTrue, nil
+		return inbound.Confirmed, nil
 	}
-	successors, ok := known[mine]
-	if _, theirsOK := known[theirs]; !ok || !theirsOK || theirs == "UNKNOWN" {
-		return "", fmt.Errorf("%w: status", errNotComparable)
+	known, ok := f.states[mine]
+	if _, theirsOK := f.states[theirs]; !ok || !theirsOK || theirs == "UNKNOWN" {
+		return "", fmt.Errorf("%w: status", inbound.ErrNotComparable)
 	}
-	for _, successor := range successors {
-		if successor == theirs {
-			return confirmedSuperseded, nil
+	if slices.Contains(known.later, theirs) {
+		return inbound.Superseded, nil
+	}
+	switch mine {
+	case orderPaid, "PAID", "TRADE_REFUND", "REFUND":
+		if theirs != "TRADE_CLOSED" && theirs != "CLOSED" {
+			break
 		}
-	}
-	if paid, closed := mine == "TRADE_SUCCESS" || mine == "PAID" || mine == "TRADE_REFUND" || mine == "REFUND", theirs == "TRADE_CLOSED" || theirs == "CLOSED"; paid && closed {
 		if back, ok := wholeAmount(answer.fields["refundAmount"]); ok && back != "0" {
-			return confirmedSuperseded, nil
+			return inbound.Superseded, nil
 		}
 	}
-	return "", differ("status")
-}
-
-// confirm asks the platform about an event, which says then what the platform says.
-func (n *Notify) confirm(m *merchant, fields *notifyFields, event *notifyEvent, doubtful bool) *rejection {
-	confirmed, rejected := n.confirmer.confirm(m, fields.claim(), event.Type, doubtful, time.Duration(n.Timeout))
-	if rejected != nil {
-		return rejected
-	}
-	event.Confirmed = confirmed
-	n.logger.Debug("event confirmed", zap.String("merchant", m.name), zap.String("event", event.ID), zap.String("confirmed", confirmed))
-	return nil
+	return "", inbound.Differs("status")
 }

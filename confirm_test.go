@@ -18,6 +18,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/caddy-chinaums/caddy-chinaums/internal/inbound"
 )
 
 // queried is one query as the platform got it.
@@ -387,7 +389,7 @@ func TestConfirmFailures(t *testing.T) {
 			io.WriteString(connection, "HTTP/1.1 200 OK\r\nContent-Length: Signature=\r\n\r\n") // which must not be in the log
 		}, 503},
 		"too large": {func(w http.ResponseWriter, _ *http.Request, _ queried) {
-			io.WriteString(w, good[:len(good)-1]+`,"x":"`+strings.Repeat("x", maxConfirmAnswer)+`"}`)
+			io.WriteString(w, good[:len(good)-1]+`,"x":"`+strings.Repeat("x", 64<<10)+`"}`)
 		}, 503},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -639,7 +641,7 @@ func TestConfirmTurns(t *testing.T) {
 	}
 }
 
-// TestConfirmIsNotPoisoned: a doubtful notify may name another's order and have the platform asked with words of the
+// TestConfirmIsNotPoisoned: an ambiguous notify may name another's order and have the platform asked with words of the
 // sender's choosing; what comes of that is not held against the order's own notify.
 func TestConfirmIsNotPoisoned(t *testing.T) {
 	platform := newFakePlatform(t)
@@ -653,23 +655,23 @@ func TestConfirmIsNotPoisoned(t *testing.T) {
 	app := newMerchantApp(t, nil)
 	url, _ := startConfirm(t, platform.URL, app.URL, "")
 	clock := stopClock(t)
-	doubtful := referenceField{"z", "&status=TRADE_CLOSED"}
-	wantWord(t, postNotify(t, url, signedOrder(doubtful, referenceField{"tid", "9"})), 409)
-	wantWord(t, postNotify(t, url, signedOrder(doubtful, referenceField{"tid", "8"})), 503)
+	ambiguous := referenceField{"z", "&status=TRADE_CLOSED"}
+	wantWord(t, postNotify(t, url, signedOrder(ambiguous, referenceField{"tid", "9"})), 409)
+	wantWord(t, postNotify(t, url, signedOrder(ambiguous, referenceField{"tid", "8"})), 503)
 	wantWord(t, postNotify(t, url, signedOrder()), 200)
 	if asked := platform.asked(); len(asked) != 2 || len(app.seen()) != 1 {
 		t.Errorf("asked %v", asked)
 	}
 	// The other way round, one answer serves both.
 	clock.pass(time.Minute)
-	wantWord(t, postNotify(t, url, signedOrder(doubtful, referenceField{"notifyId", ""}, referenceField{"instMid", ""}, referenceField{"mid", ""})), 200)
+	wantWord(t, postNotify(t, url, signedOrder(ambiguous, referenceField{"notifyId", ""}, referenceField{"instMid", ""}, referenceField{"mid", ""})), 200)
 	wantWord(t, postNotify(t, url, signedOrder(referenceField{"mid", ""})), 200)
 	if asked := platform.asked(); len(asked) != 1 {
 		t.Errorf("asked %v", asked)
 	}
 }
 
-// TestConfirmHoldsEachWord: of a doubtful notify each deciding word must be in the answer: what the answer says otherwise
+// TestConfirmHoldsEachWord: of an ambiguous notify each deciding word must be in the answer: what the answer says otherwise
 // is contradicted, what it does not say is not comparable. Before, a secureStatus that was not in the answer was believed.
 func TestConfirmHoldsEachWord(t *testing.T) {
 	for _, test := range []struct {
@@ -735,12 +737,13 @@ func TestConfirmHoldsEachWord(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			q := &question{path: test.path}
-			err = q.held(answer, test.name, test.name, test.value)
-			contradicts, isContradiction := errors.AsType[contradiction](err)
+			of := map[string]*family{pathQuery: payments, pathBillQuery: bills, pathRefundQuery: refunds}[test.path]
+			q := &question{of: of}
+			err = q.held(answer, test.name, decidingNumber(test.name), test.value)
+			contradicts, isContradiction := errors.AsType[inbound.Contradiction](err)
 			switch {
 			case test.want == "" && err == nil:
-			case test.want == "-" && errors.Is(err, errNotComparable):
+			case test.want == "-" && errors.Is(err, inbound.ErrNotComparable):
 			case isContradiction && strings.HasPrefix(string(contradicts), test.want+" "):
 			default:
 				t.Errorf("%v, want %q", err, test.want)

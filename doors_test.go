@@ -121,27 +121,31 @@ type door struct {
 
 var doors = []door{
 	{
-		name:  "signer.go imports the standard library and internal/jsontext only",
+		name:  "signer.go imports the standard library, internal/jsontext and internal/text only",
 		files: func(s source) bool { return s.file == "signer.go" || s.file == "shouqianba/signer.go" },
 		closed: func(_ source, i imported) bool {
 			room, ok := i.ours()
-			return !i.standard() && (!ok || room != "internal/jsontext")
+			return !i.standard() && (!ok || room != "internal/jsontext" && room != "internal/text")
 		},
 	},
 	{
-		name:   "jsontext imports the standard library only",
-		files:  func(s source) bool { return within(s.room(), "internal/jsontext") },
+		name:   "jsontext and text import the standard library only",
+		files:  func(s source) bool { return within(s.room(), "internal/jsontext") || within(s.room(), "internal/text") },
 		closed: func(_ source, i imported) bool { return !i.standard() },
 	},
 	{
-		name: "event.go imports no Caddy and no zap, nor a room that might",
+		name: "names.go, fields.go and event.go import no Caddy and no zap, nor a room that might",
 		files: func(s source) bool {
-			return s.file == "event.go" || s.file == "shouqianba/event.go" || within(s.room(), "internal/normalize")
+			switch s.file {
+			case "names.go", "fields.go", "event.go", "shouqianba/event.go":
+				return true
+			}
+			return within(s.room(), "internal/normalize")
 		},
 		closed: func(_ source, i imported) bool {
 			room, ok := i.ours()
 			return within(i.path, "github.com/caddyserver") || within(i.path, "go.uber.org/zap") ||
-				ok && room != "internal/normalize" && room != "internal/jsontext"
+				ok && room != "internal/normalize" && room != "internal/jsontext" && room != "internal/text"
 		},
 	},
 	{
@@ -293,16 +297,24 @@ func TestDoorsClose(t *testing.T) {
 		{file: "signer.go", path: ours + "internal/normalize", want: "signer.go"},
 		{file: "signer.go", path: modulePath, want: "signer.go"},
 		{file: "signer.go", path: ours + "internal/jsontext"},
+		{file: "signer.go", path: ours + "internal/text"},
 		{file: "signer.go", path: "crypto/hmac"},
-		{file: "internal/jsontext/jsontext.go", path: "golang.org/x/text/encoding", want: "jsontext"},
-		{file: "internal/jsontext/jsontext.go", path: ours + "internal/body", want: "jsontext"},
-		{file: "internal/normalize/normalize.go", path: "github.com/caddyserver/caddy/v2", want: "event.go"},
-		{file: "internal/normalize/normalize.go", path: ours + "internal/body", want: "event.go"},
+		{file: "internal/text/text.go", path: "golang.org/x/text/encoding", want: "jsontext and text"},
+		{file: "internal/text/text.go", path: ours + "internal/jsontext", want: "jsontext and text"},
+		{file: "names.go", path: "github.com/caddyserver/caddy/v2", want: "names.go"},
+		{file: "fields.go", path: "go.uber.org/zap", want: "names.go"},
+		{file: "fields.go", path: ours + "internal/inbound", want: "names.go"},
+		{file: "fields.go", path: ours + "internal/jsontext"},
+		{file: "fields.go", path: ours + "internal/text"},
+		{file: "internal/jsontext/jsontext.go", path: "golang.org/x/text/encoding", want: "jsontext and text"},
+		{file: "internal/jsontext/jsontext.go", path: ours + "internal/body", want: "jsontext and text"},
+		{file: "internal/normalize/normalize.go", path: "github.com/caddyserver/caddy/v2", want: "names.go"},
+		{file: "internal/normalize/normalize.go", path: ours + "internal/body", want: "names.go"},
 		{file: "internal/normalize/normalize.go", path: ours + "internal/jsontext"},
-		{file: "event.go", path: ours + "internal/inbound", want: "event.go"},
+		{file: "event.go", path: ours + "internal/inbound", want: "names.go"},
 		{file: "event.go", path: ours + "internal/normalize"},
-		{file: "event.go", path: "github.com/caddyserver/caddy/v2", want: "event.go"},
-		{file: "event.go", path: "go.uber.org/zap/zapcore", want: "event.go"},
+		{file: "event.go", path: "github.com/caddyserver/caddy/v2", want: "names.go"},
+		{file: "event.go", path: "go.uber.org/zap/zapcore", want: "names.go"},
 		{file: "event.go", path: "golang.org/x/text/encoding/simplifiedchinese"},
 		{file: "notify.go", path: "github.com/caddyserver/caddy/v2"},
 		{file: "inbox/deliver.go", path: modulePath, want: "inbox never"},
@@ -340,6 +352,9 @@ func TestDoorsClose(t *testing.T) {
 		{file: "internal/outbound/body.go", path: ours + "internal/sandbox", want: "internal packages"},
 		{file: "internal/outbound/body.go", path: ours + "internal/secret"},
 		{file: "internal/outbound/body.go", path: ours + "internal/dev", want: "internal packages"},
+		{file: "internal/platform/platform.go", path: modulePath, want: "internal packages"},
+		{file: "internal/platform/platform.go", path: ours + "shouqianba", want: "internal packages"},
+		{file: "internal/platform/platform.go", path: ours + "internal/outbound"},
 		{file: "internal/dev/dev.go", path: modulePath, want: "dev imports"},
 		{file: "internal/dev/dev.go", path: ours + "shouqianba", want: "dev imports"},
 		{file: "internal/dev/dev.go", path: ours + "internal/sandbox"},
@@ -375,7 +390,7 @@ func TestDoorsClose(t *testing.T) {
 // TestRooms: what somebody who opens the repository has to find.
 func TestRooms(t *testing.T) {
 	for _, file := range []string{
-		"module.go", "caddyfile.go", "signer.go", "event.go", "notify.go", "proxy.go", "guard.go",
+		"module.go", "caddyfile.go", "names.go", "signer.go", "fields.go", "event.go", "notify.go", "proxy.go", "guard.go",
 		"webhook/webhook.go", "webhook/sign.go", "webhook/caddyfile.go",
 		"cmd/caddy/main.go", "testdata/vectors",
 		"LICENSE", "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md", ".golangci.yml", ".gitignore",

@@ -8,8 +8,8 @@ import (
 	"github.com/caddy-chinaums/caddy-chinaums/internal/outbound"
 )
 
-// platform is what ChinaUMS does differently from the other platforms on the way out.
-var platform = outbound.Platform{
+// outward is what ChinaUMS does differently from the other platforms on the way out.
+var outward = outbound.Platform{
 	Name:        "chinaums",
 	Envelope:    envelope,
 	DeniedPaths: []string{"/v1/token/*"},

@@ -1,9 +1,9 @@
 package chinaums
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
+	"slices"
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/jsontext"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/normalize"
@@ -25,162 +25,25 @@ type notifyEvent struct {
 	Confirmed string
 }
 
-// jsonNames holds the names of fields whose text is JSON. It does not change once made.
-type jsonNames struct {
-	names   []string
-	lengths uint64 // bit n: there is a name of n bytes; bit 63: of 63 or more
-}
-
-func newJSONNames(names ...string) *jsonNames {
-	set := &jsonNames{names: names}
-	for _, name := range set.names {
-		set.lengths |= 1 << min(len(name), 63)
-	}
-	return set
-}
-
-func (set *jsonNames) has(name []byte) bool {
-	if set.lengths>>min(len(name), 63)&1 == 0 {
-		return false
-	}
-	for _, known := range set.names {
-		if string(name) == known {
-			return true
-		}
-	}
-	return false
-}
-
-// newRules returns the platform's rules. json names the fields whose text is JSON, besides the documents' four.
+// newRules returns the platform's rules. json names the fields whose text is JSON, besides those of the table.
 func newRules(json []string) *normalize.Rules {
-	names := newJSONNames(append([]string{"billPayment", "goods", "subOrders", "refundSubOrders"}, json...)...)
 	return &normalize.Rules{
 		AppendTime: appendRFC3339,
 		Keep:       "payTime",
 		Of: func(name []byte) normalize.Rule {
-			if len(name) > 0 {
-				switch name[len(name)-1] {
-				case 't':
-					if bytes.HasSuffix(name, amountSuffix) {
-						return normalize.Amount
-					}
-				case 'e':
-					if bytes.HasSuffix(name, contributeSuffix) {
-						return normalize.Amount
-					}
-					switch string(name) {
-					case "payTime", "createTime", "refundPayTime", "contractSignedTime", "contractExpiredTime":
-						return normalize.Time
-					}
-				}
-			}
-			if names.has(name) {
+			rule := ruleOf(name)
+			if rule == normalize.None && len(json) > 0 && slices.Contains(json, string(name)) {
 				return normalize.JSON
 			}
-			return normalize.None
+			return rule
 		},
 	}
 }
 
-var (
-	amountSuffix     = []byte("Amount")
-	contributeSuffix = []byte("Contribute")
-)
-
 var defaultRules = newRules(nil)
 
-// The names that mean something here: decidingNames has them as text.
-const (
-	fieldMid = iota
-	fieldInstMid
-	fieldMerOrderID
-	fieldBillNo
-	fieldBillDate
-	fieldSeqID
-	fieldTargetOrderID
-	fieldStatus
-	fieldBillStatus
-	fieldRefundStatus
-	fieldSecureStatus
-	fieldTotalAmount
-	fieldCompleteAmount
-	fieldRefundOrderID
-	fieldRefundExtOrderID
-	fieldRefundTargetOrderID
-	fieldRefundAmount
-	fieldRefundPayTime
-	fieldContractID
-	fieldNotifyID
-	fieldPayTime
-	fieldCreateTime
-	fieldBillPayment
-	fieldBuyerPayAmount
-	fieldSign
-	fieldSignType
-	knownFields
-)
-
-// fieldNumber returns the number of a name that means something here, or -1.
-func fieldNumber(name []byte) int {
-	switch string(name) {
-	case "mid":
-		return fieldMid
-	case "instMid":
-		return fieldInstMid
-	case "merOrderId":
-		return fieldMerOrderID
-	case "billNo":
-		return fieldBillNo
-	case "billDate":
-		return fieldBillDate
-	case "seqId":
-		return fieldSeqID
-	case "targetOrderId":
-		return fieldTargetOrderID
-	case "status":
-		return fieldStatus
-	case "billStatus":
-		return fieldBillStatus
-	case "refundStatus":
-		return fieldRefundStatus
-	case "secureStatus":
-		return fieldSecureStatus
-	case "totalAmount":
-		return fieldTotalAmount
-	case "completeAmount":
-		return fieldCompleteAmount
-	case "refundOrderId":
-		return fieldRefundOrderID
-	case "refundExtOrderId":
-		return fieldRefundExtOrderID
-	case "refundTargetOrderId":
-		return fieldRefundTargetOrderID
-	case "refundAmount":
-		return fieldRefundAmount
-	case "refundPayTime":
-		return fieldRefundPayTime
-	case "contractId":
-		return fieldContractID
-	case "notifyId":
-		return fieldNotifyID
-	case "payTime":
-		return fieldPayTime
-	case "createTime":
-		return fieldCreateTime
-	case "sign":
-		return fieldSign
-	case "signType":
-		return fieldSignType
-	case "billPayment":
-		return fieldBillPayment
-	case "buyerPayAmount":
-		return fieldBuyerPayAmount
-	}
-	return -1
-}
-
-// eventValues are the fields that mean something here, in UTF-8; nil where absent.
-type eventValues [knownFields][]byte
+// eventValues are the deciding fields, in UTF-8; nil where absent.
+type eventValues [decidingFields][]byte
 
 // eventWriter writes an event: its JSON, and behind that its attributes.
 type eventWriter struct {
@@ -268,98 +131,22 @@ func (v *eventValues) isRefund() bool {
 		v[fieldRefundAmount] != nil && string(v[fieldRefundAmount]) != "0"
 }
 
-// eventType returns the first type that applies.
+// eventType returns the type of the first family that applies.
 func (v *eventValues) eventType() string {
 	switch {
 	case v.isBill():
-		return billType(v[fieldBillStatus])
+		return bills.eventType(v[fieldBillStatus])
 	case v.isRefund():
-		switch string(v[fieldRefundStatus]) {
-		case "SUCCESS":
-			return "com.chinaums.refund.succeeded"
-		case "FAIL":
-			return "com.chinaums.refund.failed"
-		case "PROCESSING":
-			return "com.chinaums.refund.processing"
-		case "":
-			if v[fieldRefundPayTime] != nil {
-				return "com.chinaums.refund.succeeded"
-			}
+		if v[fieldRefundStatus] == nil && v[fieldRefundPayTime] != nil {
+			return refunds.types["SUCCESS"]
 		}
-		return "com.chinaums.refund.unknown"
+		return refunds.eventType(v[fieldRefundStatus])
 	case v[fieldSecureStatus] != nil:
-		return guaranteeType(v[fieldSecureStatus])
+		return guarantees.eventType(v[fieldSecureStatus])
 	case v[fieldContractID] != nil:
-		switch string(v[fieldStatus]) {
-		case "NEW_ORDER":
-			return "com.chinaums.deduction.created"
-		case "WAIT_BUYER_PAY":
-			return "com.chinaums.deduction.pending"
-		case "TRADE_SUCCESS", "SUCCESS", "success":
-			return "com.chinaums.deduction.succeeded"
-		case "TRADE_CLOSED":
-			return "com.chinaums.deduction.closed"
-		}
-		return "com.chinaums.deduction.unknown"
+		return deductions.eventType(orderState(v[fieldStatus]))
 	}
-	switch string(v[fieldStatus]) {
-	case "NEW_ORDER":
-		return "com.chinaums.payment.created"
-	case "WAIT_BUYER_PAY":
-		return "com.chinaums.payment.pending"
-	case "TRADE_SUCCESS", "SUCCESS", "success":
-		return "com.chinaums.payment.succeeded"
-	case "TRADE_CLOSED":
-		return "com.chinaums.payment.closed"
-	}
-	return "com.chinaums.payment.unknown"
-}
-
-func billType(status []byte) string {
-	switch string(status) {
-	case "PAID":
-		return "com.chinaums.bill.paid"
-	case "UNPAID":
-		return "com.chinaums.bill.unpaid"
-	case "REFUND":
-		return "com.chinaums.bill.refund"
-	case "CLOSED":
-		return "com.chinaums.bill.closed"
-	}
-	return "com.chinaums.bill." + typeWord(status)
-}
-
-func guaranteeType(status []byte) string {
-	switch string(status) {
-	case "UNCOMPLETED":
-		return "com.chinaums.guarantee.uncompleted"
-	case "PARTLY_COMPLETED":
-		return "com.chinaums.guarantee.partly_completed"
-	case "ALL_COMPLETED":
-		return "com.chinaums.guarantee.all_completed"
-	case "CANCELED":
-		return "com.chinaums.guarantee.canceled"
-	}
-	return "com.chinaums.guarantee." + typeWord(status)
-}
-
-// maxTypeWord bounds a platform's word that becomes part of a type.
-const maxTypeWord = 32
-
-// typeWord returns a platform's word in small letters, or "unknown" for what cannot be part of a type.
-func typeWord(word []byte) string {
-	if len(word) > maxTypeWord {
-		return "unknown"
-	}
-	var lower [maxTypeWord]byte
-	for i, c := range word {
-		c = lowerASCII(c)
-		if !('a' <= c && c <= 'z' || '0' <= c && c <= '9' || c == '_' || c == '-') {
-			return "unknown"
-		}
-		lower[i] = c
-	}
-	return string(lower[:len(word)])
+	return payments.eventType(orderState(v[fieldStatus]))
 }
 
 // appendID appends the event's id, which names the fact and not the message: the first 32 hexadecimal digits of SHA-256
@@ -405,24 +192,13 @@ func (v *eventValues) appendLines(dst []byte, numbers ...int) []byte {
 		if value == nil {
 			continue
 		}
-		dst = append(append(dst, decidingNames[number]...), '=')
-		if number == fieldStatus && isPaidWord(value) {
-			dst = append(dst, "TRADE_SUCCESS"...)
-		} else {
-			dst = append(dst, value...)
+		dst = append(append(dst, fieldTable[number].name...), '=')
+		if number == fieldStatus && string(orderState(value)) == orderPaid {
+			value = []byte(orderPaid) // in whatever spelling it came
 		}
-		dst = append(dst, '\n')
+		dst = append(append(dst, value...), '\n')
 	}
 	return dst
-}
-
-// isPaidWord reports whether a status is TRADE_SUCCESS, in any of the spellings that deployments send (protocol: X-14).
-func isPaidWord(status []byte) bool {
-	switch string(status) {
-	case "TRADE_SUCCESS", "SUCCESS", "success":
-		return true
-	}
-	return false
 }
 
 // time returns the text of the event's time: of the first field that is present. A bill's is in its payment.

@@ -73,7 +73,7 @@ func (g *Guard) Provision(ctx caddy.Context) error {
 	if g.merchant, err = app.merchants.Ref(g.Merchant, needsAppKey); err != nil {
 		return fmt.Errorf("chinaums_guard: %w", err)
 	}
-	if err = g.Guard.Provision(ctx, &platform, app.calls, app.flights); err != nil {
+	if err = g.Guard.Provision(ctx, &outward, app.calls, app.flights); err != nil {
 		return fmt.Errorf("chinaums_guard: %w", err)
 	}
 	app.patience = max(app.patience, time.Duration(g.Timeout))

@@ -99,7 +99,7 @@ func (p *H5) Provision(ctx caddy.Context) error {
 	if len(p.guard.Paths) == 0 {
 		p.guard.Paths = h5Paths
 	}
-	if err = p.guard.Provision(ctx, &platform, app.calls, app.flights); err != nil {
+	if err = p.guard.Provision(ctx, &outward, app.calls, app.flights); err != nil {
 		return locale.Errorf("chinaums_h5: %w", err)
 	}
 	p.now = time.Now

@@ -11,23 +11,18 @@
 package chinaums
 
 import (
-	"bytes"
-	"context"
 	"encoding/json"
-	"maps"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/accounts"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/inbound"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/outbound"
-	"github.com/caddy-chinaums/caddy-chinaums/internal/secret"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/platform"
 )
 
 func init() {
@@ -130,8 +125,8 @@ func (m *merchant) Name() string { return m.name }
 // Endpoint implements outbound.Account.
 func (m *merchant) Endpoint() outbound.Endpoint { return m.endpoint }
 
-// Told implements accounts.Account: a notify says itself whose it is, by its mid.
-func (m *merchant) Told() bool { return len(m.mids) > 0 }
+// SaysItself implements accounts.Account: a notify says itself whose it is, by its mid.
+func (m *merchant) SaysItself() bool { return len(m.mids) > 0 }
 
 // hasMID reports whether a notify of this mid is the merchant's.
 func (m *merchant) hasMID(mid []byte) bool {
@@ -146,51 +141,31 @@ func (App) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
-// UnmarshalJSON reads the configuration. Caddy refuses an unknown field by itself, but could not say of which merchant.
-func (a *App) UnmarshalJSON(data []byte) error {
+// UnmarshalJSON reads the configuration strictly.
+func (a *App) UnmarshalJSON(data []byte) (err error) {
 	var document struct {
 		Merchants map[string]json.RawMessage `json:"merchants"`
 	}
-	if err := unmarshalStrict(data, &document); err != nil {
-		return err
+	if err = platform.UnmarshalStrict(data, &document); err == nil {
+		a.Merchants, err = platform.UnmarshalAccounts[Merchant](document.Merchants, ofMerchant)
 	}
-	a.Merchants = make(map[string]*Merchant, len(document.Merchants))
-	for _, name := range slices.Sorted(maps.Keys(document.Merchants)) {
-		merchant := new(Merchant)
-		if err := unmarshalStrict(document.Merchants[name], merchant); err != nil {
-			return locale.Errorf("merchant %s: %w", name, err)
-		}
-		a.Merchants[name] = merchant
-	}
-	return nil
+	return err
 }
 
-func unmarshalStrict(data []byte, target any) error {
-	decoder := json.NewDecoder(bytes.NewReader(data))
-	decoder.DisallowUnknownFields()
-	return decoder.Decode(target)
-}
+func ofMerchant(name string, err error) error { return locale.Errorf("merchant %s: %w", name, err) }
 
 // Provision resolves every merchant's keys and refuses what could sign or verify wrongly.
-func (a *App) Provision(ctx caddy.Context) error {
+func (a *App) Provision(ctx caddy.Context) (err error) {
 	a.ctx, a.logger, a.flights = ctx, ctx.Logger(), new(outbound.Flights)
 	a.merchants = accounts.Directory[*merchant]{App: "chinaums", Kind: "merchant", Mark: "mid"}
-	for _, name := range slices.Sorted(maps.Keys(a.Merchants)) {
-		m, err := a.resolve(name, a.Merchants[name])
-		if err != nil {
-			return locale.Errorf("merchant %s: %w", name, err)
-		}
-		a.merchants.Add(m)
-	}
-	if err := checkSharedNotifyKeys(a.merchants.All()); err != nil {
+	if err = platform.ResolveAccounts(&a.merchants, a.Merchants, a.resolve, ofMerchant); err != nil {
 		return err
 	}
-	var err error
-	if a.calls, err = outbound.NewMetrics(ctx.GetMetricsRegistry(), "chinaums"); err != nil {
-		return locale.Errorf("registering metrics: %w", err)
+	if err = checkSharedNotifyKeys(a.merchants.All()); err != nil {
+		return err
 	}
-	if a.notifies, err = inbound.NewMetrics(ctx.GetMetricsRegistry(), "chinaums"); err != nil {
-		return locale.Errorf("registering metrics: %w", err)
+	if a.calls, a.notifies, err = platform.NewMetrics(ctx, "chinaums"); err != nil {
+		return err
 	}
 	if a.clock, err = newClockGuard(ctx.GetMetricsRegistry(), a.logger); err != nil {
 		return locale.Errorf("registering metrics: %w", err)
@@ -199,127 +174,98 @@ func (a *App) Provision(ctx caddy.Context) error {
 }
 
 func (a *App) resolve(name string, config *Merchant) (*merchant, error) {
-	if err := accounts.CheckName(name); err != nil {
-		return nil, err
-	}
-	if config == nil {
-		config = new(Merchant)
-	}
+	o := platform.Options{Kind: "merchant", Name: name, Logger: a.logger}
 	m := &merchant{name: name}
-
-	if config.AppID == "" != (config.AppKey == "") {
-		missing := "app_id"
-		if config.AppKey == "" {
-			missing = "app_key"
-		}
-		return nil, locale.Errorf("%s is missing: app_id and app_key belong together", missing)
-	}
-	if config.AppID == "" && len(config.NotifyKey) == 0 {
+	missing := ""
+	switch {
+	case config.AppID == "" && config.AppKey != "":
+		missing = "app_id"
+	case config.AppID != "" && config.AppKey == "":
+		missing = "app_key"
+	case config.AppID == "" && len(config.NotifyKey) == 0:
 		return nil, locale.Errorf("there is neither app_id and app_key (for calls) nor notify_key (for notifies)")
 	}
+	if missing != "" {
+		return nil, locale.Errorf("%s is missing: app_id and app_key belong together", missing)
+	}
 	if config.AppID != "" {
-		appID, _, err := secret.Resolve(config.AppID)
+		appID, err := o.Value("app_id", config.AppID)
 		if err != nil {
-			return nil, locale.Errorf("app_id %w", err)
+			return nil, err
 		}
 		if strings.ContainsFunc(appID, func(r rune) bool { return r <= ' ' || r >= 0x7f || r == '"' || r == '\\' }) {
 			return nil, locale.Errorf("app_id holds a character that cannot stand in a header")
 		}
-		appKey, err := a.key(name, "app_key", config.AppKey)
+		appKey, err := o.Key("app_key", config.AppKey)
 		if err != nil {
 			return nil, err
 		}
 		m.signer = newBodySigner(appID, appKey)
 	}
 	for _, raw := range config.NotifyKey {
-		key, err := a.key(name, "notify_key", raw)
+		key, err := o.Key("notify_key", raw)
 		if err != nil {
 			return nil, err
 		}
 		m.notifyKeys = append(m.notifyKeys, []byte(key))
 	}
-
-	m.accept = digestMD5 | digestSHA256
-	if len(config.SignTypes) > 0 {
-		m.accept = 0
-		for _, raw := range config.SignTypes {
-			signType, _, err := secret.Resolve(raw)
-			if err != nil {
-				return nil, locale.Errorf("sign_types %w", err)
-			}
-			digest, ok := map[string]digestSet{"sha256": digestSHA256, "md5": digestMD5}[strings.ToLower(signType)]
-			if !ok {
-				return nil, locale.Errorf("sign_types: %q is neither sha256 nor md5", signType)
-			}
-			if m.accept&digest != 0 {
-				return nil, locale.Errorf("sign_types: %s is named twice", signType)
-			}
-			m.accept |= digest
-		}
-	}
-
-	for _, raw := range config.MID {
-		mid, _, err := secret.Resolve(raw)
+	for _, raw := range config.SignTypes {
+		signType, err := o.Value("sign_types", raw)
 		if err != nil {
-			return nil, locale.Errorf("mid %w", err)
+			return nil, err
 		}
-		if m.mids == nil {
-			m.mids = make(map[string]bool, len(config.MID))
+		digest, ok := map[string]digestSet{"sha256": digestSHA256, "md5": digestMD5}[strings.ToLower(signType)]
+		if !ok {
+			return nil, locale.Errorf("sign_types: %q is neither sha256 nor md5", signType)
+		}
+		if m.accept&digest != 0 {
+			return nil, locale.Errorf("sign_types: %s is named twice", signType)
+		}
+		m.accept |= digest
+	}
+	if len(config.SignTypes) == 0 {
+		m.accept = digestMD5 | digestSHA256
+	}
+	m.mids = make(map[string]bool, len(config.MID))
+	for _, raw := range config.MID {
+		mid, err := o.Value("mid", raw)
+		if err != nil {
+			return nil, err
 		}
 		if m.mids[mid] {
 			return nil, locale.Errorf("mid: %s is named twice", mid)
 		}
 		m.mids[mid] = true
 	}
-
-	upstream := config.Upstream
-	switch {
-	case upstream != "" && config.Environment != "":
-		return nil, locale.Errorf("environment and upstream exclude each other; keep one")
-	case upstream != "":
-		var err error
-		if upstream, _, err = secret.Resolve(upstream); err != nil {
-			return nil, locale.Errorf("upstream %w", err)
-		}
-	default:
-		environment := "production"
-		if config.Environment != "" {
-			var err error
-			if environment, _, err = secret.Resolve(config.Environment); err != nil {
-				return nil, locale.Errorf("environment %w", err)
-			}
-		}
-		switch environment {
-		case "production":
-			upstream = productionUpstream
-		case "test":
-			upstream = testUpstream
-		default:
-			return nil, locale.Errorf("environment: %q is neither production nor test", environment)
-		}
+	upstream, err := platformAddress(o, config)
+	if err != nil {
+		return nil, err
 	}
-	var err error
-	if m.endpoint, m.loopback, err = outbound.ParseEndpoint(upstream); err != nil {
-		return nil, locale.Errorf("upstream: %w", err)
-	}
-	if m.endpoint.Scheme == "http" && !m.loopback {
-		a.logger.Warn("calls go out without TLS: whoever listens on the way can repeat them",
-			zap.String("merchant", name), zap.String("option", "upstream"))
-	}
-	return m, nil
+	m.endpoint, m.loopback, err = o.Endpoint(upstream)
+	return m, err
 }
 
-// key resolves a key and warns where it stands in the configuration itself.
-func (a *App) key(merchant, option, raw string) (string, error) {
-	key, literal, err := secret.Resolve(raw)
-	if err != nil {
-		return "", locale.Errorf("%s %w", option, err)
+// platformAddress returns the address that upstream or environment says.
+func platformAddress(o platform.Options, config *Merchant) (string, error) {
+	if config.Upstream != "" {
+		if config.Environment != "" {
+			return "", locale.Errorf("environment and upstream exclude each other; keep one")
+		}
+		return o.Value("upstream", config.Upstream)
 	}
-	if literal {
-		a.logger.Warn("a key is written out in the configuration, where the config API and autosave.json show it; use {env.…} or {file.…}",
-			zap.String("merchant", merchant), zap.String("option", option))
+	if config.Environment == "" {
+		return productionUpstream, nil
 	}
-	return key, nil
+	environment, err := o.Value("environment", config.Environment)
+	switch {
+	case err != nil:
+		return "", err
+	case environment == "production":
+		return productionUpstream, nil
+	case environment == "test":
+		return testUpstream, nil
+	}
+	return "", locale.Errorf("environment: %q is neither production nor test", environment)
 }
 
 // checkSharedNotifyKeys refuses merchants that a notify could not be told apart by: one's notify would verify as the
@@ -359,40 +305,23 @@ func checkSharedNotifyKeys(merchants []*merchant) error {
 // Start implements caddy.App.
 func (a *App) Start() error { return nil }
 
-// Stop implements caddy.App. It learns how long Cleanup may wait: the http app still takes and ends requests now.
+// Stop implements caddy.App.
 func (a *App) Stop() error {
-	if app, err := a.ctx.AppIfConfigured("http"); err == nil {
-		if grace := time.Duration(app.(*caddyhttp.App).GracePeriod); grace > 0 {
-			a.patience = min(a.patience, grace)
-		}
-	}
+	a.patience = platform.Grace(a.ctx, a.patience)
 	return nil
 }
 
 // Cleanup waits for the calls that have been sent, so that neither stop nor reload cuts a payment.
 func (a *App) Cleanup() error {
-	if a.flights == nil {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), a.patience)
-	defer cancel()
-	if !a.flights.Wait(ctx) {
-		a.logger.Warn("calls were still under way when the configuration was put away; their outcome is unknown")
-	}
+	platform.Land(a.flights, a.patience, a.logger)
 	return nil
 }
 
-// merchantRef is a directive's merchant: a fixed one, or a name that each request tells.
+// merchantRef is a directive's merchant: a fixed one, or a name that each request gives.
 type merchantRef = accounts.Ref[*merchant]
 
 // loadApp returns the chinaums app of the configuration that ctx provisions.
-func loadApp(ctx caddy.Context) (*App, error) {
-	app, err := ctx.App("chinaums")
-	if err != nil {
-		return nil, locale.Errorf("loading the chinaums app: %w", err)
-	}
-	return app.(*App), nil
-}
+func loadApp(ctx caddy.Context) (*App, error) { return platform.Load[*App](ctx, "chinaums") }
 
 func needsAppKey(m *merchant) error {
 	if m.signer == nil {

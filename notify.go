@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"strings"
 	"time"
 	"unicode"
 
@@ -17,6 +16,7 @@ import (
 	"github.com/caddy-chinaums/caddy-chinaums/internal/jsontext"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/normalize"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/text"
 )
 
 func init() {
@@ -154,13 +154,6 @@ func needsBothKeys(m *merchant) error {
 	return nil
 }
 
-// rejection is why a notify is not believed, and the answer's status.
-type rejection struct {
-	status int
-	reason string // a word from a bounded set
-	detail error  // for the log
-}
-
 // ServeHTTP implements caddyhttp.MiddlewareHandler.
 func (n *Notify) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	m := n.merchant.Resolve(replacer(r))
@@ -168,39 +161,40 @@ func (n *Notify) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhtt
 		return n.Serve(w, r, nil, nil, next)
 	}
 	return n.Serve(w, r, m, func(content []byte, header http.Header) (*inbound.Event, *inbound.Rejection) {
-		return n.judge(m, content, header)
+		return n.verify(m, content, header)
 	}, next)
 }
 
-// judge verifies a notify as one of m's.
-func (n *Notify) judge(m *merchant, content []byte, header http.Header) (*inbound.Event, *inbound.Rejection) {
+// verify verifies a notify as one of m's.
+func (n *Notify) verify(m *merchant, content []byte, header http.Header) (*inbound.Event, *inbound.Rejection) {
 	fields := acquireFields()
 	defer fields.release()
 	rejected := m.verify(fields, content, header)
 	// The signature of such a one is right, and what its words say the platform can tell. How its names are read it cannot.
-	doubtful := n.confirmer != nil && rejected != nil && (rejected.reason == reasonAmbiguous || rejected.reason == reasonMixed) &&
+	ambiguous := n.confirmer != nil && rejected != nil && (rejected.Reason == reasonAmbiguous || rejected.Reason == reasonMixed) &&
 		fields.ambiguousNames() == nil
-	if doubtful {
+	if ambiguous {
 		if rejected = m.verifyMID(fields); rejected == nil {
 			if word := fields.hidden(); word != "" {
-				rejected = &rejection{http.StatusServiceUnavailable, reasonNotComparable, fmt.Errorf("%s can be cut in two ways", word)}
+				rejected = &inbound.Rejection{Status: http.StatusServiceUnavailable, Reason: inbound.ReasonNotComparable, Detail: fmt.Errorf("%s can be cut in two ways", word)}
 			}
 		}
 	}
 	if rejected == nil && n.Format == inbound.FormatOriginal {
 		if err := readsOtherwise(content); err != nil {
-			rejected = &rejection{http.StatusBadRequest, reasonReadsOtherwise, err}
+			rejected = &inbound.Rejection{Status: http.StatusBadRequest, Reason: reasonReadsOtherwise, Detail: err}
 		}
 	}
 	if rejected != nil {
-		return nil, rejected.of(fields)
+		return nil, fields.identify(rejected)
 	}
 	source := m.source()
 	event := fields.event(n.rules, source)
 	if n.confirmer != nil {
-		if rejected = n.confirm(m, fields, &event, doubtful); rejected != nil {
-			return nil, rejected.of(fields)
+		if event.Confirmed, rejected = n.confirmer.confirm(m, fields.claim(), event.Type, ambiguous, time.Duration(n.Timeout)); rejected != nil {
+			return nil, fields.identify(rejected)
 		}
+		n.logger.Debug("event confirmed", zap.String("merchant", m.name), zap.String("event", event.ID), zap.String("confirmed", event.Confirmed))
 	}
 	return &inbound.Event{
 		Context: inbound.Context{
@@ -212,12 +206,11 @@ func (n *Notify) judge(m *merchant, content []byte, header http.Header) (*inboun
 	}, nil
 }
 
-// of is the rejection of these fields, with what helps to find them in a log.
-func (r *rejection) of(fields *notifyFields) *inbound.Rejection {
-	rejected := &inbound.Rejection{Status: r.status, Reason: r.reason, Detail: r.detail}
+// identify adds to a rejection what helps to find these fields in a log.
+func (f *notifyFields) identify(rejected *inbound.Rejection) *inbound.Rejection {
 	for _, word := range []struct{ key, name string }{{"unverified_order", "merOrderId"}, {"unverified_mid", "mid"}} {
-		if value, ok := fields.get(word.name); ok {
-			rejected.Unverified = append(rejected.Unverified, zap.String(word.key, inbound.Quote(string(value), 64)))
+		if value, ok := f.get(word.name); ok {
+			rejected.Unverified = append(rejected.Unverified, zap.String(word.key, text.ASCII(value, text.Limit)))
 		}
 	}
 	return rejected
@@ -237,15 +230,20 @@ func (e *notifyEvent) word(name string) (string, bool) {
 }
 
 // verify parses content into fields and says why they are not a true notify of m, or nil.
-func (m *merchant) verify(fields *notifyFields, content []byte, header http.Header) *rejection {
+func (m *merchant) verify(fields *notifyFields, content []byte, header http.Header) *inbound.Rejection {
 	if sentAsJSON(header) && !isJSONObject(content) && !isForm(content) {
-		return &rejection{http.StatusBadRequest, "json", errors.New("the body is not a JSON object")}
+		return &inbound.Rejection{Status: http.StatusBadRequest, Reason: reasonJSON, Detail: errors.New("the body is not a JSON object")}
 	}
 	if err := fields.parse(content); err != nil {
-		return &rejection{http.StatusBadRequest, parseReason(err), err}
+		return &inbound.Rejection{Status: http.StatusBadRequest, Reason: parseReason(err), Detail: err}
 	}
+	return m.verifyFields(fields)
+}
+
+// verifyFields says why parsed fields are not a true notify of m, or nil.
+func (m *merchant) verifyFields(fields *notifyFields) *inbound.Rejection {
 	if reason := fields.verify(m.notifyKeys, m.accept); reason != "" {
-		return &rejection{http.StatusForbidden, reason, fields.doubt}
+		return &inbound.Rejection{Status: http.StatusForbidden, Reason: reason, Detail: fields.flaw}
 	}
 	return m.verifyMID(fields)
 }
@@ -282,19 +280,19 @@ func readsOtherwise(content []byte) error {
 		name := all.name(field)
 		if value := all.value(field); isJSON && len(value) > 0 && content[field.valueStart-1] != '"' && !normalize.IsAmount(value) &&
 			string(value) != "true" && string(value) != "false" {
-			return fmt.Errorf("field %s: not every reader of JSON takes its number for what was signed", quoteText(name))
+			return fmt.Errorf("field %s: not every reader of JSON takes its number for what was signed", text.Name(name))
 		}
 		if bytes.ContainsAny(name, "[]. ") || bytes.ContainsFunc(name, unicode.IsControl) {
-			return fmt.Errorf("parameter name %s: PHP makes another name of it", quoteText(name))
+			return fmt.Errorf("parameter name %s: PHP makes another name of it", text.Name(name))
 		}
 	}
 	return all.ambiguousNames()
 }
 
 // verifyMID says whether a notify is another merchant's.
-func (m *merchant) verifyMID(fields *notifyFields) *rejection {
-	if mid, _ := fields.get("mid"); !m.hasMID(mid) {
-		return &rejection{http.StatusForbidden, "foreign_mid", nil}
+func (m *merchant) verifyMID(fields *notifyFields) *inbound.Rejection {
+	if mid, _ := fields.getKnown(fieldMid); !m.hasMID(mid) {
+		return &inbound.Rejection{Status: http.StatusForbidden, Reason: "foreign_mid"}
 	}
 	return nil
 }
@@ -319,32 +317,6 @@ func isForm(content []byte) bool {
 
 func sentAsJSON(header http.Header) bool {
 	return inbound.MediaType(header.Get("Content-Type")) == "application/json"
-}
-
-// metricTypes are the event types that become metric labels as they are.
-var metricTypes = map[string]bool{}
-
-func init() {
-	for family, words := range map[string]string{
-		"payment":   "created pending succeeded closed unknown",
-		"deduction": "created pending succeeded closed unknown",
-		"refund":    "succeeded failed processing unknown",
-		"bill":      "paid unpaid refund closed unknown",
-		"guarantee": "uncompleted partly_completed all_completed canceled unknown",
-	} {
-		for word := range strings.FieldsSeq(words) {
-			metricTypes["com.chinaums."+family+"."+word] = true
-		}
-	}
-}
-
-// metricType bounds the metric's label: a bill's or guarantee's word is the platform's own text.
-func metricType(eventType string) string {
-	if metricTypes[eventType] {
-		return eventType
-	}
-	family, _, _ := strings.Cut(strings.TrimPrefix(eventType, "com.chinaums."), ".")
-	return "com.chinaums." + family + ".other"
 }
 
 // Interface guards

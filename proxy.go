@@ -132,7 +132,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if t.Auth == authAccessToken {
 		signer = &tokenSigner{Transport: t, tokens: t.tokens[m]}
 	}
-	return outbound.RoundTrip(req, &platform, account(m), signer, &t.HTTPTransport)
+	return outbound.RoundTrip(req, &outward, account(m), signer, &t.HTTPTransport)
 }
 
 // Authorize implements outbound.Signer.

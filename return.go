@@ -16,6 +16,7 @@ import (
 	"github.com/caddy-chinaums/caddy-chinaums/internal/inbound"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/ratelog"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/text"
 )
 
 func init() {
@@ -93,7 +94,7 @@ func (p *Return) Provision(ctx caddy.Context) error {
 		if name == "" {
 			return locale.Errorf("chinaums_return: ignore: a name is empty")
 		}
-		if decidingName(name) != "" {
+		if decidingNumber(name) >= 0 {
 			return locale.Errorf("chinaums_return: ignore: %s decides about money; without its signature anybody could write it", name)
 		}
 		p.ignore[name] = true
@@ -107,7 +108,7 @@ func (p *Return) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhtt
 	dropBody(w, r)
 	page := &returnWriter{ResponseWriterWrapper: caddyhttp.ResponseWriterWrapper{ResponseWriter: w}}
 	page.Header().Set("Referrer-Policy", "no-referrer")
-	m, event, rejected := p.judge(r)
+	m, event, rejected := p.verify(r)
 	fields := make([]zap.Field, 0, 3)
 	if m != nil {
 		fields = append(fields, zap.String("merchant", m.name))
@@ -124,11 +125,11 @@ func (p *Return) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhtt
 		fields = append(fields, zap.String("order", event.Subject))
 		err = next.ServeHTTP(page, r)
 	} else {
-		if rejected.status == http.StatusMethodNotAllowed {
+		if rejected.Status == http.StatusMethodNotAllowed {
 			page.Header().Set("Allow", "GET, HEAD")
 		}
 		err = p.reject(r, m, rejected)
-		fields = append(fields, zap.String("reason", rejected.reason))
+		fields = append(fields, zap.String("reason", rejected.Reason))
 	}
 	if extra, ok := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
 		for _, field := range fields {
@@ -138,7 +139,7 @@ func (p *Return) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhtt
 	if status := inbound.ErrorStatus(err); err != nil && page.status == 0 && status >= http.StatusInternalServerError && !inbound.HandlesErrors(r) {
 		// Caddy would answer just so, but also log the request, query and all.
 		p.logger.Error("return page failed", append([]zap.Field{
-			zap.Int("status", status), zap.String("path", inbound.Quote(r.URL.Path, 64)), zap.Error(err),
+			zap.Int("status", status), zap.String("path", text.ASCII(r.URL.Path, text.Limit)), zap.Error(err),
 		}, fields...)...)
 		page.WriteHeader(status)
 		return nil
@@ -159,36 +160,33 @@ func dropBody(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// judge says what a request tells, or why it is not believed.
-func (p *Return) judge(r *http.Request) (*merchant, *inbound.Event, *rejection) {
+// verify says what a request tells, or why it is not believed.
+func (p *Return) verify(r *http.Request) (*merchant, *inbound.Event, *inbound.Rejection) {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
-		return nil, nil, &rejection{http.StatusMethodNotAllowed, "method", nil}
+		return nil, nil, &inbound.Rejection{Status: http.StatusMethodNotAllowed, Reason: "method"}
 	}
 	m := p.merchant.Resolve(replacer(r))
 	if m == nil {
-		return nil, nil, &rejection{http.StatusNotFound, "no_merchant", nil}
+		return nil, nil, &inbound.Rejection{Status: http.StatusNotFound, Reason: "no_merchant"}
 	}
 	fields := acquireFields()
 	defer fields.release()
-	if rejected := p.verify(m, fields, r.URL.RawQuery); rejected != nil {
+	if rejected := p.verifyQuery(m, fields, r.URL.RawQuery); rejected != nil {
 		return m, nil, rejected
 	}
 	event := fields.event(nil, m.source())
 	return m, &inbound.Event{Context: inbound.Context{ID: event.ID, Type: event.Type, Subject: event.Subject}, Word: event.word}, nil
 }
 
-// verify says why a query is not a true one of m, or nil. A false query is forbidden, whatever is wrong with it.
-func (p *Return) verify(m *merchant, fields *notifyFields, query string) *rejection {
+// verifyQuery says why a query is not a true one of m, or nil. A false query is forbidden, whatever is wrong with it.
+func (p *Return) verifyQuery(m *merchant, fields *notifyFields, query string) *inbound.Rejection {
 	if len(query) > maxReturnQuery {
-		return &rejection{http.StatusForbidden, "too_large", nil}
+		return &inbound.Rejection{Status: http.StatusForbidden, Reason: "too_large"}
 	}
 	if err := fields.parseForm(p.signed(query)); err != nil {
-		return &rejection{http.StatusForbidden, parseReason(err), err}
+		return &inbound.Rejection{Status: http.StatusForbidden, Reason: parseReason(err), Detail: err}
 	}
-	if reason := fields.verify(m.notifyKeys, m.accept); reason != "" {
-		return &rejection{http.StatusForbidden, reason, fields.doubt}
-	}
-	return m.verifyMID(fields)
+	return m.verifyFields(fields)
 }
 
 // signed returns the query without the parameters that are not the platform's. What remains stays as it came.
@@ -208,21 +206,21 @@ func (p *Return) signed(query string) []byte {
 }
 
 // reject logs a query that is not believed, without a byte of it, and makes the error.
-func (p *Return) reject(r *http.Request, m *merchant, rejected *rejection) error {
+func (p *Return) reject(r *http.Request, m *merchant, rejected *inbound.Rejection) error {
 	name := ""
 	if m != nil {
 		name = m.name
 	}
 	if repl := replacer(r); repl != nil {
 		repl.Set("http.chinaums.merchant", name)
-		repl.Set("http.chinaums.reason", rejected.reason)
+		repl.Set("http.chinaums.reason", rejected.Reason)
 	}
-	if suppressed, ok := p.refusals.Allow(rejected.reason); ok {
+	if suppressed, ok := p.refusals.Allow(rejected.Reason); ok {
 		p.logger.Warn("return page refused",
-			zap.String("merchant", name), zap.String("reason", rejected.reason), zap.Int("status", rejected.status),
-			zap.String("path", inbound.Quote(r.URL.Path, 64)), zap.String("remote", r.RemoteAddr), zap.Int("suppressed", suppressed))
+			zap.String("merchant", name), zap.String("reason", rejected.Reason), zap.Int("status", rejected.Status),
+			zap.String("path", text.ASCII(r.URL.Path, text.Limit)), zap.String("remote", r.RemoteAddr), zap.Int("suppressed", suppressed))
 	}
-	return caddyhttp.Error(rejected.status, fmt.Errorf("chinaums_return: %s", rejected.reason))
+	return caddyhttp.Error(rejected.Status, fmt.Errorf("chinaums_return: %s", rejected.Reason))
 }
 
 // returnWriter keeps the policy whatever the page says: its own would hand the signed query to other sites. It counts

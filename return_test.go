@@ -119,8 +119,8 @@ func TestReturnFalse(t *testing.T) {
 	}
 
 	t.Run("too large", func(t *testing.T) { // a server with the usual limits does not let it come so far
-		rejected := new(Return).verify(new(merchant), acquireFields(), strings.Repeat("x", maxReturnQuery+1))
-		if rejected == nil || rejected.status != 403 || rejected.reason != "too_large" {
+		rejected := new(Return).verifyQuery(new(merchant), acquireFields(), strings.Repeat("x", maxReturnQuery+1))
+		if rejected == nil || rejected.Status != 403 || rejected.Reason != "too_large" {
 			t.Errorf("rejected: %+v", rejected)
 		}
 	})

@@ -15,7 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/cli"
-	"github.com/caddy-chinaums/caddy-chinaums/internal/inbound"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/text"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/sandbox"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/secret"
@@ -107,7 +107,7 @@ func examine(w io.Writer, config *Terminal, keys []*rsa.PublicKey, saved []byte)
 	if err != nil {
 		return fmt.Errorf("the signature is right, but this is no notify: %w", err)
 	}
-	_, err = fmt.Fprintf(w, "验签通过 verifies (public_key %d)\n%s %s\n", verified, event.Type, inbound.Quote(event.Subject, 64))
+	_, err = fmt.Fprintf(w, "验签通过 verifies (public_key %d)\n%s %s\n", verified, event.Type, text.ASCII(event.Subject, text.Limit))
 	if config.TerminalSN != "" && err == nil {
 		sn, _, resolveErr := secret.Resolve(config.TerminalSN)
 		switch {

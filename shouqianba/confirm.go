@@ -1,7 +1,6 @@
 package shouqianba
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -11,26 +10,13 @@ import (
 	"slices"
 	"time"
 
-	"github.com/caddy-chinaums/caddy-chinaums/internal/body"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/inbound"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/outbound"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/platform"
 )
 
 // queryPath is the interface that says what has become of an order.
 const queryPath = "/upay/v2/query"
-
-// What becomes of an event that the platform was asked about.
-const (
-	confirmedTrue       = "true"
-	confirmedSuperseded = "superseded" // the platform is at a later state of the same order
-)
-
-// Reasons why an event is not confirmed.
-const (
-	reasonContradicted  = "contradicted"
-	reasonNotAnswered   = "not_answered"
-	reasonNotComparable = "not_comparable"
-)
 
 // confirmer asks the platform about events.
 type confirmer struct {
@@ -43,41 +29,22 @@ func newConfirmer() *confirmer { return &confirmer{now: time.Now} }
 // confirming asks for every handler of this process, and over reloads, so that what it has asked is not asked again.
 var confirming = newConfirmer()
 
-// confirm asks the platform about a notify whose signature is right, and says what it is: confirmed or, with the answer's
-// status, why not. The platform is asked about an order at most once a minute, and each notify is held against the answer
-// anew. An answer that is older than the notify proves nothing against it, which may tell of what has happened since.
+// confirm asks the platform about a notify whose signature is right, and says what it is: confirmed, or why not.
 func (c *confirmer) confirm(t *terminal, event *notifyEvent, patience time.Duration) (confirmed string, rejected *inbound.Rejection) {
 	if event.SN == "" && event.ClientSN == "" {
-		return "", notComparable(errors.New("the notify has no number to ask the platform for"))
+		return "", &inbound.Rejection{
+			Status: http.StatusServiceUnavailable, Reason: inbound.ReasonNotComparable,
+			Detail: errors.New("the notify has no number to ask the platform for"),
+		}
 	}
 	order := sha256.Sum256(fmt.Appendf(nil, "%q %q", event.SN, event.ClientSN))
 	topic := inbound.Topic{Account: fmt.Sprintf("%q %q", t.name, t.endpoint.Host), Order: string(order[:])}
-	answer, fresh, err := c.questions.Ask(c.now(), topic, patience, func(ctx context.Context) (*queriedOrder, error) {
+	return c.questions.Confirm(c.now(), topic, patience, func(ctx context.Context) (*queriedOrder, error) {
 		return t.ask(ctx, event)
-	})
-	switch {
-	case err == nil:
-		confirmed, rejected = answer.confirms(event)
-	case errors.Is(err, errNoSuchOrder):
-		rejected = contradicted(err)
-	default:
-		rejected = unanswered(err)
-	}
-	if rejected != nil && rejected.Reason == reasonContradicted && !fresh {
-		return "", unanswered(fmt.Errorf("the platform has answered before this notify came, and is not asked again within a minute: %w", rejected.Detail))
-	}
-	return confirmed, rejected
+	}, func(answer *queriedOrder) (string, error) { return answer.compare(event) })
 }
 
-var errNoSuchOrder = errors.New("the platform knows no such order of this terminal")
-
-func unanswered(cause error) *inbound.Rejection {
-	return &inbound.Rejection{Status: http.StatusServiceUnavailable, Reason: reasonNotAnswered, Detail: cause}
-}
-
-func contradicted(cause error) *inbound.Rejection {
-	return &inbound.Rejection{Status: http.StatusConflict, Reason: reasonContradicted, Detail: cause}
-}
+const errNoSuchOrder = inbound.Contradiction("the platform knows no such order of this terminal")
 
 // asking makes the queries.
 var asking = outbound.NewClient()
@@ -88,19 +55,9 @@ func postSigned(ctx context.Context, client *http.Client, to outbound.Endpoint, 
 	if err != nil {
 		return 0, nil, err // strings always marshal
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, to.URL(path), bytes.NewReader(content))
+	res, answer, err := platform.Post(ctx, client, to.URL(path), authorization(sn, key, content), content)
 	if err != nil {
 		return 0, nil, err
-	}
-	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("Authorization", authorization(sn, key, content))
-	res, err := client.Do(req)
-	if err != nil {
-		return 0, nil, outbound.WithoutQuotes(err)
-	}
-	defer res.Body.Close()
-	if answer, err = body.Read(res.Body, res.ContentLength, 64<<10); err != nil {
-		return res.StatusCode, nil, outbound.WithoutQuotes(err)
 	}
 	return res.StatusCode, answer, nil
 }
@@ -147,28 +104,24 @@ func (t *terminal) ask(ctx context.Context, event *notifyEvent) (*queriedOrder, 
 	return &envelope.Business.Data, nil
 }
 
-func notComparable(cause error) *inbound.Rejection {
-	return &inbound.Rejection{Status: http.StatusServiceUnavailable, Reason: reasonNotComparable, Detail: cause}
-}
-
 // queriedOrder is an order as the platform's query tells it.
 type queriedOrder struct {
-	SN          text `json:"sn"`
-	ClientSN    text `json:"client_sn"`
-	OrderStatus text `json:"order_status"`
-	TotalAmount text `json:"total_amount"`
-	NetAmount   text `json:"net_amount"`
+	SN          scalar `json:"sn"`
+	ClientSN    scalar `json:"client_sn"`
+	OrderStatus scalar `json:"order_status"`
+	TotalAmount scalar `json:"total_amount"`
+	NetAmount   scalar `json:"net_amount"`
 }
 
-// text is a JSON string's text, or a number as it is written.
-type text string
+// scalar is a JSON string's text, or a number as it is written.
+type scalar string
 
-func (t *text) UnmarshalJSON(data []byte) error {
+func (t *scalar) UnmarshalJSON(data []byte) error {
 	if len(data) > 0 && data[0] == '"' {
 		return json.Unmarshal(data, (*string)(t))
 	}
 	if string(data) != "null" {
-		*t = text(data)
+		*t = scalar(data)
 	}
 	return nil
 }
@@ -186,40 +139,37 @@ var laterStates = map[string][]string{
 	"CANCEL_ERROR":      {"CANCELED", "PAID"},
 }
 
-// confirms holds a notify against the answer: order, amounts and state. Errors name a field, and no value.
-func (o *queriedOrder) confirms(event *notifyEvent) (confirmed string, rejected *inbound.Rejection) {
+// compare holds a notify against the answer: order, amounts and state.
+func (o *queriedOrder) compare(event *notifyEvent) (confirmed string, err error) {
 	for _, number := range []struct{ name, mine, theirs string }{
 		{"sn", event.SN, string(o.SN)}, {"client_sn", event.ClientSN, string(o.ClientSN)},
 	} {
 		if number.mine != "" && number.mine != number.theirs {
-			return "", contradicted(fmt.Errorf("%s is not what the platform says", number.name))
+			return "", inbound.Differs(number.name)
 		}
 	}
 	for _, field := range []struct{ name, mine, theirs string }{
 		{"total_amount", event.TotalAmount, string(o.TotalAmount)}, {"order_status", event.OrderStatus, string(o.OrderStatus)},
 	} {
 		if field.mine == "" || field.theirs == "" {
-			return "", notComparable(fmt.Errorf("%s is missing", field.name))
+			return "", inbound.Missing(field.name)
 		}
 	}
 	if event.TotalAmount != string(o.TotalAmount) {
-		return "", contradicted(errors.New("total_amount is not what the platform says"))
+		return "", inbound.Differs("total_amount")
 	}
 	mine, theirs := event.OrderStatus, string(o.OrderStatus)
 	switch {
 	case slices.Contains(laterStates[mine], theirs):
-		return confirmedSuperseded, nil
+		return inbound.Superseded, nil
 	case mine != theirs:
-		return "", contradicted(errors.New("order_status is not what the platform says"))
+		return "", inbound.Differs("order_status")
+	case event.NetAmount == "" || o.NetAmount == "" || event.NetAmount == string(o.NetAmount):
+		return inbound.Confirmed, nil
+	case mine == "PARTIAL_REFUNDED" && less(string(o.NetAmount), event.NetAmount):
+		return inbound.Superseded, nil // another part has been refunded since, which leaves less
 	}
-	if event.NetAmount == "" || o.NetAmount == "" || event.NetAmount == string(o.NetAmount) {
-		return confirmedTrue, nil
-	}
-	// Another part has been refunded since, which leaves less.
-	if mine == "PARTIAL_REFUNDED" && less(string(o.NetAmount), event.NetAmount) {
-		return confirmedSuperseded, nil
-	}
-	return "", contradicted(errors.New("net_amount is not what the platform says"))
+	return "", inbound.Differs("net_amount")
 }
 
 // less compares plain decimal integers.

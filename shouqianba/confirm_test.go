@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-chinaums/caddy-chinaums/internal/inbound"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/outbound"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/sandbox"
 )
@@ -71,19 +72,19 @@ func TestConfirm(t *testing.T) {
 		{name: "a refund as it is", body: notify("refunded", "PARTIAL_REFUNDED", "100", "20"), status: 200, confirmed: "true"},
 		{name: "an earlier state", body: notify("refunded", "PAID", "100", "100"), status: 200, confirmed: "superseded"},
 		{name: "an earlier part", body: notify("refunded", "PARTIAL_REFUNDED", "100", "70"), status: 200, confirmed: "superseded"},
-		{name: "a part that was not refunded", body: notify("refunded", "PARTIAL_REFUNDED", "100", "10"), status: 409, reason: reasonContradicted},
-		{name: "paid, but it is not", body: notify("new", "PAID", "100", "100"), status: 409, reason: reasonContradicted},
-		{name: "refunded, but it is not", body: notify("paid", "REFUNDED", "100", "0"), status: 409, reason: reasonContradicted},
-		{name: "another amount", body: notify("paid", "PAID", "1", "1"), status: 409, reason: reasonContradicted},
-		{name: "another net amount", body: notify("paid", "PAID", "100", "99"), status: 409, reason: reasonContradicted},
-		{name: "another merchant's order", body: notify("theirs", "PAID", "100", "100"), status: 409, reason: reasonContradicted},
-		{name: "another sn", body: strings.Replace(notify("paid", "PAID", "100", "100"), "{", `{"sn":"1",`, 1), status: 409, reason: reasonContradicted},
-		{name: "no number", body: `{"order_status":"PAID","total_amount":"100"}`, status: 503, reason: reasonNotComparable},
-		{name: "no amount", body: `{"client_sn":"paid","order_status":"PAID"}`, status: 503, reason: reasonNotComparable},
-		{name: "no state", body: `{"client_sn":"paid","total_amount":"100"}`, status: 503, reason: reasonNotComparable},
-		{name: "cut", body: notify("paid", "PAID", "100", ""), fault: &sandbox.Fault{Kind: sandbox.Cut}, status: 503, reason: reasonNotAnswered},
-		{name: "an error page", body: `{"client_sn":"paid","order_status":"PAID","total_amount":"100","refund_request_no":"1"}`, fault: &sandbox.Fault{Kind: sandbox.ServerError}, status: 503, reason: reasonNotAnswered},
-		{name: "refused", body: `{"client_sn":"paid","order_status":"PAID","total_amount":"100","refund_request_no":"2"}`, fault: &sandbox.Fault{Kind: sandbox.Refuse}, status: 503, reason: reasonNotAnswered},
+		{name: "a part that was not refunded", body: notify("refunded", "PARTIAL_REFUNDED", "100", "10"), status: 409, reason: inbound.ReasonContradicted},
+		{name: "paid, but it is not", body: notify("new", "PAID", "100", "100"), status: 409, reason: inbound.ReasonContradicted},
+		{name: "refunded, but it is not", body: notify("paid", "REFUNDED", "100", "0"), status: 409, reason: inbound.ReasonContradicted},
+		{name: "another amount", body: notify("paid", "PAID", "1", "1"), status: 409, reason: inbound.ReasonContradicted},
+		{name: "another net amount", body: notify("paid", "PAID", "100", "99"), status: 409, reason: inbound.ReasonContradicted},
+		{name: "another merchant's order", body: notify("theirs", "PAID", "100", "100"), status: 409, reason: inbound.ReasonContradicted},
+		{name: "another sn", body: strings.Replace(notify("paid", "PAID", "100", "100"), "{", `{"sn":"1",`, 1), status: 409, reason: inbound.ReasonContradicted},
+		{name: "no number", body: `{"order_status":"PAID","total_amount":"100"}`, status: 503, reason: inbound.ReasonNotComparable},
+		{name: "no amount", body: `{"client_sn":"paid","order_status":"PAID"}`, status: 503, reason: inbound.ReasonNotComparable},
+		{name: "no state", body: `{"client_sn":"paid","total_amount":"100"}`, status: 503, reason: inbound.ReasonNotComparable},
+		{name: "cut", body: notify("paid", "PAID", "100", ""), fault: &sandbox.Fault{Kind: sandbox.Cut}, status: 503, reason: inbound.ReasonNotAnswered},
+		{name: "an error page", body: `{"client_sn":"paid","order_status":"PAID","total_amount":"100","refund_request_no":"1"}`, fault: &sandbox.Fault{Kind: sandbox.ServerError}, status: 503, reason: inbound.ReasonNotAnswered},
+		{name: "refused", body: `{"client_sn":"paid","order_status":"PAID","total_amount":"100","refund_request_no":"2"}`, fault: &sandbox.Fault{Kind: sandbox.Refuse}, status: 503, reason: inbound.ReasonNotAnswered},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			confirmed = ""
@@ -149,7 +150,7 @@ func TestConfirm(t *testing.T) {
 		}
 		event := mustEvent(t, notify("none5", "PAID", "100", "100"))
 		till := &terminal{name: "till", endpoint: outbound.Endpoint{Scheme: "http", Host: g.upstream.Listener.Addr().String()}}
-		if _, rejected := confirming.confirm(till, &event, time.Second); rejected == nil || rejected.Reason != reasonNotAnswered || asked() != before+5 {
+		if _, rejected := confirming.confirm(till, &event, time.Second); rejected == nil || rejected.Reason != inbound.ReasonNotAnswered || asked() != before+5 {
 			t.Errorf("a sixth: %+v, asked %d times", rejected, asked()-before)
 		}
 	})
@@ -184,9 +185,9 @@ func TestConfirmAsksOnce(t *testing.T) {
 			group.Go(func() {
 				_, rejected := c.confirm(till, &event, 5*time.Second)
 				switch {
-				case rejected != nil && rejected.Reason == reasonContradicted:
+				case rejected != nil && rejected.Reason == inbound.ReasonContradicted:
 					fresh.Add(1)
-				case rejected == nil || rejected.Reason != reasonNotAnswered:
+				case rejected == nil || rejected.Reason != inbound.ReasonNotAnswered:
 					t.Errorf("rejected: %+v", rejected)
 				}
 			})

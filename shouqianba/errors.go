@@ -9,8 +9,8 @@ import (
 	"github.com/caddy-chinaums/caddy-chinaums/internal/outbound"
 )
 
-// platform is what Shouqianba does differently from the other platforms on the way out.
-var platform = outbound.Platform{
+// outward is what Shouqianba does differently from the other platforms on the way out.
+var outward = outbound.Platform{
 	Name:        "shouqianba",
 	Envelope:    envelope,
 	DeniedPaths: []string{activatePath, checkinPath},

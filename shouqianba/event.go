@@ -7,12 +7,12 @@ import (
 	"fmt"
 	"hash/maphash"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/jsontext"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/normalize"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/text"
 )
 
 // notifyEvent is a verified notify as the merchant's app gets it.
@@ -45,14 +45,6 @@ func (e *parseError) Error() string { return e.message }
 
 func newParseError(reason, format string, args ...any) *parseError {
 	return &parseError{Reason: reason, message: fmt.Sprintf(format, args...)}
-}
-
-// quoteName quotes a field's name for an error or a log, shortened.
-func quoteName(name []byte) string {
-	if len(name) <= 64 {
-		return strconv.Quote(string(name))
-	}
-	return strconv.Quote(string(name[:64])) + "…"
 }
 
 const (
@@ -177,7 +169,7 @@ func (r *reader) object(body []byte, rules *normalize.Rules) error {
 		name := r.text[start:len(r.text):len(r.text)]
 		hash := maphash.Bytes(seed, name)
 		if _, repeated := r.names[hash]; repeated {
-			return newParseError(reasonRepeated, "field %s is repeated", quoteName(name))
+			return newParseError(reasonRepeated, "field %s is repeated", text.Name(name))
 		}
 		if len(r.names) == maxNotifyFields {
 			return newParseError(reasonTooMany, "more than %d fields", maxNotifyFields)
@@ -186,15 +178,15 @@ func (r *reader) object(body []byte, rules *normalize.Rules) error {
 
 		i = jsontext.SkipSpace(body, next)
 		if i == len(body) || body[i] != ':' {
-			return newParseError(reasonJSON, "field %s: expected a colon after the name", quoteName(name))
+			return newParseError(reasonJSON, "field %s: expected a colon after the name", text.Name(name))
 		}
 		i = jsontext.SkipSpace(body, i+1)
 		if next = r.member(body, i, name, rules.Of(name)); next < 0 {
-			return newParseError(reasonJSON, "field %s: the value is not valid JSON, or nested too deep", quoteName(name))
+			return newParseError(reasonJSON, "field %s: the value is not valid JSON, or nested too deep", text.Name(name))
 		}
 		i = jsontext.SkipSpace(body, next)
 		if i == len(body) {
-			return newParseError(reasonJSON, "field %s: the JSON object ends early", quoteName(name))
+			return newParseError(reasonJSON, "field %s: the JSON object ends early", text.Name(name))
 		}
 		switch body[i] {
 		case ',':
@@ -202,7 +194,7 @@ func (r *reader) object(body []byte, rules *normalize.Rules) error {
 		case '}':
 			return r.end(body, i+1)
 		default:
-			return newParseError(reasonJSON, "field %s: expected a comma or the object's end", quoteName(name))
+			return newParseError(reasonJSON, "field %s: expected a comma or the object's end", text.Name(name))
 		}
 	}
 }

@@ -76,7 +76,7 @@ func (g *Guard) Provision(ctx caddy.Context) error {
 	if g.terminal, err = app.terminals.Ref(g.Terminal, needsKey); err != nil {
 		return fmt.Errorf("shouqianba_guard: %w", err)
 	}
-	if err = g.Guard.Provision(ctx, &platform, app.calls, app.flights); err != nil {
+	if err = g.Guard.Provision(ctx, &outward, app.calls, app.flights); err != nil {
 		return fmt.Errorf("shouqianba_guard: %w", err)
 	}
 	for _, t := range g.terminal.Reachable() {

@@ -11,7 +11,6 @@
 package shouqianba
 
 import (
-	"bytes"
 	"context"
 	"crypto/rsa"
 	"encoding/json"
@@ -19,21 +18,19 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"maps"
 	"os"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/accounts"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/inbound"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/outbound"
-	"github.com/caddy-chinaums/caddy-chinaums/internal/secret"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/platform"
 )
 
 func init() {
@@ -137,8 +134,8 @@ func (t *terminal) Name() string { return t.name }
 // Endpoint implements outbound.Account.
 func (t *terminal) Endpoint() outbound.Endpoint { return t.endpoint }
 
-// Told implements accounts.Account: a call's signature and a notify's terminal_sn say whose they are.
-func (t *terminal) Told() bool { return t.fixed != nil || t.owner != nil }
+// SaysItself implements accounts.Account: a call's signature and a notify's terminal_sn say whose they are.
+func (t *terminal) SaysItself() bool { return t.fixed != nil || t.owner != nil }
 
 // credential returns what signs a call now.
 func (t *terminal) credential(ctx context.Context) (*credential, error) {
@@ -187,54 +184,34 @@ func (App) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
-// UnmarshalJSON reads the configuration. Caddy refuses an unknown field by itself, but could not say of which terminal.
-func (a *App) UnmarshalJSON(data []byte) error {
+// UnmarshalJSON reads the configuration strictly.
+func (a *App) UnmarshalJSON(data []byte) (err error) {
 	var document struct {
 		Terminals map[string]json.RawMessage `json:"terminals"`
 	}
-	if err := unmarshalStrict(data, &document); err != nil {
-		return err
+	if err = platform.UnmarshalStrict(data, &document); err == nil {
+		a.Terminals, err = platform.UnmarshalAccounts[Terminal](document.Terminals, ofTerminal)
 	}
-	a.Terminals = make(map[string]*Terminal, len(document.Terminals))
-	for _, name := range slices.Sorted(maps.Keys(document.Terminals)) {
-		terminal := new(Terminal)
-		if err := unmarshalStrict(document.Terminals[name], terminal); err != nil {
-			return locale.Errorf("terminal %s: %w", name, err)
-		}
-		a.Terminals[name] = terminal
-	}
-	return nil
+	return err
 }
 
-func unmarshalStrict(data []byte, target any) error {
-	decoder := json.NewDecoder(bytes.NewReader(data))
-	decoder.DisallowUnknownFields()
-	return decoder.Decode(target)
-}
+func ofTerminal(name string, err error) error { return locale.Errorf("terminal %s: %w", name, err) }
 
 // Provision resolves every terminal's keys and refuses what could sign or verify wrongly.
-func (a *App) Provision(ctx caddy.Context) error {
+func (a *App) Provision(ctx caddy.Context) (err error) {
 	a.ctx, a.logger, a.flights = ctx, ctx.Logger(), new(outbound.Flights)
 	a.terminals = accounts.Directory[*terminal]{App: "shouqianba", Kind: "terminal", Mark: "terminal_sn, or are owned by the gateway,"}
-	for _, name := range slices.Sorted(maps.Keys(a.Terminals)) {
-		t, err := a.resolve(name, a.Terminals[name])
-		if err != nil {
-			return locale.Errorf("terminal %s: %w", name, err)
-		}
-		a.terminals.Add(t)
-	}
-	if err := checkSameTerminal(a.terminals.All()); err != nil {
+	if err = platform.ResolveAccounts(&a.terminals, a.Terminals, a.resolve, ofTerminal); err != nil {
 		return err
 	}
-	if err := checkSharedPublicKeys(a.terminals.All()); err != nil {
+	if err = checkSameTerminal(a.terminals.All()); err != nil {
 		return err
 	}
-	var err error
-	if a.calls, err = outbound.NewMetrics(ctx.GetMetricsRegistry(), "shouqianba"); err != nil {
-		return locale.Errorf("registering metrics: %w", err)
+	if err = checkSharedPublicKeys(a.terminals.All()); err != nil {
+		return err
 	}
-	if a.notifies, err = inbound.NewMetrics(ctx.GetMetricsRegistry(), "shouqianba"); err != nil {
-		return locale.Errorf("registering metrics: %w", err)
+	if a.calls, a.notifies, err = platform.NewMetrics(ctx, "shouqianba"); err != nil {
+		return err
 	}
 	for _, t := range a.terminals.All() {
 		if t.owner == nil {
@@ -243,7 +220,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 		t.owner.slot.Storage = ctx.Storage()
 		shared, _, err := keepers.LoadOrNew(t.owner.slot.Key, func() (caddy.Destructor, error) { return newKeeper(), nil })
 		if err != nil {
-			return locale.Errorf("terminal %s: %w", t.name, err)
+			return ofTerminal(t.name, err)
 		}
 		t.keeper, t.ended = shared.(*keeper), ctx.Done()
 	}
@@ -251,12 +228,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 }
 
 func (a *App) resolve(name string, config *Terminal) (*terminal, error) {
-	if err := accounts.CheckName(name); err != nil {
-		return nil, err
-	}
-	if config == nil {
-		config = new(Terminal)
-	}
+	o := platform.Options{Kind: "terminal", Name: name, Logger: a.logger}
 	t := &terminal{name: name}
 	fixed := []option{{"terminal_sn", config.TerminalSN}, {"terminal_key", config.TerminalKey}}
 	owned := []option{
@@ -271,29 +243,24 @@ func (a *App) resolve(name string, config *Terminal) (*terminal, error) {
 		return nil, locale.Errorf("there is neither terminal_sn and terminal_key, nor vendor_sn and the others of a terminal that the gateway owns (for calls), nor public_key (for notifies)")
 	}
 	upstream := productionUpstream
+	var err error
 	if config.Upstream != "" {
-		var err error
-		if upstream, _, err = secret.Resolve(config.Upstream); err != nil {
-			return nil, locale.Errorf("upstream %w", err)
+		if upstream, err = o.Value("upstream", config.Upstream); err != nil {
+			return nil, err
 		}
 	}
-	var err error
-	if t.endpoint, t.loopback, err = outbound.ParseEndpoint(upstream); err != nil {
-		return nil, locale.Errorf("upstream: %w", err)
-	}
-	if t.endpoint.Scheme == "http" && !t.loopback {
-		a.logger.Warn("calls go out without TLS: whoever listens on the way can repeat them",
-			zap.String("terminal", name), zap.String("option", "upstream"))
+	if t.endpoint, t.loopback, err = o.Endpoint(upstream); err != nil {
+		return nil, err
 	}
 	switch {
 	case hasFixed != "":
-		values, err := a.values(name, fixed, "terminal_sn and terminal_key belong together")
+		values, err := values(o, fixed, "terminal_sn and terminal_key belong together")
 		if err != nil {
 			return nil, err
 		}
 		t.fixed = &credential{sn: values[0], key: values[1]}
 	case hasOwned != "":
-		values, err := a.values(name, owned, "a terminal that the gateway owns needs vendor_sn, vendor_key, app_id, device_id and activation_code")
+		values, err := values(o, owned, "a terminal that the gateway owns needs vendor_sn, vendor_key, app_id, device_id and activation_code")
 		if err != nil {
 			return nil, err
 		}
@@ -311,14 +278,12 @@ func (a *App) resolve(name string, config *Terminal) (*terminal, error) {
 			return nil, locale.Errorf("public_key: the same key is named twice")
 		}
 		if key.N.BitLen() < goodKeyBits {
-			a.logger.Warn("a public key is small; ask the platform for one of 2048 bits",
-				zap.String("terminal", name), zap.Int("bits", key.N.BitLen()))
+			o.Warn("a public key is small; ask the platform for one of 2048 bits", zap.Int("bits", key.N.BitLen()))
 		}
 		t.publicKeys = append(t.publicKeys, key)
 	}
-	if len(t.publicKeys) > 0 && !t.Told() {
-		a.logger.Warn("the terminal has no terminal_sn, so that the platform's notifies for other merchants' terminals verify too",
-			zap.String("terminal", name))
+	if len(t.publicKeys) > 0 && !t.SaysItself() {
+		o.Warn("the terminal has no terminal_sn, so that the platform's notifies for other merchants' terminals verify too")
 	}
 	return t, nil
 }
@@ -337,26 +302,23 @@ func given(options []option) string {
 }
 
 // values resolves options that must all be there.
-func (a *App) values(terminal string, options []option, need string) ([]string, error) {
+func values(o platform.Options, options []option, need string) ([]string, error) {
 	values := make([]string, len(options))
-	for i, o := range options {
-		if o.raw == "" {
-			return nil, locale.Errorf("%s is missing: %s", o.name, need)
+	for i, option := range options {
+		if option.raw == "" {
+			return nil, locale.Errorf("%s is missing: %s", option.name, need)
 		}
-		value, literal, err := secret.Resolve(o.raw)
-		if err != nil {
-			return nil, locale.Errorf("%s %w", o.name, err)
-		}
-		switch o.name {
+		resolved := o.Value
+		switch option.name {
 		case "terminal_key", "vendor_key", "activation_code":
-			if literal {
-				a.logger.Warn("a key is written out in the configuration, where the config API and autosave.json show it; use {env.…} or {file.…}",
-					zap.String("terminal", terminal), zap.String("option", o.name))
-			}
-		case "terminal_sn", "vendor_sn":
-			if !inHeader(value) {
-				return nil, locale.Errorf("%s holds a character that cannot stand in a header", o.name)
-			}
+			resolved = o.Key
+		}
+		value, err := resolved(option.name, option.raw)
+		if err != nil {
+			return nil, err
+		}
+		if strings.HasSuffix(option.name, "_sn") && !inHeader(value) {
+			return nil, locale.Errorf("%s holds a character that cannot stand in a header", option.name)
 		}
 		values[i] = value
 	}
@@ -445,7 +407,7 @@ func checkSharedPublicKeys(terminals []*terminal) error {
 			}) {
 				continue
 			}
-			if !t.Told() || !other.Told() {
+			if !t.SaysItself() || !other.SaysItself() {
 				return locale.Errorf("terminals %s and %s: both have the same public_key, so both need a terminal_sn", other.name, t.name)
 			}
 			if t.fixed != nil && other.fixed != nil && t.fixed.sn == other.fixed.sn {
@@ -466,49 +428,32 @@ func (a *App) Start() error {
 	return nil
 }
 
-// Stop implements caddy.App. It learns how long Cleanup may wait: the http app still takes and ends requests now.
+// Stop implements caddy.App.
 func (a *App) Stop() error {
-	if app, err := a.ctx.AppIfConfigured("http"); err == nil {
-		if grace := time.Duration(app.(*caddyhttp.App).GracePeriod); grace > 0 {
-			a.patience = min(a.patience, grace)
-		}
-	}
+	a.patience = platform.Grace(a.ctx, a.patience)
 	return nil
 }
 
 // Cleanup waits for the calls that have been sent, so that neither stop nor reload cuts a payment.
 func (a *App) Cleanup() error {
-	if a.flights == nil {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), a.patience)
-	defer cancel()
-	if !a.flights.Wait(ctx) {
-		a.logger.Warn("calls were still under way when the configuration was put away; their outcome is unknown")
-	}
+	platform.Land(a.flights, a.patience, a.logger)
 	var failed []error
 	for _, t := range a.terminals.All() {
 		if t.keeper != nil {
 			t.keeper.release(t.owner)
 			if _, err := keepers.Delete(t.owner.slot.Key); err != nil {
-				failed = append(failed, locale.Errorf("terminal %s: %w", t.name, err))
+				failed = append(failed, ofTerminal(t.name, err))
 			}
 		}
 	}
 	return errors.Join(failed...)
 }
 
-// terminalRef is a directive's terminal: a fixed one, or a name that each request tells.
+// terminalRef is a directive's terminal: a fixed one, or a name that each request gives.
 type terminalRef = accounts.Ref[*terminal]
 
 // loadApp returns the shouqianba app of the configuration that ctx provisions.
-func loadApp(ctx caddy.Context) (*App, error) {
-	app, err := ctx.App("shouqianba")
-	if err != nil {
-		return nil, locale.Errorf("loading the shouqianba app: %w", err)
-	}
-	return app.(*App), nil
-}
+func loadApp(ctx caddy.Context) (*App, error) { return platform.Load[*App](ctx, "shouqianba") }
 
 func needsKey(t *terminal) error {
 	if t.fixed == nil && t.owner == nil {

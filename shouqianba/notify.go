@@ -13,6 +13,7 @@ import (
 	"github.com/caddy-chinaums/caddy-chinaums/internal/inbound"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/normalize"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/text"
 )
 
 func init() {
@@ -144,12 +145,12 @@ func (n *Notify) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhtt
 		return n.Serve(w, r, nil, nil, next)
 	}
 	return n.Serve(w, r, t, func(content []byte, header http.Header) (*inbound.Event, *inbound.Rejection) {
-		return n.judge(t, content, header)
+		return n.verify(t, content, header)
 	}, next)
 }
 
-// judge verifies a notify as one of t's.
-func (n *Notify) judge(t *terminal, content []byte, header http.Header) (*inbound.Event, *inbound.Rejection) {
+// verify verifies a notify as one of t's.
+func (n *Notify) verify(t *terminal, content []byte, header http.Header) (*inbound.Event, *inbound.Rejection) {
 	signature := ""
 	if lines := header["Authorization"]; len(lines) == 1 {
 		signature = lines[0]
@@ -169,16 +170,16 @@ func (n *Notify) judge(t *terminal, content []byte, header http.Header) (*inboun
 		}
 		return nil, rejected
 	}
-	if event.TerminalSN != "" && t.Told() {
+	if event.TerminalSN != "" && t.SaysItself() {
 		if rejected := n.checkTerminal(t, event.TerminalSN); rejected != nil {
-			return nil, event.unverified(rejected)
+			return nil, event.identify(rejected)
 		}
 	}
 	confirmed := ""
 	if n.confirmer != nil {
 		var rejected *inbound.Rejection
 		if confirmed, rejected = n.confirmer.confirm(t, &event, time.Duration(n.Timeout)); rejected != nil {
-			return nil, event.unverified(rejected)
+			return nil, event.identify(rejected)
 		}
 	}
 	return &inbound.Event{
@@ -204,15 +205,14 @@ func (n *Notify) checkTerminal(t *terminal, sn string) *inbound.Rejection {
 	return &inbound.Rejection{Status: http.StatusForbidden, Reason: reasonForeignTerminal}
 }
 
-// unverified is a rejection of this notify, with what helps to find it in a log.
-func (e *notifyEvent) unverified(rejected *inbound.Rejection) *inbound.Rejection {
-	with := *rejected
+// identify adds to a rejection what helps to find this notify in a log.
+func (e *notifyEvent) identify(rejected *inbound.Rejection) *inbound.Rejection {
 	for _, word := range []struct{ name, value string }{{"unverified_order", e.Subject}, {"unverified_terminal_sn", e.TerminalSN}} {
 		if word.value != "" {
-			with.Unverified = append(with.Unverified, zap.String(word.name, inbound.Quote(word.value, 64)))
+			rejected.Unverified = append(rejected.Unverified, zap.String(word.name, text.ASCII(word.value, text.Limit)))
 		}
 	}
-	return &with
+	return rejected
 }
 
 // word returns the event's own placeholders.

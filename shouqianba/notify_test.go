@@ -89,12 +89,12 @@ func TestOriginalCanBeVerified(t *testing.T) {
 func TestFalseNotifiesAreNotRead(t *testing.T) {
 	till := &terminal{name: "till", publicKeys: []*rsa.PublicKey{&testKey().PublicKey}}
 	n := &Notify{rules: plainRules}
-	judge := func(body, authorization string) *inbound.Rejection {
+	verify := func(body, authorization string) *inbound.Rejection {
 		header := http.Header{}
 		if authorization != "" {
 			header.Set("Authorization", authorization)
 		}
-		event, rejected := n.judge(till, []byte(body), header)
+		event, rejected := n.verify(till, []byte(body), header)
 		if (event == nil) == (rejected == nil) {
 			t.Fatalf("both or neither: %v, %v", event, rejected)
 		}
@@ -115,12 +115,12 @@ func TestFalseNotifiesAreNotRead(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			for authorization, want := range map[string]string{another: reasonSignature, "x": reasonSignature, "": reasonMissingSignature} {
-				rejected := judge(test.body, authorization)
+				rejected := verify(test.body, authorization)
 				if rejected == nil || rejected.Status != 403 || rejected.Reason != want || rejected.Detail != nil || rejected.Unverified != nil {
 					t.Errorf("with the signature %q: %+v, want %s", authorization, rejected, want)
 				}
 			}
-			rejected := judge(test.body, signed(t, test.body))
+			rejected := verify(test.body, signed(t, test.body))
 			if (rejected == nil) != (test.good == "") || rejected != nil && (rejected.Status != test.status || rejected.Reason != test.good) {
 				t.Errorf("rightly signed: %+v, want %d %s", rejected, test.status, test.good)
 			}

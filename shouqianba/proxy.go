@@ -85,7 +85,7 @@ func (t *Transport) RequestHeaderOps() *headers.HeaderOps { return nil }
 // RoundTrip implements http.RoundTripper: one signed attempt.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	terminal := t.terminal.Resolve(replacer(req))
-	return outbound.RoundTrip(req, &platform, account(terminal), &attempt{terminal: terminal}, &t.HTTPTransport)
+	return outbound.RoundTrip(req, &outward, account(terminal), &attempt{terminal: terminal}, &t.HTTPTransport)
 }
 
 // attempt signs one attempt, and remembers with what.

@@ -42,7 +42,7 @@ func BenchmarkVerify(b *testing.B) {
 	header := http.Header{"Authorization": {"00101010029201012912 " + base64.StdEncoding.EncodeToString(signature)}}
 	benchmark.Ratio(b,
 		func() {
-			if _, rejected := n.judge(till, body, header); rejected != nil {
+			if _, rejected := n.verify(till, body, header); rejected != nil {
 				b.Fatal(rejected.Reason)
 			}
 		},
@@ -61,7 +61,7 @@ func BenchmarkUnsigned(b *testing.B) {
 	header := http.Header{"Authorization": {base64.StdEncoding.EncodeToString(make([]byte, 256))}}
 	n := &Notify{rules: plainRules}
 	for b.Loop() {
-		if _, rejected := n.judge(till, body, header); rejected == nil || rejected.Reason != reasonSignature {
+		if _, rejected := n.verify(till, body, header); rejected == nil || rejected.Reason != reasonSignature {
 			b.Fatal("believed")
 		}
 	}

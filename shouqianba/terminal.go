@@ -13,7 +13,6 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"slices"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,6 +23,7 @@ import (
 	"github.com/caddy-chinaums/caddy-chinaums/internal/outbound"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/ratelog"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/seal"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/text"
 )
 
 // A terminal that the gateway owns
@@ -719,18 +719,10 @@ func readKey(status int, answer []byte) (given record, unseen bool, err error) {
 	case code == "400":
 		return record{}, false, refusal(envelope.ErrorCode, envelope.ErrorMessage)
 	}
-	return record{}, true, fmt.Errorf("status %d, result_code %s: %w", status, quoteText(code), refusal(envelope.ErrorCode, envelope.ErrorMessage))
+	return record{}, true, fmt.Errorf("status %d, result_code %s: %w", status, text.Name(code), refusal(envelope.ErrorCode, envelope.ErrorMessage))
 }
 
 // refusal is the platform's no. Its words are shown shortened.
 func refusal(code, message string) error {
-	return fmt.Errorf("the platform answers %s (%s)", quoteText(code), quoteText(message))
-}
-
-// quoteText quotes text of others for an error or a log: at most 64 bytes.
-func quoteText(text string) string {
-	if len(text) > 64 {
-		text = text[:64]
-	}
-	return strconv.QuoteToGraphic(text)
+	return fmt.Errorf("the platform answers %s (%s)", text.Name(code), text.Name(message))
 }

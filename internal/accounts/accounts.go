@@ -18,9 +18,9 @@ import (
 type Account interface {
 	comparable
 	Name() string
-	// Told reports whether a name that a request tells may reach the account: only if what is signed by it, or for it,
-	// says itself whose it is.
-	Told() bool
+	// SaysItself reports whether what is signed by the account, or for it, says itself whose it is. Only then may a name
+	// that a request gives reach it.
+	SaysItself() bool
 }
 
 var validName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
@@ -59,7 +59,7 @@ func (d *Directory[A]) All() []A {
 	return all
 }
 
-// Ref is a directive's account: a fixed one, or a name that each request tells.
+// Ref is a directive's account: a fixed one, or a name that each request gives.
 type Ref[A Account] struct {
 	directory   *Directory[A]
 	fixed       A
@@ -106,8 +106,8 @@ func (d *Directory[A]) names() string {
 	return strings.Join(names, ", ")
 }
 
-// Resolve returns the account of a request, or the zero A. A name that the request tells reaches only accounts that are
-// Told.
+// Resolve returns the account of a request, or the zero A. A name that the request gives reaches only accounts that
+// say themselves whose a message is.
 func (r Ref[A]) Resolve(repl *caddy.Replacer) A {
 	var none A
 	if r.fixed != none || repl == nil {
@@ -129,4 +129,4 @@ func (r Ref[A]) Reachable() []A {
 	return slices.DeleteFunc(r.directory.All(), func(account A) bool { return !r.reaches(account) })
 }
 
-func (r Ref[A]) reaches(account A) bool { return account.Told() && r.usable(account) == nil }
+func (r Ref[A]) reaches(account A) bool { return account.SaysItself() && r.usable(account) == nil }

@@ -15,8 +15,8 @@ type account struct {
 	broken bool
 }
 
-func (a *account) Name() string { return a.name }
-func (a *account) Told() bool   { return a.told }
+func (a *account) Name() string     { return a.name }
+func (a *account) SaysItself() bool { return a.told }
 
 func usable(a *account) error {
 	if a.broken {

@@ -18,7 +18,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
-	"github.com/caddy-chinaums/caddy-chinaums/internal/inbound"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/text"
 )
 
 // tap is a handler that tells what passes at its place in the chain. It changes nothing.
@@ -242,12 +242,12 @@ func (p *printer) rejected(status int, word, reason string) {
 }
 
 // clean is a stranger's text as a terminal may have it: short, and without control characters.
-func clean(text string) string {
-	plain := !strings.ContainsFunc(text, func(r rune) bool { return r <= ' ' || r > '~' })
-	if plain && len(text) <= maxShown {
-		return text
+func clean(said string) string {
+	plain := !strings.ContainsFunc(said, func(r rune) bool { return r <= ' ' || r > '~' })
+	if plain && len(said) <= maxShown {
+		return said
 	}
-	return inbound.Quote(text, maxShown)
+	return text.ASCII(said, maxShown)
 }
 
 // maxShown is how much of a stranger's text is shown, in bytes.

@@ -134,11 +134,3 @@ func Say(w http.ResponseWriter, status int, word string) error {
 	_, err := w.Write([]byte(word))
 	return err
 }
-
-// Quote makes unverified text fit for a log line: at most limit bytes.
-func Quote(s string, limit int) string {
-	if len(s) > limit {
-		s = s[:limit]
-	}
-	return strconv.QuoteToASCII(s)
-}

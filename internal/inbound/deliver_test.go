@@ -121,17 +121,6 @@ func TestPrepareKeepsASignature(t *testing.T) {
 	}
 }
 
-func TestQuote(t *testing.T) {
-	for text, want := range map[string]string{
-		"": `""`, "short": `"short"`, "exactly!": `"exactly!"`, "one more than eight": `"one more"`,
-		"a\nb\x1b[1m": `"a\nb\x1b[1m"`, "茶茶茶": `"\u8336\u8336\xe8\x8c"`,
-	} {
-		if got := Quote(text, 8); got != want {
-			t.Errorf("Quote(%q): %s, want %s", text, got, want)
-		}
-	}
-}
-
 // failingWriter is a connection that is gone.
 type failingWriter struct{ http.ResponseWriter }
 

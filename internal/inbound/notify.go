@@ -21,6 +21,7 @@ import (
 	"github.com/caddy-chinaums/caddy-chinaums/internal/body"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/ratelog"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/text"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/verdict"
 )
 
@@ -111,8 +112,8 @@ type Rejection struct {
 	Unverified []zap.Field
 }
 
-// Judge verifies a notify: the event, or why it is not believed. Neither may keep the content.
-type Judge func(content []byte, header http.Header) (*Event, *Rejection)
+// Verify verifies a notify: the event, or why it is not believed. Neither may keep the content.
+type Verify func(content []byte, header http.Header) (*Event, *Rejection)
 
 // Provision sets defaults and checks the options.
 func (n *Notify) Provision(ctx caddy.Context, platform *Platform, metrics *Metrics, flights Flights) error {
@@ -146,17 +147,17 @@ func (n *Notify) Provision(ctx caddy.Context, platform *Platform, metrics *Metri
 	return nil
 }
 
-// Serve takes a notify. account is whom it is for (nil: nobody); judge verifies it as that one's.
-func (n *Notify) Serve(w http.ResponseWriter, r *http.Request, account Account, judge Judge, next caddyhttp.Handler) error {
+// Serve takes a notify. account is whom it is for (nil: nobody); verify verifies it as that one's.
+func (n *Notify) Serve(w http.ResponseWriter, r *http.Request, account Account, verify Verify, next caddyhttp.Handler) error {
 	if n.Observe {
-		n.observe(r, account, judge)
+		n.observe(r, account, verify)
 		return next.ServeHTTP(w, r)
 	}
-	Recovering(w, n.platform.Failed, n.logger, func(w http.ResponseWriter) { n.handle(w, r, account, judge, next) })
+	Recovering(w, n.platform.Failed, n.logger, func(w http.ResponseWriter) { n.handle(w, r, account, verify, next) })
 	return nil
 }
 
-func (n *Notify) handle(w http.ResponseWriter, r *http.Request, account Account, judge Judge, next caddyhttp.Handler) {
+func (n *Notify) handle(w http.ResponseWriter, r *http.Request, account Account, verify Verify, next caddyhttp.Handler) {
 	content, rejected := n.read(w, r, account)
 	if rejected != nil {
 		body.AnswerEarly(w, r, time.Duration(n.Timeout))
@@ -166,7 +167,7 @@ func (n *Notify) handle(w http.ResponseWriter, r *http.Request, account Account,
 	// From here on a reload waits: the platform may be asked, and the app gets the event.
 	n.flights.Begin()
 	defer n.flights.End()
-	event, rejected := judge(content, r.Header)
+	event, rejected := verify(content, r.Header)
 	if rejected != nil {
 		n.reject(w, r, account, rejected)
 		return
@@ -245,12 +246,12 @@ func (n *Notify) deliver(w http.ResponseWriter, r *http.Request, next caddyhttp.
 		contentType = "application/cloudevents+json"
 		given = bytes.NewReader(event.structured())
 	case FormatOriginal:
-		// What was judged as JSON must not be read as a form, nor the other way round: a text within may say other things then.
-		judged := n.platform.ContentType(content)
+		// What was verified as JSON must not be read as a form, nor the other way round: a text within may say other things then.
+		verified := n.platform.ContentType(content)
 		contentType = r.Header.Get("Content-Type")
 		// No reader may make another type of it: PHP takes a tab in front of the semicolon for a part of the name.
-		if bare, _, _ := strings.Cut(contentType, ";"); !strings.EqualFold(strings.TrimRight(bare, " "), judged) {
-			contentType = judged
+		if bare, _, _ := strings.Cut(contentType, ";"); !strings.EqualFold(strings.TrimRight(bare, " "), verified) {
+			contentType = verified
 		}
 		given, keep = bytes.NewReader(content), n.platform.SignatureHeader
 	}
@@ -258,17 +259,17 @@ func (n *Notify) deliver(w http.ResponseWriter, r *http.Request, next caddyhttp.
 
 	out, cancel := Prepare(r, given, contentType, keep, &event.Context, time.Duration(n.Timeout))
 	defer cancel()
-	judged := verdict.Deliver(out, next, n.Ack, n.logger)
+	delivered := verdict.Deliver(out, next, n.Ack, n.logger)
 
 	status, word, result, reason := http.StatusOK, n.platform.Success, "taken", ""
-	if !judged.Taken {
+	if !delivered.Taken {
 		status, word, result = http.StatusBadGateway, n.platform.Failed, "failed"
 		switch {
-		case judged.TimedOut:
+		case delivered.TimedOut:
 			status, reason = http.StatusGatewayTimeout, "app_timeout"
-		case errors.Is(judged.Err, verdict.ErrNoHandler):
+		case errors.Is(delivered.Err, verdict.ErrNoHandler):
 			reason = "no_handler"
-		case judged.Err != nil:
+		case delivered.Err != nil:
 			reason = "app_unreachable"
 		default:
 			reason = "app_refused"
@@ -281,38 +282,38 @@ func (n *Notify) deliver(w http.ResponseWriter, r *http.Request, next caddyhttp.
 	}
 	n.metrics.Notified(account.Name(), event.Label, result, reason)
 	event.logAccess(r, account, result, reason)
-	if !judged.Taken || hungUp != nil {
-		n.logUndelivered(account, event, judged, status, reason, hungUp)
+	if !delivered.Taken || hungUp != nil {
+		n.logUndelivered(account, event, delivered, status, reason, hungUp)
 	}
 }
 
-func (n *Notify) logUndelivered(account Account, event *Event, judged verdict.Verdict, status int, reason string, hungUp error) {
+func (n *Notify) logUndelivered(account Account, event *Event, delivered verdict.Verdict, status int, reason string, hungUp error) {
 	fields := []zap.Field{
 		zap.String("merchant", account.Name()), zap.String("order", event.Subject), zap.String("event", event.ID), zap.String("event_type", event.Type),
-		zap.Int("status", status), zap.String("reason", reason), zap.Int("app_status", judged.Status),
+		zap.Int("status", status), zap.String("reason", reason), zap.Int("app_status", delivered.Status),
 	}
 	switch {
-	case judged.Taken:
+	case delivered.Taken:
 		// The app has it, but the platform may not know: it will send the event again.
 		n.logger.Warn("event taken, but the platform hung up before it was told", append(fields, zap.Error(hungUp))...)
-	case judged.Encoded && !judged.TimedOut:
+	case delivered.Encoded && !delivered.TimedOut:
 		n.logger.Warn("app answered 2xx, but with a Content-Encoding, so that its word cannot be read; let it answer without", fields...)
-	case judged.Status >= 200 && judged.Status <= 299 && judged.Err == nil && !judged.TimedOut:
+	case delivered.Status >= 200 && delivered.Status <= 299 && delivered.Err == nil && !delivered.TimedOut:
 		n.logger.Warn("app answered 2xx but did not take the event; answer with an empty body, SUCCESS or OK, or set ack 2xx",
-			append(fields, zap.String("answer", Quote(string(judged.Answer), 80)))...)
+			append(fields, zap.String("answer", text.ASCII(delivered.Answer, 80)))...)
 	default:
-		n.logger.Error("event not delivered", append(fields, zap.Error(judged.Err))...)
+		n.logger.Error("event not delivered", append(fields, zap.Error(delivered.Err))...)
 	}
 }
 
 // observe verifies, logs and counts, and changes nothing: neither what the app gets nor what it answers.
-func (n *Notify) observe(r *http.Request, account Account, judge Judge) {
+func (n *Notify) observe(r *http.Request, account Account, verify Verify) {
 	defer func() {
 		if v := recover(); v != nil {
 			verdict.LogPanic(n.logger, "panic in the observer of notifies", v)
 		}
 	}()
-	event, rejected := n.inspect(r, account, judge)
+	event, rejected := n.inspect(r, account, verify)
 	if rejected != nil {
 		n.tell(r, account, rejected)
 		n.note(nil, r, account, rejected, "observed")
@@ -324,8 +325,8 @@ func (n *Notify) observe(r *http.Request, account Account, judge Judge) {
 	event.logAccess(r, account, "observed", "")
 }
 
-// inspect judges a request without changing it: what has been read is put back in front of the rest, error included.
-func (n *Notify) inspect(r *http.Request, account Account, judge Judge) (*Event, *Rejection) {
+// inspect verifies a request without changing it: what has been read is put back in front of the rest, error included.
+func (n *Notify) inspect(r *http.Request, account Account, verify Verify) (*Event, *Rejection) {
 	if rejected := n.checkRequest(r, account); rejected != nil {
 		return nil, rejected
 	}
@@ -341,7 +342,7 @@ func (n *Notify) inspect(r *http.Request, account Account, judge Judge) (*Event,
 			return nil, unreadable(err)
 		}
 	}
-	return judge(content, r.Header)
+	return verify(content, r.Header)
 }
 
 // failing is a reader that returns the error at which reading stopped, unless that was the gateway's own limit.

@@ -31,17 +31,17 @@ type countedFlights int
 func (f *countedFlights) Begin() { *f++ }
 func (f *countedFlights) End()   { *f-- }
 
-// TestReloadWaitsForJudge: a judge may ask the platform before it believes a notify. With Shouqianba a configuration used
+// TestReloadWaitsForVerify: a verification may ask the platform before it believes a notify. With Shouqianba a configuration used
 // to be put away meanwhile, and with it the terminal's key, so that the true notify was answered 503.
-func TestReloadWaitsForJudge(t *testing.T) {
+func TestReloadWaitsForVerify(t *testing.T) {
 	flights := new(countedFlights)
 	n := &Notify{
 		Format: FormatJSON, Ack: verdict.AckWord, MaxSize: 1000, Timeout: caddy.Duration(time.Minute), platform: &testPlatform,
 		flights: flights, logger: zap.NewNop(), refusals: ratelog.New(10),
 	}
-	judge := func([]byte, http.Header) (*Event, *Rejection) {
+	verify := func([]byte, http.Header) (*Event, *Rejection) {
 		if *flights != 1 {
-			t.Errorf("%d flights while the notify is judged", *flights)
+			t.Errorf("%d flights while the notify is verified", *flights)
 		}
 		return &Event{Data: "{}", Word: func(string) (string, bool) { return "", false }}, nil
 	}
@@ -53,7 +53,7 @@ func TestReloadWaitsForJudge(t *testing.T) {
 		return nil
 	})
 	w := httptest.NewRecorder()
-	if err := n.Serve(w, httptest.NewRequest("POST", "/", strings.NewReader("{}")), testAccount{}, judge, app); err != nil {
+	if err := n.Serve(w, httptest.NewRequest("POST", "/", strings.NewReader("{}")), testAccount{}, verify, app); err != nil {
 		t.Fatal(err)
 	}
 	if w.Body.String() != "YES" || *flights != 0 {
@@ -67,7 +67,7 @@ var testPlatform = Platform{Name: "test", Success: "YES", Failed: "NO", ContentT
 // must not notice it.
 func TestPanicsOfOurOwn(t *testing.T) {
 	for name, test := range map[string]struct {
-		judge  Judge
+		verify Verify
 		status int
 	}{
 		"before the answer": {func([]byte, http.Header) (*Event, *Rejection) { panic("secret") }, 500},
@@ -86,7 +86,7 @@ func TestPanicsOfOurOwn(t *testing.T) {
 			})
 			request := func() *http.Request { return httptest.NewRequest("POST", "/", strings.NewReader("{}")) }
 			w := httptest.NewRecorder()
-			if err := n.Serve(w, request(), testAccount{}, test.judge, app); err != nil {
+			if err := n.Serve(w, request(), testAccount{}, test.verify, app); err != nil {
 				t.Fatal(err)
 			}
 			if w.Code != test.status || w.Body.String() != "NO" || w.Header().Get("Content-Type") != "text/plain; charset=utf-8" {
@@ -94,7 +94,7 @@ func TestPanicsOfOurOwn(t *testing.T) {
 			}
 			n.Observe = true
 			w = httptest.NewRecorder()
-			if err := n.Serve(w, request(), testAccount{}, test.judge, app); err != nil || w.Code != 201 || w.Body.String() != "{}" {
+			if err := n.Serve(w, request(), testAccount{}, test.verify, app); err != nil || w.Code != 201 || w.Body.String() != "{}" {
 				t.Errorf("observe: %v, %d %q", err, w.Code, w.Body)
 			}
 		})

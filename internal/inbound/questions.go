@@ -21,9 +21,9 @@ type Topic struct {
 	Account string
 	// Order identifies the order, bill or refund: the interface that is called and the numbers in the call.
 	Order string
-	// Doubtful says that the sender may have chosen the numbers and what else goes into the question, in a notify that can
+	// Ambiguous says that the sender may have chosen the numbers and what else goes into the question, in a notify that can
 	// be cut in two ways. Such a question has one turn in a second, and its answer is not taken for the order's own.
-	Doubtful bool
+	Ambiguous bool
 }
 
 // Questions asks the platform about orders: about one order at most once a minute, and for one account at most five times
@@ -49,10 +49,10 @@ type question[Answer any] struct {
 
 // turns are the times at which an account's questions are asked.
 type turns struct {
-	last     [questionsPerSecond]time.Time // a ring
-	next     int                           // the oldest in it
-	doubtful time.Time                     // the last doubtful one
-	kept     int                           // how many answers are kept
+	last      [questionsPerSecond]time.Time // a ring
+	next      int                           // the oldest in it
+	ambiguous time.Time                     // the last ambiguous one
+	kept      int                           // how many answers are kept
 }
 
 var (
@@ -70,7 +70,7 @@ func (q *Questions[Answer]) Ask(now time.Time, topic Topic, patience time.Durati
 	q.mu.Lock()
 	q.forget(now)
 	entry := q.current(now, topic)
-	if entry == nil && topic.Doubtful {
+	if entry == nil && topic.Ambiguous {
 		entry = q.current(now, Topic{Account: topic.Account, Order: topic.Order})
 	}
 	if entry != nil {
@@ -139,11 +139,11 @@ func (q *Questions[Answer]) turn(now time.Time, topic Topic, patience time.Durat
 	if free := account.last[account.next].Add(time.Second); free.After(now) {
 		at = free
 	}
-	if topic.Doubtful {
-		if at != now || account.doubtful.Add(time.Second).After(now) {
+	if topic.Ambiguous {
+		if at != now || account.ambiguous.Add(time.Second).After(now) {
 			return at, false
 		}
-		account.doubtful = now
+		account.ambiguous = now
 	}
 	if at.Sub(now) > patience {
 		return at, false

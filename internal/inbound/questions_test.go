@@ -125,25 +125,25 @@ func TestQuestionsTakeTurns(t *testing.T) {
 	})
 }
 
-// TestQuestionsInDoubt: what a sender may have chosen has one turn in a second, shares the order's own answer, and is
+// TestAmbiguousQuestions: what a sender may have chosen has one turn in a second, shares the order's own answer, and is
 // none for the order itself.
-func TestQuestionsInDoubt(t *testing.T) {
+func TestAmbiguousQuestions(t *testing.T) {
 	var q asking
 	now := time.Unix(1_700_000_000, 0)
-	plain, doubtful := Topic{Account: "shop", Order: "1"}, Topic{Account: "shop", Order: "1", Doubtful: true}
-	if _, fresh, err := q.ask(now, doubtful, time.Minute); !fresh || err != nil {
+	plain, ambiguous := Topic{Account: "shop", Order: "1"}, Topic{Account: "shop", Order: "1", Ambiguous: true}
+	if _, fresh, err := q.ask(now, ambiguous, time.Minute); !fresh || err != nil {
 		t.Fatal(fresh, err)
 	}
-	if _, fresh, _ := q.ask(now, doubtful, time.Minute); fresh {
+	if _, fresh, _ := q.ask(now, ambiguous, time.Minute); fresh {
 		t.Error("the same once more is asked")
 	}
-	if _, _, err := q.ask(now, Topic{Account: "shop", Order: "2", Doubtful: true}, time.Minute); !errors.Is(err, errNoTurn) {
+	if _, _, err := q.ask(now, Topic{Account: "shop", Order: "2", Ambiguous: true}, time.Minute); !errors.Is(err, errNoTurn) {
 		t.Errorf("a second one at a time: %v", err)
 	}
 	if _, ok := q.Known(now, plain); ok {
 		t.Error("it is known of the order itself")
 	}
-	if answer, ok := q.Known(now, doubtful); answer != "of 1" || !ok {
+	if answer, ok := q.Known(now, ambiguous); answer != "of 1" || !ok {
 		t.Errorf("known: %q, %v", answer, ok)
 	}
 	if _, fresh, err := q.ask(now, plain, time.Minute); !fresh || err != nil {
@@ -155,10 +155,10 @@ func TestQuestionsInDoubt(t *testing.T) {
 		}
 	}
 	now = now.Add(time.Second)
-	if _, fresh, _ := q.ask(now, Topic{Account: "shop", Order: "p0", Doubtful: true}, time.Minute); fresh {
+	if _, fresh, _ := q.ask(now, Topic{Account: "shop", Order: "p0", Ambiguous: true}, time.Minute); fresh {
 		t.Error("what is known of the order itself is asked once more")
 	}
-	if _, fresh, err := q.ask(now, Topic{Account: "shop", Order: "3", Doubtful: true}, time.Minute); !fresh || err != nil {
+	if _, fresh, err := q.ask(now, Topic{Account: "shop", Order: "3", Ambiguous: true}, time.Minute); !fresh || err != nil {
 		t.Errorf("a second later: %v, %v", fresh, err)
 	}
 }

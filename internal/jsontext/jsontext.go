@@ -2,7 +2,42 @@
 // but the standard library, so that the signer may use it.
 package jsontext
 
-import "unicode/utf8"
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"unicode/utf8"
+)
+
+// Members calls each with the members of a JSON object in the order in which they stand, repeated ones too. It returns an
+// error where text is not just one JSON object, or the error of each.
+func Members(text []byte, each func(name string, value json.RawMessage) error) error {
+	decoder := json.NewDecoder(bytes.NewReader(text))
+	if start, err := decoder.Token(); err != nil || start != json.Delim('{') {
+		return errors.New("not a JSON object")
+	}
+	for decoder.More() {
+		name, err := decoder.Token()
+		if err != nil {
+			return err
+		}
+		var value json.RawMessage
+		if err := decoder.Decode(&value); err != nil {
+			return err
+		}
+		if err := each(name.(string), value); err != nil {
+			return err
+		}
+	}
+	if _, err := decoder.Token(); err != nil {
+		return err
+	}
+	if _, err := decoder.Token(); err != io.EOF {
+		return errors.New("there is data after the JSON object")
+	}
+	return nil
+}
 
 // SkipSpace returns the index of the first byte at or after i that is not JSON white space.
 func SkipSpace(text []byte, i int) int {

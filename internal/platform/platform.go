@@ -1,0 +1,184 @@
+// Package platform holds what the apps of all payment platforms do alike: they read their merchants or terminals
+// strictly, resolve keys and addresses, call the platform for themselves, and outlive the calls under way. It knows no
+// platform.
+package platform
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+
+	"github.com/caddy-chinaums/caddy-chinaums/internal/accounts"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/body"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/inbound"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/outbound"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/secret"
+)
+
+// UnmarshalStrict reads JSON and refuses an unknown field.
+func UnmarshalStrict(data []byte, target any) error {
+	decoder := json.NewDecoder(bytes.NewReader(data))
+	decoder.DisallowUnknownFields()
+	return decoder.Decode(target)
+}
+
+// UnmarshalAccounts reads each of an app's accounts strictly. Caddy refuses an unknown field by itself, but could not say
+// in which account it is. of names the account that an error is of.
+func UnmarshalAccounts[Config any](documents map[string]json.RawMessage, of func(name string, err error) error) (map[string]*Config, error) {
+	configs := make(map[string]*Config, len(documents))
+	for _, name := range slices.Sorted(maps.Keys(documents)) {
+		configs[name] = new(Config)
+		if err := UnmarshalStrict(documents[name], configs[name]); err != nil {
+			return nil, of(name, err)
+		}
+	}
+	return configs, nil
+}
+
+// ResolveAccounts resolves each of an app's accounts, in the order of their names. A missing configuration counts as an
+// empty one. of names the account that an error is of.
+func ResolveAccounts[Config any, A accounts.Account](directory *accounts.Directory[A], configs map[string]*Config,
+	resolve func(name string, config *Config) (A, error), of func(name string, err error) error) error {
+	for _, name := range slices.Sorted(maps.Keys(configs)) {
+		if err := accounts.CheckName(name); err != nil {
+			return of(name, err)
+		}
+		config := configs[name]
+		if config == nil {
+			config = new(Config)
+		}
+		account, err := resolve(name, config)
+		if err != nil {
+			return of(name, err)
+		}
+		directory.Add(account)
+	}
+	return nil
+}
+
+// Options resolves the options of one account, and warns of what is better configured otherwise.
+type Options struct {
+	Kind   string // "merchant" or "terminal", for the log
+	Name   string
+	Logger *zap.Logger
+}
+
+// Value resolves an option's placeholders.
+func (o Options) Value(option, raw string) (string, error) {
+	value, _, err := secret.Resolve(raw)
+	if err != nil {
+		return "", locale.Errorf("%s %w", option, err)
+	}
+	return value, nil
+}
+
+// Key resolves a key, and warns where it stands in the configuration itself.
+func (o Options) Key(option, raw string) (string, error) {
+	key, literal, err := secret.Resolve(raw)
+	if err != nil {
+		return "", locale.Errorf("%s %w", option, err)
+	}
+	if literal {
+		o.Warn("a key is written out in the configuration, where the config API and autosave.json show it; use {env.…} or {file.…}",
+			zap.String("option", option))
+	}
+	return key, nil
+}
+
+// Endpoint reads the platform's address, and warns where calls to it can be read on their way. loopback tells that it is
+// on this machine.
+func (o Options) Endpoint(upstream string) (endpoint outbound.Endpoint, loopback bool, err error) {
+	if endpoint, loopback, err = outbound.ParseEndpoint(upstream); err != nil {
+		return endpoint, false, locale.Errorf("upstream: %w", err)
+	}
+	if endpoint.Scheme == "http" && !loopback {
+		o.Warn("calls go out without TLS: whoever listens on the way can repeat them", zap.String("option", "upstream"))
+	}
+	return endpoint, loopback, nil
+}
+
+// Warn logs a warning about the account.
+func (o Options) Warn(message string, fields ...zap.Field) {
+	o.Logger.Warn(message, append([]zap.Field{zap.String(o.Kind, o.Name)}, fields...)...)
+}
+
+// NewMetrics registers the metrics of a platform's calls and notifies.
+func NewMetrics(ctx caddy.Context, name string) (calls *outbound.Metrics, notifies *inbound.Metrics, err error) {
+	if calls, err = outbound.NewMetrics(ctx.GetMetricsRegistry(), name); err == nil {
+		notifies, err = inbound.NewMetrics(ctx.GetMetricsRegistry(), name)
+	}
+	if err != nil {
+		return nil, nil, locale.Errorf("registering metrics: %w", err)
+	}
+	return calls, notifies, nil
+}
+
+// Load returns the app of this name in the configuration that ctx provisions.
+func Load[App caddy.App](ctx caddy.Context, name string) (app App, err error) {
+	loaded, err := ctx.App(name)
+	if err != nil {
+		return app, locale.Errorf("loading the %s app: %w", name, err)
+	}
+	return loaded.(App), nil
+}
+
+// Grace bounds how long an app waits for calls under way, by the grace period of the http app. An app learns it in Stop,
+// when the http app still takes and ends requests.
+func Grace(ctx caddy.Context, patience time.Duration) time.Duration {
+	if app, err := ctx.AppIfConfigured("http"); err == nil {
+		if grace := time.Duration(app.(*caddyhttp.App).GracePeriod); grace > 0 {
+			return min(patience, grace)
+		}
+	}
+	return patience
+}
+
+// Land waits for the calls that have been sent, so that neither stop nor reload cuts a payment. flights may be nil.
+func Land(flights *outbound.Flights, patience time.Duration, logger *zap.Logger) {
+	if flights == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if !flights.Wait(ctx) {
+		logger.Warn("calls were still under way when the configuration was put away; their outcome is unknown")
+	}
+}
+
+// Replacer returns the placeholders of a request, or nil.
+func Replacer(r *http.Request) *caddy.Replacer {
+	repl, _ := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	return repl
+}
+
+// maxAnswer bounds the platform's answer to a call of the gateway's own, in bytes.
+const maxAnswer = 64 << 10
+
+// Post makes a call of the gateway's own and reads the answer. No error quotes what the platform sent.
+func Post(ctx context.Context, client *http.Client, url, authorization string, content []byte) (res *http.Response, answer []byte, err error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(content))
+	if err != nil {
+		return nil, nil, err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Accept", "application/json")
+	req.Header.Set("Authorization", authorization)
+	if res, err = client.Do(req); err != nil {
+		return nil, nil, outbound.WithoutQuotes(err)
+	}
+	defer res.Body.Close()
+	if answer, err = body.Read(res.Body, res.ContentLength, maxAnswer); err != nil {
+		return nil, nil, fmt.Errorf("reading the answer: %w", outbound.WithoutQuotes(err))
+	}
+	return res, answer, nil
+}
