@@ -1,14 +1,10 @@
 package chinaums
 
 import (
-	"encoding/json"
-
-	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
-	"github.com/caddy-chinaums/caddy-chinaums/internal/accounts"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/syntax"
 )
@@ -22,7 +18,7 @@ func init() {
 	httpcaddyfile.RegisterHandlerDirective("chinaums_h5", parseH5)
 	httpcaddyfile.RegisterDirective("chinaums_proxy", parseProxy)
 
-	// A notify must be judged before any handler that reads or answers it (webhook_signature goes before invoke). A call
+	// A notify must be verified before any handler that reads or answers it (webhook_signature goes before invoke). A call
 	// is guarded and proxied where reverse_proxy would be, so that handle, route and respond come first as they do
 	// there; before metrics, because what others order before reverse_proxy must not get between guard and proxy.
 	httpcaddyfile.RegisterDirectiveOrder("chinaums_notify", httpcaddyfile.After, "encode")
@@ -46,71 +42,36 @@ func init() {
 //	    }
 //	}
 func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
-	app := &App{Merchants: make(map[string]*Merchant)}
-	if earlier, ok := existing.(httpcaddyfile.App); ok {
-		if err := json.Unmarshal(earlier.Value, app); err != nil {
-			return nil, d.WrapErr(locale.Errorf("reading the chinaums block above: %v", err))
-		}
-	}
-	d.Next() // the option's name
-	if d.NextArg() {
-		return nil, d.WrapErr(locale.Errorf("chinaums takes a block, not %q", d.Val()))
-	}
-	for d.NextBlock(0) {
-		if d.Val() != "merchant" {
-			return nil, d.WrapErr(locale.Errorf("unknown option %q; chinaums has merchant", d.Val()))
-		}
-		var name string
-		if !d.NextArg() {
-			return nil, d.WrapErr(locale.Errorf("merchant needs a name"))
-		}
-		name = d.Val()
-		if d.NextArg() {
-			return nil, d.WrapErr(locale.Errorf("merchant %s: surplus argument %q", name, d.Val()))
-		}
-		if err := accounts.CheckName(name); err != nil {
-			return nil, d.WrapErr(locale.Errorf("merchant %q: %v", name, err))
-		}
-		if app.Merchants[name] != nil {
-			return nil, d.WrapErr(locale.Errorf("merchant %s: there are two merchants of this name", name))
-		}
-		merchant := new(Merchant)
-		if err := merchant.unmarshal(name, d); err != nil {
-			return nil, err
-		}
-		app.Merchants[name] = merchant
-	}
-	return httpcaddyfile.App{Name: "chinaums", Value: caddyconfig.JSON(app, nil)}, nil
+	app := new(App)
+	return syntax.Accounts(d, existing, "chinaums", "merchant", app, &app.Merchants, (*Merchant).option, checkMerchant)
 }
 
-func (m *Merchant) unmarshal(name string, d *caddyfile.Dispenser) error {
-	o := syntax.Options{D: d, Of: "merchant " + name}
-	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		var err error
-		switch d.Val() {
-		case "app_id":
-			err = o.One(&m.AppID)
-		case "app_key":
-			err = o.One(&m.AppKey)
-		case "notify_key":
-			err = o.List(&m.NotifyKey)
-		case "sign_types":
-			err = o.List(&m.SignTypes)
-		case "mid":
-			err = o.List(&m.MID)
-		case "environment":
-			err = o.One(&m.Environment)
-		case "upstream":
-			err = o.One(&m.Upstream)
-		default:
-			err = o.Unknown()
-		}
-		if err != nil {
-			return err
-		}
+// option reads the option at the cursor, if a merchant has one of this name.
+func (m *Merchant) option(o *syntax.Options) (known bool, err error) {
+	switch o.D.Val() {
+	case "app_id":
+		err = o.One(&m.AppID)
+	case "app_key":
+		err = o.One(&m.AppKey)
+	case "notify_key":
+		err = o.List(&m.NotifyKey)
+	case "sign_types":
+		err = o.List(&m.SignTypes)
+	case "mid":
+		err = o.List(&m.MID)
+	case "environment":
+		err = o.One(&m.Environment)
+	case "upstream":
+		err = o.One(&m.Upstream)
+	default:
+		return false, nil
 	}
+	return true, err
+}
+
+func checkMerchant(name string, m *Merchant) error {
 	if m.Environment != "" && m.Upstream != "" {
-		return d.WrapErr(locale.Errorf("merchant %s: environment and upstream exclude each other; keep one", name))
+		return locale.Errorf("merchant %s: environment and upstream exclude each other; keep one", name)
 	}
 	return nil
 }
@@ -132,25 +93,12 @@ func parseNotify(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 //	    observe
 //	}
 func (n *Notify) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
-	d.Next() // the directive's name
-	if err := syntax.Argument(d, &n.Merchant); err != nil {
-		return err
-	}
-	o := syntax.Options{D: d, Of: "chinaums_notify"}
-	for d.NextBlock(0) {
-		known, err := o.Notify(&n.Notify)
-		if err == nil && !known {
-			if d.Val() == "confirm" {
-				err = o.Flag(&n.Confirm)
-			} else {
-				err = o.Unknown()
-			}
+	return syntax.Directive(d, "chinaums_notify", &n.Merchant, func(o *syntax.Options) (known bool, err error) {
+		if d.Val() == "confirm" {
+			return true, o.Flag(&n.Confirm)
 		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+		return o.Notify(&n.Notify)
+	})
 }
 
 func parseReturn(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
@@ -164,24 +112,12 @@ func parseReturn(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 //	    ignore <name…>
 //	}
 func (p *Return) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
-	d.Next() // the directive's name
-	if err := syntax.Argument(d, &p.Merchant); err != nil {
-		return err
-	}
-	o := syntax.Options{D: d, Of: "chinaums_return"}
-	for d.NextBlock(0) {
-		var err error
-		switch d.Val() {
-		case "ignore":
-			err = o.List(&p.Ignore)
-		default:
-			err = o.Unknown()
+	return syntax.Directive(d, "chinaums_return", &p.Merchant, func(o *syntax.Options) (known bool, err error) {
+		if d.Val() == "ignore" {
+			return true, o.List(&p.Ignore)
 		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+		return false, nil
+	})
 }
 
 func parseGuard(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
@@ -201,21 +137,7 @@ func parseGuard(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 //	    validate     off|warn|reject
 //	}
 func (g *Guard) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
-	d.Next() // the directive's name
-	if err := syntax.Argument(d, &g.Merchant); err != nil {
-		return err
-	}
-	o := syntax.Options{D: d, Of: "chinaums_guard"}
-	for d.NextBlock(0) {
-		known, err := o.Guard(&g.Guard)
-		if err == nil && !known {
-			err = o.Unknown()
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+	return syntax.Directive(d, "chinaums_guard", &g.Merchant, func(o *syntax.Options) (bool, error) { return o.Guard(&g.Guard) })
 }
 
 func parseH5(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
@@ -232,13 +154,7 @@ func parseH5(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 //	    max_size <size>
 //	}
 func (p *H5) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
-	d.Next() // the directive's name
-	if err := syntax.Argument(d, &p.Merchant); err != nil {
-		return err
-	}
-	o := syntax.Options{D: d, Of: "chinaums_h5"}
-	for d.NextBlock(0) {
-		var err error
+	return syntax.Directive(d, "chinaums_h5", &p.Merchant, func(o *syntax.Options) (known bool, err error) {
 		switch d.Val() {
 		case "allow":
 			err = o.List(&p.Allow)
@@ -249,13 +165,10 @@ func (p *H5) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		case "max_size":
 			err = o.Size(&p.MaxSize)
 		default:
-			err = o.Unknown()
+			return false, nil
 		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+		return true, err
+	})
 }
 
 // UnmarshalCaddyfile sets up the transport from Caddyfile tokens. Syntax:

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"slices"
+	"time"
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/jsontext"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/normalize"
@@ -214,45 +215,14 @@ func (v *eventValues) time(billPayTime []byte) []byte {
 	return v[fieldCreateTime]
 }
 
-// platformTime is how long the platform's yyyy-MM-dd HH:mm:ss is.
-const platformTime = len("2006-01-02 15:04:05")
-
 // appendRFC3339 appends the platform's yyyy-MM-dd HH:mm:ss, Beijing time, as RFC 3339, if it is a date that exists.
 func appendRFC3339(dst, text []byte) ([]byte, bool) {
-	if len(text) != platformTime ||
-		text[4] != '-' || text[7] != '-' || text[10] != ' ' || text[13] != ':' || text[16] != ':' {
+	if len(text) != len(time.DateTime) {
 		return dst, false
 	}
-	year, month, day := twoDigits(text[0:])*100+twoDigits(text[2:]), twoDigits(text[5:]), twoDigits(text[8:])
-	hour, minute, second := twoDigits(text[11:]), twoDigits(text[14:]), twoDigits(text[17:])
-	if twoDigits(text[0:]) < 0 || twoDigits(text[2:]) < 0 || month < 1 || month > 12 || day < 1 || day > daysIn(year, month) ||
-		hour < 0 || hour > 23 || minute < 0 || minute > 59 || second < 0 || second > 59 {
+	if _, err := time.Parse(time.DateTime, string(text)); err != nil {
 		return dst, false
 	}
-	dst = append(dst, text[:10]...)
-	dst = append(dst, 'T')
-	dst = append(dst, text[11:]...)
-	return append(dst, "+08:00"...), true
-}
-
-// twoDigits returns the number of the first two bytes, or -1.
-func twoDigits(text []byte) int {
-	high, low := text[0]-'0', text[1]-'0'
-	if high > 9 || low > 9 {
-		return -1
-	}
-	return int(high)*10 + int(low)
-}
-
-func daysIn(year, month int) int {
-	switch month {
-	case 2:
-		if year%4 == 0 && (year%100 != 0 || year%400 == 0) {
-			return 29
-		}
-		return 28
-	case 4, 6, 9, 11:
-		return 30
-	}
-	return 31
+	dst = append(append(dst, text[:len(time.DateOnly)]...), 'T')
+	return append(append(dst, text[len(time.DateOnly)+1:]...), "+08:00"...), true
 }

@@ -118,36 +118,21 @@ func (f *notifyFields) parse(body []byte) error {
 func (f *notifyFields) parseForm(body []byte) error {
 	f.reset()
 	f.text = append(f.text, body...)
-	// The next percent sign and plus at or after the current pair: a pair before both needs no decoding.
-	percent, plus := -1, -1
 	for start, next := 0, 0; start < len(body); start = next {
 		end := indexByteFrom(body, '&', start)
 		next = end + 1
 		if end == start {
 			continue
 		}
-		if percent < start {
-			percent = indexByteFrom(body, '%', start)
+		equals := min(indexByteFrom(body, '=', start), end)
+		nameEnd := f.decodeForm(body, start, equals)
+		if nameEnd < 0 {
+			return newParseError(reasonEncoding, "parameter name %s: broken percent-encoding", text.Name(body[start:equals]))
 		}
-		if plus < start {
-			plus = indexByteFrom(body, '+', start)
-		}
-		nameEnd, valueStart := end, end
-		if cut := bytes.IndexByte(body[start:end], '='); cut >= 0 {
-			nameEnd, valueStart = start+cut, start+cut+1
-		}
-		valueEnd := end
-		if escape := min(percent, plus); escape < end {
-			if escape < nameEnd {
-				encoded := nameEnd
-				if nameEnd = f.decodeForm(body, start, nameEnd); nameEnd < 0 {
-					return newParseError(reasonEncoding, "parameter name %s: broken percent-encoding",
-						text.Name(body[start:encoded]))
-				}
-			}
-			if valueEnd = f.decodeForm(body, valueStart, end); valueEnd < 0 {
-				return newParseError(reasonEncoding, "parameter %s: broken percent-encoding", text.Name(f.text[start:nameEnd]))
-			}
+		valueStart := min(equals+1, end)
+		valueEnd := f.decodeForm(body, valueStart, end)
+		if valueEnd < 0 {
+			return newParseError(reasonEncoding, "parameter %s: broken percent-encoding", text.Name(f.text[start:nameEnd]))
 		}
 		if valueEnd == valueStart && !f.keepEmpty {
 			continue
@@ -178,6 +163,9 @@ func indexByteFrom(text []byte, c byte, start int) int {
 // decodeForm decodes the percent-encoding and plus signs of body[start:end] into f.text at the same place. It returns
 // where the decoded text ends, or -1.
 func (f *notifyFields) decodeForm(body []byte, start, end int) int {
+	if bytes.IndexByte(body[start:end], '%') < 0 && bytes.IndexByte(body[start:end], '+') < 0 {
+		return end
+	}
 	text := f.text
 	n := start
 	for i := start; i < end; i++ {
@@ -469,24 +457,9 @@ var seed = maphash.MakeSeed()
 // It is empty for a name that is empty, holds '&' or '=', or is not UTF-8, and valid until the next call.
 func (f *notifyFields) fold(name []byte) []byte {
 	f.folded = f.folded[:0]
-	for _, c := range name {
-		switch {
-		case c == '&' || c == '=':
-			return nil
-		case c >= utf8.RuneSelf:
-			return f.foldRunes(name)
-		}
-		f.folded = append(f.folded, lowerASCII(c))
-	}
-	return f.folded
-}
-
-// foldRunes is fold for any name.
-func (f *notifyFields) foldRunes(name []byte) []byte {
 	if bytes.ContainsAny(name, "&=") || !utf8.Valid(name) {
 		return nil
 	}
-	f.folded = f.folded[:0]
 	for len(name) > 0 {
 		r, size := utf8.DecodeRune(name)
 		name = name[size:]

@@ -2,6 +2,7 @@ package chinaums
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"net/http"
 	"net/url"
@@ -14,6 +15,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/fields"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/jsontext"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/outbound"
 )
@@ -138,28 +140,17 @@ func (p *H5) link(m *merchant, urlPath string, content []byte) ([]byte, error) {
 
 // checkLinkContent refuses content that is no JSON object, or that asks for something other than a payment.
 func checkLinkContent(content []byte) *outbound.Error {
-	notObject := outbound.Invalid("not_an_object", fields.Error{Rule: "type", Message: "内容必须是一个 JSON 对象 / the content must be one JSON object"})
-	if !utf8.Valid(content) || !json.Valid(content) {
-		return notObject
-	}
-	decoder := json.NewDecoder(bytes.NewReader(content))
-	if token, err := decoder.Token(); err != nil || token != json.Delim('{') {
-		return notObject
-	}
-	for decoder.More() {
-		token, err := decoder.Token()
-		name, ok := token.(string)
-		if err != nil || !ok {
-			return notObject
-		}
-		if forbidden := forbiddenInLink(name); forbidden != "" {
-			return outbound.Invalid("not_a_payment", fields.Error{Name: forbidden, Rule: "not",
-				Message: "H5 链接中不允许此字段：链接的签名同样适用于其他接口 / this field is not allowed in an H5 link, whose signature would fit other interfaces"})
-		}
-		var value json.RawMessage
-		if err = decoder.Decode(&value); err != nil {
-			return notObject
-		}
+	var forbidden string
+	err := jsontext.Members(content, func(name string, _ json.RawMessage) error {
+		forbidden = cmp.Or(forbidden, forbiddenInLink(name))
+		return nil
+	})
+	switch {
+	case err != nil || !utf8.Valid(content):
+		return outbound.Invalid("not_an_object", fields.Error{Rule: "type", Message: "内容必须是一个 JSON 对象 / the content must be one JSON object"})
+	case forbidden != "":
+		return outbound.Invalid("not_a_payment", fields.Error{Name: forbidden, Rule: "not",
+			Message: "H5 链接中不允许此字段：链接的签名同样适用于其他接口 / this field is not allowed in an H5 link, whose signature would fit other interfaces"})
 	}
 	return nil
 }
@@ -167,12 +158,7 @@ func checkLinkContent(content []byte) *outbound.Error {
 // forbiddenInLink returns the forbidden field that a lenient JSON reader would take name for, or "": letter case,
 // hyphens and underscores do not count with some of them.
 func forbiddenInLink(name string) string {
-	bare := strings.Map(func(r rune) rune {
-		if r == '_' || r == '-' || r == ' ' {
-			return -1
-		}
-		return r
-	}, name)
+	bare := strings.NewReplacer("_", "", "-", "", " ", "").Replace(name)
 	for _, forbidden := range []string{"refundAmount", "refundOrderId", "completedAmount"} {
 		if strings.EqualFold(bare, forbidden) {
 			return forbidden

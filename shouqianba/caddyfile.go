@@ -1,14 +1,10 @@
 package shouqianba
 
 import (
-	"encoding/json"
-
-	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
-	"github.com/caddy-chinaums/caddy-chinaums/internal/accounts"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/syntax"
 )
@@ -45,76 +41,34 @@ func init() {
 //	}
 func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 	app := new(App)
-	if earlier, ok := existing.(httpcaddyfile.App); ok {
-		if err := json.Unmarshal(earlier.Value, app); err != nil {
-			return nil, d.WrapErr(locale.Errorf("reading the shouqianba block above: %v", err))
-		}
-	}
-	if app.Terminals == nil {
-		app.Terminals = make(map[string]*Terminal)
-	}
-	d.Next() // the option's name
-	if d.NextArg() {
-		return nil, d.WrapErr(locale.Errorf("shouqianba takes a block, not %q", d.Val()))
-	}
-	for d.NextBlock(0) {
-		if d.Val() != "terminal" {
-			return nil, d.WrapErr(locale.Errorf("unknown option %q; shouqianba has terminal", d.Val()))
-		}
-		var name string
-		if !d.NextArg() {
-			return nil, d.WrapErr(locale.Errorf("terminal needs a name"))
-		}
-		name = d.Val()
-		if d.NextArg() {
-			return nil, d.WrapErr(locale.Errorf("terminal %s: surplus argument %q", name, d.Val()))
-		}
-		if err := accounts.CheckName(name); err != nil {
-			return nil, d.WrapErr(locale.Errorf("terminal %q: %v", name, err))
-		}
-		if app.Terminals[name] != nil {
-			return nil, d.WrapErr(locale.Errorf("terminal %s: there are two terminals of this name", name))
-		}
-		terminal := new(Terminal)
-		if err := terminal.unmarshal(name, d); err != nil {
-			return nil, err
-		}
-		app.Terminals[name] = terminal
-	}
-	return httpcaddyfile.App{Name: "shouqianba", Value: caddyconfig.JSON(app, nil)}, nil
+	return syntax.Accounts(d, existing, "shouqianba", "terminal", app, &app.Terminals, (*Terminal).option, nil)
 }
 
-func (t *Terminal) unmarshal(name string, d *caddyfile.Dispenser) error {
-	o := syntax.Options{D: d, Of: "terminal " + name}
-	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		var err error
-		switch d.Val() {
-		case "terminal_sn":
-			err = o.One(&t.TerminalSN)
-		case "terminal_key":
-			err = o.One(&t.TerminalKey)
-		case "vendor_sn":
-			err = o.One(&t.VendorSN)
-		case "vendor_key":
-			err = o.One(&t.VendorKey)
-		case "app_id":
-			err = o.One(&t.AppID)
-		case "device_id":
-			err = o.One(&t.DeviceID)
-		case "activation_code":
-			err = o.One(&t.ActivationCode)
-		case "public_key":
-			err = o.List(&t.PublicKey)
-		case "upstream":
-			err = o.One(&t.Upstream)
-		default:
-			err = o.Unknown()
-		}
-		if err != nil {
-			return err
-		}
+// option reads the option at the cursor, if a terminal has one of this name.
+func (t *Terminal) option(o *syntax.Options) (known bool, err error) {
+	switch o.D.Val() {
+	case "terminal_sn":
+		err = o.One(&t.TerminalSN)
+	case "terminal_key":
+		err = o.One(&t.TerminalKey)
+	case "vendor_sn":
+		err = o.One(&t.VendorSN)
+	case "vendor_key":
+		err = o.One(&t.VendorKey)
+	case "app_id":
+		err = o.One(&t.AppID)
+	case "device_id":
+		err = o.One(&t.DeviceID)
+	case "activation_code":
+		err = o.One(&t.ActivationCode)
+	case "public_key":
+		err = o.List(&t.PublicKey)
+	case "upstream":
+		err = o.One(&t.Upstream)
+	default:
+		return false, nil
 	}
-	return nil
+	return true, err
 }
 
 func parseNotify(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
@@ -134,25 +88,12 @@ func parseNotify(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 //	    observe
 //	}
 func (n *Notify) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
-	d.Next() // the directive's name
-	if err := syntax.Argument(d, &n.Terminal); err != nil {
-		return err
-	}
-	o := syntax.Options{D: d, Of: "shouqianba_notify"}
-	for d.NextBlock(0) {
-		known, err := o.Notify(&n.Notify)
-		if err == nil && !known {
-			if d.Val() == "confirm" {
-				err = o.Flag(&n.Confirm)
-			} else {
-				err = o.Unknown()
-			}
+	return syntax.Directive(d, "shouqianba_notify", &n.Terminal, func(o *syntax.Options) (known bool, err error) {
+		if d.Val() == "confirm" {
+			return true, o.Flag(&n.Confirm)
 		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+		return o.Notify(&n.Notify)
+	})
 }
 
 func parseGuard(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
@@ -172,21 +113,7 @@ func parseGuard(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 //	    validate     off|warn|reject
 //	}
 func (g *Guard) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
-	d.Next() // the directive's name
-	if err := syntax.Argument(d, &g.Terminal); err != nil {
-		return err
-	}
-	o := syntax.Options{D: d, Of: "shouqianba_guard"}
-	for d.NextBlock(0) {
-		known, err := o.Guard(&g.Guard)
-		if err == nil && !known {
-			err = o.Unknown()
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+	return syntax.Directive(d, "shouqianba_guard", &g.Terminal, func(o *syntax.Options) (bool, error) { return o.Guard(&g.Guard) })
 }
 
 // UnmarshalCaddyfile sets up the transport from Caddyfile tokens. Syntax:
