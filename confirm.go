@@ -1,6 +1,7 @@
 package chinaums
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -12,13 +13,16 @@ import (
 	"sync"
 	"time"
 
+	"github.com/caddy-chinaums/caddy-chinaums/internal/body"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/inbound"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/jsontext"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/normalize"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/outbound"
-	"github.com/caddy-chinaums/caddy-chinaums/internal/platform"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/text"
 )
+
+// maxConfirmAnswer bounds the platform's answer to a query.
+const maxConfirmAnswer = 64 << 10
 
 // platformAnswer is what the platform says about an order: the scalars of its JSON object as text, empty ones left
 // out, and those of billPayment.
@@ -83,6 +87,7 @@ func (c *confirmer) confirm(m *merchant, said claim, eventType string, ambiguous
 // question is one query about one order, bill or refund.
 type question struct {
 	of      *family
+	path    string // of.query
 	number  string // what is asked for: of the order, the bill or the refund
 	instead string // a refund's order, for a platform that wants this number (X-31)
 	day     string // a bill's
@@ -92,14 +97,15 @@ type question struct {
 // newQuestion returns what the platform is to be asked about a notify. A word that decides, or goes into the query, must
 // not hold an '&': it would have its neighbor in it, which no answer has, and each cut would make another question of it.
 func newQuestion(m *merchant, said claim, eventType string) (*question, error) {
-	q := &question{of: familyOf(eventType), mid: said["mid"]}
+	of := familyOf(eventType)
+	q := &question{of: of, path: of.query, mid: said["mid"]}
 	if q.mid == "" && len(m.mids) == 1 {
 		for mid := range m.mids {
 			q.mid = mid
 		}
 	}
-	q.number = said[fieldTable[q.of.number].name]
-	switch q.of {
+	q.number = said[fieldTable[of.number].name]
+	switch of {
 	case bills:
 		q.day = said["billDate"]
 	case refunds:
@@ -122,7 +128,7 @@ func newQuestion(m *merchant, said claim, eventType string) (*question, error) {
 
 // topic is what is asked once a minute: nothing of it depends on a state, nor on what else the notify says.
 func (q *question) topic(m *merchant) inbound.Topic {
-	order := sha256.Sum256(fmt.Appendf(nil, "%q %q %q %q %q", q.of.query, q.mid, q.number, q.instead, q.day))
+	order := sha256.Sum256(fmt.Appendf(nil, "%q %q %q %q %q", q.path, q.mid, q.number, q.instead, q.day))
 	return inbound.Topic{
 		Account: fmt.Sprintf("%q %q %q", m.name, m.endpoint.Host, m.signer.appID),
 		Order:   string(order[:]),
@@ -194,9 +200,21 @@ func (c *confirmer) call(ctx context.Context, m *merchant, q *question, number s
 	if err != nil {
 		return nil, err // strings always marshal
 	}
-	res, answer, err := platform.Post(ctx, c.client, m.endpoint.URL(q.of.query), m.signer.authorization(now, nonce, content), content)
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, m.endpoint.Scheme+"://"+m.endpoint.Host+q.path, bytes.NewReader(content))
 	if err != nil {
 		return nil, err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Accept", "application/json")
+	req.Header.Set("Authorization", m.signer.authorization(now, nonce, content))
+	res, err := c.client.Do(req)
+	if err != nil {
+		return nil, outbound.WithoutQuotes(err)
+	}
+	defer res.Body.Close()
+	answer, err := body.Read(res.Body, res.ContentLength, maxConfirmAnswer)
+	if err != nil {
+		return nil, fmt.Errorf("reading the answer: %w", outbound.WithoutQuotes(err))
 	}
 	for _, authorization := range res.Header["Authorization"] {
 		if scheme, _, _ := strings.Cut(strings.TrimSpace(authorization), " "); strings.EqualFold(scheme, bodySigScheme) {
@@ -224,7 +242,7 @@ func (c *confirmer) call(ctx context.Context, m *merchant, q *question, number s
 
 // parseAnswer reads an answer. billPayment is an object or, as in notifies, its text.
 func parseAnswer(content []byte) (*platformAnswer, error) {
-	fields, nested, err := readScalars(content, "billPayment")
+	fields, nested, err := jsontext.Scalars(content, "billPayment")
 	if err != nil {
 		return nil, errors.New("the answer is not a JSON object")
 	}
@@ -233,55 +251,11 @@ func parseAnswer(content []byte) (*platformAnswer, error) {
 		nested = []byte(fields["billPayment"])
 	}
 	if nested != nil {
-		if answer.payment, _, err = readScalars(nested, ""); err != nil {
+		if answer.payment, _, err = jsontext.Scalars(nested, ""); err != nil {
 			answer.payment = nil // no object: nothing to compare with
 		}
 	}
 	return answer, nil
-}
-
-// readScalars returns the scalars of a JSON object as text, numbers as they are written, and the member that is named,
-// if it is an object. Of two members of one name that differ neither is there: the document's own example has two.
-func readScalars(content []byte, object string) (fields map[string]string, nested json.RawMessage, err error) {
-	fields = make(map[string]string)
-	contradictory := make(map[string]bool)
-	err = jsontext.Members(content, func(name string, value json.RawMessage) error {
-		if value[0] == '{' && name == object {
-			nested = value
-			return nil
-		}
-		text, ok := scalar(value)
-		if !ok || text == "" {
-			return nil
-		}
-		if earlier, repeated := fields[name]; repeated && earlier != text {
-			contradictory[name] = true
-		}
-		fields[name] = text
-		return nil
-	})
-	if err != nil {
-		return nil, nil, err
-	}
-	for name := range contradictory {
-		delete(fields, name)
-	}
-	return fields, nested, nil
-}
-
-// scalar returns a JSON string's text, or a number's or boolean's literal; null is empty.
-func scalar(raw json.RawMessage) (string, bool) {
-	switch raw[0] {
-	case '"':
-		var text string
-		err := json.Unmarshal(raw, &text)
-		return text, err == nil
-	case '{', '[':
-		return "", false
-	case 'n':
-		return "", true
-	}
-	return string(raw), true
 }
 
 // compare holds a notify against the platform's answer: order, status, amount, and what else makes the event's type and
@@ -447,7 +421,7 @@ func (said claim) namedByNotifyID(q *question) bool {
 func (q *question) held(answer *platformAnswer, name string, number int, value string) error {
 	deciding := fieldTable[number].name
 	theirs, plain := answer.fields[deciding], name == deciding
-	if plain && isStateOf(number, q.of.query) {
+	if plain && isStateOf(number, q.path) {
 		return nil // compared as a state already
 	}
 	switch number {
@@ -505,7 +479,7 @@ func (q *question) held(answer *platformAnswer, name string, number int, value s
 
 // samePayment reports whether each member of a bill's payment is what the platform says.
 func samePayment(text string, answer *platformAnswer) bool {
-	mine, nested, err := readScalars([]byte(text), "")
+	mine, nested, err := jsontext.Scalars([]byte(text), "")
 	if err != nil || nested != nil || len(answer.payment) == 0 {
 		return false
 	}

@@ -389,7 +389,7 @@ func TestConfirmFailures(t *testing.T) {
 			io.WriteString(connection, "HTTP/1.1 200 OK\r\nContent-Length: Signature=\r\n\r\n") // which must not be in the log
 		}, 503},
 		"too large": {func(w http.ResponseWriter, _ *http.Request, _ queried) {
-			io.WriteString(w, good[:len(good)-1]+`,"x":"`+strings.Repeat("x", 64<<10)+`"}`)
+			io.WriteString(w, good[:len(good)-1]+`,"x":"`+strings.Repeat("x", maxConfirmAnswer)+`"}`)
 		}, 503},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -738,7 +738,7 @@ func TestConfirmHoldsEachWord(t *testing.T) {
 				t.Fatal(err)
 			}
 			of := map[string]*family{pathQuery: payments, pathBillQuery: bills, pathRefundQuery: refunds}[test.path]
-			q := &question{of: of}
+			q := &question{of: of, path: of.query}
 			err = q.held(answer, test.name, decidingNumber(test.name), test.value)
 			contradicts, isContradiction := errors.AsType[inbound.Contradiction](err)
 			switch {

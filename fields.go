@@ -461,6 +461,10 @@ func (f *notifyFields) fold(name []byte) []byte {
 		return nil
 	}
 	for len(name) > 0 {
+		if name[0] < utf8.RuneSelf {
+			f.folded, name = append(f.folded, lowerASCII(name[0])), name[1:]
+			continue
+		}
 		r, size := utf8.DecodeRune(name)
 		name = name[size:]
 		least := r

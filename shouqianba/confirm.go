@@ -1,6 +1,7 @@
 package shouqianba
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -10,9 +11,9 @@ import (
 	"slices"
 	"time"
 
+	"github.com/caddy-chinaums/caddy-chinaums/internal/body"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/inbound"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/outbound"
-	"github.com/caddy-chinaums/caddy-chinaums/internal/platform"
 )
 
 // queryPath is the interface that says what has become of an order.
@@ -55,9 +56,19 @@ func postSigned(ctx context.Context, client *http.Client, to outbound.Endpoint, 
 	if err != nil {
 		return 0, nil, err // strings always marshal
 	}
-	res, answer, err := platform.Post(ctx, client, to.URL(path), authorization(sn, key, content), content)
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, to.URL(path), bytes.NewReader(content))
 	if err != nil {
 		return 0, nil, err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Authorization", authorization(sn, key, content))
+	res, err := client.Do(req)
+	if err != nil {
+		return 0, nil, outbound.WithoutQuotes(err)
+	}
+	defer res.Body.Close()
+	if answer, err = body.Read(res.Body, res.ContentLength, 64<<10); err != nil {
+		return res.StatusCode, nil, outbound.WithoutQuotes(err)
 	}
 	return res.StatusCode, answer, nil
 }

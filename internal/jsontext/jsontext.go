@@ -39,6 +39,50 @@ func Members(text []byte, each func(name string, value json.RawMessage) error) e
 	return nil
 }
 
+// Scalars returns the scalars of a JSON object as text, numbers as they are written, and the member that is named,
+// if it is an object. Empty texts and null are left out, and so are two members of one name that differ.
+func Scalars(content []byte, object string) (fields map[string]string, nested json.RawMessage, err error) {
+	fields = make(map[string]string)
+	contradictory := make(map[string]bool)
+	err = Members(content, func(name string, value json.RawMessage) error {
+		if value[0] == '{' && name == object {
+			nested = value
+			return nil
+		}
+		text, ok := scalar(value)
+		if !ok || text == "" {
+			return nil
+		}
+		if earlier, repeated := fields[name]; repeated && earlier != text {
+			contradictory[name] = true
+		}
+		fields[name] = text
+		return nil
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	for name := range contradictory {
+		delete(fields, name)
+	}
+	return fields, nested, nil
+}
+
+// scalar returns a JSON string's text, or a number's or boolean's literal; null is empty.
+func scalar(raw json.RawMessage) (string, bool) {
+	switch raw[0] {
+	case '"':
+		var text string
+		err := json.Unmarshal(raw, &text)
+		return text, err == nil
+	case '{', '[':
+		return "", false
+	case 'n':
+		return "", true
+	}
+	return string(raw), true
+}
+
 // SkipSpace returns the index of the first byte at or after i that is not JSON white space.
 func SkipSpace(text []byte, i int) int {
 	for i < len(text) && (text[i] == ' ' || text[i] == '\t' || text[i] == '\r' || text[i] == '\n') {

@@ -2,9 +2,8 @@ package outbound
 
 import (
 	"bytes"
-	"strings"
-	"unicode"
-	"unicode/utf8"
+
+	"github.com/caddy-chinaums/caddy-chinaums/internal/text"
 )
 
 // TextMember returns the plain text (no escapes) of the first member of this name in a JSON text, or nil. It is for
@@ -44,26 +43,5 @@ func TextMember(body []byte, name string) []byte {
 // maxWords bounds what of the platform's words stands in a log line, in bytes.
 const maxWords = 128
 
-// clip makes the platform's words fit for a log line: at most maxWords bytes, cut between characters, without what moves
-// a terminal's cursor, turns the direction of writing or cannot be seen.
-func clip(words string) string {
-	words = words[:min(len(words), 8*maxWords)] // what is dropped and joined below takes time
-	words = strings.Map(func(r rune) rune {
-		switch {
-		case unicode.IsSpace(r):
-			return ' '
-		case r == utf8.RuneError || !unicode.IsPrint(r):
-			return -1
-		}
-		return r
-	}, words)
-	words = strings.Join(strings.Fields(words), " ")
-	if len(words) <= maxWords {
-		return words
-	}
-	end := maxWords - len("…")
-	for !utf8.RuneStart(words[end]) {
-		end--
-	}
-	return words[:end] + "…"
-}
+// clip makes the platform's words fit for a log line.
+func clip(words string) string { return text.Line(words, maxWords) }

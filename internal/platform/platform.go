@@ -1,15 +1,12 @@
 // Package platform holds what the apps of all payment platforms do alike: they read their merchants or terminals
-// strictly, resolve keys and addresses, call the platform for themselves, and outlive the calls under way. It knows no
-// platform.
+// strictly, resolve keys and addresses, and outlive the calls under way. It knows no platform.
 package platform
 
 import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"fmt"
 	"maps"
-	"net/http"
 	"slices"
 	"time"
 
@@ -18,7 +15,6 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/accounts"
-	"github.com/caddy-chinaums/caddy-chinaums/internal/body"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/inbound"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/outbound"
@@ -153,32 +149,4 @@ func Land(flights *outbound.Flights, patience time.Duration, logger *zap.Logger)
 	if !flights.Wait(ctx) {
 		logger.Warn("calls were still under way when the configuration was put away; their outcome is unknown")
 	}
-}
-
-// Replacer returns the placeholders of a request, or nil.
-func Replacer(r *http.Request) *caddy.Replacer {
-	repl, _ := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
-	return repl
-}
-
-// maxAnswer bounds the platform's answer to a call of the gateway's own, in bytes.
-const maxAnswer = 64 << 10
-
-// Post makes a call of the gateway's own and reads the answer. No error quotes what the platform sent.
-func Post(ctx context.Context, client *http.Client, url, authorization string, content []byte) (res *http.Response, answer []byte, err error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(content))
-	if err != nil {
-		return nil, nil, err
-	}
-	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("Accept", "application/json")
-	req.Header.Set("Authorization", authorization)
-	if res, err = client.Do(req); err != nil {
-		return nil, nil, outbound.WithoutQuotes(err)
-	}
-	defer res.Body.Close()
-	if answer, err = body.Read(res.Body, res.ContentLength, maxAnswer); err != nil {
-		return nil, nil, fmt.Errorf("reading the answer: %w", outbound.WithoutQuotes(err))
-	}
-	return res, answer, nil
 }
