@@ -17,7 +17,6 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"github.com/dustin/go-humanize"
 
-	"github.com/caddy-chinaums/caddy-chinaums/internal/accounts"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/inbound"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/outbound"
@@ -32,84 +31,6 @@ func Argument(d *caddyfile.Dispenser, account *string) error {
 	}
 	if d.NextArg() {
 		return d.WrapErr(locale.Errorf("%s: surplus argument %q", name, d.Val()))
-	}
-	return nil
-}
-
-// Directive reads a directive that takes an account's name and a block. option reads the option at the cursor, if there is
-// one of this name.
-func Directive(d *caddyfile.Dispenser, of string, account *string, option func(o *Options) (known bool, err error)) error {
-	d.Next() // the directive's name
-	if err := Argument(d, account); err != nil {
-		return err
-	}
-	return (&Options{D: d, Of: of}).each(0, option)
-}
-
-// Accounts reads the global option of a platform's app into configs, which is a part of app. Several blocks merge, so that
-// existing may be what an earlier one has read. option reads the option at the cursor, if an account has one of this name;
-// check, which may be nil, looks at the whole account.
-//
-//	<name> {
-//	    <kind> <account> {
-//	        <options>
-//	    }
-//	}
-func Accounts[Config any](d *caddyfile.Dispenser, existing any, name, kind string, app any, configs *map[string]*Config,
-	option func(*Config, *Options) (known bool, err error), check func(account string, config *Config) error) (any, error) {
-	if earlier, ok := existing.(httpcaddyfile.App); ok {
-		if err := json.Unmarshal(earlier.Value, app); err != nil {
-			return nil, d.WrapErr(locale.Errorf("reading the %s block above: %v", name, err))
-		}
-	}
-	if *configs == nil {
-		*configs = make(map[string]*Config)
-	}
-	d.Next() // the option's name
-	if d.NextArg() {
-		return nil, d.WrapErr(locale.Errorf("%s takes a block, not %q", name, d.Val()))
-	}
-	for d.NextBlock(0) {
-		if d.Val() != kind {
-			return nil, d.WrapErr(locale.Errorf("unknown option %q; %s has %s", d.Val(), name, kind))
-		}
-		if !d.NextArg() {
-			return nil, d.WrapErr(locale.Errorf("%s needs a name", kind))
-		}
-		account, config := d.Val(), new(Config)
-		if d.NextArg() {
-			return nil, d.WrapErr(locale.Errorf("%s %s: surplus argument %q", kind, account, d.Val()))
-		}
-		if err := accounts.CheckName(account); err != nil {
-			return nil, d.WrapErr(locale.Errorf("%s %q: %v", kind, account, err))
-		}
-		if (*configs)[account] != nil {
-			return nil, d.WrapErr(locale.Errorf("%s %s: there are two %ss of this name", kind, account, kind))
-		}
-		o := &Options{D: d, Of: kind + " " + account}
-		if err := o.each(d.Nesting(), func(o *Options) (bool, error) { return option(config, o) }); err != nil {
-			return nil, err
-		}
-		if check != nil {
-			if err := check(account, config); err != nil {
-				return nil, d.WrapErr(err)
-			}
-		}
-		(*configs)[account] = config
-	}
-	return httpcaddyfile.App{Name: name, Value: caddyconfig.JSON(app, nil)}, nil
-}
-
-// each calls option for every option of the block at the cursor, and refuses those that there are not.
-func (o *Options) each(nesting int, option func(o *Options) (known bool, err error)) error {
-	for o.D.NextBlock(nesting) {
-		known, err := option(o)
-		if err == nil && !known {
-			err = o.Unknown()
-		}
-		if err != nil {
-			return err
-		}
 	}
 	return nil
 }
@@ -332,8 +253,8 @@ type Shortcut struct {
 	HTTP                        *reverseproxy.HTTPTransport
 }
 
-// Parse reads the directive and returns the route. The directive's argument goes into all of names.
-func (s *Shortcut) Parse(h httpcaddyfile.Helper, names ...*string) ([]httpcaddyfile.ConfigValue, error) {
+// Parse reads the directive and returns the route. The directive's argument goes into all of accounts.
+func (s *Shortcut) Parse(h httpcaddyfile.Helper, accounts ...*string) ([]httpcaddyfile.ConfigValue, error) {
 	h.Next() // the directive's name
 	first := h.Token()
 	matchers, err := h.ExtractMatcherSet()
@@ -346,7 +267,7 @@ func (s *Shortcut) Parse(h httpcaddyfile.Helper, names ...*string) ([]httpcaddyf
 	if err := Argument(d, &account); err != nil {
 		return nil, err
 	}
-	for _, target := range names {
+	for _, target := range accounts {
 		*target = account
 	}
 
