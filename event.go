@@ -19,7 +19,7 @@ type notifyEvent struct {
 	// or empty.
 	ID, Type, Subject, Time string
 
-	// MerOrderID, TotalAmount and Status are the notify's own words, or empty.
+	// MerOrderID, TotalAmount and Status are the notify's own values, or empty.
 	MerOrderID, TotalAmount, Status string
 
 	// Confirmed is "true" or "superseded" if the platform was asked, else empty.
@@ -92,7 +92,7 @@ func (f *notifyFields) event(rules *normalize.Rules, source string) notifyEvent 
 	if len(billPayTime) > 0 && billPayTime[0] == '"' {
 		w.words, _ = jsontext.AppendText(w.words, billPayTime, 0, true)
 	}
-	// The attributes stand behind the JSON, so that all is cut from one string.
+	// The attributes are written behind the JSON, so that all is cut from one string.
 	eventType := values.eventType()
 	text := w.Out
 	dataEnd := len(text)
@@ -151,8 +151,8 @@ func (v *eventValues) eventType() string {
 }
 
 // appendID appends the event's id, which names the fact and not the message: the first 32 hexadecimal digits of SHA-256
-// over a version, the source, the type and the fields that tell one such fact from another, each on a line of its own. So
-// a fact has one id, however often and in whatever form it is told.
+// over a version, the source, the type and the fields that distinguish one such fact from another, each on a line of its
+// own. So a fact has one id, however often and in whatever form it arrives.
 func (v *eventValues) appendID(dst []byte, source, eventType string) []byte {
 	start := len(dst)
 	dst = append(dst, "v1\n"...)
@@ -175,7 +175,7 @@ func (v *eventValues) appendID(dst []byte, source, eventType string) []byte {
 	return hex.AppendEncode(dst[:start], sum[:16])
 }
 
-// appendRefund appends what tells one refund of an order from another: its number or, without any, what there is.
+// appendRefund appends what distinguishes one refund of an order from another: its number or, without any, what there is.
 func (v *eventValues) appendRefund(dst []byte) []byte {
 	dst = v.appendLines(dst, fieldRefundStatus)
 	for _, number := range [...]int{fieldRefundOrderID, fieldRefundTargetOrderID, fieldRefundExtOrderID} {

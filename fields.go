@@ -62,7 +62,7 @@ type notifyFields struct {
 	sorted    []int16             // the indexes of fields, in the order in which they are signed
 	seen      map[uint64]struct{} // the hashes of the other names
 	folded    []byte              // a name
-	text      []byte              // a copy of the body, with every name and value decoded where it stands: decoding never lengthens
+	text      []byte              // a copy of the body, with every name and value decoded in place: decoding never lengthens
 	signed    []byte              // the string to sign and, for a moment, a key
 	flaw      error               // what verify found ambiguous or mixed
 	keepEmpty bool                // an empty value is a value
@@ -505,8 +505,8 @@ func nextPair(value []byte) (name, rest []byte) {
 	return nil, nil
 }
 
-// hidden returns a name that decides and is not there because a value has swallowed it, so that no query could decide on
-// it, or one whose value has swallowed a pair and is in no answer; "" if there is none.
+// hidden returns the name of a deciding field that no answer of the platform can settle, or "". Such a field is missing
+// because another one's value holds it as a pair; or its own value holds a pair, and no answer has the field.
 func (f *notifyFields) hidden() string {
 	for i := range f.fields {
 		field := &f.fields[i]
@@ -524,7 +524,7 @@ func (f *notifyFields) hidden() string {
 	return ""
 }
 
-// word returns the value of a deciding name, in whatever letters it stands.
+// word returns the value of a deciding field, however its name is spelled.
 func (f *notifyFields) word(number int) ([]byte, bool) {
 	at := max(f.known[number], f.respelled[number])
 	if at == 0 {
@@ -533,8 +533,8 @@ func (f *notifyFields) word(number int) ([]byte, bool) {
 	return f.value(&f.fields[at-1]), true
 }
 
-// mixed says which words no genuine notify has together, or returns nil: they come out of a text that was cut into
-// parameters.
+// mixed says which fields no genuine notify has together, or returns nil. Such fields come from a text that somebody has
+// cut into parameters.
 func (f *notifyFields) mixed() error {
 	status, hasStatus := f.word(fieldStatus)
 	_, hasOrder := f.word(fieldMerOrderID)

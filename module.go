@@ -5,9 +5,9 @@
 // On the way in, [Notify] verifies the platform's notify, normalizes it to JSON, hands it to the rest of the handler
 // chain, and answers SUCCESS only when the app has really taken it.
 //
-// The files: module.go the app and its merchants; caddyfile.go every Caddyfile form; signer.go and event.go the
-// protocol, without Caddy; guard.go, proxy.go, token.go and h5.go the way out; notify.go, confirm.go and return.go the
-// way in; command*.go and doctor.go the commands. What other platforms do alike is in internal.
+// The files: module.go the app and its merchants; caddyfile.go every Caddyfile form; names.go, signer.go, fields.go and
+// event.go the protocol, without Caddy; guard.go, proxy.go, token.go and h5.go the way out; notify.go, confirm.go and
+// return.go the way in; command*.go the commands. What other platforms do alike is in internal.
 package chinaums
 
 import (
@@ -268,7 +268,7 @@ func platformAddress(o platform.Options, config *Merchant) (string, error) {
 	return "", locale.Errorf("environment: %q is neither production nor test", environment)
 }
 
-// checkSharedNotifyKeys refuses merchants that a notify could not be told apart by: one's notify would verify as the
+// checkSharedNotifyKeys refuses merchants whose notifies could not be distinguished: one's notify would verify as the
 // other's.
 func checkSharedNotifyKeys(merchants []*merchant) error {
 	type sharers struct {

@@ -46,7 +46,7 @@ const (
 	namedFields
 )
 
-// subject is what a field speaks of where it does not speak of an order.
+// subject is what a field is about: an order, unless the table says otherwise.
 type subject uint8
 
 const (
@@ -170,7 +170,7 @@ var (
 // typePrefix is what the types of all events begin with.
 const typePrefix = "com.chinaums."
 
-// family is a kind of thing that notifies tell of.
+// family is a kind of thing that notifies are about.
 type family struct {
 	name   string
 	word   int    // the field that holds the thing's state
@@ -198,7 +198,7 @@ type states map[string]struct {
 const orderPaid = "TRADE_SUCCESS"
 
 // orderStates: TRADE_CLOSED is what a payment ends in that was never made, and a payment that was paid back in full
-// . After TRADE_SUCCESS the two are told apart by what was paid back.
+// . After TRADE_SUCCESS, what was paid back distinguishes the two.
 var orderStates = states{
 	"UNKNOWN":        {"", []string{"NEW_ORDER", "WAIT_BUYER_PAY", orderPaid, "TRADE_REFUND", "TRADE_CLOSED"}},
 	"NEW_ORDER":      {"created", []string{"WAIT_BUYER_PAY", orderPaid, "TRADE_REFUND", "TRADE_CLOSED"}},
@@ -246,7 +246,7 @@ func newFamily(f family) *family {
 
 func (f *family) typed(name string) string { return typePrefix + f.name + "." + name }
 
-// eventType returns the type of an event that tells of this state.
+// eventType returns the type of an event about this state.
 func (f *family) eventType(word []byte) string {
 	if known, ok := f.types[string(word)]; ok {
 		return known

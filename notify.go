@@ -90,10 +90,10 @@ type Notify struct {
 	// that is known cannot confirm, or for which there is no turn within half of `timeout`, is answered 503; the platform
 	// sends it again.
 	//
-	// A notify that could be cut in two ways, or that has words together that no genuine one has, is not refused then, but
-	// each of its words that decides must be in the answer, or it is answered 503; so is one whose value has swallowed such
-	// a word. Its names must be plain all the same. A notifyId and a createTime are in no answer and need not be: the
-	// event's type and id do not depend on them. Only where a notifyId names a refund that has no number must it be held.
+	// A notify that could be cut in two ways, or that has fields together that no genuine one has, is not refused then. But
+	// each of its fields that decide must be in the answer, or it is answered 503; so is one whose value holds such a field.
+	// Its names must be plain all the same. A notifyId and a createTime are in no answer and need not be: the event's type
+	// and id do not depend on them. Only a notifyId that names a refund without a number must be in the answer.
 	//
 	// The query has `timeout` too; under observe nobody is asked. Default: false.
 	Confirm bool `json:"confirm,omitempty"`
@@ -170,7 +170,7 @@ func (n *Notify) verify(m *merchant, content []byte, header http.Header) (*inbou
 	fields := acquireFields()
 	defer fields.release()
 	rejected := m.verify(fields, content, header)
-	// The signature of such a one is right, and what its words say the platform can tell. How its names are read it cannot.
+	// The signature of an ambiguous notify is right. The platform can confirm what it says, but not how its names are read.
 	ambiguous := n.confirmer != nil && rejected != nil && (rejected.Reason == reasonAmbiguous || rejected.Reason == reasonMixed) &&
 		fields.ambiguousNames() == nil
 	if ambiguous {
@@ -270,7 +270,7 @@ func readsOtherwise(content []byte) error {
 	defer all.release()
 	all.keepEmpty = true
 	if err := all.parse(content); err != nil {
-		return err // a name that stands twice
+		return err // a name that is there twice
 	}
 	if len(all.fields) > maxOriginalPairs {
 		return fmt.Errorf("more than %d pairs", maxOriginalPairs)

@@ -2,7 +2,6 @@ package chinaums
 
 import (
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"strings"
@@ -31,7 +30,7 @@ const bodyPatience = 10 * time.Second
 
 // Return is the middleware in front of the page that the platform sends the buyer's browser back to (returnUrl). It
 // verifies the signed query over the bytes as they came, by all the rules of a notify. A true one goes on to the rest of
-// the chain, query and all, with the placeholders of a notify set. The page is told to send no referrer, which would hand
+// the chain, query and all, with the placeholders of a notify set. A header keeps the browser from sending a referrer, which would hand
 // the query on. A false one is a 403 error, which `handle_errors` may dress.
 //
 // Caddy's access log would hold the query, so the handler writes the entry itself, without it. What log_append adds is not
@@ -39,7 +38,7 @@ const bodyPatience = 10 * time.Second
 //
 // A body does not go on: nobody has verified it.
 //
-// The query is shown by the buyer's own browser, as often as he likes: a return page never marks an order paid.
+// The query is shown by the buyer's own browser, as often as the buyer likes: a return page never marks an order paid.
 //
 // In a Caddyfile:
 //
@@ -106,8 +105,7 @@ func (p *Return) Provision(ctx caddy.Context) error {
 func (p *Return) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	writeAccess := inbound.HideQuery(p.access, w, r)
 	dropBody(w, r)
-	page := &returnWriter{ResponseWriterWrapper: caddyhttp.ResponseWriterWrapper{ResponseWriter: w}}
-	page.Header().Set("Referrer-Policy", "no-referrer")
+	page := inbound.NewPage(w)
 	m, event, rejected := p.verify(r)
 	fields := make([]zap.Field, 0, 3)
 	if m != nil {
@@ -115,10 +113,10 @@ func (p *Return) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhtt
 	}
 	var err error
 	defer func() { // also where the page breaks off, which is a panic
-		if err != nil && page.status == 0 {
-			page.status = inbound.ErrorStatus(err)
+		if err != nil && page.Status == 0 {
+			page.Status = inbound.ErrorStatus(err)
 		}
-		writeAccess(page.status, page.size, page.Header(), fields...)
+		writeAccess(page.Status, page.Size, page.Header(), fields...)
 	}()
 	if rejected == nil {
 		event.Placeholders(r, "chinaums", m)
@@ -136,7 +134,7 @@ func (p *Return) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhtt
 			extra.Add(field)
 		}
 	}
-	if status := inbound.ErrorStatus(err); err != nil && page.status == 0 && status >= http.StatusInternalServerError && !inbound.HandlesErrors(r) {
+	if status := inbound.ErrorStatus(err); err != nil && page.Status == 0 && status >= http.StatusInternalServerError && !inbound.HandlesErrors(r) {
 		// Caddy would answer just so, but also log the request, query and all.
 		p.logger.Error("return page failed", append([]zap.Field{
 			zap.Int("status", status), zap.String("path", text.ASCII(r.URL.Path, text.Limit)), zap.Error(err),
@@ -160,7 +158,7 @@ func dropBody(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// verify says what a request tells, or why it is not believed.
+// verify returns the merchant and the event of a request, or why it is not believed.
 func (p *Return) verify(r *http.Request) (*merchant, *inbound.Event, *inbound.Rejection) {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		return nil, nil, &inbound.Rejection{Status: http.StatusMethodNotAllowed, Reason: "method"}
@@ -223,45 +221,8 @@ func (p *Return) reject(r *http.Request, m *merchant, rejected *inbound.Rejectio
 	return caddyhttp.Error(rejected.Status, fmt.Errorf("chinaums_return: %s", rejected.Reason))
 }
 
-// returnWriter keeps the policy whatever the page says: its own would hand the signed query to other sites. It counts
-// for the access log.
-type returnWriter struct {
-	caddyhttp.ResponseWriterWrapper
-	status, size int
-}
-
-func (w *returnWriter) WriteHeader(status int) {
-	if w.status == 0 {
-		w.Header().Set("Referrer-Policy", "no-referrer")
-		if status >= 200 {
-			w.status = status
-		}
-	}
-	w.ResponseWriter.WriteHeader(status)
-}
-
-func (w *returnWriter) Write(p []byte) (int, error) {
-	if w.status == 0 {
-		w.WriteHeader(http.StatusOK)
-	}
-	n, err := w.ResponseWriter.Write(p)
-	w.size += n
-	return n, err
-}
-
-func (w *returnWriter) ReadFrom(r io.Reader) (int64, error) {
-	if w.status == 0 {
-		w.WriteHeader(http.StatusOK)
-	}
-	n, err := w.ResponseWriterWrapper.ReadFrom(r)
-	w.size += int(n)
-	return n, err
-}
-
 // Interface guards
 var (
 	_ caddy.Provisioner           = (*Return)(nil)
 	_ caddyhttp.MiddlewareHandler = (*Return)(nil)
-	_ http.ResponseWriter         = (*returnWriter)(nil)
-	_ io.ReaderFrom               = (*returnWriter)(nil)
 )

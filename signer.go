@@ -165,7 +165,6 @@ type bodySig struct{ AppID, Timestamp, Nonce, Signature string }
 // parseBodySig parses an Authorization header of the scheme OPEN-BODY-SIG. All four parameters must be there, once,
 // in quotes, in any order, separated by "," or ", ": the documents show both.
 func parseBodySig(header string) (bodySig, error) {
-	var sig bodySig
 	if len(header) > maxBodySigHeader {
 		return bodySig{}, fmt.Errorf("authorization header: longer than %d bytes", maxBodySigHeader)
 	}
@@ -173,40 +172,34 @@ func parseBodySig(header string) (bodySig, error) {
 	if !found || !strings.EqualFold(scheme, bodySigScheme) {
 		return bodySig{}, fmt.Errorf("authorization header: the scheme is not %s", bodySigScheme)
 	}
+	var sig bodySig
+	type parameter struct {
+		name  string
+		value *string
+	}
+	parameters := []parameter{{"AppId", &sig.AppID}, {"Timestamp", &sig.Timestamp}, {"Nonce", &sig.Nonce}, {"Signature", &sig.Signature}}
 	for {
 		name, after, found := strings.Cut(rest, `="`)
 		if !found {
 			return bodySig{}, errors.New(`authorization header: expected name="value"`)
 		}
-		var target *string
-		switch name {
-		case "AppId":
-			target = &sig.AppID
-		case "Timestamp":
-			target = &sig.Timestamp
-		case "Nonce":
-			target = &sig.Nonce
-		case "Signature":
-			target = &sig.Signature
-		default:
+		i := slices.IndexFunc(parameters, func(p parameter) bool { return p.name == name })
+		if i < 0 {
 			return bodySig{}, fmt.Errorf("authorization header: unknown parameter %s", text.Name(name))
 		}
-		if *target != "" {
+		if *parameters[i].value != "" {
 			return bodySig{}, fmt.Errorf("authorization header: repeated parameter %s", name)
 		}
 		value, after, found := strings.Cut(after, `"`)
-		if !found {
+		switch {
+		case !found:
 			return bodySig{}, fmt.Errorf("authorization header: the value of %s has no closing quote", name)
-		}
-		if value == "" {
+		case value == "":
 			return bodySig{}, fmt.Errorf("authorization header: the value of %s is empty", name)
+		case strings.ContainsFunc(value, func(c rune) bool { return c < ' ' || c > '~' || c == '\\' }):
+			return bodySig{}, fmt.Errorf("authorization header: the value of %s has a byte that is not allowed", name)
 		}
-		for i := range len(value) {
-			if c := value[i]; c < ' ' || c > '~' || c == '\\' {
-				return bodySig{}, fmt.Errorf("authorization header: the value of %s has a byte that is not allowed", name)
-			}
-		}
-		*target = value
+		*parameters[i].value = value
 		if after == "" {
 			break
 		}
@@ -215,11 +208,9 @@ func parseBodySig(header string) (bodySig, error) {
 		}
 		rest = strings.TrimPrefix(after[1:], " ")
 	}
-	for _, parameter := range [...]struct{ name, value string }{
-		{"AppId", sig.AppID}, {"Timestamp", sig.Timestamp}, {"Nonce", sig.Nonce}, {"Signature", sig.Signature},
-	} {
-		if parameter.value == "" {
-			return bodySig{}, fmt.Errorf("authorization header: %s is missing", parameter.name)
+	for _, p := range parameters {
+		if *p.value == "" {
+			return bodySig{}, fmt.Errorf("authorization header: %s is missing", p.name)
 		}
 	}
 	return sig, nil
@@ -249,8 +240,8 @@ type digest struct {
 	bytes [sha256.Size]byte // an MD5 digest fills the beginning
 }
 
-// parseDigest reads sign and signType, of which the second may be nil: then the digest's length tells, since the documents
-// disagree about the default. It returns why the two cannot be right, or "".
+// parseDigest reads sign and signType. If signType is nil, the digest's length says which one it is: the documents disagree
+// about the default. The reason says why the two cannot be right; it is "" if they can.
 func parseDigest(sign, signType []byte, accept digestSet) (d digest, reason string) {
 	if signType != nil {
 		if d.kind = digestOf(signType); d.kind == 0 {
@@ -290,12 +281,12 @@ func (d *digest) verifies(signed []byte, keys [][]byte) (grown []byte, ok bool) 
 		if len(key) == 0 {
 			continue
 		}
-		text := append(signed, key...)
+		keyed := append(signed, key...)
 		if d.kind == digestMD5 {
-			sum := md5.Sum(text)
+			sum := md5.Sum(keyed)
 			valid |= subtle.ConstantTimeCompare(sum[:], d.bytes[:md5.Size])
 		} else {
-			sum := sha256.Sum256(text)
+			sum := sha256.Sum256(keyed)
 			valid |= subtle.ConstantTimeCompare(sum[:], d.bytes[:])
 		}
 	}
@@ -305,26 +296,16 @@ func (d *digest) verifies(signed []byte, keys [][]byte) (grown []byte, ok bool) 
 
 // digestOf reads a signType, in any letter case, with or without a hyphen. It returns 0 for an unknown one.
 func digestOf(signType []byte) digestSet {
-	switch {
-	case equalFoldASCII(signType, "sha256"), equalFoldASCII(signType, "sha-256"):
+	if len(signType) > len("sha-256") {
+		return 0
+	}
+	switch strings.ToLower(string(signType)) {
+	case "sha256", "sha-256":
 		return digestSHA256
-	case equalFoldASCII(signType, "md5"), equalFoldASCII(signType, "md-5"):
+	case "md5", "md-5":
 		return digestMD5
 	}
 	return 0
-}
-
-// equalFoldASCII reports whether text is word, in any ASCII letter case.
-func equalFoldASCII(text []byte, word string) bool {
-	if len(text) != len(word) {
-		return false
-	}
-	for i, c := range text {
-		if lowerASCII(c) != lowerASCII(word[i]) {
-			return false
-		}
-	}
-	return true
 }
 
 func lowerASCII(c byte) byte {

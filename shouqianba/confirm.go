@@ -115,7 +115,7 @@ func (t *terminal) ask(ctx context.Context, event *notifyEvent) (*queriedOrder, 
 	return &envelope.Business.Data, nil
 }
 
-// queriedOrder is an order as the platform's query tells it.
+// queriedOrder is an order in the answer to a query.
 type queriedOrder struct {
 	SN          scalar `json:"sn"`
 	ClientSN    scalar `json:"client_sn"`

@@ -24,7 +24,7 @@ type notifyEvent struct {
 	// or empty.
 	ID, Type, Subject, Time string
 
-	// ClientSN, SN, TotalAmount, NetAmount, OrderStatus and TerminalSN are the notify's own words, or empty.
+	// ClientSN, SN, TotalAmount, NetAmount, OrderStatus and TerminalSN are the notify's own values, or empty.
 	ClientSN, SN, TotalAmount, NetAmount, OrderStatus, TerminalSN string
 }
 
@@ -249,7 +249,7 @@ func (r *reader) member(body []byte, i int, name []byte, rule normalize.Rule) in
 func (r *reader) event(source string) notifyEvent {
 	v := &r.values
 	kind := v.eventType()
-	// The words stand behind the JSON, so that all is cut from one string.
+	// The values are written behind the JSON, so that all is cut from one string.
 	start := len(r.writer.Out)
 	text := v.appendID(r.writer.Out, source, kind)
 	idEnd := len(text)

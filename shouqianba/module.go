@@ -397,8 +397,8 @@ func checkSameTerminal(terminals []*terminal) error {
 	return nil
 }
 
-// checkSharedPublicKeys refuses terminals that a notify could not be told apart by: the platform signs all merchants'
-// notifies with one key, so that a terminal_sn must tell.
+// checkSharedPublicKeys refuses terminals whose notifies could not be distinguished: the platform signs all merchants'
+// notifies with one key, so that only a terminal_sn distinguishes them.
 func checkSharedPublicKeys(terminals []*terminal) error {
 	for i, t := range terminals {
 		for _, other := range terminals[:i] {

@@ -21,7 +21,7 @@ import (
 // maxJoined is up to which size a body is copied behind its key instead of being digested in two pieces.
 const maxJoined = 8 << 10
 
-// joined is room for a body and its key. It is emptied of the key before it is kept for the next signature.
+// joined holds buffers for a body and its key. A buffer is cleared of the key before it is kept for the next signature.
 var joined = sync.Pool{New: func() any { return new([maxJoined]byte) }}
 
 // authorization returns the value of the Authorization header of a call: of a vendor or of a terminal.
@@ -30,19 +30,19 @@ var joined = sync.Pool{New: func() any { return new([maxJoined]byte) }}
 func authorization(sn, key string, body []byte) string {
 	var digest [md5.Size]byte
 	if len(body)+len(key) <= maxJoined {
-		room := joined.Get().(*[maxJoined]byte)
-		signed := append(append(room[:0], body...), key...)
+		buffer := joined.Get().(*[maxJoined]byte)
+		signed := append(append(buffer[:0], body...), key...)
 		digest = md5.Sum(signed)
 		clear(signed[len(body):])
-		joined.Put(room)
+		joined.Put(buffer)
 	} else {
 		state := md5.New()
 		state.Write(body)
 		state.Write([]byte(key))
 		state.Sum(digest[:0])
 	}
-	var room [128]byte
-	header := append(append(room[:0], sn...), ' ')
+	var buffer [128]byte
+	header := append(append(buffer[:0], sn...), ' ')
 	return string(hex.AppendEncode(header, digest[:]))
 }
 
@@ -68,8 +68,8 @@ func verify(keys []*rsa.PublicKey, header string, body []byte) string {
 	if len(header) > maxSignature {
 		return reasonSignature
 	}
-	var room [maxSignature]byte
-	signature, err := base64.StdEncoding.AppendDecode(room[:0], []byte(header[strings.LastIndexByte(header, ' ')+1:]))
+	var buffer [maxSignature]byte
+	signature, err := base64.StdEncoding.AppendDecode(buffer[:0], []byte(header[strings.LastIndexByte(header, ' ')+1:]))
 	if err != nil {
 		return reasonSignature
 	}
