@@ -296,13 +296,11 @@ func (d *digest) verifies(signed []byte, keys [][]byte) (grown []byte, ok bool) 
 
 // digestOf reads a signType, in any letter case, with or without a hyphen. It returns 0 for an unknown one.
 func digestOf(signType []byte) digestSet {
-	if len(signType) > len("sha-256") {
-		return 0
-	}
-	switch strings.ToLower(string(signType)) {
-	case "sha256", "sha-256":
+	is := func(name string) bool { return len(signType) == len(name) && strings.EqualFold(string(signType), name) }
+	switch {
+	case is("sha256"), is("sha-256"):
 		return digestSHA256
-	case "md5", "md-5":
+	case is("md5"), is("md-5"):
 		return digestMD5
 	}
 	return 0
