@@ -9,12 +9,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net/http"
 	"net/url"
 	"strconv"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -24,152 +21,29 @@ import (
 	"github.com/caddy-chinaums/caddy-chinaums/internal/outbound"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/ratelog"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/seal"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/token"
 )
 
-// The access tokens of `auth access_token` (OPEN-ACCESS-TOKEN). One token serves many calls. A call takes it from memory
-// with one atomic load; where there is none, one fetch serves all who wait. The fetch looks into Caddy's storage first,
-// so that the servers of a fleet share one token, and asks the platform under the storage's lock. Without a token there
-// is no call.
+// The access tokens of `auth access_token` (OPEN-ACCESS-TOKEN). Package token keeps them; here they are asked for. Without
+// a token there is no call.
 
 const (
 	tokenPath = "/v1/token/access"
 	// defaultTokenLife is what the platform's own SDKs assume where expiresIn is absent.
 	defaultTokenLife = 55 * time.Minute
-	// longestTokenLife bounds what an answer may claim.
-	longestTokenLife = 24 * time.Hour
-	// tokenFetchTime bounds one fetch, waiting for the fleet's lock included.
-	tokenFetchTime = 20 * time.Second
-	// tokenLockTime is how long another server of the fleet may take; then this one asks the platform itself.
-	tokenLockTime = 8 * time.Second
-	// tokenRetryTime is how long a failed renewal is not tried again while the token still holds.
-	tokenRetryTime = 10 * time.Second
-	maxTokenAnswer = 64 << 10
-	maxTokenLength = 4 << 10
+	maxTokenAnswer   = 64 << 10
+	maxTokenLength   = 4 << 10
 )
 
-// accessToken is a token while it holds. It is never changed.
-type accessToken struct {
-	header string // the Authorization header's value
-	text   string // the token itself
-	asked  time.Time
-	until  time.Time // as the platform said
-	renew  time.Time // from then on a new one is fetched in the background
-	end    time.Time // from then on it is not used: a little early, because a call takes time on its way
-}
-
-func newAccessToken(appID, text string, asked, until time.Time) *accessToken {
-	life := until.Sub(asked)
-	end := until.Add(-min(life/10, 10*time.Second))
-	return &accessToken{
-		header: `OPEN-ACCESS-TOKEN AccessToken="` + text + `", AppId="` + appID + `"`,
-		text:   text,
-		asked:  asked,
-		until:  until,
-		renew:  end.Add(-min(life/5, 5*time.Minute)),
-		end:    end,
-	}
-}
-
-// tokenSource holds the token of one app_id at one platform. Generations of the configuration share it.
-type tokenSource struct {
-	current atomic.Pointer[accessToken]
-	// renewing is set while a fetch in the background runs; retry is when the next may, in Unix nanoseconds.
-	renewing atomic.Bool
-	retry    atomic.Int64
-
-	mu      sync.Mutex
-	fetch   *tokenFetch // the one that runs
-	dropped string      // the token that the platform refused last: the storage may still hold it
-}
-
-// tokenFetch is one fetch, for all who wait for it.
-type tokenFetch struct {
-	done  chan struct{}
-	token *accessToken
-	err   error
-}
-
-// tokenSources are shared between generations of the configuration.
+// tokenSources are shared between generations of the configuration: one for each app_id at a platform.
 var tokenSources = caddy.NewUsagePool()
-
-// Destruct implements caddy.Destructor: the last configuration that used it is gone, and the token with it.
-func (s *tokenSource) Destruct() error {
-	s.current.Store(nil)
-	return nil
-}
-
-// get returns a token that holds at now. fetch gets a new one, other than dropped; it runs at most once at a time, and
-// to its end even if ctx ends first.
-func (s *tokenSource) get(ctx context.Context, now time.Time, fetch func(ctx context.Context, dropped string) (*accessToken, error)) (*accessToken, error) {
-	token := s.current.Load()
-	if token != nil && now.Before(token.end) {
-		if !now.Before(token.renew) && now.UnixNano() >= s.retry.Load() && s.renewing.CompareAndSwap(false, true) {
-			go func() {
-				defer s.renewing.Store(false)
-				if _, err := s.refresh(context.Background(), token, fetch); err != nil {
-					s.retry.Store(now.Add(tokenRetryTime).UnixNano())
-				}
-			}()
-		}
-		return token, nil
-	}
-	return s.refresh(ctx, token, fetch)
-}
-
-// refresh starts a fetch, or waits for the one that runs. old is the token that is to be replaced.
-func (s *tokenSource) refresh(ctx context.Context, old *accessToken, fetch func(context.Context, string) (*accessToken, error)) (*accessToken, error) {
-	s.mu.Lock()
-	if token := s.current.Load(); token != nil && token != old {
-		s.mu.Unlock()
-		return token, nil // somebody was faster
-	}
-	running := s.fetch
-	if running == nil {
-		running = &tokenFetch{done: make(chan struct{})}
-		s.fetch = running
-		dropped := s.dropped
-		go func() {
-			ctx, cancel := context.WithTimeout(context.Background(), tokenFetchTime)
-			defer cancel()
-			running.token, running.err = fetch(ctx, dropped)
-			s.mu.Lock()
-			if running.err == nil {
-				s.current.Store(running.token)
-			}
-			s.fetch = nil
-			s.mu.Unlock()
-			close(running.done)
-		}()
-	}
-	s.mu.Unlock()
-	select {
-	case <-running.done:
-		return running.token, running.err
-	case <-ctx.Done():
-		return nil, fmt.Errorf("waiting for an access token: %w", ctx.Err())
-	}
-}
-
-// drop forgets a token that the platform has refused.
-func (s *tokenSource) drop(token *accessToken) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.current.CompareAndSwap(token, nil) {
-		s.dropped = token.text
-	}
-}
 
 // tokens is what one transport needs to get tokens for one merchant.
 type tokens struct {
-	source    *tokenSource
+	token.Fleet
 	poolKey   string
 	merchant  *merchant
 	transport http.RoundTripper
-	slot      *seal.Slot
-	logger    *zap.Logger
-	warnings  *ratelog.Limiter
-	now       func() time.Time
-	fetched   func(context.Context, string) (*accessToken, error)
 }
 
 func newTokens(m *merchant, transport http.RoundTripper, storage seal.Storage, logger *zap.Logger, now func() time.Time) (*tokens, error) {
@@ -179,20 +53,25 @@ func newTokens(m *merchant, transport http.RoundTripper, storage seal.Storage, l
 	}
 	identity := sha256.Sum256([]byte(m.signer.appID + "\n" + m.endpoint.Scheme + "\n" + m.endpoint.Dial))
 	name := hex.EncodeToString(identity[:16])
-	t := &tokens{
-		merchant: m, transport: transport, logger: logger, warnings: ratelog.New(2), now: now,
-		slot: &seal.Slot{Storage: storage, Key: "chinaums/tokens/" + name, Box: box},
-	}
 	// A changed app_key is another identity: what the old one was given must not serve the new one.
 	keyed := sha256.Sum256(append([]byte(name+"\n"), m.signer.appKey...))
-	t.poolKey = hex.EncodeToString(keyed[:])
-	source, _, err := tokenSources.LoadOrNew(t.poolKey, func() (caddy.Destructor, error) { return new(tokenSource), nil })
+	t := &tokens{merchant: m, transport: transport, poolKey: hex.EncodeToString(keyed[:])}
+	source, _, err := tokenSources.LoadOrNew(t.poolKey, func() (caddy.Destructor, error) { return new(token.Source), nil })
 	if err != nil {
 		return nil, err
 	}
-	t.source = source.(*tokenSource)
-	t.fetched = t.fetch
+	t.Fleet = token.Fleet{
+		Source: source.(*token.Source), Slot: &seal.Slot{Storage: storage, Key: "chinaums/tokens/" + name, Box: box},
+		Ask: t.ask, Now: now, Logger: logger.With(zap.String("merchant", m.name)), Warnings: ratelog.New(2),
+		Restore: func(text string, asked, until time.Time) (*token.Token, bool) {
+			return newAccessToken(m.signer.appID, text, asked, until), checkToken(text) == nil
+		},
+	}
 	return t, nil
+}
+
+func newAccessToken(appID, text string, asked, until time.Time) *token.Token {
+	return token.New(`OPEN-ACCESS-TOKEN AccessToken="`+text+`", AppId="`+appID+`"`, text, asked, until)
 }
 
 func (t *tokens) release() error {
@@ -200,107 +79,9 @@ func (t *tokens) release() error {
 	return err
 }
 
-// get returns the token for a call.
-func (t *tokens) get(ctx context.Context) (*accessToken, error) {
-	now := t.now()
-	if token := t.source.current.Load(); token != nil && now.Before(token.renew) {
-		return token, nil // the hot path
-	}
-	token, err := t.source.get(ctx, now, t.fetched)
-	if err == nil && !t.now().Before(token.end) {
-		return nil, errors.New("the access token's time was over before it could be used")
-	}
-	return token, err
-}
-
-// fetch takes the token that the fleet shares, or asks the platform for a new one and shares it. A storage that fails
-// costs the sharing, not the call.
-func (t *tokens) fetch(ctx context.Context, dropped string) (token *accessToken, err error) {
-	defer func() {
-		if v := recover(); v != nil {
-			token, err = nil, fmt.Errorf("panic while fetching an access token: %T", v)
-		}
-		if err != nil {
-			t.warn("no access token", err)
-		}
-	}()
-	old := t.source.current.Load()
-	shared, usable := t.shared(ctx, old, dropped)
-	switch {
-	case shared != nil:
-		return shared, nil
-	case !usable:
-		return t.ask(ctx)
-	}
-	lockCtx, cancel := context.WithTimeout(ctx, tokenLockTime)
-	defer cancel()
-	var asked bool
-	lockErr := t.slot.Locked(lockCtx, func() error {
-		shared, usable := t.shared(ctx, old, dropped)
-		if shared != nil {
-			token, asked = shared, true
-			return nil
-		}
-		token, err = t.ask(ctx)
-		asked = true
-		if err == nil && usable {
-			t.share(ctx, token)
-		}
-		return nil
-	})
-	if lockErr != nil {
-		t.warn("the access token's lock in the storage cannot be had; this server fetches one for itself", lockErr)
-	}
-	if !asked {
-		return t.ask(ctx)
-	}
-	return token, err
-}
-
-// sharedToken is what is sealed in the storage.
-type sharedToken struct {
-	Token string    `json:"token"`
-	Asked time.Time `json:"asked"`
-	End   time.Time `json:"end"`
-}
-
-// shared returns the fleet's token, if there is one that is better than old; usable tells whether the storage works.
-func (t *tokens) shared(ctx context.Context, old *accessToken, dropped string) (token *accessToken, usable bool) {
-	value, err := t.slot.Load(ctx)
-	switch {
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, seal.ErrCannotOpen):
-		return nil, true // the first, or sealed with an earlier app_key
-	case err != nil:
-		t.warn("the shared access token cannot be loaded; this server fetches one for itself", err)
-		return nil, false
-	}
-	var stored sharedToken
-	if json.Unmarshal(value, &stored) != nil || checkToken(stored.Token) != nil || stored.Token == dropped {
-		return nil, true
-	}
-	token = newAccessToken(t.merchant.signer.appID, stored.Token, stored.Asked, stored.End)
-	now := t.now()
-	// One that is due for renewal is no gain, nor is one whose times make no sense.
-	if old != nil && old.text == token.text || !now.Before(token.renew) || stored.Asked.After(now.Add(time.Minute)) || stored.End.Sub(stored.Asked) > longestTokenLife {
-		return nil, true
-	}
-	return token, true
-}
-
-// share stores a token for the fleet.
-func (t *tokens) share(ctx context.Context, token *accessToken) {
-	value, err := json.Marshal(sharedToken{Token: token.text, Asked: token.asked.Round(0), End: token.until.Round(0)})
-	if err == nil {
-		err = t.slot.Save(ctx, value)
-	}
-	if err != nil {
-		t.warn("the access token cannot be stored; this server uses it for itself", err)
-	}
-}
-
 // ask asks the platform for a token. No error of it holds what the platform said but its error code.
-func (t *tokens) ask(ctx context.Context) (*accessToken, error) {
-	asked := t.now()
+func (t *tokens) ask(ctx context.Context) (*token.Token, error) {
+	asked := t.Now()
 	content := t.merchant.signer.tokenRequest(asked, newNonce())
 	// The HTTP transport looks for a replacer where the user's options have placeholders.
 	ctx = context.WithValue(ctx, caddy.ReplacerCtxKey, caddy.NewReplacer())
@@ -331,7 +112,7 @@ func (t *tokens) ask(ctx context.Context) (*accessToken, error) {
 	return readTokenAnswer(t.merchant.signer.appID, answer, asked)
 }
 
-func readTokenAnswer(appID string, answer []byte, asked time.Time) (*accessToken, error) {
+func readTokenAnswer(appID string, answer []byte, asked time.Time) (*token.Token, error) {
 	var said struct {
 		ErrCode     string          `json:"errCode"`
 		AccessToken string          `json:"accessToken"`
@@ -352,8 +133,8 @@ func readTokenAnswer(appID string, answer []byte, asked time.Time) (*accessToken
 		if err != nil || !(seconds > 0) {
 			return nil, errors.New("the access token's expiresIn is not a positive number of seconds")
 		}
-		life = longestTokenLife
-		if seconds < longestTokenLife.Seconds() {
+		life = token.LongestLife
+		if seconds < token.LongestLife.Seconds() {
 			life = time.Duration(seconds * float64(time.Second))
 		}
 	}
@@ -373,17 +154,11 @@ func checkToken(text string) error {
 	return nil
 }
 
-func (t *tokens) warn(message string, err error) {
-	if suppressed, ok := t.warnings.Allow(message); ok {
-		t.logger.Warn(message, zap.String("merchant", t.merchant.name), zap.Error(err), zap.Int("suppressed", suppressed))
-	}
-}
-
 // tokenSigner authorizes one call with an access token, and learns whether the platform took it.
 type tokenSigner struct {
 	*Transport
 	tokens *tokens
-	used   *accessToken
+	used   *token.Token
 }
 
 // Authorize implements outbound.Signer.
@@ -392,23 +167,22 @@ func (s *tokenSigner) Authorize(ctx context.Context, _ outbound.Account, _ []byt
 		return "", errors.New("the merchant has no access token")
 	}
 	var err error
-	if s.used, err = s.tokens.get(ctx); err != nil {
+	if s.used, err = s.tokens.Get(ctx); err != nil {
 		return "", err
 	}
-	return s.used.header, nil
+	return s.used.Header, nil
 }
 
 // Answered implements outbound.Listener.
 func (s *tokenSigner) Answered(account outbound.Account, answer *http.Response, errCode string, received time.Time) {
 	if answer.StatusCode == http.StatusUnauthorized && s.used != nil {
-		s.tokens.source.drop(s.used)
+		s.tokens.Source.Drop(s.used)
 	}
 	s.Transport.Answered(account, answer, errCode, received)
 }
 
 // Interface guards
 var (
-	_ caddy.Destructor  = (*tokenSource)(nil)
 	_ outbound.Signer   = (*tokenSigner)(nil)
 	_ outbound.Listener = (*tokenSigner)(nil)
 )

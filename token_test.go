@@ -22,6 +22,7 @@ import (
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/outbound"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/sandbox"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/token"
 )
 
 func TestTokenRequestVectors(t *testing.T) {
@@ -112,18 +113,18 @@ func newTestTokens(t testing.TB, platform http.RoundTripper, storage certmagic.S
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = tokens.release() })
-	tokens.source = new(tokenSource)
+	tokens.Source = new(token.Source)
 	return tokens
 }
 
-func mustToken(t testing.TB, tokens *tokens, want string) *accessToken {
+func mustToken(t testing.TB, tokens *tokens, want string) *token.Token {
 	t.Helper()
-	token, err := tokens.get(t.Context())
+	token, err := tokens.Get(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if token.text != want {
-		t.Fatalf("%s, not %s", token.text, want)
+	if token.Text != want {
+		t.Fatalf("%s, not %s", token.Text, want)
 	}
 	return token
 }
@@ -133,8 +134,8 @@ func TestTokenLife(t *testing.T) {
 	platform, clock := new(tokenPlatform), newTestClock()
 	tokens := newTestTokens(t, platform, &certmagic.FileStorage{Path: t.TempDir()}, clock)
 	first := mustToken(t, tokens, "token-1")
-	if want := `OPEN-ACCESS-TOKEN AccessToken="token-1", AppId="` + testAppID + `"`; first.header != want {
-		t.Errorf("%s, not %s", first.header, want)
+	if want := `OPEN-ACCESS-TOKEN AccessToken="token-1", AppId="` + testAppID + `"`; first.Header != want {
+		t.Errorf("%s, not %s", first.Header, want)
 	}
 	req := platform.got[0]
 	if req.Method != "POST" || req.URL.String() != "https://platform.example:443/v1/token/access" || req.Host != "platform.example" ||
@@ -159,7 +160,7 @@ func TestTokenLife(t *testing.T) {
 		mustToken(t, tokens, "token-1")
 	}
 	close(hold)
-	eventually(t, "the renewal", func() bool { token, _ := tokens.get(t.Context()); return token != nil && token.text == "token-2" })
+	eventually(t, "the renewal", func() bool { token, _ := tokens.Get(t.Context()); return token != nil && token.Text == "token-2" })
 	if platform.fetches() != 2 {
 		t.Errorf("%d fetches", platform.fetches())
 	}
@@ -170,8 +171,8 @@ func TestTokenLife(t *testing.T) {
 	platform.during = nil
 	platform.answer = func(int) (int, string) { return 0, "" }
 	platform.mu.Unlock()
-	if token, err := tokens.get(t.Context()); err == nil {
-		t.Errorf("%s is used past its end", token.text)
+	if token, err := tokens.Get(t.Context()); err == nil {
+		t.Errorf("%s is used past its end", token.Text)
 	}
 }
 
@@ -191,17 +192,17 @@ func TestTokenRenewalFails(t *testing.T) {
 	clock.advance(56 * time.Minute)
 	for want := 2; want < 4; want++ {
 		mustToken(t, tokens, "token-1")
-		eventually(t, "the end of the renewal", func() bool { return platform.fetches() == want && !tokens.source.renewing.Load() })
+		eventually(t, "the end of the renewal", func() bool { return platform.fetches() == want && !tokens.Source.Renewing() })
 		for range 100 {
 			mustToken(t, tokens, "token-1")
 		}
 		if platform.fetches() != want {
 			t.Fatalf("%d fetches", platform.fetches())
 		}
-		clock.advance(tokenRetryTime)
+		clock.advance(token.RetryTime)
 	}
 	mustToken(t, tokens, "token-1")
-	eventually(t, "the new token", func() bool { token, _ := tokens.get(t.Context()); return token.text == "token-late" })
+	eventually(t, "the new token", func() bool { token, _ := tokens.Get(t.Context()); return token.Text == "token-late" })
 }
 
 // TestTokenExpiryMidFlight: 200 callers find the token at its end; one fetch serves them all, and none gets the old one.
@@ -214,7 +215,7 @@ func TestTokenExpiryMidFlight(t *testing.T) {
 	var all sync.WaitGroup
 	for range 200 {
 		all.Go(func() {
-			if token, err := tokens.get(t.Context()); err != nil || token.text != "token-2" {
+			if token, err := tokens.Get(t.Context()); err != nil || token.Text != "token-2" {
 				wrong.Add(1)
 			}
 		})
@@ -233,7 +234,7 @@ func TestTokenCallerGone(t *testing.T) {
 	tokens := newTestTokens(t, platform, &certmagic.FileStorage{Path: t.TempDir()}, clock)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := tokens.get(ctx); !errors.Is(err, context.Canceled) {
+	if _, err := tokens.Get(ctx); !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
 	}
 	close(hold)
@@ -280,9 +281,9 @@ func TestTokenFleet(t *testing.T) {
 
 	// One server renews; the others take what it got.
 	clock.advance(56 * time.Minute)
-	eventually(t, "the first server's renewal", func() bool { token, _ := fleet[0].get(t.Context()); return token.text == "token-2" })
+	eventually(t, "the first server's renewal", func() bool { token, _ := fleet[0].Get(t.Context()); return token.Text == "token-2" })
 	for _, server := range fleet[1:] {
-		eventually(t, "the others' renewal", func() bool { token, _ := server.get(t.Context()); return token.text == "token-2" })
+		eventually(t, "the others' renewal", func() bool { token, _ := server.Get(t.Context()); return token.Text == "token-2" })
 	}
 	if platform.fetches() != 2 {
 		t.Errorf("%d fetches", platform.fetches())
@@ -290,7 +291,7 @@ func TestTokenFleet(t *testing.T) {
 
 	// The platform refuses the token: each server learns it for itself, but one new token serves all.
 	for _, server := range fleet {
-		server.source.drop(server.source.current.Load())
+		server.Source.Drop(server.Source.Current())
 	}
 	for _, server := range fleet {
 		mustToken(t, server, "token-3")
@@ -305,7 +306,7 @@ func TestTokenOverOnArrival(t *testing.T) {
 	clock := newTestClock()
 	platform := &tokenPlatform{during: func() { clock.advance(time.Hour) }}
 	tokens := newTestTokens(t, platform, &certmagic.FileStorage{Path: t.TempDir()}, clock)
-	if token, err := tokens.get(t.Context()); err == nil {
+	if token, err := tokens.Get(t.Context()); err == nil {
 		t.Errorf("%+v", token)
 	}
 }
@@ -332,9 +333,9 @@ func TestTokenDrop(t *testing.T) {
 	platform, clock := new(tokenPlatform), newTestClock()
 	tokens := newTestTokens(t, platform, &certmagic.FileStorage{Path: t.TempDir()}, clock)
 	old := mustToken(t, tokens, "token-1")
-	tokens.source.drop(old)
+	tokens.Source.Drop(old)
 	mustToken(t, tokens, "token-2")
-	tokens.source.drop(old)
+	tokens.Source.Drop(old)
 	mustToken(t, tokens, "token-2")
 	if platform.fetches() != 2 {
 		t.Errorf("%d fetches", platform.fetches())
@@ -452,7 +453,7 @@ func TestTokenAnswers(t *testing.T) {
 			clock := newTestClock()
 			platform := &tokenPlatform{answer: func(int) (int, string) { return c.status, c.body }}
 			tokens := newTestTokens(t, platform, &certmagic.FileStorage{Path: t.TempDir()}, clock)
-			token, err := tokens.get(t.Context())
+			token, err := tokens.Get(t.Context())
 			if c.life == 0 {
 				if err == nil {
 					t.Fatalf("a token: %+v", token)
@@ -465,7 +466,7 @@ func TestTokenAnswers(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := token.until.Sub(clock.now()); got != c.life || token.end.After(token.until) || !token.renew.Before(token.end) {
+			if got := token.Until.Sub(clock.now()); got != c.life || token.End.After(token.Until) || !token.Renew.Before(token.End) {
 				t.Errorf("holds for %s, not %s; %+v", got, c.life, token)
 			}
 		})
@@ -487,7 +488,7 @@ func TestTokenSourcesAreShared(t *testing.T) {
 	otherKey, otherHost := testMerchant(t), testMerchant(t)
 	otherKey.signer = newBodySigner(testAppID, "another key")
 	otherHost.endpoint.Dial = "other.example:443"
-	if first.source != second.source || first.source == make(otherKey).source || first.source == make(otherHost).source {
+	if first.Source != second.Source || first.Source == make(otherKey).Source || first.Source == make(otherHost).Source {
 		t.Error("the sources are not what they should be")
 	}
 }
@@ -634,7 +635,7 @@ func BenchmarkToken(b *testing.B) {
 		b.Fatal(err)
 	}
 	defer func() { _ = tokens.release() }()
-	var pointer atomic.Pointer[accessToken]
+	var pointer atomic.Pointer[token.Token]
 	pointer.Store(mustToken(b, tokens, "token-1"))
 	var mutex sync.Mutex
 	ways := []struct {
@@ -642,19 +643,19 @@ func BenchmarkToken(b *testing.B) {
 		take func()
 	}{
 		{"atomic load and time.Now", func() {
-			if token := pointer.Load(); !time.Now().Before(token.end) {
+			if token := pointer.Load(); !time.Now().Before(token.End) {
 				b.Error("over")
 			}
 		}},
 		{"token", func() {
-			if _, err := tokens.get(context.Background()); err != nil {
+			if _, err := tokens.Get(context.Background()); err != nil {
 				b.Error(err)
 			}
 		}},
 		{"the same under a mutex", func() {
 			mutex.Lock()
 			defer mutex.Unlock()
-			if _, err := tokens.get(context.Background()); err != nil {
+			if _, err := tokens.Get(context.Background()); err != nil {
 				b.Error(err)
 			}
 		}},
