@@ -6,6 +6,7 @@ import (
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/fields"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/outbound"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/text"
 )
 
 // outward is what ChinaUMS does differently from the other platforms on the way out.
@@ -147,8 +148,5 @@ func advice(code string) (text string, alarm bool) {
 // orderOf finds the merchant's order number in a call, for logs.
 func orderOf(body []byte) string {
 	order := outbound.TextMember(body, "merOrderId")
-	if len(order) > 64 {
-		order = order[:64]
-	}
-	return string(order)
+	return text.Head(string(order), text.Limit)
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/fields"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/outbound"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/text"
 )
 
 // outward is what Shouqianba does differently from the other platforms on the way out.
@@ -99,8 +100,5 @@ func orderOf(body []byte) string {
 	if order == nil {
 		order = outbound.TextMember(body, "sn")
 	}
-	if len(order) > 64 {
-		order = order[:64]
-	}
-	return string(order)
+	return text.Head(string(order), text.Limit)
 }

@@ -21,6 +21,8 @@ import (
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	"github.com/santhosh-tekuri/jsonschema/v6/kind"
+
+	"github.com/caddy-chinaums/caddy-chinaums/internal/text"
 )
 
 // Error is one thing that does not fit.
@@ -473,7 +475,7 @@ func (r *reader) object() Object {
 		r.space()
 		r.next++ // the colon
 		if _, twice := object[name]; twice && len(r.found) < maxErrors {
-			where := Quote(nameOf(append(slices.Clone(r.where), name)))
+			where := text.Clip(nameOf(append(slices.Clone(r.where), name)))
 			r.found = append(r.found, Error{Name: where, Rule: "duplicate", Message: where + " 重复出现 / " + where + " stands twice"})
 		}
 		r.where = append(r.where, name)
@@ -499,7 +501,7 @@ func (r *reader) array() []any {
 			continue
 		}
 		if !full && len(r.found) < maxErrors {
-			r.found = append(r.found, tooMany(Quote(nameOf(r.where)), maxItems))
+			r.found = append(r.found, tooMany(text.Clip(nameOf(r.where)), maxItems))
 		}
 		full = true
 	}
@@ -552,11 +554,3 @@ func (r *reader) number() any {
 }
 
 const fraction = 0.5
-
-// Quote clips a name that comes from a body to 64 bytes.
-func Quote(name string) string {
-	if len(name) > 64 {
-		name = strings.ToValidUTF8(name[:64], "") + "…"
-	}
-	return name
-}

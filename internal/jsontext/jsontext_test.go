@@ -2,6 +2,8 @@ package jsontext
 
 import (
 	"encoding/json"
+	"errors"
+	"maps"
 	"strconv"
 	"testing"
 	"unicode/utf8"
@@ -91,4 +93,42 @@ func FuzzSkipLiteral(f *testing.F) {
 			t.Errorf("%q: SkipLiteral = %d, encoding/json: %v", text, next, json.Valid(text))
 		}
 	})
+}
+
+// TestMembers: repeated members are kept, and what is not just one object is an error.
+func TestMembers(t *testing.T) {
+	for text, want := range map[string]string{
+		`{}`: "", ` {"a":1,"b":{"c":[2]},"a":null} `: `a=1 b={"c":[2]} a=null `,
+		`[]`: "error", `{"a":1}{}`: "error", `{"a":1`: "error", `{"a"}`: "error", ``: "error", `"a"`: "error",
+	} {
+		var got string
+		if err := Members([]byte(text), func(name string, value json.RawMessage) error {
+			got += name + "=" + string(value) + " "
+			return nil
+		}); err != nil {
+			got = "error"
+		}
+		if got != want {
+			t.Errorf("%s: %q, want %q", text, got, want)
+		}
+	}
+	stop := errors.New("stop")
+	if err := Members([]byte(`{"a":1,"b":2}`), func(string, json.RawMessage) error { return stop }); err != stop {
+		t.Errorf("the caller's error became %v", err)
+	}
+}
+
+// TestScalars: numbers stay as they are written, empty texts are left out, and of two members that differ neither counts.
+func TestScalars(t *testing.T) {
+	fields, nested, err := Scalars([]byte(`{"a":"x","n":1.50,"t":true,"e":"","z":null,"o":{"b":1},"l":[1],"d":"1","d":"2","s":"3","s":"3"}`), "o")
+	want := map[string]string{"a": "x", "n": "1.50", "t": "true", "s": "3"}
+	if err != nil || !maps.Equal(fields, want) || string(nested) != `{"b":1}` {
+		t.Errorf("%v, %s, %v", fields, nested, err)
+	}
+	if _, nested, _ := Scalars([]byte(`{"o":{"b":1}}`), "p"); nested != nil {
+		t.Errorf("nested: %s", nested)
+	}
+	if _, _, err := Scalars([]byte(`[1]`), ""); err == nil {
+		t.Error("an array is no object")
+	}
 }
