@@ -2,11 +2,10 @@ package boltstore
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
+	"slices"
 	"time"
-
-	"go.etcd.io/bbolt"
-	"go.uber.org/zap"
 
 	"github.com/caddy-chinaums/caddy-chinaums/inbox"
 )
@@ -18,21 +17,14 @@ type batch struct {
 	now      time.Time
 	settings inbox.Settings
 	counters counters
-	oldest   moment // of the delivered ones: not after the first of them
-	room     error  // why nothing may be added, if so
-	bytes    int
+	room     error // why nothing may be added, if so
 
-	seen    int   // how many delivered messages were looked at to make room
-	dropped int64 // the bytes of them that were dropped
-	short   int64 // so many bytes cannot be dropped, if it is not 0
-
-	err     error
-	changed bool
-	cleanup []*lease // those that are settled in this batch
-	undo    []*lease // those of messages that it deletes
-	stored  int      // messages added
-	fresh   int      // of them, those that may be leased now
-	then    []func() // what is done after the commit, under the store's lock
+	seen     int   // how many delivered messages were looked at to make room
+	short    int64 // so many bytes cannot be dropped, if it is not 0
+	err      error
+	changed  bool
+	settled  []*lease // they end with the commit
+	reserved []*lease // those that it takes itself
 }
 
 // fail ends the batch.
@@ -43,146 +35,162 @@ func (b *batch) fail(errs ...error) error {
 	return b.err
 }
 
-func (b *batch) after(then func()) { b.then = append(b.then, then) }
+// sortedBy is the bucket that sorts the messages of another by their time.
+var sortedBy = map[int]int{inRetrying: inDue, inDelivered: inExpiry}
 
-// putting is one Put.
-type putting struct {
-	raw     []byte
-	id      []byte
-	digest  digest
-	ordered bool
-	key     digest
-	receipt inbox.Receipt
+// enter writes what became of a message.
+func (b *batch) enter(seq uint64, in int, p progress) error {
+	b.changed = true
+	b.counters.Count[in]++
+	err := b.fail(b.bucket(in).Put(seqKey(seq), p.encode()))
+	if sorted := sortedBy[in]; sorted != 0 {
+		err = b.fail(err, b.bucket(sorted).Put(momentOf(p.when, seq).key(), nil))
+	}
+	return err
 }
 
-func (b *batch) put(p *putting) (inbox.Receipt, error) {
-	receipt := inbox.Stored
-	if seq := b.store.index.find(b.index(), p.digest); seq != 0 {
-		k := seqKey(seq)
-		raw := b.requests().Get(k)
-		known, err := b.known(k, raw, p.id)
-		if err != nil {
-			return 0, err
+// leave takes a message out of the bucket that has what became of it, and returns which that was and what it said. Where
+// that is damaged it says nothing, and its place by time is looked for among all.
+func (b *batch) leave(seq uint64) (in int, p progress, err error) {
+	k := seqKey(seq)
+	in, b.changed = b.standing(k), true
+	if b.counters.Count[in]--; in == inRequests {
+		return in, p, nil
+	}
+	p, damaged := decodeProgress(b.bucket(in).Get(k))
+	if sorted := sortedBy[in]; sorted != 0 {
+		place := momentOf(p.when, seq).key()
+		if damaged != nil {
+			c := b.bucket(sorted).Cursor()
+			for place, _ = c.First(); place != nil && (len(place) != 16 || decodeSeq(place[8:]) != seq); place, _ = c.Next() {
+			}
 		}
-		if known {
-			if b.dead().Get(k) == nil {
+		err = b.fail(b.bucket(sorted).Delete(bytes.Clone(place)))
+	}
+	return in, p, b.fail(err, b.bucket(in).Delete(k))
+}
+
+func (b *batch) put(raw []byte) (inbox.Receipt, error) {
+	r, err := decodeRecord(raw)
+	if err != nil {
+		return 0, err
+	}
+	d := digestOf(r.id)
+	k := bytes.Clone(b.bucket(inIDs).Get(d[:]))
+	old := b.bucket(inRequests).Get(k)
+	receipt, more := inbox.Stored, len(raw)+overhead
+	if known, err := decodeRecord(old); old != nil && err != nil {
+		return 0, err
+	} else if old != nil && bytes.Equal(known.id, r.id) {
+		switch b.standing(k) {
+		case inDead:
+			receipt, more = inbox.Revived, len(raw)-len(old)
+		case inDelivered:
+			p, err := decodeProgress(b.bucket(inDelivered).Get(k))
+			if err != nil {
+				return 0, err
+			}
+			if !b.expired(p.when) {
 				return inbox.Repeated, nil
 			}
-			receipt = inbox.Revived
-			if err := b.makeRoom(len(p.raw) - len(raw)); err != nil {
-				return 0, err
-			}
-			if err := b.removeDead(k, raw); err != nil {
-				return 0, err
-			}
+		default:
+			return inbox.Repeated, nil
 		}
 	}
-	if receipt == inbox.Stored {
-		if err := b.makeRoom(len(p.raw) + overhead); err != nil {
-			return 0, err
-		}
+	err = b.makeRoom(more)
+	if err == nil && receipt == inbox.Revived {
+		err = b.remove(decodeSeq(k))
 	}
-	_, err := b.add(p.raw, p.digest, p.ordered, p.key)
+	if err != nil {
+		return 0, err
+	}
+	_, err = b.add(raw)
 	return receipt, err
-}
-
-// known says whether a message is the one of the id, and its id is still to be known.
-func (b *batch) known(k, raw, id []byte) (bool, error) {
-	if raw == nil {
-		return false, nil
-	}
-	r, err := decodeRecord(raw)
-	if err != nil || !bytes.Equal(r.id, id) {
-		return false, err
-	}
-	settled := b.delivered().Get(k)
-	if settled == nil {
-		return true, nil
-	}
-	p, err := decodeProgress(settled)
-	return err == nil && !b.expired(p.when), err
 }
 
 func (b *batch) expired(settled time.Time) bool { return b.now.Sub(settled) >= b.settings.Remember }
 
 // add adds a message as new.
-func (b *batch) add(raw []byte, d digest, ordered bool, key digest) (uint64, error) {
-	b.counters.Last++
-	seq := b.counters.Last
-	if err := b.requests().Put(seqKey(seq), raw); err != nil {
-		return 0, b.fail(err)
+func (b *batch) add(raw []byte) (uint64, error) {
+	r, err := decodeRecord(raw)
+	if err != nil {
+		return 0, err
 	}
-	if ordered {
-		if err := b.order().Put(orderKey(key, seq), nil); err != nil {
-			return 0, b.fail(err)
-		}
-	}
-	b.store.index.add(d, seq)
-	b.counters.Pending++
-	b.counters.Bytes += int64(len(raw) + overhead)
 	b.changed = true
-	b.stored++
-	b.fresh++
-	return seq, nil
+	b.counters.Last++
+	b.counters.Count[inRequests]++
+	b.counters.Bytes += int64(len(raw) + overhead)
+	seq, d := b.counters.Last, digestOf(r.id)
+	err = b.fail(b.bucket(inRequests).Put(seqKey(seq), raw), b.bucket(inIDs).Put(d[:], seqKey(seq)))
+	if len(r.key) > 0 {
+		err = b.fail(err, b.bucket(inOrder).Put(orderKey(digestOf(r.key), seq), nil))
+	}
+	return seq, err
 }
 
-// How many delivered messages one commit looks at to make room, and how many bytes it drops; the next goes on.
-const (
-	maxSeen    = 4096
-	maxDropped = maxRecord
-)
+// remove removes messages, and every trace of them that can be found where one is damaged.
+func (b *batch) remove(seqs ...uint64) error {
+	for _, seq := range seqs {
+		raw := b.bucket(inRequests).Get(seqKey(seq))
+		in, _, err := b.leave(seq)
+		b.counters.Bytes -= int64(len(raw) + overhead)
+		r, damaged := decodeRecord(raw)
+		if d := digestOf(r.id); damaged == nil && decodeSeq(b.bucket(inIDs).Get(d[:])) == seq {
+			err = b.fail(err, b.bucket(inIDs).Delete(d[:]))
+		}
+		if stateOf[in] == inbox.Pending && (damaged != nil || len(r.key) > 0) {
+			err = b.fail(err, b.leaveOrder(seq, r.key))
+		}
+		if b.fail(err, b.bucket(inRequests).Delete(seqKey(seq))) != nil {
+			break
+		}
+	}
+	return b.err
+}
+
+// maxSeen is how many delivered messages one commit looks at to make room; the next goes on.
+const maxSeen = 4096
 
 // makeRoom lets so many bytes more be stored, at the cost of requests of delivered messages.
-func (b *batch) makeRoom(bytes int) error {
-	if b.room != nil && bytes > 0 {
+func (b *batch) makeRoom(more int) error {
+	if b.room != nil && more > 0 {
 		return b.room
 	}
 	limit := b.settings.MaxBytes
-	if limit <= 0 || bytes <= 0 || b.counters.Bytes+int64(bytes) <= limit {
+	over := b.counters.Bytes + int64(more) - limit
+	switch {
+	case limit <= 0 || more <= 0 || over <= 0:
 		return nil
-	}
-	over := b.counters.Bytes + int64(bytes) - limit
-	if int64(bytes) > limit || b.counters.Delivered == 0 || b.short > 0 && over >= b.short {
+	case int64(more) > limit || b.counters.Count[inDelivered] == 0 || b.short > 0 && over >= b.short:
 		return inbox.ErrFull
 	}
-	c := b.expiry().Cursor()
-	upTo, drop, freed := b.counters.Dropped, []uint64(nil), int64(0)
-	from := upTo
-	from.seq++
-	k, _ := c.Seek(from.key())
-	for ; k != nil && freed < over && b.seen < b.store.options.maxSeen && b.dropped+freed < maxDropped; k, _ = c.Next() {
+	upTo, freed := b.counters.Dropped, int64(0)
+	stubs := make(map[uint64][]byte)
+	c := b.bucket(inExpiry).Cursor()
+	k, _ := c.Seek(moment{upTo.At, upTo.Seq + 1}.key())
+	for ; k != nil && freed < over && b.seen < b.store.options.maxSeen; k, _ = c.Next() {
 		m, err := decodeMoment(k)
 		if err != nil {
 			return b.fail(err)
 		}
 		upTo = m
 		b.seen++
-		r, err := decodeRecord(b.requests().Get(seqKey(m.seq)))
-		if err != nil || r.dropped || len(r.request) == 0 {
-			continue
+		raw := b.bucket(inRequests).Get(seqKey(m.Seq))
+		if r, err := decodeRecord(raw); err == nil && !r.dropped && len(r.request) > 0 {
+			stubs[m.Seq] = stub(raw, r)
+			freed += int64(len(r.request))
 		}
-		drop = append(drop, m.seq)
-		freed += int64(len(r.request))
 	}
 	if k == nil && freed < over {
-		// All that could be dropped would not do.
-		b.short = over
+		b.short = over // all that could be dropped would not do
 		return inbox.ErrFull
 	}
-	if upTo != b.counters.Dropped {
-		b.counters.Dropped, b.changed = upTo, true
-	}
-	b.dropped += freed
+	b.changed = true
+	b.counters.Dropped = upTo
 	b.counters.Bytes -= freed
-	for _, seq := range drop {
-		k := seqKey(seq)
-		raw := b.requests().Get(k)
-		r, err := decodeRecord(raw)
-		if err != nil {
-			return b.fail(err)
-		}
-		if err := b.requests().Put(k, stub(raw, r)); err != nil {
-			return b.fail(err)
+	for seq, short := range stubs {
+		if err := b.fail(b.bucket(inRequests).Put(seqKey(seq), short)); err != nil {
+			return err
 		}
 	}
 	if freed < over {
@@ -191,265 +199,169 @@ func (b *batch) makeRoom(bytes int) error {
 	return nil
 }
 
-// removeDead removes a dead message, which is stored anew.
-func (b *batch) removeDead(k, raw []byte) error {
-	b.counters.Dead--
-	b.counters.Bytes -= int64(len(raw) + overhead)
-	b.changed = true
-	return b.fail(b.dead().Delete(k), b.requests().Delete(k))
-}
-
-// removeDelivered removes a delivered message.
-func (b *batch) removeDelivered(k, raw []byte, settled time.Time) error {
-	b.counters.Delivered--
-	b.counters.Bytes -= int64(len(raw) + overhead)
-	b.changed = true
-	return b.fail(b.delivered().Delete(k), b.requests().Delete(k), b.expiry().Delete(momentOf(settled, decodeSeq(k)).key()))
-}
-
 // expire removes delivered messages whose ids need not be known any more, so many at most.
 func (b *batch) expire(limit int) error {
-	if !b.expired(b.oldest.time()) {
-		return nil // without a look into the file, for every commit does this
-	}
-	c := b.expiry().Cursor()
-	var old []moment
-	b.oldest = never
-	for k, _ := c.First(); k != nil; k, _ = c.Next() {
+	var old []uint64
+	c := b.bucket(inExpiry).Cursor()
+	for k, _ := c.First(); k != nil && len(old) < limit; k, _ = c.Next() {
 		m, err := decodeMoment(k)
 		if err != nil {
 			return b.fail(err)
 		}
-		if len(old) == limit || !b.expired(m.time()) {
-			b.oldest = m
+		if !b.expired(m.time()) {
 			break
 		}
-		old = append(old, m)
+		old = append(old, m.Seq)
 	}
-	for _, m := range old {
-		k := seqKey(m.seq)
-		if err := b.removeDelivered(k, b.requests().Get(k), m.time()); err != nil {
-			return err
-		}
-	}
-	return nil
+	return b.remove(old...)
 }
 
-// goneFor tells the index which messages are gone for sure: those before every delivered and pending one that are not
-// dead.
-func (b *batch) goneFor() func(seq uint64) bool {
-	floor := uint64(0)
-	return func(seq uint64) bool {
-		if floor == 0 {
-			floor = b.counters.Low
-			for _, bucket := range []*bbolt.Bucket{b.delivered(), b.retrying()} {
-				if k, _ := bucket.Cursor().First(); k != nil {
-					floor = min(floor, decodeSeq(k))
-				}
-			}
-		}
-		return seq < floor && b.dead().Get(seqKey(seq)) == nil
-	}
-}
-
-func (b *batch) settle(held *lease, outcome inbox.Outcome) error {
-	s := b.store
-	s.lock.Lock()
-	holds := s.queue.leases[held.seq] == held
-	s.lock.Unlock()
-	if !holds || held.settling {
+// settle writes an outcome: the message comes to stand in another bucket.
+func (b *batch) settle(held *lease, in int, outcome inbox.Outcome) error {
+	b.store.lock.Lock()
+	holds := b.store.queue.holds(held)
+	b.store.lock.Unlock()
+	if !holds || slices.Contains(b.settled, held) { // its caller has tried again before this batch began
 		return nil
 	}
-	k := seqKey(held.seq)
-	raw := b.requests().Get(k)
-	if raw == nil || b.delivered().Get(k) != nil || b.dead().Get(k) != nil {
-		// A commit that was said to have failed has succeeded after all.
-		b.after(func() { s.endLease(held) })
-		b.changed = true
-		return nil
-	}
+	raw := b.bucket(inRequests).Get(seqKey(held.seq))
 	r, err := decodeRecord(raw)
+	done := raw == nil || stateOf[b.standing(seqKey(held.seq))] != inbox.Pending // by a commit that was said to have failed
+	if err != nil && !done {
+		return err
+	}
+	if b.settled, b.changed = append(b.settled, held), true; done {
+		return nil
+	}
+	_, p, err := b.leave(held.seq)
 	if err != nil {
 		return err
 	}
-	p := progress{answer: outcome.Answer}
-	if old := b.retrying().Get(k); old != nil {
-		before, err := decodeProgress(old)
-		if err != nil {
-			return err
-		}
-		p.attempts = before.attempts
-		if err := b.fail(b.retrying().Delete(k), b.due().Delete(momentOf(before.when, held.seq).key())); err != nil {
-			return err
-		}
-	}
-	b.changed = true
-	s.lock.Lock()
-	held.settling = true // once a batch, and again if the batch fails
-	s.lock.Unlock()
-	b.cleanup = append(b.cleanup, held)
-	if outcome.Result != inbox.Delivered {
-		p.attempts++
-	}
-	if outcome.Result == inbox.Pending {
+	p = progress{attempts: p.attempts + 1, when: b.now.Truncate(time.Microsecond), answer: outcome.Answer}
+	switch in {
+	case inRetrying:
 		p.when = b.now.Add(outcome.Delay + time.Microsecond).Truncate(time.Microsecond)
-		due := momentOf(p.when, held.seq)
-		b.after(func() {
-			s.queue.longest = max(s.queue.longest, outcome.Delay)
-			s.endLease(held)
-			s.addDue(due)
-		})
-		return b.fail(b.retrying().Put(k, p.encode()), b.due().Put(due.key(), nil))
-	}
-	p.when = b.now.Truncate(time.Microsecond)
-	b.after(func() { s.endLease(held) })
-	b.counters.Pending--
-	if outcome.Result == inbox.Dead {
-		b.counters.Dead++
-		err = b.fail(b.dead().Put(k, p.encode()))
-	} else {
-		b.counters.Delivered++
+		return b.enter(held.seq, in, p)
+	case inDelivered:
+		p.attempts--
 		b.short = 0
-		settled := momentOf(p.when, held.seq)
-		if settled.compare(b.oldest) < 0 {
-			b.oldest = settled
+		if at := momentOf(p.when, held.seq); at.compare(b.counters.Dropped) <= 0 { // the clock was set back
+			b.counters.Dropped = moment{At: at.At - 1}
 		}
-		if settled.compare(b.counters.Dropped) <= 0 { // the clock was set back
-			b.counters.Dropped = moment{at: settled.at - 1}
-		}
-		err = b.fail(b.delivered().Put(k, p.encode()), b.expiry().Put(settled.key(), nil))
 	}
-	if err != nil || len(r.key) == 0 {
-		return err
+	err = b.enter(held.seq, in, p)
+	if len(r.key) > 0 {
+		err = b.fail(err, b.leaveOrder(held.seq, r.key))
 	}
-	return b.nextOfKey(digestOf(string(r.key)), held.seq)
+	return err
 }
 
-// nextOfKey lets the next message of a key be leased after one was settled. It may have been passed over, so it is found
-// as if it were due for a retry.
-func (b *batch) nextOfKey(key digest, seq uint64) error {
-	if err := b.fail(b.order().Delete(orderKey(key, seq))); err != nil {
+// leaveOrder takes a message out of those of its key; a damaged one is looked for among all. If it was the first, the next
+// may be leased. As that may have been passed over, it is found as if it were due for a retry.
+func (b *batch) leaveOrder(seq uint64, key []byte) error {
+	c := b.bucket(inOrder).Cursor()
+	place := orderKey(digestOf(key), seq)
+	if len(key) == 0 {
+		for place, _ = c.First(); place != nil && !bytes.HasSuffix(place, seqKey(seq)); place, _ = c.Next() {
+		}
+		if place = bytes.Clone(place); place == nil {
+			return nil
+		}
+	}
+	first, _ := c.Seek(place[:len(digest{})])
+	was := bytes.Equal(first, place)
+	if err := b.fail(b.bucket(inOrder).Delete(place)); err != nil || !was {
 		return err
 	}
-	k, _ := b.order().Cursor().Seek(key[:])
-	if len(k) != 24 || !bytes.Equal(k[:16], key[:]) {
+	k, _ := b.bucket(inOrder).Cursor().Seek(place[:len(digest{})])
+	if !bytes.HasPrefix(k, place[:len(digest{})]) {
 		return nil
 	}
-	next := bytes.Clone(k[16:])
-	if b.retrying().Get(next) != nil {
+	next := binary.BigEndian.Uint64(k[len(digest{}):])
+	if b.standing(seqKey(next)) != inRequests {
 		return nil
 	}
-	p := progress{when: b.now.Truncate(time.Microsecond)}
-	due := momentOf(p.when, decodeSeq(next))
-	b.after(func() { b.store.addDue(due) })
-	return b.fail(b.retrying().Put(next, p.encode()), b.due().Put(due.key(), nil))
+	b.counters.Count[inRequests]--
+	return b.enter(next, inRetrying, progress{when: b.now.Truncate(time.Microsecond)})
 }
 
 func (b *batch) redeliver(seq uint64, force bool) (uint64, error) {
 	k := seqKey(seq)
-	raw := b.requests().Get(k)
+	in, raw := b.standing(k), bytes.Clone(b.bucket(inRequests).Get(k))
 	if raw == nil {
 		return 0, inbox.ErrNotFound
 	}
 	r, err := decodeRecord(raw)
-	if err != nil {
-		return 0, err
-	}
-	settled := b.delivered().Get(k)
 	switch {
-	case settled != nil:
-		if !force {
-			return 0, inbox.ErrDelivered
-		}
-		if r.dropped {
-			return 0, inbox.ErrNoRequest
-		}
-		p, err := decodeProgress(settled)
-		if err != nil {
-			return 0, err
-		}
-		raw = bytes.Clone(raw)
-		if err := b.removeDelivered(k, raw, p.when); err != nil {
-			return 0, err
-		}
-	case b.dead().Get(k) != nil:
-		raw = bytes.Clone(raw)
-		if err := b.removeDead(k, raw); err != nil {
-			return 0, err
-		}
-	default:
-		return seq, b.hurry(seq)
-	}
-	if r, err = decodeRecord(raw); err != nil {
+	case err != nil:
 		return 0, err
+	case in == inDelivered && !force:
+		return 0, inbox.ErrDelivered
+	case in == inDelivered && r.dropped:
+		return 0, inbox.ErrNoRequest
+	case stateOf[in] != inbox.Pending:
+		if err := b.remove(seq); err != nil {
+			return 0, err
+		}
+		return b.add(raw)
 	}
-	return b.add(raw, digestOf(string(r.id)), len(r.key) > 0, digestOf(string(r.key)))
+	if err = b.reserve(seq, in); err != nil || in == inRequests {
+		return seq, err
+	}
+	_, p, err := b.leave(seq)
+	p.attempts, p.when = 0, b.now.Truncate(time.Microsecond)
+	return seq, b.fail(err, b.enter(seq, in, p))
 }
 
-// hurry makes a pending message due now.
-func (b *batch) hurry(seq uint64) error {
+// reserve takes the lease of a pending message until the batch ends, so that nobody gets it meanwhile.
+func (b *batch) reserve(seq uint64, in int) error {
 	s := b.store
 	s.lock.Lock()
-	held := s.queue.leases[seq]
-	s.lock.Unlock()
-	if held != nil {
+	defer s.lock.Unlock()
+	if s.queue.leases[seq] != nil {
 		return inbox.ErrLeased
 	}
-	raw := b.retrying().Get(seqKey(seq))
-	if raw == nil {
-		return nil // it was never tried, and is due
-	}
-	p, err := decodeProgress(raw)
-	if err != nil {
-		return err
-	}
-	p.attempts = 0
-	return b.moveDue(seq, p)
+	held := &lease{seq: seq, fresh: in == inRequests}
+	s.queue.leases[seq] = held
+	b.reserved = append(b.reserved, held)
+	return nil
 }
 
-// moveDue makes a message that waits for a retry due now.
-func (b *batch) moveDue(seq uint64, p progress) error {
-	old := momentOf(p.when, seq)
-	p.when = b.now.Truncate(time.Microsecond)
-	due := momentOf(p.when, seq)
-	b.changed = true
-	b.after(func() {
-		b.store.dropDue(old)
-		b.store.addDue(due)
-	})
-	return b.fail(b.due().Delete(old.key()), b.due().Put(due.key(), nil), b.retrying().Put(seqKey(seq), p.encode()))
+func (b *batch) delete(seq uint64, force bool) error {
+	k := seqKey(seq)
+	switch in := b.standing(k); {
+	case in == inRequests && b.bucket(inRequests).Get(k) == nil:
+		return inbox.ErrNotFound
+	case stateOf[in] != inbox.Pending:
+	case !force:
+		return inbox.ErrPending
+	default:
+		if err := b.reserve(seq, in); err != nil {
+			return err
+		}
+	}
+	return b.remove(seq)
 }
 
-// nearFar makes due now what is due later than any delay can be, because the clock was set back: so many at most.
-func (b *batch) nearFar(longest time.Duration, limit int) (more bool, err error) {
-	c := b.due().Cursor()
-	bound := momentOf(b.now.Add(longest), 0)
-	var far []moment
-	for k, _ := c.Last(); k != nil; k, _ = c.Prev() {
-		m, err := decodeMoment(k)
-		if err != nil {
-			return false, b.fail(err)
+// deleted is what one part of DeleteDead has done, and where to go on, 0 at the end.
+type deleted struct {
+	count int
+	next  uint64
+}
+
+// deleteDead removes the dead messages from a seq on that were given up before a time. It looks at so many that the commit
+// stays short.
+func (b *batch) deleteDead(from uint64, before time.Time) (deleted, error) {
+	var seqs []uint64
+	c := b.bucket(inDead).Cursor()
+	k, raw := c.Seek(seqKey(from))
+	for step := 0; k != nil && step < b.store.options.step; step++ {
+		// When a damaged one was given up is not known; without a time it goes.
+		if p, err := decodeProgress(raw); before.IsZero() || err == nil && p.when.Before(before) {
+			seqs = append(seqs, decodeSeq(k))
 		}
-		if m.compare(bound) <= 0 {
-			break
-		}
-		if len(far) == limit {
-			more = true
-			break
-		}
-		far = append(far, m)
+		k, raw = c.Next()
 	}
-	for _, m := range far {
-		p, err := decodeProgress(b.retrying().Get(seqKey(m.seq)))
-		if err != nil {
-			// It stays where it is: the others are not to suffer from it.
-			b.store.logger.Error("a message of the inbox is damaged", zap.String("path", b.store.path),
-				zap.Uint64("seq", m.seq), zap.Error(err))
-			continue
-		}
-		if err := b.moveDue(m.seq, p); err != nil {
-			return false, err
-		}
-	}
-	return more, nil
+	done := deleted{len(seqs), decodeSeq(k)}
+	return done, b.remove(seqs...)
 }

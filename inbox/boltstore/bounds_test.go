@@ -44,12 +44,7 @@ func TestDiskHangs(t *testing.T) {
 			t.Fatalf("put %d: %v", i, err)
 		}
 		store.writer.lock.Lock()
-		for _, o := range store.writer.queue {
-			if o.apply != nil {
-				t.Error("an operation that was withdrawn keeps what it would have written")
-			}
-		}
-		if length := len(store.writer.queue); length > 202 {
+		if length := len(store.writer.puts); length > 0 {
 			t.Errorf("%d operations that were withdrawn are in the queue", length)
 		}
 		store.writer.lock.Unlock()

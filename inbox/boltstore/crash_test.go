@@ -370,7 +370,7 @@ func TestDamaged(t *testing.T) {
 	}
 	if err := store.do(t.Context(), &operation{apply: func(b *batch) error {
 		b.changed = true
-		return b.fail(b.requests().Put(seqKey(1), []byte{9}))
+		return b.fail(b.bucket(inRequests).Put(seqKey(1), []byte{9}))
 	}}); err != nil {
 		t.Fatal(err)
 	}
@@ -434,7 +434,7 @@ func TestDamagedRetry(t *testing.T) {
 	}
 	if err := store.do(t.Context(), &operation{apply: func(b *batch) error {
 		b.changed = true
-		return b.fail(b.retrying().Put(seqKey(1), []byte{9}))
+		return b.fail(b.bucket(inRetrying).Put(seqKey(1), []byte{9}))
 	}}); err != nil {
 		t.Fatal(err)
 	}
@@ -481,7 +481,7 @@ func TestGroupCommit(t *testing.T) {
 			}
 		})
 	}
-	queueIs(t, store, 1+senders)
+	queueIs(t, store, senders)
 	store.file.RLock()
 	before := store.db.Stats().TxStats
 	store.file.RUnlock()
@@ -503,7 +503,7 @@ func queueIs(t *testing.T, store *Store, want int) {
 	deadline := time.Now().Add(time.Minute)
 	for {
 		store.writer.lock.Lock()
-		got := len(store.writer.queue)
+		got := len(store.writer.puts)
 		store.writer.lock.Unlock()
 		if got == want {
 			return
@@ -512,98 +512,5 @@ func queueIs(t *testing.T, store *Store, want int) {
 			t.Fatalf("%d operations are queued, want %d", got, want)
 		}
 		time.Sleep(time.Millisecond)
-	}
-}
-
-// TestIdle: nothing runs while nothing waits for a retry, and a timer only for the next one while somebody waits for it.
-func TestIdle(t *testing.T) {
-	store, err := openStore(filepath.Join(t.TempDir(), "inbox.db"), storetestSettings, zap.NewNop(), testOptions())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer store.Close() //nolint:errcheck // nothing of it is kept
-	waiting, cancel := context.WithCancel(t.Context())
-	var all sync.WaitGroup
-	for range 3 {
-		all.Go(func() { _, _ = store.Lease(waiting) })
-	}
-	waitingIs(t, store, 3)
-	if armed(store) {
-		t.Error("a timer runs while the store is empty")
-	}
-	cancel()
-	all.Wait()
-	if _, err := store.Put(t.Context(), &inbox.Message{ID: "a"}); err != nil {
-		t.Fatal(err)
-	}
-	m, err := store.Lease(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := store.Settle(t.Context(), m, inbox.Outcome{Result: inbox.Pending, Delay: time.Hour}); err != nil {
-		t.Fatal(err)
-	}
-	if armed(store) {
-		t.Error("a timer runs while nobody waits")
-	}
-	waiting, cancel = context.WithCancel(t.Context())
-	all.Go(func() { _, _ = store.Lease(waiting) })
-	waitingIs(t, store, 1)
-	if !armed(store) {
-		t.Error("no timer runs for the retry that somebody waits for")
-	}
-	cancel()
-	all.Wait()
-	if armed(store) {
-		t.Error("a timer runs when nobody waits any more")
-	}
-}
-
-func waitingIs(t *testing.T, store *Store, want int) {
-	t.Helper()
-	deadline := time.Now().Add(time.Minute)
-	for {
-		store.lock.Lock()
-		got := len(store.queue.waiting)
-		store.lock.Unlock()
-		if got == want {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%d callers wait, want %d", got, want)
-		}
-		time.Sleep(time.Millisecond)
-	}
-}
-
-func armed(store *Store) bool {
-	store.lock.Lock()
-	defer store.lock.Unlock()
-	return store.queue.timer != nil
-}
-
-// TestWakeHandedOn: a caller that was woken and is gone wakes another; one that was not woken does not.
-func TestWakeHandedOn(t *testing.T) {
-	store, err := openStore(filepath.Join(t.TempDir(), "inbox.db"), storetestSettings, zap.NewNop(), testOptions())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer store.Close() //nolint:errcheck // nothing of it is kept
-	first, second, third := make(chan struct{}), make(chan struct{}), make(chan struct{})
-	store.lock.Lock()
-	store.queue.waiting = []chan struct{}{first, second, third}
-	store.wake(1)
-	store.lock.Unlock()
-	store.leave(third)
-	select {
-	case <-second:
-		t.Fatal("another was woken by a caller that was not woken")
-	default:
-	}
-	store.leave(first)
-	select {
-	case <-second:
-	default:
-		t.Error("a caller that was woken and is gone has woken nobody")
 	}
 }

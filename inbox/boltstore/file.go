@@ -16,41 +16,31 @@ import (
 
 // The buckets, by number.
 const (
-	numberRequests = iota
-	numberRetrying
-	numberDue
-	numberDelivered
-	numberDead
-	numberExpiry
-	numberOrder
-	numberIndex
-	numberMeta
+	inRequests = iota
+	inRetrying
+	inDelivered
+	inDead
+	inIDs
+	inDue
+	inExpiry
+	inOrder
+	inMeta
 )
 
 var buckets = [...][]byte{
-	bucketRequests, bucketRetrying, bucketDue, bucketDelivered, bucketDead, bucketExpiry, bucketOrder, bucketIndex, bucketMeta,
+	inRequests: []byte("requests"), inRetrying: []byte("retrying"), inDelivered: []byte("delivered"), inDead: []byte("dead"),
+	inIDs: []byte("ids"), inDue: []byte("due"), inExpiry: []byte("expiry"), inOrder: []byte("order"), inMeta: []byte("meta"),
 }
 
 var (
-	bucketRequests  = []byte("requests")
-	bucketRetrying  = []byte("retrying")
-	bucketDue       = []byte("due")
-	bucketDelivered = []byte("delivered")
-	bucketDead      = []byte("dead")
-	bucketExpiry    = []byte("expiry")
-	bucketOrder     = []byte("order")
-	bucketIndex     = []byte("index")
-	bucketMeta      = []byte("meta")
-
 	keyFormat   = []byte("format")
 	keyCounters = []byte("counters")
 
 	formatName = []byte("caddy inbox ")
-	format     = append(bytes.Clone(formatName), '2')
+	format     = append(bytes.Clone(formatName), '3')
 )
 
-// lockTimeout is how long the file may be held by another process when it is opened.
-const lockTimeout = time.Second
+const lockTimeout = time.Second // how long another process may hold the file when it is opened
 
 // prepare makes the directory, and refuses one that is not on a disk.
 func (s *Store) prepare() error {
@@ -58,84 +48,58 @@ func (s *Store) prepare() error {
 	if err := os.MkdirAll(directory, 0o700); err != nil {
 		return fmt.Errorf("the inbox's directory: %w", err)
 	}
-	kind, name := fileSystem(directory)
-	if kind == volatile && !s.options.anywhere {
+	switch name, volatile := fileSystem(directory); {
+	case volatile && !s.options.anywhere:
 		return fmt.Errorf("the inbox's file %s would be in memory (%s) and lost with it: set `store bolt { path <file> }` to a file on a disk",
 			s.path, name)
-	}
-	if kind == doubtful {
+	case name != "" && !volatile:
 		s.logger.Warn("the inbox's file is on a file system that may lose what it was told to sync, or its locks; "+
 			"put it on a local disk (in a container: on a volume)", zap.String("path", s.path), zap.String("file_system", name))
 	}
 	return nil
 }
 
-// What a file system is good for.
-type suitability int
-
-const (
-	durable suitability = iota
-	doubtful
-	volatile
-)
-
-// openFile opens the file, checks that it is an inbox's, and reads what is kept in memory.
+// openFile opens the file, checks that it is an inbox's, and reads the counters.
 func (s *Store) openFile() error {
 	_, statErr := os.Stat(s.path)
 	var (
-		db     *bbolt.DB
-		handle *os.File
-	)
-	err := guard(func() (err error) {
-		db, err = bbolt.Open(s.path, 0o600, &bbolt.Options{
-			Timeout: lockTimeout, FreelistType: bbolt.FreelistMapType, NoSync: s.options.noSync,
-			OpenFile: func(path string, flag int, mode os.FileMode) (f *os.File, err error) {
-				f, err = os.OpenFile(path, flag, mode)
-				handle = f
-				return f, err
-			},
-		})
-		return err
-	})
-	if err != nil {
-		return s.explain(err)
-	}
-	var (
+		db       *bbolt.DB
 		c        counters
+		handle   *os.File
 		identity os.FileInfo
 	)
-	err = guard(func() (err error) {
-		if identity, err = handle.Stat(); err != nil {
+	err := guard(func() (err error) {
+		if db, err = bbolt.Open(s.path, 0o600, &bbolt.Options{
+			Timeout: lockTimeout, FreelistType: bbolt.FreelistMapType, NoSync: s.options.noSync,
+			OpenFile: func(path string, flag int, mode os.FileMode) (_ *os.File, err error) {
+				handle, err = os.OpenFile(path, flag, mode)
+				return handle, err
+			},
+		}); err != nil {
 			return err
 		}
-		if err := s.check(db); err != nil {
-			return err
+		if identity, err = handle.Stat(); err == nil {
+			c, err = check(db, identity.Size())
 		}
-		return db.View(func(tx *bbolt.Tx) (err error) {
-			c, err = s.load(tx)
-			return err
-		})
+		return err
 	})
 	if err == nil && errors.Is(statErr, os.ErrNotExist) {
 		err = syncDirectory(filepath.Dir(s.path))
 	}
 	if err != nil {
-		_ = guard(db.Close) // the other error is the one to tell
-		return s.explain(err)
+		if db != nil {
+			_ = guard(db.Close) // the other error is the one to tell
+		}
+		return explain(s.path, err)
 	}
 	s.file.Lock()
 	s.db = db
 	s.file.Unlock()
-	s.oldest, s.filled = moment{}, 0 // to be found out
 	another := s.identity != nil && !os.SameFile(s.identity, identity)
-	s.handle, s.identity = handle, identity
+	s.identity = identity
 	s.lock.Lock()
 	s.counters = c
-	if another {
-		s.queue.forget()
-	}
-	s.queue.reset(c.Low, c.Last)
-	s.wake(len(s.queue.waiting))
+	s.queue.reset(c, another)
 	s.lock.Unlock()
 	return nil
 }
@@ -148,101 +112,71 @@ func (s *Store) warnMode() {
 	}
 }
 
-// errReplaced says that what is written would be lost, though the system would not say so.
-var errReplaced = errors.New("the file was removed or replaced while in use")
-
 // inPlace makes sure that the open file is the one at the path.
 func (s *Store) inPlace() error {
 	now, err := os.Stat(s.path)
 	if errors.Is(err, os.ErrNotExist) || err == nil && !os.SameFile(now, s.identity) {
 		return errReplaced
 	}
-	return nil // where it cannot be told, the commit will
+	return nil // where it cannot be told, the commit will tell
 }
 
-func (s *Store) explain(err error) error {
+func explain(path string, err error) error {
 	switch {
 	case errors.Is(err, berrors.ErrTimeout):
-		return fmt.Errorf("the inbox's file %s is held by another process (or another inbox): each gateway needs a file of its own", s.path)
+		return fmt.Errorf("the inbox's file %s is held by another process (or another inbox): each gateway needs a file of its own", path)
 	case errors.Is(err, berrors.ErrInvalid), errors.Is(err, berrors.ErrVersionMismatch), errors.Is(err, berrors.ErrChecksum):
-		return fmt.Errorf("%s is not an inbox's file, or damaged (%w); it is left as it is: move it away or set another path", s.path, err)
+		return fmt.Errorf("%s is not an inbox's file, or damaged (%w); it is left as it is: move it away or set another path", path, err)
 	}
-	return fmt.Errorf("the inbox's file %s: %w", s.path, err)
+	return fmt.Errorf("the inbox's file %s: %w", path, err)
 }
 
-var errForeign = errors.New("it belongs to another program; it is left as it is: set another path")
+var (
+	errReplaced = errors.New("the file was removed or replaced while in use") // what is written would be lost
+	errFormat   = errors.New("it is left as it is")
+)
 
-// checkFormat says why a file of a format is not read, or nil.
-func checkFormat(is []byte) error {
-	switch {
-	case !bytes.HasPrefix(is, formatName):
-		return errForeign
-	case bytes.Equal(is, format):
-		return nil
+// readMeta reads the counters. It returns an error that wraps errFormat where the file is not an inbox's of this version.
+func readMeta(tx *bbolt.Tx) (counters, error) {
+	meta := tx.Bucket(buckets[inMeta])
+	if meta == nil || !bytes.HasPrefix(meta.Get(keyFormat), formatName) {
+		return counters{}, fmt.Errorf("it belongs to another program; %w: set another path", errFormat)
 	}
-	version := "a newer"
-	if bytes.Compare(is, format) < 0 {
-		version = "an older"
+	if is := meta.Get(keyFormat); !bytes.Equal(is, format) {
+		version := map[int]string{-1: "an older", 1: "a newer"}[bytes.Compare(is, format)]
+		return counters{}, fmt.Errorf("it was written by %s version of the inbox (format %q, this is %q); %w: use that version, or set another path",
+			version, is, format, errFormat)
 	}
-	return fmt.Errorf("it was written by %s version of the inbox (format %q, this is %q); it is left as it is: use that version, or set another path",
-		version, is, format)
+	return decodeCounters(meta.Get(keyCounters))
 }
 
-// check makes sure that the file is an inbox's of this version, and makes it one if it is empty.
-func (s *Store) check(db *bbolt.DB) error {
-	info, err := os.Stat(s.path)
-	if err != nil {
-		return err
-	}
+// check makes sure that the file is an inbox's of this version, makes it one if it is empty, and reads the counters.
+func check(db *bbolt.DB, size int64) (c counters, err error) {
+	c.Low = 1
 	empty := false
-	err = db.View(func(tx *bbolt.Tx) error {
-		if tx.Size() > info.Size() {
-			return fmt.Errorf("its end is missing: %d bytes of %d are there", info.Size(), tx.Size())
+	err = db.View(func(tx *bbolt.Tx) (err error) {
+		if tx.Size() > size {
+			return fmt.Errorf("its end is missing: %d bytes of %d are there", size, tx.Size())
 		}
-		meta := tx.Bucket(bucketMeta)
-		if meta == nil {
-			if k, _ := tx.Cursor().First(); k != nil {
-				return errForeign
-			}
-			empty = true
+		first, _ := tx.Cursor().First()
+		if empty = first == nil; empty {
 			return nil
 		}
-		return checkFormat(meta.Get(keyFormat))
+		c, err = readMeta(tx)
+		return err
 	})
 	if err != nil || !empty {
-		return err
+		return c, err
 	}
-	return db.Update(func(tx *bbolt.Tx) error {
+	return c, db.Update(func(tx *bbolt.Tx) error {
 		for _, name := range buckets {
 			if _, err := tx.CreateBucket(name); err != nil {
 				return err
 			}
 		}
-		meta := tx.Bucket(bucketMeta)
-		return errors.Join(meta.Put(keyFormat, format), meta.Put(keyCounters, (&counters{Low: 1}).encode()))
+		meta := tx.Bucket(buckets[inMeta])
+		return errors.Join(meta.Put(keyFormat, format), meta.Put(keyCounters, c.encode()))
 	})
-}
-
-// load reads the counters and the newest ids.
-func (s *Store) load(tx *bbolt.Tx) (counters, error) {
-	v := viewOf(tx)
-	c, err := decodeCounters(v.meta().Get(keyCounters))
-	if err != nil {
-		return c, err
-	}
-	if err := s.index.load(v.index()); err != nil {
-		return c, err
-	}
-	cursor := v.requests().Cursor()
-	for k, raw := cursor.Seek(seqKey(c.Indexed + 1)); k != nil; k, raw = cursor.Next() {
-		r, err := decodeRecord(raw)
-		if err != nil {
-			s.logger.Error("a message of the inbox is damaged", zap.String("path", s.path), zap.Uint64("seq", decodeSeq(k)), zap.Error(err))
-			continue
-		}
-		s.index.add(digestOf(string(r.id)), decodeSeq(k))
-	}
-	return c, nil
 }
 
 // syncDirectory makes the directory's new entry safe.

@@ -6,29 +6,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// fileSystem says what the file system of a directory is good for, and its name.
-func fileSystem(directory string) (suitability, string) {
+// fileSystems are those that are no good for a file that is to outlive a loss of power.
+var fileSystems = map[uint32]string{
+	unix.TMPFS_MAGIC: "tmpfs", unix.RAMFS_MAGIC: "ramfs", unix.OVERLAYFS_SUPER_MAGIC: "overlay", unix.NFS_SUPER_MAGIC: "nfs",
+	unix.SMB_SUPER_MAGIC: "smb", unix.CIFS_SUPER_MAGIC: "smb", unix.SMB2_SUPER_MAGIC: "smb", unix.V9FS_MAGIC: "9p", unix.FUSE_SUPER_MAGIC: "fuse",
+}
+
+// fileSystem returns the name of a directory's file system if it is no good, and whether it is in memory.
+func fileSystem(directory string) (name string, volatile bool) {
 	var stat unix.Statfs_t
-	if unix.Statfs(directory, &stat) != nil {
-		return durable, ""
+	if unix.Statfs(directory, &stat) == nil {
+		name = fileSystems[uint32(stat.Type)]
 	}
-	switch uint32(stat.Type) {
-	case unix.TMPFS_MAGIC:
-		return volatile, "tmpfs"
-	case unix.RAMFS_MAGIC:
-		return volatile, "ramfs"
-	case unix.OVERLAYFS_SUPER_MAGIC:
-		return doubtful, "overlay"
-	case unix.NFS_SUPER_MAGIC:
-		return doubtful, "nfs"
-	case unix.SMB_SUPER_MAGIC, unix.CIFS_SUPER_MAGIC, unix.SMB2_SUPER_MAGIC:
-		return doubtful, "smb"
-	case unix.V9FS_MAGIC:
-		return doubtful, "9p"
-	case unix.FUSE_SUPER_MAGIC:
-		return doubtful, "fuse"
-	}
-	return durable, ""
+	return name, name == "tmpfs" || name == "ramfs"
 }
 
 // freeSpace is how many bytes the disk has room for.

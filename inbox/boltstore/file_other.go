@@ -3,7 +3,7 @@
 package boltstore
 
 // fileSystem cannot tell here.
-func fileSystem(string) (suitability, string) { return durable, "" }
+func fileSystem(string) (name string, volatile bool) { return "", false }
 
 // freeSpace cannot tell here.
 func freeSpace(string) (bytes uint64, known bool) { return 0, false }

@@ -90,24 +90,24 @@ func TestForeignFiles(t *testing.T) {
 			return err
 		}), "belongs to another program"},
 		{"another program's with a bucket of that name", bolt("other2", func(tx *bbolt.Tx) error {
-			_, err := tx.CreateBucket(bucketMeta)
+			_, err := tx.CreateBucket(buckets[inMeta])
 			return err
 		}), "belongs to another program"},
 		{"newer", bolt("newer", func(tx *bbolt.Tx) error {
-			b, err := tx.CreateBucket(bucketMeta)
+			b, err := tx.CreateBucket(buckets[inMeta])
 			if err != nil {
 				return err
 			}
-			return b.Put(keyFormat, []byte("caddy inbox 3"))
+			return b.Put(keyFormat, []byte("caddy inbox 4"))
 		}), "newer version"},
 		{"cut off", raw("cut", content[:len(content)/8]), "its end is missing"},
 		{"a directory", directory, "directory"},
 		{"older", bolt("older", func(tx *bbolt.Tx) error {
-			b, err := tx.CreateBucket(bucketMeta)
+			b, err := tx.CreateBucket(buckets[inMeta])
 			if err != nil {
 				return err
 			}
-			return b.Put(keyFormat, []byte("caddy inbox 1"))
+			return b.Put(keyFormat, []byte("caddy inbox 2"))
 		}), "older version"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -158,7 +158,7 @@ func TestEmptyFile(t *testing.T) {
 
 // TestFileSystems: a file in memory is refused; one on a file system that may lose what it syncs is not, but told.
 func TestFileSystems(t *testing.T) {
-	if kind, _ := fileSystem("/dev/shm"); kind != volatile {
+	if _, volatile := fileSystem("/dev/shm"); !volatile {
 		t.Skip("/dev/shm is no tmpfs here")
 	}
 	directory, err := os.MkdirTemp("/dev/shm", "inbox")

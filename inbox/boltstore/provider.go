@@ -96,26 +96,17 @@ func (p *Provider) Open(_ context.Context, name string, settings inbox.Settings,
 // Ordered implements inbox.Provider: the order of a key is kept.
 func (p *Provider) Ordered() error { return nil }
 
-// UnmarshalCaddyfile parses the store of an inbox:
-//
-//	store bolt {
-//		path <file>
-//	}
+// UnmarshalCaddyfile parses the store of an inbox: store bolt { path <file> }.
 func (p *Provider) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
-	d.Next() // the store's name
-	if d.NextArg() {
+	if d.Next(); d.NextArg() { // behind the store's name
 		return d.Errf("store bolt: surplus argument %q", d.Val())
 	}
 	o := syntax.Options{D: d, Of: "store bolt"}
 	for d.NextBlock(0) {
-		var err error
-		switch d.Val() {
-		case "path":
-			err = o.One(&p.Path)
-		default:
-			err = o.Unknown()
+		if d.Val() != "path" {
+			return o.Unknown()
 		}
-		if err != nil {
+		if err := o.One(&p.Path); err != nil {
 			return err
 		}
 	}

@@ -22,43 +22,35 @@ func (*Provider) ReadFile(path string, take func(m *inbox.Message) error, skippe
 		return fmt.Errorf("the inbox's file %s is open: stop that Caddy, or leave --file away and ask it", path)
 	}
 	if err != nil {
-		return (&Store{path: path}).explain(err)
+		return explain(path, err)
 	}
 	defer guard(db.Close) //nolint:errcheck // nothing was written
-	r := &reading{skipped: skipped}
-	if err := r.begin(db); err != nil {
-		return (&Store{path: path}).explain(err)
+	r := &reading{db: db, skipped: skipped}
+	err = r.view(func(v *views) (err error) {
+		r.counters, err = readMeta(v.tx)
+		return err
+	})
+	if errors.Is(err, errFormat) {
+		return explain(path, err)
 	}
-	return r.run(db, take)
+	if err != nil { // it does not keep the messages from being read
+		skipped("the file's counters cannot be read: " + err.Error())
+	}
+	return r.run(take)
 }
 
 // reading is one reading of a file that may be damaged.
 type reading struct {
-	skipped func(what string)
-	last    uint64 // the last seq given out; 0: not known
+	db       *bbolt.DB
+	skipped  func(what string)
+	counters counters // zero where they cannot be read
 }
 
-// begin checks whose the file is. What cannot be read of that does not keep the messages from being read.
-func (r *reading) begin(db *bbolt.DB) error {
-	var refused error
-	if err := guard(func() error {
-		return db.View(func(tx *bbolt.Tx) error {
-			meta := tx.Bucket(bucketMeta)
-			if meta == nil {
-				refused = errForeign
-				return nil
-			}
-			if refused = checkFormat(meta.Get(keyFormat)); refused != nil {
-				return nil
-			}
-			c, err := decodeCounters(meta.Get(keyCounters))
-			r.last = c.Last
-			return err
-		})
-	}); err != nil {
-		r.skipped("the file's counters cannot be read: " + err.Error())
-	}
-	return refused
+// view reads in a transaction of its own, as a fault leaves no other usable.
+func (r *reading) view(read func(v *views) error) error {
+	return guard(func() error {
+		return r.db.View(func(tx *bbolt.Tx) error { return read(&views{tx: tx}) })
+	})
 }
 
 // How many seqs are tried one by one behind what cannot be read, before the steps become longer; and how many in all where
@@ -68,32 +60,25 @@ const (
 	faraway = 1 << 24
 )
 
-// run reads one message after the other, each in a transaction of its own, as a fault leaves no other usable.
-func (r *reading) run(db *bbolt.DB, take func(m *inbox.Message) error) error {
+// run reads one message after the other.
+func (r *reading) run(take func(m *inbox.Message) error) error {
 	failing, tries, step := uint64(0), 0, uint64(1) // since which seq nothing can be read, how often, and how far to go on
-	for from := uint64(1); ; {
+	for from := uint64(1); from != 0; {
 		var (
 			m     *inbox.Message
 			found uint64 // 0: there is none from there on
 			bad   error  // of this one message
 		)
-		err := guard(func() error {
-			return db.View(func(tx *bbolt.Tx) error {
-				requests := tx.Bucket(bucketRequests)
-				if requests == nil {
-					return errors.New("it has no messages")
-				}
-				k, raw := requests.Cursor().Seek(seqKey(from))
-				if k == nil {
-					return nil
-				}
-				if len(k) != 8 || decodeSeq(k) < from {
-					return errDamaged
-				}
-				m, bad = r.message(tx, decodeSeq(k), raw)
+		err := r.view(func(v *views) error {
+			k, raw := v.bucket(inRequests).Cursor().Seek(seqKey(from))
+			if k != nil && (len(k) != 8 || decodeSeq(k) < from) {
+				return errDamaged
+			}
+			if k != nil {
+				m, bad = r.message(v, decodeSeq(k), raw)
 				found = decodeSeq(k)
-				return nil
-			})
+			}
+			return nil
 		})
 		if err != nil {
 			if failing == 0 {
@@ -102,57 +87,47 @@ func (r *reading) run(db *bbolt.DB, take func(m *inbox.Message) error) error {
 			if tries++; tries > nearby {
 				step *= 2
 			}
-			if from += step; r.last > 0 && from > r.last || r.last == 0 && from-failing > faraway {
+			last := r.counters.Last
+			if from += step; last > 0 && from > last || last == 0 && from-failing > faraway {
 				r.skipped(fmt.Sprintf("from message %d on, nothing can be read: %v", failing, err))
 				return nil
 			}
 			continue
 		}
-		if failing > 0 {
-			if found == 0 {
-				r.skipped(fmt.Sprintf("from message %d on, nothing can be read", failing))
-			} else {
-				r.skipped(fmt.Sprintf("from message %d to %d, nothing can be read", failing, found-1))
-			}
-			failing, tries, step = 0, 0, 1
+		switch {
+		case failing > 0 && found == 0:
+			r.skipped(fmt.Sprintf("from message %d on, nothing can be read", failing))
+		case failing > 0:
+			r.skipped(fmt.Sprintf("from message %d to %d, nothing can be read", failing, found-1))
 		}
+		failing, tries, step = 0, 0, 1
 		if found == 0 {
 			return nil
 		}
 		from = found + 1
 		if bad != nil {
 			r.skipped(fmt.Sprintf("message %d is left out: %v", found, bad))
-			continue
-		}
-		if err := take(m); err != nil {
+		} else if err := take(m); err != nil {
 			return err
 		}
-		if from == 0 {
-			return nil
-		}
 	}
+	return nil
 }
 
 // message reads one message. Where only what became of it cannot be read, its state is unknown.
-func (r *reading) message(tx *bbolt.Tx, seq uint64, raw []byte) (*inbox.Message, error) {
-	var (
-		m       *inbox.Message
-		content record
-	)
-	err := guard(func() (err error) {
-		if content, err = decodeRecord(raw); err == nil {
-			m = &inbox.Message{
-				Seq: seq, ID: string(content.id), Key: string(content.key), Subject: string(content.subject), Received: content.received,
-				Request: bytes.Clone(content.request), State: inbox.Unknown,
-			}
+func (r *reading) message(v *views, seq uint64, raw []byte) (m *inbox.Message, err error) {
+	if err := guard(func() error {
+		content, err := decodeRecord(raw)
+		m = &inbox.Message{
+			Seq: seq, ID: string(content.id), Key: string(content.key), Subject: string(content.subject), Received: content.received,
+			Request: bytes.Clone(content.request), State: inbox.Unknown,
 		}
 		return err
-	})
-	if err != nil {
+	}); err != nil {
 		return nil, err
 	}
 	if err := guard(func() error {
-		whole, _, err := viewOf(tx).message(seq, raw)
+		whole, _, err := v.message(seq, raw)
 		if err == nil {
 			whole.Request = m.Request
 			m = whole

@@ -102,7 +102,7 @@ func TestReadFileRefused(t *testing.T) {
 	if err := os.WriteFile(foreign, bytes.Repeat([]byte("some text\n"), 5000), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	older := readable(t, 3, func(b *batch) error { return b.meta().Put(keyFormat, []byte("caddy inbox 1")) })
+	older := readable(t, 3, func(b *batch) error { return b.bucket(inMeta).Put(keyFormat, []byte("caddy inbox 2")) })
 	store, err := Open(path, storetestSettings, zap.NewNop())
 	if err != nil {
 		t.Fatal(err)
@@ -186,14 +186,14 @@ func TestReadFileDamaged(t *testing.T) {
 		}
 	})
 	t.Run("one record", func(t *testing.T) {
-		path := readable(t, count, func(b *batch) error { return b.requests().Put(seqKey(150), []byte{9}) })
+		path := readable(t, count, func(b *batch) error { return b.bucket(inRequests).Put(seqKey(150), []byte{9}) })
 		messages, skipped, err := readWhole(t, path)
 		if err != nil || len(messages) != count-1 || len(skipped) != 1 || !strings.HasPrefix(skipped[0], "message 150 is left out: ") {
 			t.Errorf("%d messages, skipped %q, %v", len(messages), skipped, err)
 		}
 	})
 	t.Run("what became of one", func(t *testing.T) {
-		path := readable(t, count, func(b *batch) error { return b.delivered().Put(seqKey(1), []byte{9}) })
+		path := readable(t, count, func(b *batch) error { return b.bucket(inDelivered).Put(seqKey(1), []byte{9}) })
 		messages, skipped, err := readWhole(t, path)
 		if err != nil || len(messages) != count || messages[0].State != inbox.Unknown || messages[1].State != inbox.Dead ||
 			len(skipped) != 1 || !strings.HasPrefix(skipped[0], "message 1: what became of it cannot be read: ") {
@@ -210,7 +210,7 @@ func TestReadFileDamaged(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := errors.Join(tx.Bucket(bucketMeta).Put(keyCounters, []byte{9}), tx.Commit(), store.Close()); err != nil {
+		if err := errors.Join(tx.Bucket(buckets[inMeta]).Put(keyCounters, []byte{9}), tx.Commit(), store.Close()); err != nil {
 			t.Fatal(err)
 		}
 		messages, skipped, err := readWhole(t, path)

@@ -2,10 +2,10 @@ package boltstore
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/caddy-chinaums/caddy-chinaums/inbox"
@@ -13,58 +13,42 @@ import (
 
 // What stands in the file, byte for byte. Numbers of a fixed size are big-endian, so that keys sort as the numbers do.
 
-// recordVersion begins every value, so that a later version can tell.
-const recordVersion = 2
-
-// flagDropped marks a message whose request was dropped to make room.
-const flagDropped = 1
-
-// recordHeader is the version, the flags and the time of receipt.
-const recordHeader = 1 + 1 + 8
+const (
+	recordVersion = 2         // begins every value, so that a later version can tell
+	flagDropped   = 1         // marks a message whose request was dropped to make room
+	recordHeader  = 1 + 1 + 8 // the version, the flags and the time of receipt
+)
 
 var errDamaged = errors.New("a record in the file is damaged")
 
 // record is a stored message: what Put was given. Its slices point into the file's memory and end with the transaction.
 type record struct {
-	received time.Time
-	dropped  bool
-	id, key  []byte
-	subject  []byte
-	request  []byte
+	received                  time.Time
+	dropped                   bool
+	id, key, subject, request []byte
 }
 
 // encodeRecord makes a record's bytes.
 func encodeRecord(m *inbox.Message) []byte {
 	b := make([]byte, 0, recordHeader+3*binary.MaxVarintLen32+len(m.ID)+len(m.Key)+len(m.Subject)+len(m.Request))
-	b = append(b, recordVersion, 0)
-	b = binary.BigEndian.AppendUint64(b, uint64(m.Received.UnixMicro()))
-	b = appendText(b, m.ID)
-	b = appendText(b, m.Key)
-	b = appendText(b, m.Subject)
+	b = binary.BigEndian.AppendUint64(append(b, recordVersion, 0), uint64(m.Received.UnixMicro()))
+	for _, text := range []string{m.ID, m.Key, m.Subject} {
+		b = appendText(b, text)
+	}
 	return append(b, m.Request...)
 }
 
 // decodeRecord reads a record.
-func decodeRecord(b []byte) (r record, err error) {
-	if len(b) < recordHeader {
-		return r, errDamaged
+func decodeRecord(b []byte) (record, error) {
+	if len(b) < recordHeader || b[0] != recordVersion {
+		return record{}, errDamaged
 	}
-	if b[0] != recordVersion {
-		return r, fmt.Errorf("%w: version %d", errDamaged, b[0])
+	r := record{dropped: b[1]&flagDropped != 0, received: time.UnixMicro(int64(binary.BigEndian.Uint64(b[2:]))).UTC()}
+	f := fields{rest: b[recordHeader:]}
+	r.id, r.key, r.subject = f.text(), f.text(), f.text()
+	if r.request = f.rest; f.damaged {
+		return record{}, errDamaged
 	}
-	r.dropped = b[1]&flagDropped != 0
-	r.received = time.UnixMicro(int64(binary.BigEndian.Uint64(b[2:]))).UTC()
-	b = b[recordHeader:]
-	if r.id, b, err = text(b); err != nil {
-		return r, err
-	}
-	if r.key, b, err = text(b); err != nil {
-		return r, err
-	}
-	if r.subject, b, err = text(b); err != nil {
-		return r, err
-	}
-	r.request = b
 	return r, nil
 }
 
@@ -84,115 +68,90 @@ type progress struct {
 }
 
 func (p progress) encode() []byte {
-	b := make([]byte, 0, 1+4*binary.MaxVarintLen64+len(p.answer.Body)+len(p.answer.Error))
-	b = append(b, recordVersion)
-	b = binary.AppendUvarint(b, uint64(p.attempts))
-	b = binary.AppendVarint(b, p.when.UnixMicro())
-	b = binary.AppendVarint(b, int64(p.answer.Status))
-	b = appendText(b, p.answer.Body)
-	return appendText(b, p.answer.Error)
+	b := []byte{recordVersion}
+	for _, n := range []uint64{uint64(p.attempts), uint64(p.when.UnixMicro()), uint64(p.answer.Status)} {
+		b = binary.AppendUvarint(b, n)
+	}
+	return appendText(appendText(b, p.answer.Body), p.answer.Error)
 }
 
-func decodeProgress(b []byte) (p progress, err error) {
-	if len(b) == 0 {
-		return p, errDamaged
+func decodeProgress(b []byte) (progress, error) {
+	if len(b) == 0 || b[0] != recordVersion {
+		return progress{}, errDamaged
 	}
-	if b[0] != recordVersion {
-		return p, fmt.Errorf("%w: version %d", errDamaged, b[0])
+	f := fields{rest: b[1:]}
+	attempts, when, status := f.number(), f.number(), f.number()
+	answer := inbox.Answer{Status: int(status), Body: string(f.text()), Error: string(f.text())}
+	if f.damaged || len(f.rest) > 0 || attempts > 1<<40 || status > 1<<31-1 {
+		return progress{}, errDamaged
 	}
-	b = b[1:]
-	attempts, n := binary.Uvarint(b)
-	if n <= 0 || attempts > 1<<40 {
-		return p, errDamaged
-	}
-	b = b[n:]
-	when, n := binary.Varint(b)
-	if n <= 0 {
-		return p, errDamaged
-	}
-	b = b[n:]
-	status, n := binary.Varint(b)
-	if n <= 0 || status != int64(int32(status)) {
-		return p, errDamaged
-	}
-	b = b[n:]
-	body, b, err := text(b)
-	if err != nil {
-		return p, err
-	}
-	word, b, err := text(b)
-	if err != nil || len(b) > 0 {
-		return p, errDamaged
-	}
-	return progress{attempts: int(attempts), when: time.UnixMicro(when).UTC(),
-		answer: inbox.Answer{Status: int(status), Body: string(body), Error: string(word)}}, nil
+	return progress{attempts: int(attempts), when: time.UnixMicro(int64(when)).UTC(), answer: answer}, nil
 }
 
-func appendText[T string | []byte](b []byte, s T) []byte {
+func appendText(b []byte, s string) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
 }
 
-func text(b []byte) (s, rest []byte, err error) {
-	size, n := binary.Uvarint(b)
-	if n <= 0 || size > uint64(len(b)-n) {
-		return nil, nil, errDamaged
+// fields reads one field after the other. What comes after damage is zero.
+type fields struct {
+	rest    []byte
+	damaged bool
+}
+
+func (f *fields) number() uint64 {
+	x, n := binary.Uvarint(f.rest)
+	if f.damaged = f.damaged || n <= 0; f.damaged {
+		return 0
 	}
-	return b[n : n+int(size)], b[n+int(size):], nil
+	f.rest = f.rest[n:]
+	return x
+}
+
+func (f *fields) text() (s []byte) {
+	size := f.number()
+	if f.damaged = f.damaged || size > uint64(len(f.rest)); f.damaged {
+		return nil
+	}
+	s, f.rest = f.rest[:size], f.rest[size:]
+	return s
 }
 
 // counters are the numbers of the file, kept in it so that nothing is counted when it is opened.
 type counters struct {
-	Pending, Delivered, Dead, Bytes int64
-
-	Last    uint64 // the last seq given out
-	Low     uint64 // every message from here on that is in no other bucket was never tried; before it, none
-	Indexed uint64 // the ids up to here stand in the index
-	Dropped moment // the requests of what was settled up to here are dropped
+	Count   [inDead + 1]int64 // of the messages in each bucket; in requests, of those that are in no other
+	Bytes   int64             // what counts against MaxBytes
+	Last    uint64            // the last seq given out
+	Low     uint64            // no message before it was never tried, unless one of its key holds it up
+	Dropped moment            // the requests of what was settled up to here are dropped
 }
 
 func (c *counters) encode() []byte {
-	b := make([]byte, 0, 1+7*8+16)
-	b = append(b, recordVersion)
-	for _, n := range []uint64{uint64(c.Pending), uint64(c.Delivered), uint64(c.Dead), uint64(c.Bytes), c.Last, c.Low, c.Indexed} {
-		b = binary.BigEndian.AppendUint64(b, n)
-	}
-	return append(b, c.Dropped.key()...)
+	b, _ := binary.Append([]byte{recordVersion}, binary.BigEndian, c) // it cannot fail for numbers
+	return b
 }
 
 func decodeCounters(b []byte) (c counters, err error) {
-	if len(b) != 1+7*8+16 || b[0] != recordVersion {
+	if len(b) != 1+binary.Size(c) || b[0] != recordVersion {
 		return c, errDamaged
 	}
-	n := func(i int) uint64 { return binary.BigEndian.Uint64(b[1+8*i:]) }
-	c.Pending, c.Delivered, c.Dead, c.Bytes = int64(n(0)), int64(n(1)), int64(n(2)), int64(n(3))
-	c.Last, c.Low, c.Indexed = n(4), n(5), n(6)
-	c.Dropped, err = decodeMoment(b[1+7*8:])
+	_, err = binary.Decode(b[1:], binary.BigEndian, &c)
 	return c, err
 }
 
 // moment is a time and a message: the key of what is sorted by time. The time is in microseconds, shifted so that the
 // order of the bytes is that of the times.
-type moment struct{ at, seq uint64 }
-
-// never is after every moment.
-var never = moment{at: 1<<64 - 1, seq: 1<<64 - 1}
+type moment struct{ At, Seq uint64 }
 
 func momentOf(t time.Time, seq uint64) moment { return moment{uint64(t.UnixMicro()) ^ 1<<63, seq} }
 
-func (m moment) time() time.Time { return time.UnixMicro(int64(m.at ^ 1<<63)).UTC() }
+func (m moment) time() time.Time { return time.UnixMicro(int64(m.At ^ 1<<63)).UTC() }
 
 func (m moment) key() []byte {
-	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(make([]byte, 0, 16), m.at), m.seq)
+	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(make([]byte, 0, 16), m.At), m.Seq)
 }
 
 func (m moment) compare(other moment) int {
-	switch {
-	case m.at < other.at || m.at == other.at && m.seq < other.seq:
-		return -1
-	case m == other:
-		return 0
-	}
-	return 1
+	return cmp.Or(cmp.Compare(m.At, other.At), cmp.Compare(m.Seq, other.Seq))
 }
 
 func decodeMoment(b []byte) (moment, error) {
@@ -215,7 +174,7 @@ func decodeSeq(b []byte) uint64 {
 // harmless.
 type digest [16]byte
 
-func digestOf(s string) digest {
+func digestOf[T string | []byte](s T) digest {
 	sum := sha256.Sum256([]byte(s))
 	return digest(sum[:16])
 }

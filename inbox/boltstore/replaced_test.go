@@ -45,7 +45,7 @@ func TestReplaced(t *testing.T) {
 	// In the midst of a commit: what comes after it does not write to the other file.
 	const other = "another program's"
 	if err := store.do(t.Context(), &operation{apply: func(b *batch) error {
-		b.changed, store.filled = true, 0
+		b.changed = true
 		return errors.Join(os.Rename(path, path+".away"), os.WriteFile(path, []byte(other), 0o600))
 	}}); err != nil {
 		t.Fatal(err)

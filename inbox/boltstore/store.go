@@ -1,25 +1,33 @@
 // Package boltstore keeps an inbox's messages in one file of this machine, by bbolt: synced to the disk before anything
 // is acknowledged. One process at a time has the file.
 //
-// The files: store.go the store as its callers see it; writer.go the one goroutine that writes, a commit for all who wait;
-// apply.go what a commit does; queue.go which message is leased next; index.go where an id is; record.go the bytes;
-// file.go opening, and what is refused; delete.go; read.go reading a file
-// that no Caddy has open, damaged or not; provider.go the Caddy module.
-//
 // # What stands where
 //
-// Buckets, by key:
+// A message has a number, its seq. What was put stands in one bucket, what became of it in at most one other:
 //
-//   - requests: seq → the message as it was put. A message that is in no other bucket and not before the mark `low` was
-//     never tried: a Put writes to this bucket only.
-//   - retrying: seq → attempts, the last answer, when it is due; due: the time and the seq again, to find the next.
-//   - delivered, dead: seq → attempts, the last answer, when it was settled.
-//   - expiry: the time of settlement and the seq of delivered ones, to find the oldest.
-//   - order: the digest of the key and the seq of pending ones that have a key.
-//   - index: see index.go.
-//   - meta: the version of the file, and the counters.
+//	requests   seq → the message as it was put
+//	retrying   seq → attempts, the last answer, when it is due
+//	delivered  seq → attempts, the last answer, since when
+//	dead       seq → attempts, the last answer, since when
 //
-// A message that is revived or redelivered after it was settled gets a new seq, and so stands behind the others.
+// A message that stands in requests only was never tried: so a Put writes there, and into ids. The other buckets find
+// messages:
+//
+//	ids     digest of the id → seq of the newest message that has it
+//	due     time, seq of those in retrying
+//	expiry  time, seq of those in delivered
+//	order   digest of the key, seq of the pending ones that have a key
+//	meta    the version of the file, and the counters
+//
+// Among the counters is a mark, Low: no message before it is one that was never tried, unless an earlier one of its key
+// holds it up. A message that is revived or redelivered after it was settled gets a new seq, and so stands behind the
+// others. Leases are in memory only: who had one has died with the process, or settles it.
+//
+// # How a call goes
+//
+// Put and Settle hand an operation (apply.go) to the one goroutine that writes (writer.go), which does those of all
+// callers in one transaction. Lease (queue.go) reads the file, and remembers what it has given out. record.go has the
+// bytes, file.go what is opened and what is refused. read.go reads a file that no Caddy has open, damaged or not.
 package boltstore
 
 import (
@@ -29,6 +37,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -37,39 +46,29 @@ import (
 	"github.com/caddy-chinaums/caddy-chinaums/inbox"
 )
 
-// maxRecord is how large a stored message may be.
-const maxRecord = 64 << 20
-
-// overhead is what a message counts against MaxBytes beside its bytes, about what it takes in the file.
-const overhead = 128
+const (
+	maxRecord = 64 << 20 // how large a stored message may be
+	overhead  = 128      // what it counts against MaxBytes beside its bytes: about what it takes in the file
+)
 
 // Store implements inbox.Store.
 type Store struct {
 	path    string
 	logger  *zap.Logger
 	options options
+	writer  writer
+	closed  atomic.Bool
 
-	// file guards db, which is closed and opened again after a failed commit. A goroutine that has a transaction open
-	// never takes lock.
-	file sync.RWMutex
-	db   *bbolt.DB // nil after a failed commit, until it can be opened again
-
-	writer writer
-	queue  queue
-
-	// These belong to whoever writes.
-	index  index
-	oldest moment // of the delivered ones: not after the first of them
-	filled int64  // see prefill
-
-	// The open file, which db closes, and which one it is.
-	handle   *os.File
-	identity os.FileInfo
+	// file guards db, which is closed and opened again after a failed commit. A goroutine that has a transaction open to
+	// read never takes lock.
+	file     sync.RWMutex
+	db       *bbolt.DB   // nil after a failed commit, until it can be opened again
+	identity os.FileInfo // of the open file; it belongs to the writer
 
 	lock     sync.Mutex // guards the rest
 	settings inbox.Settings
-	counters counters
-	closed   bool
+	counters counters // of what is committed
+	queue    queue
 }
 
 // options are for tests.
@@ -78,16 +77,15 @@ type options struct {
 	maxRecord int
 	maxQueued int
 	maxSeen   int
-	step      int // how many messages one transaction of List or DeleteDead looks at, so that it never holds up the writer for long
-	index     indexLimits
-	grace     time.Duration // see outlivedGrace
-	anywhere  bool          // the file may be in memory
-	noSync    bool          // for comparison only
-	reserve   uint64        // see room
+	step      int // of List and DeleteDead: how many messages one transaction looks at, so that nobody waits for it for long
+	turn      time.Duration
+	anywhere  bool   // the file may be in memory
+	noSync    bool   // for comparison only
+	reserve   uint64 // see room
 }
 
 func defaultOptions() options {
-	return options{now: time.Now, maxRecord: maxRecord, maxQueued: maxQueued, maxSeen: maxSeen, step: 2000, index: defaultIndexLimits, reserve: 4 << 20, grace: outlivedGrace}
+	return options{now: time.Now, maxRecord: maxRecord, maxQueued: maxQueued, maxSeen: maxSeen, step: 2000, turn: turn, reserve: 4 << 20}
 }
 
 // Open opens the file, and makes it where there is none.
@@ -96,9 +94,14 @@ func Open(path string, settings inbox.Settings, logger *zap.Logger) (*Store, err
 }
 
 func openStore(path string, settings inbox.Settings, logger *zap.Logger, options options) (*Store, error) {
-	s := &Store{path: path, logger: logger, options: options, settings: settings}
-	s.index.limits = options.index
-	s.queue.init()
+	s := &Store{
+		path: path, logger: logger, options: options, settings: settings,
+		writer: writer{kick: make(signal, 1), ended: make(chan struct{})},
+		queue: queue{
+			leases: make(map[uint64]*lease), damaged: make(map[uint64]struct{}),
+			turn: make(chan struct{}, 1), changed: make(signal, 1),
+		},
+	}
 	if err := s.prepare(); err != nil {
 		return nil, err
 	}
@@ -106,7 +109,6 @@ func openStore(path string, settings inbox.Settings, logger *zap.Logger, options
 		return nil, err
 	}
 	s.warnMode()
-	s.writer.init()
 	go s.write()
 	s.submit(&operation{apply: func(b *batch) error { return b.expire(1000) }})
 	return s, nil
@@ -114,16 +116,13 @@ func openStore(path string, settings inbox.Settings, logger *zap.Logger, options
 
 // Configure implements inbox.Store.
 func (s *Store) Configure(settings inbox.Settings) error {
-	s.lock.Lock()
-	defer s.lock.Unlock()
-	if s.closed {
+	if s.closed.Load() {
 		return inbox.ErrClosed
 	}
-	s.settings = settings
-	s.queue.longest = 0
-	s.queue.checkFar = true
-	s.queue.stopLapse() // the time may have changed; whoever is woken arms it again
-	s.wake(1)
+	s.lock.Lock()
+	defer s.lock.Unlock()
+	s.settings, s.queue.longest = settings, 0
+	s.queue.changed.give()
 	return nil
 }
 
@@ -132,57 +131,53 @@ func (s *Store) Put(ctx context.Context, m *inbox.Message) (inbox.Receipt, error
 	if len(m.ID)+len(m.Key)+len(m.Subject)+len(m.Request) > s.options.maxRecord {
 		return 0, inbox.ErrTooLarge
 	}
-	p := &putting{raw: encodeRecord(m), id: []byte(m.ID), digest: digestOf(m.ID)}
-	if m.Key != "" {
-		p.ordered, p.key = true, digestOf(m.Key)
-	}
-	o := &operation{size: len(p.raw), apply: func(b *batch) (err error) {
-		p.receipt, err = b.put(p)
-		return err
-	}}
-	if err := s.do(ctx, o); err != nil {
-		return 0, err
-	}
-	return p.receipt, nil
+	raw := encodeRecord(m)
+	return ask(ctx, s, len(raw), func(b *batch) (inbox.Receipt, error) { return b.put(raw) })
 }
 
 // Settle implements inbox.Store.
 func (s *Store) Settle(ctx context.Context, m *inbox.Message, outcome inbox.Outcome) error {
 	held, _ := m.Lease.(*lease)
-	switch outcome.Result {
-	case inbox.Pending, inbox.Delivered, inbox.Dead:
-	default:
-		if !outcome.Released {
-			return fmt.Errorf("a message cannot be settled as %q", outcome.Result)
-		}
+	in, valid := map[inbox.State]int{inbox.Pending: inRetrying, inbox.Delivered: inDelivered, inbox.Dead: inDead}[outcome.Result]
+	if !valid && !outcome.Released {
+		return fmt.Errorf("a message cannot be settled as %q", outcome.Result)
 	}
 	s.lock.Lock()
-	closed := s.closed
-	holds := held != nil && s.queue.alive(held)
+	holds := s.queue.holds(held)
 	if holds && outcome.Released {
-		s.giveBack(held)
+		s.queue.giveBack(held)
 	}
+	s.queue.longest = max(s.queue.longest, outcome.Delay)
 	s.lock.Unlock()
-	switch {
-	case closed:
+	if s.closed.Load() {
 		return inbox.ErrClosed
-	case !holds, outcome.Released:
+	}
+	if !holds || outcome.Released {
 		return nil
 	}
-	return s.do(ctx, &operation{apply: func(b *batch) error { return b.settle(held, outcome) }})
+	return s.do(ctx, &operation{apply: func(b *batch) error { return b.settle(held, in, outcome) }})
 }
 
 // Redeliver implements inbox.Store. A settled message gets a new seq.
 func (s *Store) Redeliver(ctx context.Context, seq uint64, force bool) (uint64, error) {
-	var fresh uint64
-	err := s.do(ctx, &operation{apply: func(b *batch) (err error) {
-		fresh, err = b.redeliver(seq, force)
-		return err
-	}})
-	if err != nil {
-		return 0, err
+	return ask(ctx, s, 0, func(b *batch) (uint64, error) { return b.redeliver(seq, force) })
+}
+
+// Delete implements inbox.Store. It removes a damaged message too, as far as anything of it is there.
+func (s *Store) Delete(ctx context.Context, seq uint64, force bool) error {
+	return s.do(ctx, &operation{apply: func(b *batch) error { return b.delete(seq, force) }})
+}
+
+// DeleteDead implements inbox.Store: a bounded part in each commit.
+func (s *Store) DeleteDead(ctx context.Context, before time.Time) (removed int, err error) {
+	for from := uint64(1); from != 0; {
+		done, err := ask(ctx, s, 0, func(b *batch) (deleted, error) { return b.deleteDead(from, before) })
+		if err != nil {
+			return removed, err
+		}
+		removed, from = removed+done.count, done.next
 	}
-	return fresh, nil
+	return removed, nil
 }
 
 // Stats implements inbox.Store.
@@ -191,28 +186,21 @@ func (s *Store) Stats(ctx context.Context) (inbox.Stats, error) {
 		return inbox.Stats{}, err
 	}
 	s.lock.Lock()
-	c, closed := s.counters, s.closed
-	first := s.lowest()
+	c, low := s.counters, s.queue.lowest()
 	s.lock.Unlock()
-	if closed {
+	if s.closed.Load() {
 		return inbox.Stats{}, inbox.ErrClosed
 	}
-	stats := inbox.Stats{Pending: c.Pending, Delivered: c.Delivered, Dead: c.Dead, Bytes: c.Bytes}
+	stats := inbox.Stats{
+		Pending: c.Count[inRequests] + c.Count[inRetrying], Delivered: c.Count[inDelivered], Dead: c.Count[inDead], Bytes: c.Bytes,
+	}
 	if stats.Pending == 0 {
 		return stats, nil
 	}
-	err := s.view(func(tx *bbolt.Tx) error {
-		v := viewOf(tx)
-		if k, _ := v.retrying().Cursor().First(); k != nil {
-			first = min(first, decodeSeq(k))
-		}
-		// A message before the first may be the last that was settled, of which the file does not yet say that it is.
-		c := v.requests().Cursor()
-		for k, raw := c.Seek(seqKey(first)); k != nil; k, raw = c.Next() {
-			if v.delivered().Get(k) != nil || v.dead().Get(k) != nil {
-				continue
-			}
-			if r, err := decodeRecord(raw); err == nil {
+	err := s.view(func(v *views) error {
+		for seq := v.next(inbox.Pending, 1, low); seq != 0; seq = v.next(inbox.Pending, seq+1, low) {
+			k := seqKey(seq) // it may be settled, of which the counters do not yet say that it is
+			if r, err := decodeRecord(v.bucket(inRequests).Get(k)); err == nil && stateOf[v.standing(k)] == inbox.Pending {
 				stats.Oldest = r.received
 				return nil
 			}
@@ -228,9 +216,8 @@ func (s *Store) Get(ctx context.Context, seq uint64) (*inbox.Message, error) {
 		return nil, err
 	}
 	var m *inbox.Message
-	err := s.view(func(tx *bbolt.Tx) (err error) {
-		v := viewOf(tx)
-		raw := v.requests().Get(seqKey(seq))
+	err := s.view(func(v *views) (err error) {
+		raw := v.bucket(inRequests).Get(seqKey(seq))
 		if raw == nil {
 			return inbox.ErrNotFound
 		}
@@ -240,53 +227,42 @@ func (s *Store) Get(ctx context.Context, seq uint64) (*inbox.Message, error) {
 		}
 		return err
 	})
-	if err != nil {
-		return nil, err
-	}
-	return m, nil
+	return m, err
 }
 
 // List implements inbox.Store.
 func (s *Store) List(ctx context.Context, query inbox.Query) ([]*inbox.Message, error) {
 	var all []*inbox.Message
-	next := query.After + 1
-	if next == 0 {
-		return nil, nil
-	}
-	for more := true; more && len(all) < max(query.Limit, 1); {
+	s.lock.Lock()
+	low := s.queue.lowest()
+	s.lock.Unlock()
+	for seq, more := query.After, true; more; {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		err := s.view(func(tx *bbolt.Tx) error {
-			more = false
-			v := viewOf(tx)
-			walk := v.walk(query.State, next)
-			for steps := 0; ; steps++ {
-				seq := walk.seq()
-				if seq == 0 {
+		if err := s.view(func(v *views) error {
+			if k, _ := v.bucket(inOrder).Cursor().First(); k != nil {
+				low = 0 // there may be others that wait
+			}
+			for range s.options.step {
+				if seq = v.next(query.State, seq+1, low); seq == 0 || len(all) == max(query.Limit, 1) {
+					more = false
 					return nil
 				}
-				if next = seq; steps == s.options.step || len(all) == max(query.Limit, 1) {
-					more = true
-					return nil
-				}
-				next = seq + 1
-				k := seqKey(seq)
-				if query.State == inbox.Pending && (v.delivered().Get(k) != nil || v.dead().Get(k) != nil) {
-					walk.next()
+				state := stateOf[v.standing(seqKey(seq))]
+				if query.State != "" && state != query.State {
 					continue
 				}
-				m, _, err := v.message(seq, v.requests().Get(k))
+				m, _, err := v.message(seq, v.bucket(inRequests).Get(seqKey(seq)))
 				if err != nil {
-					m = v.damaged(seq)
+					m = &inbox.Message{Seq: seq, State: state, Answer: inbox.Answer{Error: "damaged"}}
 				}
 				if query.Matches(m) {
 					all = append(all, m)
 				}
-				walk.next()
 			}
-		})
-		if err != nil {
+			return nil
+		}); err != nil {
 			return nil, err
 		}
 	}
@@ -296,19 +272,16 @@ func (s *Store) List(ctx context.Context, query inbox.Query) ([]*inbox.Message, 
 // Close implements inbox.Store.
 func (s *Store) Close() error { return s.close(false) }
 
+// close returns when nobody writes any more: after what is queued, or, if the store is abandoned, after the commit under way.
 func (s *Store) close(abandon bool) error {
-	s.lock.Lock()
-	if s.closed {
-		s.lock.Unlock()
-		s.writer.stop(false)
-		return nil
-	}
-	s.closed = true
-	s.queue.stopTimer()
-	s.queue.stopLapse()
-	s.wake(len(s.queue.waiting))
-	s.lock.Unlock()
-	s.writer.stop(abandon)
+	s.closed.Store(true)
+	s.queue.changed.give()
+	w := &s.writer
+	w.lock.Lock()
+	w.stopped, w.abandoned = true, w.abandoned || abandon
+	w.kick.give()
+	w.lock.Unlock()
+	<-w.ended
 
 	s.file.Lock()
 	defer s.file.Unlock()
@@ -316,8 +289,9 @@ func (s *Store) close(abandon bool) error {
 		return nil
 	}
 	var err error
-	if !abandon {
-		err = s.syncFreelist()
+	if s.db.NoFreelistSync && !abandon {
+		s.db.NoFreelistSync = false
+		err = guard(func() error { return s.db.Update(func(*bbolt.Tx) error { return nil }) })
 	}
 	err = errors.Join(err, s.db.Close())
 	s.db = nil
@@ -325,16 +299,18 @@ func (s *Store) close(abandon bool) error {
 }
 
 // view runs a read transaction.
-func (s *Store) view(read func(tx *bbolt.Tx) error) (err error) {
+func (s *Store) view(read func(v *views) error) error {
 	s.file.RLock()
 	defer s.file.RUnlock()
 	if s.db == nil {
-		if s.writer.closed() {
+		if s.closed.Load() {
 			return inbox.ErrClosed
 		}
 		return errUnavailable
 	}
-	return guard(func() error { return s.db.View(read) })
+	return guard(func() error {
+		return s.db.View(func(tx *bbolt.Tx) error { return read(&views{tx: tx}) })
+	})
 }
 
 // views are the buckets of a transaction, each opened when it is first asked for.
@@ -346,24 +322,25 @@ type views struct {
 func (v *views) bucket(number int) *bbolt.Bucket {
 	if v.open[number] == nil {
 		v.open[number] = v.tx.Bucket(buckets[number])
-		if number != numberOrder {
+		if number != inOrder && number != inIDs {
 			v.open[number].FillPercent = 1 // they grow at their end, more or less
 		}
 	}
 	return v.open[number]
 }
 
-func (v *views) requests() *bbolt.Bucket  { return v.bucket(numberRequests) }
-func (v *views) retrying() *bbolt.Bucket  { return v.bucket(numberRetrying) }
-func (v *views) due() *bbolt.Bucket       { return v.bucket(numberDue) }
-func (v *views) delivered() *bbolt.Bucket { return v.bucket(numberDelivered) }
-func (v *views) dead() *bbolt.Bucket      { return v.bucket(numberDead) }
-func (v *views) expiry() *bbolt.Bucket    { return v.bucket(numberExpiry) }
-func (v *views) order() *bbolt.Bucket     { return v.bucket(numberOrder) }
-func (v *views) index() *bbolt.Bucket     { return v.bucket(numberIndex) }
-func (v *views) meta() *bbolt.Bucket      { return v.bucket(numberMeta) }
+// stateOf is the state of the messages of a bucket: of those in requests that are in no other.
+var stateOf = [...]inbox.State{inRequests: inbox.Pending, inRetrying: inbox.Pending, inDelivered: inbox.Delivered, inDead: inbox.Dead}
 
-func viewOf(tx *bbolt.Tx) *views { return &views{tx: tx} }
+// standing says in which bucket it stands what became of a message; inRequests, if it was never tried.
+func (v *views) standing(k []byte) int {
+	for _, number := range [...]int{inRetrying, inDelivered, inDead} {
+		if v.bucket(number).Get(k) != nil {
+			return number
+		}
+	}
+	return inRequests
+}
 
 // message makes a message of what stands in the file, without its request.
 func (v *views) message(seq uint64, raw []byte) (*inbox.Message, record, error) {
@@ -371,83 +348,40 @@ func (v *views) message(seq uint64, raw []byte) (*inbox.Message, record, error) 
 	if err != nil {
 		return nil, r, fmt.Errorf("message %d: %w", seq, err)
 	}
-	m := &inbox.Message{Seq: seq, ID: string(r.id), Key: string(r.key), Subject: string(r.subject), Received: r.received, State: inbox.Pending}
 	k := seqKey(seq)
-	var p progress
-	if raw := v.retrying().Get(k); raw != nil {
-		p, err = decodeProgress(raw)
-		m.Due = p.when
-	} else if raw := v.delivered().Get(k); raw != nil {
-		p, err = decodeProgress(raw)
-		m.State, m.Settled = inbox.Delivered, p.when
-	} else if raw := v.dead().Get(k); raw != nil {
-		p, err = decodeProgress(raw)
-		m.State, m.Settled = inbox.Dead, p.when
+	in := v.standing(k)
+	m := &inbox.Message{Seq: seq, ID: string(r.id), Key: string(r.key), Subject: string(r.subject), Received: r.received, State: stateOf[in]}
+	if in == inRequests {
+		return m, r, nil
 	}
-	m.Attempts, m.Answer = p.attempts, p.answer
+	p, err := decodeProgress(v.bucket(in).Get(k))
 	if err != nil {
 		return nil, r, fmt.Errorf("message %d: %w", seq, err)
+	}
+	m.Attempts, m.Answer, m.Settled = p.attempts, p.answer, p.when
+	if in == inRetrying {
+		m.Due, m.Settled = p.when, time.Time{}
 	}
 	return m, r, nil
 }
 
-// damaged stands for a message that cannot be read.
-func (v *views) damaged(seq uint64) *inbox.Message {
-	m := &inbox.Message{Seq: seq, State: inbox.Pending, Answer: inbox.Answer{Error: "damaged"}}
-	switch k := seqKey(seq); {
-	case v.delivered().Get(k) != nil:
-		m.State = inbox.Delivered
-	case v.dead().Get(k) != nil:
-		m.State = inbox.Dead
-	}
-	return m
-}
-
-// walker goes over the messages of a state in the order of seq; pending ones may be mixed with others.
-type walker struct {
-	cursor *bbolt.Cursor
-	key    []byte
-	then   *bbolt.Cursor // after the first cursor's
-	from   uint64        // from here
-}
-
-func (v *views) walk(state inbox.State, from uint64) *walker {
-	w := &walker{}
-	switch state {
-	case inbox.Delivered:
-		w.cursor = v.delivered().Cursor()
-	case inbox.Dead:
-		w.cursor = v.dead().Cursor()
-	case inbox.Pending:
-		c, err := decodeCounters(v.meta().Get(keyCounters))
-		if k, _ := v.order().Cursor().First(); k == nil && err == nil {
-			// Before the mark, only those that wait for a retry are pending, not one of a million delivered ones.
-			w.cursor, w.then, w.from = v.retrying().Cursor(), v.requests().Cursor(), max(c.Low, from)
-			break
+// next returns the first seq of a state from another on, 0 at the end. Before low only those are pending that wait for a
+// retry, so that it does not look at a million delivered ones; behind it, it may return others.
+func (v *views) next(state inbox.State, from, low uint64) uint64 {
+	in := inRequests
+	switch {
+	case from == 0: // behind the last that there can be
+		return 0
+	case state == inbox.Delivered:
+		in = inDelivered
+	case state == inbox.Dead:
+		in = inDead
+	case state == inbox.Pending && from < low:
+		if k, _ := v.bucket(inRetrying).Cursor().Seek(seqKey(from)); k != nil && decodeSeq(k) < low {
+			return decodeSeq(k)
 		}
-		w.cursor = v.requests().Cursor()
-	default:
-		w.cursor = v.requests().Cursor()
+		from = low
 	}
-	w.key, _ = w.cursor.Seek(seqKey(from))
-	w.advance()
-	return w
+	k, _ := v.bucket(in).Cursor().Seek(seqKey(from))
+	return decodeSeq(k)
 }
-
-func (w *walker) next() {
-	w.key, _ = w.cursor.Next()
-	w.advance()
-}
-
-func (w *walker) advance() {
-	if w.then != nil && (w.key == nil || decodeSeq(w.key) >= w.from) {
-		w.cursor, w.then = w.then, nil
-		w.key, _ = w.cursor.Seek(seqKey(w.from))
-	}
-}
-
-// seq is 0 at the end.
-func (w *walker) seq() uint64 { return decodeSeq(w.key) }
-
-// Interface guards
-var _ inbox.Store = (*Store)(nil)

@@ -13,12 +13,11 @@ import (
 	"github.com/caddy-chinaums/caddy-chinaums/inbox/storetest"
 )
 
-// testOptions are those of the tests: an index so small that it is written and merged all the time, a small limit.
+// testOptions are those of the tests: small limits.
 func testOptions() options {
 	o := defaultOptions()
 	o.maxRecord = 1 << 20
 	o.step = 7
-	o.index = indexLimits{recent: 8, chunk: 4, fanout: 2}
 	return o
 }
 
