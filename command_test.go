@@ -390,15 +390,15 @@ func TestSandboxCommand(t *testing.T) {
 	if a.status != 200 || a.header.Get("Gateway-Outcome") != "answered" || !strings.Contains(a.body, `"errCode":"SUCCESS"`) {
 		t.Fatalf("order: %+v", a)
 	}
-	page := do(t, newRequest(t, "GET", platform+"/", ""))
-	if page.status != 200 || !strings.Contains(page.body, order) {
+	page := do(t, newRequest(t, "GET", platform+"/sandbox/view", ""))
+	if page.status != 200 || !strings.Contains(page.body, order) || do(t, newRequest(t, "GET", platform+"/", "")).status != 200 {
 		t.Fatalf("page: %d, without the order", page.status)
 	}
 	if a := do(t, newRequest(t, "POST", platform+"/pay", "order="+order, "Content-Type: application/x-www-form-urlencoded")); a.status != 303 {
 		t.Fatalf("pay: %+v", a)
 	}
 	eventually(t, "the notify", func() bool {
-		return strings.Contains(do(t, newRequest(t, "GET", platform+"/", "")).body, "SUCCESS&#34;")
+		return strings.Contains(do(t, newRequest(t, "GET", platform+"/sandbox/view", "")).body, `"Answer":"SUCCESS"`)
 	})
 	if err := played.stop(); err != nil {
 		t.Errorf("when interrupted: %v", err)
@@ -456,8 +456,8 @@ func TestSavedNotify(t *testing.T) {
 		}
 		saved := filepath.Join(directory, order+"-1.txt")
 		eventually(t, "the notify", func() bool { // taken: it is saved before it is sent
-			page := do(t, newRequest(t, "GET", played.url+"/", "")).body
-			return strings.Contains(page, saved) && strings.Contains(page, "SUCCESS&#34;")
+			page := do(t, newRequest(t, "GET", played.url+"/sandbox/view", "")).body
+			return strings.Contains(page, saved) && strings.Contains(page, `"Answer":"SUCCESS"`)
 		})
 		if out := verified(saved); !strings.Contains(out, "merOrderId="+order) || !strings.Contains(out, "&totalAmount=100") {
 			t.Errorf("another notify was saved: %s", out)

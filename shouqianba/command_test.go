@@ -96,8 +96,8 @@ func TestSandboxCommand(t *testing.T) {
 	}
 	file := filepath.Join(directory, number+"-1.txt")
 	eventually(t, "the notify", func() bool {
-		page := send(t, "GET", platform+"/", "")
-		return strings.Contains(page.body, file) && strings.Contains(page.body, "success&#34;")
+		page := send(t, "GET", platform+"/sandbox/view", "")
+		return strings.Contains(page.body, file) && strings.Contains(page.body, `"Answer":"success"`)
 	})
 	config := filepath.Join(t.TempDir(), "Caddyfile")
 	if err := os.WriteFile(config, []byte(site), 0o600); err != nil {

@@ -231,13 +231,20 @@ func TestReturnsHere(t *testing.T) {
 func TestUI(t *testing.T) {
 	b := newBench(t, Options{UI: true})
 	client := browser()
-	if _, page := read(t, must(client.Get(b.url+"/")), nil); !strings.Contains(page, "none yet") {
-		t.Error(page)
+	if res, page := read(t, must(client.Get(b.url+"/")), nil); !strings.Contains(page, `src="sandbox/page.js"`) ||
+		!strings.Contains(res.Header.Get("Content-Security-Policy"), "script-src 'self'") {
+		t.Error(res.Header, page)
+	}
+	for path, media := range map[string]string{"page.js": "text/javascript", "page.css": "text/css"} {
+		if res, content := read(t, must(client.Get(b.url+"/sandbox/"+path)), nil); res.StatusCode != 200 || content == "" ||
+			!strings.HasPrefix(res.Header.Get("Content-Type"), media) {
+			t.Error(path, res.StatusCode, res.Header)
+		}
 	}
 	address := b.merchant()
 	first, second := b.ordered("notifyUrl", address), b.ordered()
-	_, page := read(t, must(client.Get(b.url+"/")), nil)
-	if !strings.Contains(page, first) || !strings.Contains(page, "NEW_ORDER") || strings.Count(page, "<button>") != 2 || !strings.Contains(page, "12.34元") {
+	_, page := read(t, must(client.Get(b.url+"/sandbox/view")), nil)
+	if !strings.Contains(page, first) || !strings.Contains(page, "NEW_ORDER") || strings.Count(page, `"payable":true`) != 2 || !strings.Contains(page, `"totalAmount":1234`) {
 		t.Error(page)
 	}
 	for _, secret := range []string{b.keys.AppKey, b.keys.NotifyKey} {
@@ -271,13 +278,13 @@ func TestUI(t *testing.T) {
 	refund := b.fresh()
 	b.call("/v1/netpay/refund", b.request("merOrderId", first, "refundAmount", 234, "refundOrderId", refund))
 	b.delivered(first, KindRefund)
-	_, page = read(t, must(client.Get(b.url+"/")), nil)
-	for _, text := range []string{"TRADE_REFUND", refund, "2.34元 SUCCESS", "payment, genuine, #1", "200 &#34;SUCCESS&#34;", address} {
+	_, page = read(t, must(client.Get(b.url+"/sandbox/view")), nil)
+	for _, text := range []string{"TRADE_REFUND", refund, `"amount":234`, `"Kind":"payment","Variant":"genuine"`, `"Answer":"SUCCESS"`, address} {
 		if !strings.Contains(page, text) {
 			t.Errorf("no %s: %s", text, page)
 		}
 	}
-	if strings.Count(page, "<button>") != 1 || strings.Index(page, second) > strings.Index(page, first) {
+	if strings.Count(page, `"payable":true`) != 1 || strings.Index(page, `"merOrderId":"`+second) > strings.Index(page, `"merOrderId":"`+first) {
 		t.Error("the newest first, and only what can be paid can be paid")
 	}
 	if res, _ := read(t, must(client.PostForm(b.url+"/pay", url.Values{"order": {first}})), nil); res.StatusCode != http.StatusConflict {
@@ -308,8 +315,8 @@ func TestUIShowsAtMost(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	_, page := read(t, must(http.Get(b.url+"/")), nil)
-	if got := strings.Count(page, "<tr>\n<td><code>"); got != shownOrders {
+	_, page := read(t, must(http.Get(b.url+"/sandbox/view")), nil)
+	if got := strings.Count(page, `"merOrderId":`); got != shownOrders {
 		t.Errorf("%d orders shown", got)
 	}
 }

@@ -26,7 +26,8 @@ type controlled interface {
 	Notify(ctx context.Context, number string, kind Kind, variant Variant) (Delivery, error)
 	Break(faults ...Fault)
 	Faults() []Fault
-	Heal()
+	Heal(kinds ...FaultKind)
+	CloseOrder(number string) error
 	Pass(d time.Duration)
 }
 
@@ -56,8 +57,16 @@ func control(mux *http.ServeMux, platform controlled) {
 	mux.HandleFunc("GET /sandbox/faults", func(w http.ResponseWriter, _ *http.Request) {
 		writeControl(w, map[string]any{"faults": platform.Faults()}, nil)
 	})
-	mux.HandleFunc("DELETE /sandbox/faults", func(w http.ResponseWriter, _ *http.Request) {
-		platform.Heal()
+	mux.HandleFunc("DELETE /sandbox/faults", func(w http.ResponseWriter, r *http.Request) {
+		var kinds []FaultKind
+		if name := r.URL.Query().Get("kind"); name != "" {
+			kinds = make([]FaultKind, 1)
+			if err := kinds[0].UnmarshalText([]byte(name)); err != nil {
+				writeControl(w, nil, errBadControl{err})
+				return
+			}
+		}
+		platform.Heal(kinds...)
 		writeControl(w, map[string]any{"faults": platform.Faults()}, nil)
 	})
 	mux.HandleFunc("POST /sandbox/faults", func(w http.ResponseWriter, r *http.Request) {
@@ -82,6 +91,9 @@ func control(mux *http.ServeMux, platform controlled) {
 				return nil, platform.PayClosed(in.Number)
 			}
 			return nil, platform.Pay(in.Number)
+		},
+		"close": func(_ context.Context, in controlOrder) (any, error) {
+			return nil, platform.CloseOrder(in.Number)
 		},
 		"refund": func(_ context.Context, in controlOrder) (any, error) {
 			number, err := platform.Refund(in.Number, in.Amount)

@@ -31,6 +31,8 @@ type Delivery struct {
 	ContentType string
 	Body        []byte
 	Form        url.Values // the parameters, decoded, sign included
+	Signed      string     // the string that was signed, without the key
+	Signature   string     // as it was sent
 
 	Status    int    // 0 if there was no answer
 	Answer    string // at most 4 KiB of it
@@ -55,6 +57,7 @@ type notice struct {
 	attempts int
 	last     *Message
 
+	next      time.Time     // when it is repeated
 	delivered chan struct{} // closed when it is
 	done      bool          // delivered is closed
 	failed    string        // why it was given up
@@ -142,6 +145,9 @@ func (c *ChinaUMS) deliver(n *notice) {
 	}()
 	var last Delivery
 	for _, delay := range append([]time.Duration{0}, c.options.Schedule...) {
+		c.mu.Lock()
+		n.next = c.now().Add(delay)
+		c.mu.Unlock()
 		if !c.pause(c.ctx, n.delivered, delay) {
 			return
 		}
@@ -162,6 +168,7 @@ func (c *ChinaUMS) attempt(ctx context.Context, n *notice, variant Variant) Deli
 	delivery := Delivery{
 		Kind: n.kind, Variant: variant, Order: n.order.number, NotifyID: n.id, URL: n.url,
 		ContentType: message.ContentType, Body: message.Body, Form: message.Form,
+		Signed: message.Signed, Signature: message.Form.Get("sign"),
 	}
 	if n.refund != nil {
 		delivery.Refund = n.refund.number

@@ -231,10 +231,10 @@ func (t *trouble) Break(more ...Fault) {
 	}
 }
 
-// Heal takes back all faults. What an earlier fault has left open stays open.
-func (t *trouble) Heal() {
+// Heal takes back all faults, or those of the kinds given. What an earlier fault has left open stays open.
+func (t *trouble) Heal(kinds ...FaultKind) {
 	t.mu.Lock()
-	t.waiting = nil
+	t.waiting = slices.DeleteFunc(t.waiting, func(f *Fault) bool { return len(kinds) == 0 || slices.Contains(kinds, f.Kind) })
 	t.mu.Unlock()
 	t.Pass(0) // notifies may be waiting for the end of an outage
 }

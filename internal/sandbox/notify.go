@@ -28,6 +28,9 @@ var kindNames = []string{"payment", "refund", "bill", "deduction", "guarantee"}
 
 func (k Kind) String() string { return nameOf(int(k), kindNames) }
 
+// MarshalText writes a kind's name.
+func (k Kind) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
+
 // ParseKind reads a kind's name.
 func ParseKind(name string) (Kind, error) {
 	i := slices.Index(kindNames, name)
@@ -61,6 +64,9 @@ var variantNames = []string{
 }
 
 func (v Variant) String() string { return nameOf(int(v), variantNames) }
+
+// MarshalText writes a variant's name.
+func (v Variant) MarshalText() ([]byte, error) { return []byte(v.String()), nil }
 
 // True reports whether a receiver has to take a notify of this variant.
 func (v Variant) True() bool { return v < Tampered }

@@ -195,6 +195,18 @@ func (c *ChinaUMS) PayClosed(number string) error {
 	return c.pay(o)
 }
 
+// CloseOrder closes an unpaid order, without any call.
+func (c *ChinaUMS) CloseOrder(number string) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	o := c.find(number)
+	if o == nil || !o.payable() {
+		return fmt.Errorf("sandbox: there is no order %q that could be closed", number)
+	}
+	o.status = statusClosed
+	return nil
+}
+
 // pay is Pay with c.mu held.
 func (c *ChinaUMS) pay(o *order) error {
 	if !o.payable() {
@@ -394,6 +406,9 @@ type Notice struct {
 	Attempts      int    `json:"attempts"`         // how often it was sent, in all variants
 	Accepted      bool   `json:"accepted"`         // one that was true was answered SUCCESS; Shouqianba: success
 	Failed        string `json:"failed,omitempty"` // why it was given up, or never sent
+
+	// Next is when the latest attempt was due, or the next is.
+	Next time.Time `json:"next,omitzero"`
 }
 
 // stranger is another order like the one given, and another refund like the one given: paid, and refunded.
@@ -449,7 +464,7 @@ func (o *order) public() Order {
 		Returns: slices.Clone(o.returns),
 	}
 	for _, n := range o.notices {
-		notice := Notice{Kind: n.kind.String(), NotifyID: n.id, URL: n.url, Attempts: n.attempts, Accepted: n.done, Failed: n.failed}
+		notice := Notice{Kind: n.kind.String(), NotifyID: n.id, URL: n.url, Attempts: n.attempts, Accepted: n.done, Failed: n.failed, Next: n.next}
 		if n.refund != nil {
 			notice.RefundOrderID = n.refund.number
 		}

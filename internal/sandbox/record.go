@@ -21,6 +21,10 @@ type Call struct {
 	Status  int
 	ErrCode string
 
+	// Signed is the string that was to be signed, without the key; Signature and Expected what came and what should have
+	// come. They are filled in for the page only.
+	Signed, Signature, Expected string
+
 	// Warning says what the documents want otherwise in a call that was taken; mostly "".
 	Warning string
 }

@@ -25,6 +25,7 @@ type sqbNotice struct {
 	refund   string // refund_request_no
 	body     []byte
 	attempts int
+	next     time.Time // when it is repeated
 	done     bool
 	failed   string // why it was given up
 }
@@ -55,6 +56,9 @@ func (s *Shouqianba) announce(o *sqbOrder, kind Kind, data map[string]any) {
 func (s *Shouqianba) deliver(n *sqbNotice) {
 	var last Delivery
 	for _, delay := range append([]time.Duration{0}, s.options.Schedule...) {
+		s.mu.Lock()
+		n.next = s.now().Add(delay)
+		s.mu.Unlock()
 		if !s.pause(s.ctx, nil, delay) {
 			return
 		}
@@ -73,7 +77,7 @@ func (s *Shouqianba) attempt(ctx context.Context, n *sqbNotice, variant Variant)
 	body, authorization := s.sign(n, variant)
 	delivery := Delivery{
 		Kind: n.kind, Variant: variant, Order: n.order.clientSN, Refund: n.refund, URL: n.order.notifyURL,
-		ContentType: "application/json", Body: body,
+		ContentType: "application/json", Body: body, Signed: string(body), Signature: authorization,
 	}
 	var err error
 	if delivery.Saved, err = s.saved.save(n.order.clientSN, wire(n.order.notifyURL, body, authorization)); err != nil {
@@ -166,13 +170,14 @@ func (s *Shouqianba) post(ctx context.Context, address string, body []byte, auth
 	return res.StatusCode, string(content), err
 }
 
+// sqbVariants are those that the platform has.
+var sqbVariants = []Variant{Genuine, Duplicate, Tampered, Unsigned, OtherKey, ForeignMID}
+
 // Notify sends the order's latest notify of that kind now, whatever the schedule says, and waits for the answer. The
 // number is sn or client_sn. Of the variants there are Genuine, Duplicate, Tampered, Unsigned, OtherKey and ForeignMID,
 // which is another merchant's terminal here.
 func (s *Shouqianba) Notify(ctx context.Context, number string, kind Kind, variant Variant) (Delivery, error) {
-	switch variant {
-	case Genuine, Duplicate, Tampered, Unsigned, OtherKey, ForeignMID:
-	default:
+	if !slices.Contains(sqbVariants, variant) {
 		return Delivery{}, fmt.Errorf("sandbox: this platform sends no %s notify", variant)
 	}
 	s.mu.Lock()

@@ -1,11 +1,14 @@
 package sandbox
 
 import (
+	"crypto/md5"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -210,6 +213,18 @@ func (s *Shouqianba) Refund(number string, amount int64) (string, error) {
 	return own, nil
 }
 
+// CloseOrder cancels an unpaid order, without any call.
+func (s *Shouqianba) CloseOrder(number string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	o := s.named(number)
+	if o == nil || o.status != sqbCreated {
+		return fmt.Errorf("sandbox: there is no order %q that could be closed", number)
+	}
+	o.status, o.finished = sqbPayCanceled, s.now()
+	return nil
+}
+
 // FinishRefund ends what Processing keeps open at an order, refund or not: SUCCESS or FAIL. The number is sn or client_sn.
 func (s *Shouqianba) FinishRefund(number, status string) error {
 	if status != refundSuccess && status != refundFail {
@@ -280,6 +295,7 @@ func (s *Shouqianba) Orders() []Order {
 		for _, n := range o.notices {
 			all[i].Notifies = append(all[i].Notifies, Notice{
 				Kind: n.kind.String(), RefundOrderID: n.refund, URL: o.notifyURL, Attempts: n.attempts, Accepted: n.done, Failed: n.failed,
+				Next: n.next,
 			})
 		}
 	}
@@ -289,11 +305,35 @@ func (s *Shouqianba) Orders() []Order {
 // UI is the page of the orders, as the other platform's is.
 func (s *Shouqianba) UI() http.Handler {
 	return ui(s.options.AllowRemote, s, func() view {
-		return view{
-			Title: "收钱吧沙箱 Shouqianba sandbox", Known: []known{{"终端号 terminal_sn", s.options.TerminalSN}},
-			Now: s.now(), Warnings: s.warnings.all(), Orders: rows(s.Orders(), sqbCreated), Deliveries: s.Deliveries(),
+		v := view{
+			Title: words{"收钱吧沙箱", "Shouqianba sandbox"}, Known: []known{{words{"终端号 terminal_sn", "terminal_sn"}, s.options.TerminalSN}},
+			Now: s.now(), Warnings: s.warnings.all(), Orders: rows(s.Orders(), sqbCreated), Faults: s.Faults(),
+			Calls: s.Calls(), Deliveries: s.Deliveries(),
 		}
+		for _, variant := range sqbVariants {
+			v.Variants = append(v.Variants, variant.String())
+		}
+		for i := range v.Calls {
+			s.explain(&v.Calls[i])
+		}
+		return v
 	})
+}
+
+// explain adds to a call what was signed, without the key, the signature that came and the one that should have come: by
+// the keys of now, so that a call before the last check-in but one looks wrong.
+func (s *Shouqianba) explain(call *Call) {
+	sn, sign, _ := strings.Cut(call.Header.Get("Authorization"), " ")
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	key := s.options.VendorKey
+	if t := s.terminals[sn]; t != nil {
+		if key = t.key; sqbSigned(sign, call.Body, t.previous) {
+			key = t.previous
+		}
+	}
+	digest := md5.Sum(slices.Concat(call.Body, []byte(key)))
+	call.Signed, call.Signature, call.Expected = string(call.Body)+"<key>", sign, hex.EncodeToString(digest[:])
 }
 
 // data are the fields of an order, with those of the operation that they are told for.

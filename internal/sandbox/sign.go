@@ -42,10 +42,15 @@ const (
 // bodySignature is OPEN-BODY-SIG's and OPEN-FORM-PARAM's signature: base64 of HMAC-SHA256 with the appKey over
 // appId, timestamp, nonce and the hex of SHA-256 over the content.
 func bodySignature(appID, appKey, timestamp, nonce string, content []byte) string {
-	digest := sha256.Sum256(content)
 	mac := hmac.New(sha256.New, []byte(appKey))
-	mac.Write([]byte(appID + timestamp + nonce + hex.EncodeToString(digest[:])))
+	mac.Write([]byte(bodyToSign(appID, timestamp, nonce, content)))
 	return base64.StdEncoding.EncodeToString(mac.Sum(nil))
+}
+
+// bodyToSign is what bodySignature signs.
+func bodyToSign(appID, timestamp, nonce string, content []byte) string {
+	digest := sha256.Sum256(content)
+	return appID + timestamp + nonce + hex.EncodeToString(digest[:])
 }
 
 // tokenSignature is the token request's: hex of SHA-256, or SHA-1 where signMethod says so, over appId, timestamp, nonce

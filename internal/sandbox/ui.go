@@ -1,95 +1,39 @@
 package sandbox
 
 import (
-	"html/template"
+	"cmp"
+	"embed"
 	"net"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 )
 
 // What the page shows at most.
 const (
 	shownOrders     = 200
-	shownDeliveries = 50
+	shownCalls      = 200
+	shownDeliveries = 200
+	shownBytes      = 4 << 10 // of a body
 )
 
-var uiPage = template.Must(template.New("ui").Funcs(template.FuncMap{
-	"yuan": func(amount int64) string { return fen(amount).yuan() },
-	"clock": func(at time.Time) string {
-		if at.IsZero() {
-			return ""
-		}
-		return clockText(at)
-	},
-}).Parse(`<!DOCTYPE html>
-<html lang="zh-CN">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{.Title}}</title>
-<style>
-body { font: .9rem/1.5 system-ui, sans-serif; margin: 1.5rem }
-table { border-collapse: collapse; margin: .5rem 0 2rem; width: 100% }
-th, td { text-align: left; vertical-align: top; padding: .3rem .7rem .3rem 0; border-bottom: 1px solid #ddd }
-td.number { font-variant-numeric: tabular-nums; white-space: nowrap }
-form { margin: 0 }
-button { font: inherit }
-.bad { color: #b00 }
-</style>
-</head>
-<body>
-<h1>{{.Title}}</h1>
-<p>{{range .Known}}{{.Name}} <code>{{.Value}}</code> · {{end}}{{clock .Now}}</p>
-{{with .Warnings}}<ul id="warnings">
-{{range .}}<li class="bad">{{.}}
-{{end}}</ul>
-{{end}}
-<h2>订单 Orders</h2>
-<table id="orders">
-<thead><tr><th>订单号 Number<th>金额 Amount<th>状态 Status<th>时间 Time<th>退款 Refunds<th></thead>
-<tbody>
-{{range .Orders}}<tr>
-<td><code>{{.MerOrderID}}</code>{{with .BillNo}}<br>账单 bill <code>{{.}}</code>{{end}}
-<td class="number">{{yuan .TotalAmount}}
-<td>{{.Status}}{{with .BillStatus}}<br>{{.}}{{end}}{{with .SecureStatus}}<br>{{.}}{{end}}
-<td class="number">{{clock .Created}}{{if not .Paid.IsZero}}<br>付款 paid {{clock .Paid}}{{end}}
-<td>{{range .Refunds}}<code>{{.RefundOrderID}}</code> {{yuan .Amount}} {{.Status}}<br>{{end}}
-<td>{{if .Payable}}<form method="post" action="pay"><input type="hidden" name="order" value="{{.MerOrderID}}"><button>付款 Pay</button></form>{{end}}
-</tr>
-{{else}}<tr><td colspan="6">还没有订单 none yet
-{{end}}</tbody>
-</table>
+// pageFiles are the page as it is written: no step builds it.
+//
+//go:embed page
+var pageFiles embed.FS
 
-<h2>通知 Notifies</h2>
-<table id="deliveries">
-<thead><tr><th>时间 Time<th>通知 Notify<th>订单号 Number<th>地址 Address<th>返回 Answer</thead>
-<tbody>
-{{range .Deliveries}}<tr>
-<td class="number">{{clock .Time}}
-<td>{{.Kind}}, {{.Variant}}, #{{.Attempt}}
-<td><code>{{.Order}}</code>{{with .Refund}}<br>退款 refund <code>{{.}}</code>{{end}}
-<td>{{.URL}}
-<td{{if not .Delivered}} class="bad"{{end}}>{{if .Err}}{{.Err}}{{else}}{{.Status}} {{printf "%.80q" .Answer}}{{end}}{{with .Saved}}<br><code>{{.}}</code>{{end}}
-</tr>
-{{else}}<tr><td colspan="5">还没有通知 none yet
-{{end}}</tbody>
-</table>
-<p><small>按 F5 刷新。Reload to see what has changed.</small></p>
-</body>
-</html>
-`))
-
-// UI is a page of the orders with their refunds and the latest notifies, and a button that pays: GET / and POST /pay
-// below wherever it is mounted. Options.UI mounts it in ServeHTTP. Only a browser on this machine may use it.
+// UI is the page of the orders, their calls and notifies: GET / below wherever it is mounted, and POST /pay for a form.
+// Options.UI mounts it in ServeHTTP. Only a browser on this machine may use it.
 //
 // Below /sandbox/ is the control interface, which ServeHTTP has always:
 //
 //	GET    /sandbox/orders[?number=…]  the books: {"orders": […]}, each an [Order]; the number may be a refund's
 //	GET    /sandbox/faults             those that wait
 //	POST   /sandbox/faults             [Fault]s to add, one or an array: {"kind":"no-notify","share":0.2,"times":-1}
-//	DELETE /sandbox/faults             Heal
+//	DELETE /sandbox/faults[?kind=…]    Heal
 //	POST   /sandbox/pay                {"number":"…"}; with "closed":true an order that was closed unpaid
+//	POST   /sandbox/close              {"number":"…"}: CloseOrder
 //	POST   /sandbox/refund             {"number":"…","amount":100}: made at the platform's own page
 //	POST   /sandbox/finish             {"number":"…","status":"FAIL"}: FinishRefund
 //	POST   /sandbox/notify             {"number":"…","kind":"payment","variant":"duplicate"}: Notify; variant genuine by default
@@ -98,53 +42,112 @@ button { font: inherit }
 // What was done is answered as JSON, a mistake with 400 and what cannot be done with 409, as {"error":"…"}.
 func (c *ChinaUMS) UI() http.Handler {
 	return ui(c.options.AllowRemote, c, func() view {
-		return view{
-			Title: "银联商务沙箱 ChinaUMS sandbox",
-			Known: []known{{"商户号 mid", c.options.MID}, {"来源编号 source code", c.options.SourceCode}},
-			Now:   c.now(), Warnings: c.warnings.all(), Orders: rows(c.Orders(), statusNew, statusWaiting),
-			Deliveries: c.Deliveries(),
+		v := view{
+			Title: words{"银联商务沙箱", "ChinaUMS sandbox"},
+			Known: []known{{words{"商户号 mid", "mid"}, c.options.MID}, {words{"来源编号", "source code"}, c.options.SourceCode}},
+			Now:   c.now(), Warnings: c.warnings.all(), Orders: rows(c.Orders(), statusNew, statusWaiting), Faults: c.Faults(),
+			Calls: c.Calls(), Deliveries: c.Deliveries(), Variants: variantNames,
 		}
+		for i := range v.Calls {
+			c.explain(&v.Calls[i])
+		}
+		return v
 	})
 }
 
-// view is what the page shows, the oldest orders and deliveries first.
-type view struct {
-	Title      string
-	Known      []known
-	Now        time.Time
-	Warnings   []string
-	Orders     []row
-	Deliveries []Delivery
+// explain adds to a call what was signed, without the key, the signature that came and the one that should have come. A
+// call with a token has none.
+func (c *ChinaUMS) explain(call *Call) {
+	var signed signedCall
+	content := call.Body
+	switch link, err := parseLink(call.Query); {
+	case call.Method == http.MethodGet && err == nil:
+		signed = signedCall{link["appId"], link["timestamp"], link["nonce"], link["signature"]}
+		content = []byte(link["content"])
+	case call.Path == "/v1/token/access":
+		f, _ := parseFields(call.Body)
+		signed = signedCall{f.text("appId"), f.text("timestamp"), f.text("nonce"), f.text("signature")}
+		call.Signed, call.Signature = signed.appID+signed.timestamp+signed.nonce+"<appKey>", signed.signature
+		call.Expected = tokenSignature(f.text("signMethod"), c.options.AppID, c.options.AppKey, signed.timestamp, signed.nonce)
+		return
+	default:
+		parsed, _ := parseAuthorization(call.Header.Get("Authorization"))
+		if parsed.scheme != schemeBody {
+			return
+		}
+		values := parsed.values
+		signed = signedCall{values["AppId"], values["Timestamp"], values["Nonce"], values["Signature"]}
+	}
+	call.Signed = bodyToSign(signed.appID, signed.timestamp, signed.nonce, content)
+	call.Signature = signed.signature
+	call.Expected = bodySignature(c.options.AppID, c.options.AppKey, signed.timestamp, signed.nonce, content)
 }
 
+// view is what the page shows.
+type view struct {
+	Title      words      `json:"title"`
+	Known      []known    `json:"known"`
+	Now        time.Time  `json:"now"`
+	Warnings   []string   `json:"warnings"`
+	Orders     []row      `json:"orders"`     // the newest first
+	Calls      []Call     `json:"calls"`      // the newest first
+	Deliveries []Delivery `json:"deliveries"` // the newest first
+	Faults     []Fault    `json:"faults"`
+	Variants   []string   `json:"variants"` // of notifies, those that the platform has
+}
+
+// words are in Chinese and in English.
+type words [2]string
+
 // known is something of the platform's that a merchant needs.
-type known struct{ Name, Value string }
+type known struct {
+	Name  words  `json:"name"`
+	Value string `json:"value"`
+}
 
 // row is an order as the page shows it.
 type row struct {
 	Order
-	Payable bool
+	Payable bool `json:"payable"`
 }
 
 // rows are the newest orders, the newest first; those with one of the statuses can be paid.
 func rows(orders []Order, payable ...string) []row {
-	orders = orders[max(0, len(orders)-shownOrders):]
-	all := make([]row, 0, len(orders))
-	for _, o := range slices.Backward(orders) {
+	all := make([]row, 0, shownOrders)
+	for _, o := range newest(orders, shownOrders) {
 		all = append(all, row{o, slices.Contains(payable, o.Status)})
 	}
+	return all
+}
+
+// newest turns a list whose newest are last, and cuts it.
+func newest[T any](all []T, most int) []T {
+	all = append([]T{}, all[max(0, len(all)-most):]...) // never null in JSON
+	slices.Reverse(all)
 	return all
 }
 
 func ui(remote bool, platform controlled, look func() view) http.Handler {
 	mux := http.NewServeMux()
 	control(mux, platform)
-	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
-		shown := look()
-		slices.Reverse(shown.Deliveries)
-		shown.Deliveries = shown.Deliveries[:min(len(shown.Deliveries), shownDeliveries)]
-		show(w, uiPage, shown)
+	mux.HandleFunc("GET /sandbox/view", func(w http.ResponseWriter, _ *http.Request) {
+		v := look()
+		v.Calls, v.Deliveries = newest(v.Calls, shownCalls), newest(v.Deliveries, shownDeliveries)
+		for i := range v.Calls {
+			call := &v.Calls[i]
+			call.Header, call.Body, call.Query = nil, clip(call.Body), string(clip([]byte(call.Query)))
+			call.Signed = string(clip([]byte(call.Signed)))
+		}
+		for i := range v.Deliveries {
+			sent := &v.Deliveries[i]
+			sent.Form, sent.Body, sent.Signed = nil, clip(sent.Body), string(clip([]byte(sent.Signed)))
+		}
+		v.Warnings = append([]string{}, v.Warnings...)
+		writeControl(w, v, nil)
 	})
+	mux.HandleFunc("GET /{$}", servePage)
+	mux.HandleFunc("GET /sandbox/page.css", servePage)
+	mux.HandleFunc("GET /sandbox/page.js", servePage)
 	mux.HandleFunc("POST /pay", func(w http.ResponseWriter, r *http.Request) {
 		r.Body = http.MaxBytesReader(w, r.Body, 4<<10)
 		if err := platform.Pay(r.PostFormValue("order")); err != nil {
@@ -157,6 +160,8 @@ func ui(remote bool, platform controlled, look func() view) http.Handler {
 	protected := http.NewCrossOriginProtection().Handler(mux)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		pageHeader(w)
+		w.Header().Set("Content-Security-Policy", "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "+
+			"img-src data:; form-action 'none'; base-uri 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'")
 		host, _, err := net.SplitHostPort(r.Host)
 		if err != nil {
 			host = r.Host
@@ -169,3 +174,11 @@ func ui(remote bool, platform controlled, look func() view) http.Handler {
 		protected.ServeHTTP(w, r)
 	})
 }
+
+func servePage(w http.ResponseWriter, r *http.Request) {
+	name := cmp.Or(strings.TrimPrefix(strings.TrimPrefix(r.URL.Path, controlPath), "/"), "index.html")
+	http.ServeFileFS(w, r, pageFiles, "page/"+name)
+}
+
+// clip cuts what is too long for the page.
+func clip(body []byte) []byte { return body[:min(len(body), shownBytes)] }

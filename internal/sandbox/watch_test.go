@@ -143,10 +143,11 @@ func (s *shop) try(path string, pairs ...any) (map[string]string, error) {
 	for i := 0; i < len(pairs); i += 2 {
 		fields[pairs[i].(string)] = pairs[i+1]
 	}
-	body, err := json.Marshal(fields)
-	if err != nil {
-		s.t.Fatal(err)
-	}
+	var written bytes.Buffer
+	encoder := json.NewEncoder(&written)
+	encoder.SetEscapeHTML(false)
+	done(s.t, encoder.Encode(fields))
+	body := written.Bytes()
 	req, err := http.NewRequestWithContext(s.t.Context(), http.MethodPost, s.url+path, bytes.NewReader(body))
 	if err != nil {
 		s.t.Fatal(err)
