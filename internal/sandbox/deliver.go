@@ -181,7 +181,7 @@ func (c *ChinaUMS) attempt(ctx context.Context, n *notice, variant Variant) Deli
 	select {
 	case c.sending <- struct{}{}:
 		delivery.Time = c.now()
-		delivery.Status, delivery.Answer, err = c.post(ctx, n.url, message)
+		delivery.Status, delivery.Answer, err = post(ctx, c.client, n.url, "chinaums-sandbox", message.Body, message.ContentType, "")
 		<-c.sending
 	case <-ctx.Done():
 		delivery.Time, err = c.now(), ctx.Err()
@@ -223,15 +223,18 @@ func (c *ChinaUMS) signing() signing {
 	return signing{c.options.NotifyKey, c.options.Digest, c.options.OmitSignType, c.options.SmallSign}
 }
 
-// post sends a message and reads the beginning of the answer.
-func (c *ChinaUMS) post(ctx context.Context, address string, message *Message) (int, string, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, address, bytes.NewReader(message.Body))
+// post sends a notify and reads the beginning of the answer.
+func post(ctx context.Context, client *http.Client, address, agent string, body []byte, contentType, authorization string) (int, string, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, address, bytes.NewReader(body))
 	if err != nil {
 		return 0, "", err
 	}
-	req.Header.Set("Content-Type", message.ContentType)
-	req.Header.Set("User-Agent", "chinaums-sandbox")
-	res, err := c.client.Do(req)
+	req.Header.Set("Content-Type", contentType)
+	req.Header.Set("User-Agent", agent)
+	if authorization != "" {
+		req.Header.Set("Authorization", authorization)
+	}
+	res, err := client.Do(req)
 	if err != nil {
 		return 0, "", err
 	}
@@ -309,31 +312,36 @@ func (c *ChinaUMS) named(number string) (*order, *refund) {
 // WaitDelivered waits until the order's notifies of that kind, at least one, have all been answered SUCCESS. The number
 // may be a refund's. It is an error if one was given up.
 func (c *ChinaUMS) WaitDelivered(ctx context.Context, number string, kind Kind) error {
-	for {
+	return waitDelivered(ctx, c.ctx, number, kind, func() (<-chan struct{}, []Notice) {
 		c.mu.Lock()
-		changed, found, all, failed := c.changed, false, true, ""
-		if o, r := c.named(number); o != nil {
-			for _, n := range o.notices {
-				if n.kind != kind || r != nil && n.refund != r {
-					continue
-				}
-				if !n.done && n.failed != "" {
-					failed = n.failed
-				}
-				found, all = true, all && n.done
-			}
+		defer c.mu.Unlock()
+		o, r := c.named(number)
+		if o == nil {
+			return c.changed, nil
 		}
-		c.mu.Unlock()
-		switch {
-		case failed != "":
-			return fmt.Errorf("sandbox: the %s notify of order %q: %s", kind, number, failed)
-		case found && all:
+		return c.changed, slices.DeleteFunc(o.public().Notifies, func(n Notice) bool { return r != nil && n.RefundOrderID != r.number })
+	})
+}
+
+// waitDelivered waits for an order's notifies of a kind; look returns all that it has, and what is closed when they change.
+func waitDelivered(ctx, closed context.Context, number string, kind Kind, look func() (<-chan struct{}, []Notice)) error {
+	for {
+		changed, notices := look()
+		notices = slices.DeleteFunc(notices, func(n Notice) bool { return n.Kind != kind.String() })
+		all := len(notices) > 0
+		for _, n := range notices {
+			if !n.Accepted && n.Failed != "" {
+				return fmt.Errorf("sandbox: the %s notify of order %q: %s", kind, number, n.Failed)
+			}
+			all = all && n.Accepted
+		}
+		if all {
 			return nil
 		}
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("sandbox: the %s notify of order %q was not delivered: %w", kind, number, ctx.Err())
-		case <-c.ctx.Done():
+		case <-closed.Done():
 			return errors.New("sandbox: closed")
 		case <-changed:
 		}

@@ -28,7 +28,7 @@ func TestConcurrently(t *testing.T) {
 				b.Calls()
 				b.Deliveries()
 				b.Orders()
-				if res, err := http.Get(b.url + "/"); err == nil {
+				if res, err := http.Get(b.url + "/sandbox/view"); err == nil {
 					res.Body.Close()
 				}
 			}

@@ -62,7 +62,7 @@ func TestSave(t *testing.T) {
 	if info, err := os.Stat(directory); err != nil || info.Mode().Perm() != 0o700 {
 		t.Errorf("the directory: %v %v", info, err)
 	}
-	res, err := http.Get(b.url + "/")
+	res, err := http.Get(b.url + "/sandbox/view")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -169,13 +169,13 @@ func TestShouqianbaSave(t *testing.T) {
 	b.want(b.precreate("S/1", "100", shop.URL+"/notify?from=sandbox"), "biz_response.result_code=PRECREATE_SUCCESS")
 	page := func() string {
 		t.Helper()
-		res, err := http.Get(b.url + "/")
+		res, err := http.Get(b.url + "/sandbox/view")
 		if err != nil {
 			t.Fatal(err)
 		}
 		return readAll(t, res)
 	}
-	if text := page(); !strings.Contains(text, "S/1") || !strings.Contains(text, "付款 Pay") || !strings.Contains(text, b.keys.TerminalSN) {
+	if text := page(); !strings.Contains(text, "S/1") || !strings.Contains(text, `"payable":true`) || !strings.Contains(text, b.keys.TerminalSN) {
 		t.Errorf("page: %s", text)
 	}
 	client := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}

@@ -194,7 +194,7 @@ func TestBareTimestamp(t *testing.T) {
 	if !slices.Equal(warned, []bool{false, true, true, true}) {
 		t.Errorf("recorded: %v", warned)
 	}
-	res, err := http.Get(b.url + "/")
+	res, err := http.Get(b.url + "/sandbox/view")
 	if err != nil {
 		t.Fatal(err)
 	}

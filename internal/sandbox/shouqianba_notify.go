@@ -9,12 +9,13 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -87,7 +88,7 @@ func (s *Shouqianba) attempt(ctx context.Context, n *sqbNotice, variant Variant)
 	select {
 	case s.sending <- struct{}{}:
 		delivery.Time = s.now()
-		delivery.Status, delivery.Answer, err = s.post(ctx, n.order.notifyURL, body, authorization)
+		delivery.Status, delivery.Answer, err = post(ctx, s.client, n.order.notifyURL, "shouqianba-sandbox", body, "application/json", authorization)
 		<-s.sending
 	case <-ctx.Done():
 		err = ctx.Err()
@@ -129,6 +130,8 @@ func (s *Shouqianba) sign(n *sqbNotice, variant Variant) (body []byte, authoriza
 		if key, err = rsa.GenerateKey(rand.Reader, 2048); err != nil {
 			panic(err) // the random source never fails
 		}
+	case Late, Reordered:
+		body = reword(body, variant)
 	case ForeignMID:
 		body = bytes.ReplaceAll(body, []byte(n.order.terminal), []byte("9"+randomDigits(17)))
 	}
@@ -150,32 +153,33 @@ func (s *Shouqianba) sign(n *sqbNotice, variant Variant) (body []byte, authoriza
 	return body, authorization
 }
 
-// post sends a notify and reads the beginning of the answer.
-func (s *Shouqianba) post(ctx context.Context, address string, body []byte, authorization string) (int, string, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, address, bytes.NewReader(body))
-	if err != nil {
-		return 0, "", err
+// reword writes a notify's members the other way round, or as of yesterday.
+func reword(body []byte, variant Variant) []byte {
+	var data map[string]string
+	if err := json.Unmarshal(body, &data); err != nil {
+		panic(err) // announce has written it
 	}
-	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("User-Agent", "shouqianba-sandbox")
-	if authorization != "" {
-		req.Header.Set("Authorization", authorization)
+	var params []param
+	for _, name := range slices.Sorted(maps.Keys(data)) {
+		value := data[name]
+		if variant == Late && strings.HasSuffix(name, "time") {
+			milliseconds, _ := strconv.ParseInt(value, 10, 64)
+			value = strconv.FormatInt(milliseconds-(24*time.Hour).Milliseconds(), 10)
+		}
+		params = append(params, param{name, value})
 	}
-	res, err := s.client.Do(req)
-	if err != nil {
-		return 0, "", err
+	if variant == Reordered {
+		slices.Reverse(params)
 	}
-	defer res.Body.Close()
-	content, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
-	return res.StatusCode, string(content), err
+	return encodeJSON(params)
 }
 
 // sqbVariants are those that the platform has.
-var sqbVariants = []Variant{Genuine, Duplicate, Tampered, Unsigned, OtherKey, ForeignMID}
+var sqbVariants = []Variant{Genuine, Duplicate, Late, Reordered, Tampered, Unsigned, OtherKey, ForeignMID}
 
 // Notify sends the order's latest notify of that kind now, whatever the schedule says, and waits for the answer. The
-// number is sn or client_sn. Of the variants there are Genuine, Duplicate, Tampered, Unsigned, OtherKey and ForeignMID,
-// which is another merchant's terminal here.
+// number is sn or client_sn. Of the variants there are no JSON, which all are, GBK and Recut; ForeignMID is another
+// merchant's terminal here.
 func (s *Shouqianba) Notify(ctx context.Context, number string, kind Kind, variant Variant) (Delivery, error) {
 	if !slices.Contains(sqbVariants, variant) {
 		return Delivery{}, fmt.Errorf("sandbox: this platform sends no %s notify", variant)
@@ -202,34 +206,26 @@ func (s *Shouqianba) Notify(ctx context.Context, number string, kind Kind, varia
 // WaitDelivered waits until the order's notifies of that kind, at least one, have all been answered success. It is an
 // error if one was given up.
 func (s *Shouqianba) WaitDelivered(ctx context.Context, number string, kind Kind) error {
-	for {
+	return waitDelivered(ctx, s.ctx, number, kind, func() (<-chan struct{}, []Notice) {
 		s.mu.Lock()
-		changed, found, all := s.changed, false, true
-		if o := s.named(number); o != nil {
-			for _, n := range o.notices {
-				if n.kind != kind {
-					continue
-				}
-				if !n.done && n.failed != "" {
-					failed := n.failed
-					s.mu.Unlock()
-					return fmt.Errorf("sandbox: the %s notify of order %q: %s", kind, number, failed)
-				}
-				found, all = true, all && n.done
-			}
+		defer s.mu.Unlock()
+		o := s.named(number)
+		if o == nil {
+			return s.changed, nil
 		}
-		s.mu.Unlock()
-		if found && all {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("sandbox: the %s notify of order %q was not delivered: %w", kind, number, ctx.Err())
-		case <-s.ctx.Done():
-			return errors.New("sandbox: closed")
-		case <-changed:
-		}
+		return s.changed, o.told()
+	})
+}
+
+// told are the order's notifies. The caller holds s.mu.
+func (o *sqbOrder) told() (all []Notice) {
+	for _, n := range o.notices {
+		all = append(all, Notice{
+			Kind: n.kind.String(), RefundOrderID: n.refund, URL: o.notifyURL, Attempts: n.attempts, Accepted: n.done, Failed: n.failed,
+			Next: n.next,
+		})
 	}
+	return all
 }
 
 // Deliveries returns the attempts to deliver notifies, the oldest first; see ShouqianbaOptions.MaxDeliveries.

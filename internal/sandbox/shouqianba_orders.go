@@ -284,19 +284,13 @@ func (s *Shouqianba) Orders() []Order {
 		s.named(o.sn) // as old as it is by now
 		all[i] = Order{
 			MerOrderID: o.clientSN, SN: o.sn, TID: o.terminal, Status: o.status, TotalAmount: o.total,
-			Created: o.created, Paid: o.paid, Returns: slices.Clone(o.returns),
+			Created: o.created, Paid: o.paid, Returns: slices.Clone(o.returns), Notifies: o.told(),
 		}
 		if !o.paid.IsZero() {
 			all[i].RefundedAmount = o.total - o.net
 		}
 		for _, r := range o.refunds {
 			all[i].Refunds = append(all[i].Refunds, Refund{r.number, r.status, r.amount, r.at})
-		}
-		for _, n := range o.notices {
-			all[i].Notifies = append(all[i].Notifies, Notice{
-				Kind: n.kind.String(), RefundOrderID: n.refund, URL: o.notifyURL, Attempts: n.attempts, Accepted: n.done, Failed: n.failed,
-				Next: n.next,
-			})
 		}
 	}
 	return all

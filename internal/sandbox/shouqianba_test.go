@@ -364,7 +364,7 @@ func TestShouqianbaNotifies(t *testing.T) {
 			t.Errorf("notify %d: %v", i, err)
 		}
 	}
-	for variant, valid := range map[Variant]bool{Genuine: true, Duplicate: true, ForeignMID: true, Tampered: false, OtherKey: false, Unsigned: false} {
+	for variant, valid := range map[Variant]bool{Genuine: true, Duplicate: true, ForeignMID: true, Late: true, Reordered: true, Tampered: false, OtherKey: false, Unsigned: false} {
 		if _, err := b.Notify(ctx, "A1", KindPayment, variant); err != nil {
 			t.Fatal(err)
 		}
