@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
-	"io"
 	"mime"
 	"net/http"
 	"slices"
@@ -58,17 +57,7 @@ var interfaces = map[string]iface{
 
 // serveAPI records the call, authenticates it, runs it and answers it.
 func (c *ChinaUMS) serveAPI(w http.ResponseWriter, r *http.Request) {
-	body, err := io.ReadAll(io.LimitReader(r.Body, c.options.MaxBody+1))
-	recorded := &Call{
-		Time: c.now(), Method: r.Method, Host: r.Host, Path: r.URL.Path, Query: r.URL.RawQuery,
-		Header: r.Header.Clone(), Body: body[:min(int64(len(body)), c.options.MaxBody)],
-	}
-	c.mu.Lock()
-	c.calls.record(recorded)
-	c.mu.Unlock()
-	if err != nil { // the client has gone
-		panic(http.ErrAbortHandler)
-	}
+	body, recorded := c.receive(r, c.options.MaxBody)
 	var fault Fault // none is one that does nothing
 	if taken := c.fault(r.URL.Path, recorded.Body); taken != nil {
 		fault = *taken

@@ -143,23 +143,28 @@ func (c *ChinaUMS) deliver(n *notice) {
 		c.notices--
 		c.mu.Unlock()
 	}()
+	c.repeat(c.options.Schedule, n.delivered, &n.next, &n.failed, func() Delivery { return c.attempt(c.ctx, n, Genuine) })
+}
+
+// repeat makes attempts on a schedule until one is taken or ended is closed. It keeps when the next is due, and in the end
+// why they were given up; b.mu guards both.
+func (b *base) repeat(schedule []time.Duration, ended <-chan struct{}, next *time.Time, failed *string, attempt func() Delivery) {
 	var last Delivery
-	for _, delay := range append([]time.Duration{0}, c.options.Schedule...) {
-		c.mu.Lock()
-		n.next = c.now().Add(delay)
-		c.mu.Unlock()
-		if !c.pause(c.ctx, n.delivered, delay) {
+	for _, delay := range append([]time.Duration{0}, schedule...) {
+		b.mu.Lock()
+		*next = b.now().Add(delay)
+		b.mu.Unlock()
+		if !b.pause(b.ctx, ended, delay) {
 			return
 		}
-		if last = c.attempt(c.ctx, n, Genuine); last.Delivered || c.ctx.Err() != nil {
+		if last = attempt(); last.Delivered || b.ctx.Err() != nil {
 			return
 		}
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	n.failed = fmt.Sprintf("given up after %d attempts; the last answer was %d %q %s",
-		last.Attempt, last.Status, last.Answer, last.Err)
-	c.wake()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	*failed = fmt.Sprintf("given up after %d attempts; the last answer was %d %q %s", last.Attempt, last.Status, last.Answer, last.Err)
+	b.wake()
 }
 
 // attempt sends a notify once and records what came of it.

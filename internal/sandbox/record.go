@@ -82,13 +82,6 @@ func (r *callRing) copies() []Call {
 	return calls
 }
 
-// Calls returns what came in, the oldest first; see Options.MaxCalls.
-func (c *ChinaUMS) Calls() []Call {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.calls.copies()
-}
-
 // size is about what a call takes in memory.
 func (c *Call) size() int {
 	size := len(c.Body) + len(c.Query) + len(c.Path) + len(c.Host)
@@ -98,19 +91,4 @@ func (c *Call) size() int {
 		}
 	}
 	return size
-}
-
-// Deliveries returns the attempts to deliver notifies, the oldest first; see Options.MaxDeliveries.
-func (c *ChinaUMS) Deliveries() []Delivery {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return copyDeliveries(c.deliveries.items)
-}
-
-func copyDeliveries(deliveries []Delivery) []Delivery {
-	deliveries = slices.Clone(deliveries)
-	for i := range deliveries {
-		deliveries[i].Body = bytes.Clone(deliveries[i].Body)
-	}
-	return deliveries
 }

@@ -22,7 +22,6 @@
 package sandbox
 
 import (
-	"context"
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/hex"
@@ -31,7 +30,6 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 )
 
@@ -219,32 +217,20 @@ func (o *Options) fill() error {
 
 // ChinaUMS is the platform 银联商务, played. Its methods may be called from any goroutine.
 type ChinaUMS struct {
-	*trouble
+	*base
 	options Options
-	client  *http.Client
 	ui      http.Handler
-	saved   *saver
-	sending chan struct{} // bounds the notifies on the wire at one time
 
-	warnings warnings
-
-	ctx    context.Context
-	stop   context.CancelFunc
-	closed sync.WaitGroup
-
-	mu         sync.Mutex
-	changed    chan struct{} // closed and replaced whenever a notice changes
-	orders     map[string]*order
-	byTarget   map[string]*order
-	refunds    map[string]*refund
-	cashiers   map[string]*order
-	ages       []*order // the oldest first
-	notices    int      // being delivered
-	nonces     nonces
-	tokens     tokens
-	calls      callRing
-	deliveries ring[Delivery]
-	outcomes   []string // refundStatus of the next refunds
+	// base.mu guards the rest.
+	orders   map[string]*order
+	byTarget map[string]*order
+	refunds  map[string]*refund
+	cashiers map[string]*order
+	ages     []*order // the oldest first
+	notices  int      // being delivered
+	nonces   nonces
+	tokens   tokens
+	outcomes []string // refundStatus of the next refunds
 }
 
 // New starts a platform. Close ends it.
@@ -252,26 +238,15 @@ func New(options Options) (*ChinaUMS, error) {
 	if err := options.fill(); err != nil {
 		return nil, err
 	}
-	c := &ChinaUMS{
-		trouble:    newTrouble(options.Now),
-		options:    options,
-		client:     newClient(options),
-		sending:    make(chan struct{}, 32),
-		changed:    make(chan struct{}),
-		orders:     make(map[string]*order),
-		byTarget:   make(map[string]*order),
-		refunds:    make(map[string]*refund),
-		cashiers:   make(map[string]*order),
-		calls:      callRing{newRing[*Call](options.MaxCalls)},
-		deliveries: newRing[Delivery](options.MaxDeliveries),
-		warnings:   warnings{tell: options.Warn},
-	}
-	var err error
-	if c.saved, err = newSaver(options.SaveDir); err != nil {
+	shared, err := newBase(options)
+	if err != nil {
 		return nil, err
 	}
+	c := &ChinaUMS{
+		base: shared, options: options, orders: make(map[string]*order), byTarget: make(map[string]*order),
+		refunds: make(map[string]*refund), cashiers: make(map[string]*order),
+	}
 	c.ui = c.UI()
-	c.ctx, c.stop = context.WithCancel(context.Background())
 	return c, nil
 }
 
@@ -280,15 +255,6 @@ func (c *ChinaUMS) Options() Options {
 	options := c.options
 	options.Schedule = slices.Clone(options.Schedule)
 	return options
-}
-
-// Close stops all notifies and hanging answers, and returns when their goroutines have ended.
-func (c *ChinaUMS) Close() {
-	c.mu.Lock() // whoever starts a goroutine holds it, so none starts after this
-	c.stop()
-	c.mu.Unlock()
-	c.closed.Wait()
-	c.client.CloseIdleConnections()
 }
 
 // ServeHTTP answers the platform's interfaces, its cashier, the control interface and, if Options.UI says so, the page of
@@ -304,43 +270,6 @@ func (c *ChinaUMS) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	default:
 		http.NotFound(w, r)
 	}
-}
-
-// wake tells everybody who waits that a notice has changed. The caller holds c.mu.
-func (c *ChinaUMS) wake() {
-	close(c.changed)
-	c.changed = make(chan struct{})
-}
-
-// warnings are what somebody who looks at the sandbox should know; each is there once.
-type warnings struct {
-	tell func(text string) // may be nil
-
-	mu    sync.Mutex
-	texts []string
-}
-
-// maxWarnings bounds them.
-const maxWarnings = 100
-
-// add keeps a warning that is new, and tells it.
-func (w *warnings) add(text string) {
-	w.mu.Lock()
-	fresh := len(w.texts) < maxWarnings && !slices.Contains(w.texts, text)
-	if fresh {
-		w.texts = append(w.texts, text)
-	}
-	w.mu.Unlock()
-	if fresh && w.tell != nil {
-		w.tell(text)
-	}
-}
-
-// all returns the warnings, the oldest first.
-func (w *warnings) all() []string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return slices.Clone(w.texts)
 }
 
 func randomHex(bytes int) string {

@@ -2,7 +2,6 @@ package sandbox
 
 import (
 	"cmp"
-	"context"
 	"crypto/md5"
 	"crypto/rand"
 	"crypto/rsa"
@@ -19,7 +18,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 )
 
@@ -138,29 +136,17 @@ func (o *ShouqianbaOptions) fill() error {
 
 // Shouqianba is the platform 收钱吧, played. Its methods may be called from any goroutine.
 type Shouqianba struct {
-	*trouble
+	*base
 	options ShouqianbaOptions
-	client  *http.Client
 	ui      http.Handler
-	saved   *saver
-	sending chan struct{} // bounds the notifies on the wire at one time
 
-	warnings warnings
-
-	ctx    context.Context
-	stop   context.CancelFunc
-	closed sync.WaitGroup
-
-	mu          sync.Mutex
-	changed     chan struct{} // closed and replaced whenever a delivery ends
+	// base.mu guards the rest.
 	terminals   map[string]*sqbTerminal
 	activations int
 	checkins    int
 	orders      map[string]*sqbOrder // by sn and by client_sn
 	ages        []*sqbOrder          // the oldest first
 	nextSN      uint64
-	calls       callRing
-	deliveries  ring[Delivery]
 }
 
 // sqbTerminal is an activated terminal. Its previous key is empty before the first check-in.
@@ -171,27 +157,19 @@ func NewShouqianba(options ShouqianbaOptions) (*Shouqianba, error) {
 	if err := options.fill(); err != nil {
 		return nil, err
 	}
-	s := &Shouqianba{
-		trouble: newTrouble(options.Now),
-		options: options,
-		client: newClient(Options{
-			NotifyTimeout: options.NotifyTimeout, RootCAs: options.RootCAs, AllowRemote: options.AllowRemote,
-		}),
-		sending:    make(chan struct{}, 32),
-		changed:    make(chan struct{}),
-		terminals:  map[string]*sqbTerminal{options.TerminalSN: {sn: options.TerminalSN, key: options.TerminalKey}},
-		orders:     make(map[string]*sqbOrder),
-		nextSN:     7_890_000_000_000_000 + uint64(options.Now().UnixNano())%1_000_000_000*1_000,
-		calls:      callRing{newRing[*Call](options.MaxCalls)},
-		deliveries: newRing[Delivery](options.MaxDeliveries),
-		warnings:   warnings{tell: options.Warn},
-	}
-	var err error
-	if s.saved, err = newSaver(options.SaveDir); err != nil {
+	shared, err := newBase(Options{
+		NotifyTimeout: options.NotifyTimeout, RootCAs: options.RootCAs, AllowRemote: options.AllowRemote, SaveDir: options.SaveDir,
+		MaxCalls: options.MaxCalls, MaxDeliveries: options.MaxDeliveries, Warn: options.Warn, Now: options.Now,
+	})
+	if err != nil {
 		return nil, err
 	}
+	s := &Shouqianba{
+		base: shared, options: options, orders: make(map[string]*sqbOrder),
+		terminals: map[string]*sqbTerminal{options.TerminalSN: {sn: options.TerminalSN, key: options.TerminalKey}},
+		nextSN:    7_890_000_000_000_000 + uint64(options.Now().UnixNano())%1_000_000_000*1_000,
+	}
 	s.ui = s.UI()
-	s.ctx, s.stop = context.WithCancel(context.Background())
 	return s, nil
 }
 
@@ -209,15 +187,6 @@ func (s *Shouqianba) PublicKey() string {
 		panic(err) // an RSA key always marshals
 	}
 	return string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
-}
-
-// Close stops all notifies and hanging answers, and returns when their goroutines have ended.
-func (s *Shouqianba) Close() {
-	s.mu.Lock() // whoever starts a goroutine holds it, so none starts after this
-	s.stop()
-	s.mu.Unlock()
-	s.closed.Wait()
-	s.client.CloseIdleConnections()
 }
 
 // Activations and Checkins count what has been executed, whether the answer was seen or not.
@@ -259,13 +228,6 @@ func (s *Shouqianba) Terminal(device string) string {
 	return ""
 }
 
-// Calls returns what came in, the oldest first; see ShouqianbaOptions.MaxCalls.
-func (s *Shouqianba) Calls() []Call {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.calls.copies()
-}
-
 // sqbRefusal is an answer that is no success: of the envelope (result_code 400 or 500) or of the business (200, FAIL).
 type sqbRefusal struct{ result, code, message string }
 
@@ -280,17 +242,7 @@ func (s *Shouqianba) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.ui.ServeHTTP(w, r)
 		return
 	}
-	body, err := io.ReadAll(io.LimitReader(r.Body, s.options.MaxBody+1))
-	recorded := &Call{
-		Time: s.now(), Method: r.Method, Host: r.Host, Path: r.URL.Path, Query: r.URL.RawQuery,
-		Header: r.Header.Clone(), Body: body[:min(int64(len(body)), s.options.MaxBody)],
-	}
-	s.mu.Lock()
-	s.calls.record(recorded)
-	s.mu.Unlock()
-	if err != nil { // the client has gone
-		panic(http.ErrAbortHandler)
-	}
+	body, recorded := s.receive(r, s.options.MaxBody)
 	var fault Fault // none is one that does nothing
 	if taken := s.fault(r.URL.Path, recorded.Body); taken != nil {
 		fault = *taken
@@ -483,12 +435,6 @@ func (s *Shouqianba) checkin(t *sqbTerminal, body []byte) (map[string]any, *sqbR
 	s.checkins++
 	t.previous, t.key = t.key, randomHex(16)
 	return map[string]any{"terminal_sn": t.sn, "terminal_key": t.key}, nil
-}
-
-// wake tells everybody who waits that a delivery has ended. The caller holds s.mu.
-func (s *Shouqianba) wake() {
-	close(s.changed)
-	s.changed = make(chan struct{})
 }
 
 // Interface guards

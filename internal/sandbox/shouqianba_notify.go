@@ -49,28 +49,10 @@ func (s *Shouqianba) announce(o *sqbOrder, kind Kind, data map[string]any) {
 		return
 	}
 	if s.ctx.Err() == nil {
-		s.closed.Go(func() { s.deliver(n) })
+		s.closed.Go(func() {
+			s.repeat(s.options.Schedule, nil, &n.next, &n.failed, func() Delivery { return s.attempt(s.ctx, n, Genuine) })
+		})
 	}
-}
-
-// deliver repeats a notify on the schedule until the answer is success.
-func (s *Shouqianba) deliver(n *sqbNotice) {
-	var last Delivery
-	for _, delay := range append([]time.Duration{0}, s.options.Schedule...) {
-		s.mu.Lock()
-		n.next = s.now().Add(delay)
-		s.mu.Unlock()
-		if !s.pause(s.ctx, nil, delay) {
-			return
-		}
-		if last = s.attempt(s.ctx, n, Genuine); last.Delivered || s.ctx.Err() != nil {
-			return
-		}
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	n.failed = fmt.Sprintf("given up after %d attempts; the last answer was %d %q %s", last.Attempt, last.Status, last.Answer, last.Err)
-	s.wake()
 }
 
 // attempt sends a notify once and records what came of it.
@@ -226,11 +208,4 @@ func (o *sqbOrder) told() (all []Notice) {
 		})
 	}
 	return all
-}
-
-// Deliveries returns the attempts to deliver notifies, the oldest first; see ShouqianbaOptions.MaxDeliveries.
-func (s *Shouqianba) Deliveries() []Delivery {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return copyDeliveries(s.deliveries.items)
 }

@@ -138,8 +138,9 @@ function timeline(order) {
   const list = element("ol", {}, ...events.map(([, item]) => item));
   for (const notice of order.notifies ?? []) {
     const about = `${say("通知", "notify")} ${say(kinds[notice.kind] ?? notice.kind, notice.kind)}: `;
+    if (notice.accepted) continue;
     if (notice.failed) list.append(element("li", { class: "bad" }, about + say("已放弃：", "given up: ") + notice.failed));
-    else if (!notice.accepted && notice.next) list.append(element("li", {}, about + say("下次发送 ", "next try ") + clock(notice.next)));
+    else if (notice.next) list.append(element("li", {}, about + say("下次发送 ", "next try ") + clock(notice.next)));
   }
   return list;
 }
