@@ -442,10 +442,10 @@ func TestAnswerLost(t *testing.T) {
 
 func TestNoOrderAtFirst(t *testing.T) {
 	platform, s := newUMS(t, sandbox.Options{})
-	s.control("faults", `{"kind":"no-order","for":"1m"}`)
+	s.control("faults", `{"kind":"no-order","for":"10m"}`)
 	number := s.paid(platform)
 	s.want(s.call("/v1/netpay/query", "merOrderId", number), "errCode=NO_ORDER")
-	s.control("pass", `{"for":"61s"}`)
+	s.control("pass", `{"for":"10m"}`)
 	s.want(s.call("/v1/netpay/query", "merOrderId", number), "errCode=SUCCESS", "status=TRADE_SUCCESS")
 
 	refund := s.fresh()
@@ -454,7 +454,7 @@ func TestNoOrderAtFirst(t *testing.T) {
 		s.want(s.call("/v1/netpay/refund-query", "merOrderId", asked), "errCode=NO_ORDER")
 	}
 	s.want(s.call("/v1/netpay/query", "merOrderId", number), "errCode=SUCCESS")
-	platform.Pass(time.Minute)
+	platform.Pass(10 * time.Minute)
 	s.want(s.call("/v1/netpay/refund-query", "merOrderId", refund), "refundStatus=SUCCESS")
 
 	s.told(number + refund)
@@ -577,12 +577,12 @@ func TestDownForAnHour(t *testing.T) {
 		s.lost("/v1/netpay/query", "merOrderId", number)
 	}
 	s.lost("/v1/netpay/refund", "merOrderId", number, "refundAmount", 1)
-	s.control("pass", `{"for":"59m"}`)
+	s.control("pass", `{"for":"30m"}`)
 	s.lost("/v1/netpay/query", "merOrderId", number)
 	if sent := platform.Deliveries(); len(sent) != 0 {
 		t.Errorf("notifies while the platform was down: %+v", sent)
 	}
-	s.control("pass", `{"for":"1m1s"}`)
+	s.control("pass", `{"for":"30m"}`)
 	s.told(number)
 	s.want(s.call("/v1/netpay/query", "merOrderId", number), "status=TRADE_SUCCESS")
 	s.returned(number)
@@ -738,10 +738,10 @@ func TestShouqianbaFaults(t *testing.T) {
 		s.want(query(number), "data.order_status=PAID")
 	})
 	t.Run("no order at first", func(t *testing.T) {
-		s.control("faults", `{"kind":"no-order","for":"30s"}`)
+		s.control("faults", `{"kind":"no-order","for":"10m"}`)
 		number := paid()
 		s.want(query(number), "result_code=FAIL", "error_code=UPAY_ORDER_NOT_EXISTS")
-		s.control("pass", `{"for":"31s"}`)
+		s.control("pass", `{"for":"10m"}`)
 		s.want(query(number), "result_code=SUCCESS", "data.order_status=PAID")
 		platform.Heal()
 	})

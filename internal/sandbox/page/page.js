@@ -57,7 +57,10 @@ function fold(key, summary, body) {
   const fill = () => made.childElementCount === 1 && made.append(...body());
   if (made.open) fill();
   made.addEventListener("toggle", () => {
-    if (made.open) { opened.add(key); fill(); } else opened.delete(key);
+    if (!made.open) return opened.delete(key);
+    opened.add(key);
+    fill();
+    if (!made.isConnected) draw(); // it was drawn anew between the click and this
   });
   return made;
 }
