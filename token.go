@@ -8,10 +8,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"net/http"
-	"net/url"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -20,7 +18,6 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
 
-	"github.com/caddy-chinaums/caddy-chinaums/internal/body"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/outbound"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/ratelog"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/seal"
@@ -161,18 +158,18 @@ func (s *tokenSource) drop(token *accessToken) {
 
 // tokens is what one transport needs to get tokens for one merchant.
 type tokens struct {
-	source    *tokenSource
-	poolKey   string
-	merchant  *merchant
-	transport http.RoundTripper
-	slot      *seal.Slot
-	logger    *zap.Logger
-	warnings  *ratelog.Limiter
-	now       func() time.Time
-	fetched   func(context.Context, string) (*accessToken, error)
+	source   *tokenSource
+	poolKey  string
+	merchant *merchant
+	sender   *outbound.Sender
+	slot     *seal.Slot
+	logger   *zap.Logger
+	warnings *ratelog.Limiter
+	now      func() time.Time
+	fetched  func(context.Context, string) (*accessToken, error)
 }
 
-func newTokens(m *merchant, transport http.RoundTripper, storage seal.Storage, logger *zap.Logger, now func() time.Time) (*tokens, error) {
+func newTokens(m *merchant, sender *outbound.Sender, storage seal.Storage, logger *zap.Logger, now func() time.Time) (*tokens, error) {
 	box, err := seal.New(string(m.signer.appKey), "chinaums access token")
 	if err != nil {
 		return nil, err
@@ -180,7 +177,7 @@ func newTokens(m *merchant, transport http.RoundTripper, storage seal.Storage, l
 	identity := sha256.Sum256([]byte(m.signer.appID + "\n" + m.endpoint.Scheme + "\n" + m.endpoint.Dial))
 	name := hex.EncodeToString(identity[:16])
 	t := &tokens{
-		merchant: m, transport: transport, logger: logger, warnings: ratelog.New(2), now: now,
+		merchant: m, sender: sender, logger: logger, warnings: ratelog.New(2), now: now,
 		slot: &seal.Slot{Storage: storage, Key: "chinaums/tokens/" + name, Box: box},
 	}
 	// A changed app_key is another identity: what the old one was given must not serve the new one.
@@ -302,28 +299,10 @@ func (t *tokens) share(ctx context.Context, token *accessToken) {
 func (t *tokens) ask(ctx context.Context) (*accessToken, error) {
 	asked := t.now()
 	content := t.merchant.signer.tokenRequest(asked, newNonce())
-	// The HTTP transport looks for a replacer where the user's options have placeholders.
-	ctx = context.WithValue(ctx, caddy.ReplacerCtxKey, caddy.NewReplacer())
-	address := url.URL{Scheme: t.merchant.endpoint.Scheme, Host: t.merchant.endpoint.Dial, Path: tokenPath}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, address.String(), nil)
+	// Unlike a payment, this may be asked twice: a connection that was kept too long must not cost the call.
+	res, answer, _, err := t.sender.Ask(ctx, t.merchant.endpoint, &outbound.Question{Path: tokenPath, Content: content, MaxAnswer: maxTokenAnswer, Again: true})
 	if err != nil {
-		return nil, errors.New("making the token request failed")
-	}
-	req.Host = t.merchant.endpoint.Host
-	req.Header = http.Header{"Content-Type": {"application/json"}, "Accept-Encoding": {"identity"}, "User-Agent": {""}}
-	body.Set(req, content)
-	// Unlike a payment, this may be asked twice: a connection that was kept too long must not cost the call. An empty
-	// list tells net/http so and is not sent.
-	req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(content)), nil }
-	req.Header["X-Idempotency-Key"] = nil
-	res, err := t.transport.RoundTrip(req)
-	if err != nil {
-		return nil, fmt.Errorf("asking for an access token: %w", outbound.WithoutQuotes(err))
-	}
-	defer res.Body.Close()
-	answer, err := body.Read(res.Body, res.ContentLength, maxTokenAnswer)
-	if err != nil {
-		return nil, fmt.Errorf("reading the access token: %w", outbound.WithoutQuotes(err))
+		return nil, fmt.Errorf("asking for an access token: %w", err)
 	}
 	if res.StatusCode != http.StatusOK {
 		return nil, fmt.Errorf("asking for an access token: the platform answered with status %d", res.StatusCode)
@@ -381,7 +360,7 @@ func (t *tokens) warn(message string, err error) {
 
 // tokenSigner authorizes one call with an access token, and learns whether the platform took it.
 type tokenSigner struct {
-	*Transport
+	*signing
 	tokens *tokens
 	used   *accessToken
 }
@@ -403,7 +382,7 @@ func (s *tokenSigner) Answered(account outbound.Account, answer *http.Response, 
 	if answer.StatusCode == http.StatusUnauthorized && s.used != nil {
 		s.tokens.source.drop(s.used)
 	}
-	s.Transport.Answered(account, answer, errCode, received)
+	s.signing.Answered(account, answer, errCode, received)
 }
 
 // Interface guards

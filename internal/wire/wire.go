@@ -61,6 +61,8 @@ type Request struct {
 	Deadline time.Time
 	// MaxAnswer bounds the answer's body.
 	MaxAnswer int64
+	// Fresh asks for a new connection.
+	Fresh bool
 	// Again allows to write the request a second time, where a kept connection has ended without an answer.
 	Again bool
 }
@@ -90,9 +92,12 @@ func (c *Client) Do(r *Request) (answer *http.Response, content body.Pooled, err
 		return nil, content, &Error{NotDialed, errUnsent}
 	}
 	for {
-		k, kept := c.take(), true
-		if k == nil {
-			kept = false
+		var k *conn
+		if !r.Fresh {
+			k = c.take()
+		}
+		kept := k != nil
+		if !kept {
 			if k, err = c.connect(r.Deadline); err != nil {
 				return nil, content, &Error{NotDialed, err}
 			}

@@ -46,14 +46,25 @@ func TestServers(t *testing.T) {
 			p.halfClose()
 			_, _ = io.Copy(io.Discard, p.r)
 		}, 413, "big", 0, false},
-		{"an answer before the request", "{}", func(p *peer) { p.write("HTTP/1.1 503 Full\r\nContent-Length: 4\r\nConnection: close\r\n\r\nfull"); read(p) }, 503, "full", 0, false},
+		{"an answer before the request", "{}", func(p *peer) {
+			p.write("HTTP/1.1 503 Full\r\nContent-Length: 4\r\nConnection: close\r\n\r\nfull")
+			read(p)
+		}, 503, "full", 0, false},
 		{"half-closed behind an answer of no length", "{}", func(p *peer) { read(p); p.write("HTTP/1.1 200 OK\r\n\r\nto the end"); p.halfClose() }, 200, "to the end", 0, false},
 		{"half-closed without an answer", "{}", func(p *peer) { read(p); p.halfClose(); hold(p) }, 0, "", Written, false},
 		{"reset without an answer", "{}", func(p *peer) { read(p); p.reset() }, 0, "", Written, false},
 		{"reset in the head", "{}", func(p *peer) { read(p); p.write("HTTP/1.1 200 OK\r\nConte"); p.halfClose() }, 0, "", Answering, false},
 		{"cut in the body", "{}", func(p *peer) { read(p); p.write("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n12345"); p.halfClose() }, 0, "", Answering, false},
-		{"cut in a chunk", "{}", func(p *peer) { read(p); p.write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n123"); p.halfClose() }, 0, "", Answering, false},
-		{"cut before the last chunk", "{}", func(p *peer) { read(p); p.write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n123\r\n"); p.halfClose() }, 0, "", Answering, false},
+		{"cut in a chunk", "{}", func(p *peer) {
+			read(p)
+			p.write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n123")
+			p.halfClose()
+		}, 0, "", Answering, false},
+		{"cut before the last chunk", "{}", func(p *peer) {
+			read(p)
+			p.write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n123\r\n")
+			p.halfClose()
+		}, 0, "", Answering, false},
 		{"trickling", "{}", func(p *peer) {
 			read(p)
 			for _, b := range []byte(ok("drop by drop")) {
@@ -72,7 +83,10 @@ func TestServers(t *testing.T) {
 			read(p)
 			p.write("HTTP/1.1 200 OK\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n0\r\n\r\n")
 		}, 200, "one", 0, true},
-		{"two lengths", "{}", func(p *peer) { read(p); p.write("HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 2\r\n\r\none") }, 0, "", Answering, false},
+		{"two lengths", "{}", func(p *peer) {
+			read(p)
+			p.write("HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 2\r\n\r\none")
+		}, 0, "", Answering, false},
 		{"two answers", "{}", func(p *peer) { read(p); p.write(ok("one") + ok("stray")) }, 200, "one", 0, false},
 		{"bytes behind the answer", "{}", func(p *peer) { read(p); p.write(ok("one") + "\r\n") }, 200, "one", 0, false},
 		{"Connection: close", "{}", func(p *peer) { read(p); p.write(ok("one", "Connection: close")) }, 200, "one", 0, false},
