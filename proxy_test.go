@@ -512,7 +512,7 @@ func TestEachAttemptIsNew(t *testing.T) {
 
 // TestAttemptsDiffer asks the transport itself, whose attempts nobody else sees.
 func TestAttemptsDiffer(t *testing.T) {
-	transport := &Transport{now: time.Now}
+	transport := &signing{now: time.Now}
 	m := &merchant{signer: newBodySigner(testAppID, testAppKey)}
 	seen := map[string]bool{}
 	for range 100 {

@@ -232,7 +232,7 @@ func (o *Options) Proxy(p *outbound.Proxy, longForm string, own func() (known bo
 		case transportOptions[d.Val()]:
 			transport = append(transport, d.NextSegment()...)
 		default:
-			return d.WrapErr(locale.Errorf("%s: unknown option %q; what else reverse_proxy can do, the long form can: %s", o.Of, d.Val(), longForm))
+			return d.WrapErr(locale.Errorf("%s: unknown option %q; other options of reverse_proxy are for the long form: %s", o.Of, d.Val(), longForm))
 		}
 	}
 	if len(transport) == 0 {
