@@ -499,7 +499,9 @@ func tokenGateway(t testing.TB, upstream, globals, options string) *gateway {
 }
 
 // TestAccessTokenCalls: 200 calls at once, one fetch; what goes out; what is never logged; a reload that keeps the token.
-func TestAccessTokenCalls(t *testing.T) {
+func TestAccessTokenCalls(t *testing.T) { inEveryForm(t, testAccessTokenCalls) }
+
+func testAccessTokenCalls(t *testing.T) {
 	var fetches, calls atomic.Int32
 	platform := newRawPlatform(t, func(x *exchange) bool {
 		if x.path() == "/v1/token/access" {
