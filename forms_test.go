@@ -40,8 +40,11 @@ func block(name string, arguments, lines []string) string {
 var form = 0
 
 // inEveryForm runs a test in each form.
-func inEveryForm(t *testing.T, test func(t *testing.T)) {
-	for i := range forms {
+func inEveryForm(t *testing.T, test func(t *testing.T)) { inForms(t, 0, test) }
+
+// inForms runs a test in each form from the first on.
+func inForms(t *testing.T, first int, test func(t *testing.T)) {
+	for i := first; i < len(forms); i++ {
 		t.Run(forms[i].name, func(t *testing.T) {
 			before := form
 			form = i
