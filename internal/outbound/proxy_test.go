@@ -55,7 +55,7 @@ func TestWatch(t *testing.T) {
 		outcome string
 		told    []string
 	}{
-		{"answered", answering, nil, 200, "answered", []string{"before /v1/x {}", `after answered  {"errCode":"OK"}`}},
+		{"answered", answering, nil, 200, "answered", []string{"before /v1/x {}", `after answered OK {"errCode":"OK"}`}},
 		{"not sent", dead, nil, 502, "not_sent", []string{"before /v1/x {}", "after not_sent GATEWAY_UNREACHABLE "}},
 		{"refused", nil, errInvalid.status(409).because("busy", nil), 409, "not_sent", []string{"before /v1/x {}"}},
 	} {
@@ -65,6 +65,10 @@ func TestWatch(t *testing.T) {
 				watch := &recorder{refuse: c.refuse, client: client}
 				guard := newGuard(t, []string{"all"}, nil, nil)
 				guard.Watch = watch
+				platform := testPlatform
+				platform.ErrCode = func([]byte) string { return "OK" }
+				platform.Words = func(string, []byte) string { return "" }
+				guard.platform = &platform
 				r := httptest.NewRequest(http.MethodPost, "/v1/x", strings.NewReader("{}"))
 				r.Header.Set("Content-Type", "application/json")
 				resolve := func() Account { return testAccount{} }

@@ -239,7 +239,7 @@ func (s *Sender) Ask(ctx context.Context, to Endpoint, q *Question) (res *http.R
 	}
 	r := &wire.Request{
 		Target: q.Path, Host: to.Host, Body: q.Content, Deadline: deadline, MaxAnswer: q.MaxAnswer, Again: q.Again, Fresh: q.Fresh,
-		Fields: []wire.Field{{Name: "Content-Type", Value: "application/json"}, {Name: "Accept", Value: "application/json"}, {Name: "Accept-Encoding", Value: "identity"}},
+		Fields: []wire.Field{{Name: "Content-Type", Value: "application/json"}, {Name: "Accept-Encoding", Value: "identity"}},
 	}
 	if q.Authorization != "" {
 		r.Fields = append(r.Fields, wire.Field{Name: "Authorization", Value: q.Authorization})
