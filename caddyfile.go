@@ -16,7 +16,7 @@ func init() {
 	httpcaddyfile.RegisterHandlerDirective("chinaums_return", parseReturn)
 	httpcaddyfile.RegisterHandlerDirective("chinaums_guard", parseGuard)
 	httpcaddyfile.RegisterHandlerDirective("chinaums_h5", parseH5)
-	httpcaddyfile.RegisterDirective("chinaums_proxy", parseProxy)
+	httpcaddyfile.RegisterHandlerDirective("chinaums_proxy", parseProxy)
 
 	// A notify must be verified before any handler that reads or answers it (webhook_signature goes before invoke). A call
 	// is guarded and proxied where reverse_proxy would be, so that handle, route and respond come first as they do
@@ -219,42 +219,31 @@ func (u *Upstreams) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return nil
 }
 
-// parseProxy reads the chinaums_proxy shortcut, which takes the options of chinaums_guard, of transport chinaums and of
-// reverse_proxy:
+func parseProxy(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+	p := new(Proxy)
+	return p, p.UnmarshalCaddyfile(h.Dispenser)
+}
+
+// UnmarshalCaddyfile sets up the handler from Caddyfile tokens. Syntax:
 //
 //	chinaums_proxy [<matcher>] [<merchant>] {
 //	    <options of chinaums_guard>
-//	    auth body_sig
-//	    <options of transport http and of reverse_proxy>
+//	    auth         body_sig|access_token
+//	    header_up    [+|-]<field> [<value|regexp> [<replacement>]]
+//	    <options of transport http>
 //	}
-//
-// It is short for
-//
-//	chinaums_guard [<matcher>] [<merchant>] {
-//	    <options of chinaums_guard>
-//	}
-//	reverse_proxy [<matcher>] {
-//	    dynamic   chinaums [<merchant>]
-//	    transport chinaums [<merchant>] {
-//	        auth body_sig
-//	        <options of transport http>
-//	    }
-//	    <options of reverse_proxy>
-//	}
-func parseProxy(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
-	guard, transport, upstreams := new(Guard), new(Transport), new(Upstreams)
-	shortcut := syntax.Shortcut{
-		Name: "chinaums_proxy", Platform: "chinaums",
-		Guard: guard, Transport: transport, HTTP: &transport.HTTPTransport, Upstreams: upstreams,
-		Own: func(o *syntax.Options) (bool, error) {
-			known, err := o.Guard(&guard.Guard)
-			if !known && err == nil {
-				known, err = transport.option(o)
-			}
-			return known, err
-		},
+func (p *Proxy) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // the directive's name
+	if err := syntax.Argument(d, &p.Merchant); err != nil {
+		return err
 	}
-	return shortcut.Parse(h, &guard.Merchant, &transport.Merchant, &upstreams.Merchant)
+	o := syntax.Options{D: d, Of: "chinaums_proxy"}
+	return o.Proxy(&p.Proxy, "chinaums_guard, and reverse_proxy with transport chinaums", func() (known bool, err error) {
+		if d.Val() == "auth" {
+			return true, o.Word(&p.Auth, authBodySig, authAccessToken)
+		}
+		return false, nil
+	})
 }
 
 // Interface guards
@@ -263,6 +252,7 @@ var (
 	_ caddyfile.Unmarshaler = (*Return)(nil)
 	_ caddyfile.Unmarshaler = (*Guard)(nil)
 	_ caddyfile.Unmarshaler = (*H5)(nil)
+	_ caddyfile.Unmarshaler = (*Proxy)(nil)
 	_ caddyfile.Unmarshaler = (*Transport)(nil)
 	_ caddyfile.Unmarshaler = (*Upstreams)(nil)
 )

@@ -1,7 +1,6 @@
 package chinaums
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -13,7 +12,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/caddy-chinaums/caddy-chinaums/internal/body"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/inbound"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/jsontext"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/normalize"
@@ -33,7 +31,6 @@ type platformAnswer struct {
 
 // confirmer asks the platform about events.
 type confirmer struct {
-	client    *http.Client
 	questions inbound.Questions[*platformAnswer]
 
 	mu      sync.Mutex
@@ -42,7 +39,7 @@ type confirmer struct {
 }
 
 func newConfirmer() *confirmer {
-	return &confirmer{client: outbound.NewClient(), now: time.Now, byOrder: make(map[string]bool)}
+	return &confirmer{now: time.Now, byOrder: make(map[string]bool)}
 }
 
 // confirming asks for every handler of this process, and over reloads, so that what it has asked is not asked again.
@@ -200,21 +197,11 @@ func (c *confirmer) call(ctx context.Context, m *merchant, q *question, number s
 	if err != nil {
 		return nil, err // strings always marshal
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, m.endpoint.Scheme+"://"+m.endpoint.Host+q.path, bytes.NewReader(content))
+	res, answer, _, err := m.Sender().Ask(ctx, m.endpoint, &outbound.Question{
+		Path: q.path, Authorization: m.signer.authorization(now, nonce, content), Content: content, MaxAnswer: maxConfirmAnswer,
+	})
 	if err != nil {
 		return nil, err
-	}
-	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("Accept", "application/json")
-	req.Header.Set("Authorization", m.signer.authorization(now, nonce, content))
-	res, err := c.client.Do(req)
-	if err != nil {
-		return nil, outbound.WithoutQuotes(err)
-	}
-	defer res.Body.Close()
-	answer, err := body.Read(res.Body, res.ContentLength, maxConfirmAnswer)
-	if err != nil {
-		return nil, fmt.Errorf("reading the answer: %w", outbound.WithoutQuotes(err))
 	}
 	for _, authorization := range res.Header["Authorization"] {
 		if scheme, _, _ := strings.Cut(strings.TrimSpace(authorization), " "); strings.EqualFold(scheme, bodySigScheme) {

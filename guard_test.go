@@ -131,7 +131,7 @@ func startGateway(t testing.TB, merchants []string, globals, site string, replac
 		}
 		b.WriteString("}\n")
 	}
-	fmt.Fprintf(&b, "\t}\n}\nhttp://%s {\n bind 127.0.0.1\n log\n%s\n}\n", g.address, site)
+	fmt.Fprintf(&b, "\t}\n}\nhttp://%s {\n bind 127.0.0.1\n log\n%s\n}\n", g.address, inForm(site))
 	g.log = newLogged(t)
 	config := strings.Replace(b.String(), "{\n", "{\n\tadmin off\n\tlog {\n\t\toutput test_log "+g.log.id+"\n\t\tformat json\n\t\tlevel DEBUG\n\t}\n", 1)
 	text := string(adapt(t, config))
@@ -166,7 +166,9 @@ func (g *gateway) post(t testing.TB, path, body string, headers ...string) answe
 }
 
 // TestOutcomes holds every row of the outcome table.
-func TestOutcomes(t *testing.T) {
+func TestOutcomes(t *testing.T) { inEveryForm(t, testOutcomes) }
+
+func testOutcomes(t *testing.T) {
 	platform := newRawPlatform(t, func(c *exchange) bool {
 		switch c.path() {
 		case "/v1/cut":
@@ -371,7 +373,9 @@ func TestOutcomes(t *testing.T) {
 
 // TestRefusedBeforeTheBody: who is refused is told so at once, and cannot hold the connection by a body that he
 // announces and never sends.
-func TestRefusedBeforeTheBody(t *testing.T) {
+func TestRefusedBeforeTheBody(t *testing.T) { inEveryForm(t, testRefusedBeforeTheBody) }
+
+func testRefusedBeforeTheBody(t *testing.T) {
 	g := startGateway(t, []string{"shop " + noPlatform}, "", "chinaums_proxy shop {\npaths /v1/netpay/query\nmax_size 1KiB\ntimeout 300ms\n}", nil)
 	for name, test := range map[string]struct {
 		path, head string
@@ -440,7 +444,9 @@ func TestAbortedAnswer(t *testing.T) {
 }
 
 // TestOuterHeaders: what a handler in front of the guard has set stays on the gateway's own answers.
-func TestOuterHeaders(t *testing.T) {
+func TestOuterHeaders(t *testing.T) { inEveryForm(t, testOuterHeaders) }
+
+func testOuterHeaders(t *testing.T) {
 	g := startGateway(t, []string{"shop http://" + freeAddress(t)}, "", "header X-Outer yes\nchinaums_proxy", nil)
 	for _, method := range []string{"GET", "POST"} {
 		a := do(t, newRequest(t, method, g.url+"/v1/x", "{}", jsonType))
@@ -451,7 +457,9 @@ func TestOuterHeaders(t *testing.T) {
 }
 
 // TestPlaceholderMerchant: a name that the request tells reaches only merchants that have mid.
-func TestPlaceholderMerchant(t *testing.T) {
+func TestPlaceholderMerchant(t *testing.T) { inEveryForm(t, testPlaceholderMerchant) }
+
+func testPlaceholderMerchant(t *testing.T) {
 	platform := newRawPlatform(t, func(c *exchange) bool { c.write(answered("{}")); return true })
 	g := startGateway(t, []string{"first " + platform.url + " 1", "second " + platform.url + " 2", "hidden " + platform.url}, "", `
 vars merchant {header.X-Merchant}
@@ -506,7 +514,9 @@ func TestUnixPeer(t *testing.T) {
 }
 
 // TestAccessLogAndPlaceholders: what an operator finds of a call.
-func TestAccessLogAndPlaceholders(t *testing.T) {
+func TestAccessLogAndPlaceholders(t *testing.T) { inEveryForm(t, testAccessLogAndPlaceholders) }
+
+func testAccessLogAndPlaceholders(t *testing.T) {
 	platform := newRawPlatform(t, func(c *exchange) bool {
 		if c.path() == "/v1/cut" {
 			return false
@@ -535,7 +545,9 @@ chinaums_proxy`, nil)
 
 // TestPlaceholdersInTime: whatever makes a header of a placeholder gets its value, behind the guard and in front of it,
 // however early it asks.
-func TestPlaceholdersInTime(t *testing.T) {
+func TestPlaceholdersInTime(t *testing.T) { inEveryForm(t, testPlaceholdersInTime) }
+
+func testPlaceholdersInTime(t *testing.T) {
 	platform := newRawPlatform(t, func(c *exchange) bool {
 		if c.path() == "/v1/cut" {
 			return false
@@ -599,7 +611,9 @@ func TestRefusalsAreRateLimited(t *testing.T) {
 
 // TestCallUnknownEvent: an unknown outcome is an event that a handler may be subscribed to; calls are counted by the
 // platform's own codes, and an answer cannot make a new label.
-func TestCallUnknownEvent(t *testing.T) {
+func TestCallUnknownEvent(t *testing.T) { inEveryForm(t, testCallUnknownEvent) }
+
+func testCallUnknownEvent(t *testing.T) {
 	platform := newRawPlatform(t, func(c *exchange) bool {
 		code, ok := strings.CutPrefix(c.path(), "/v1/answer/")
 		if ok {
@@ -612,8 +626,12 @@ func TestCallUnknownEvent(t *testing.T) {
 	for _, code := range []string{"SUCCESS", "SUCCESS", "NO_ORDER", "A_NEW_ONE", "ANOTHER"} {
 		g.post(t, "/v1/answer/"+code, "{}")
 	}
-	lines := g.log.lines("chinaums.call_unknown", "327M1", "/v1/netpay/refund", "GATEWAY_BAD_RESPONSE")
-	if len(lines) == 0 || strings.Contains(strings.Join(lines, ""), "buyer's words") {
+	var lines []string
+	eventually(t, "the event, which comes after the answer", func() bool {
+		lines = g.log.lines("chinaums.call_unknown", "327M1", "/v1/netpay/refund", "GATEWAY_BAD_RESPONSE")
+		return len(lines) > 0
+	})
+	if strings.Contains(strings.Join(lines, ""), "buyer's words") {
 		t.Errorf("events: %v\n%s", lines, g.log)
 	}
 	text := do(t, newRequest(t, "GET", g.url+"/metrics", "")).body

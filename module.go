@@ -110,6 +110,7 @@ type Merchant struct {
 
 // merchant is a Merchant with its placeholders resolved. The keys are reachable from here only.
 type merchant struct {
+	outbound.Line
 	name       string
 	endpoint   outbound.Endpoint
 	loopback   bool // the endpoint is on this machine

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
@@ -19,8 +20,89 @@ import (
 )
 
 func init() {
+	caddy.RegisterModule(Proxy{})
 	caddy.RegisterModule(Transport{})
 	caddy.RegisterModule(Upstreams{})
+}
+
+// Proxy sends the app's calls to the platform: it decides who may use the merchant's keys and for what, signs the call,
+// sends it, and passes the answer on. It is a guard (see [Guard], whose rules, answers and placeholders it has), upstream
+// and signing transport in one, with a client of HTTP/1.1 made for it: a kept connection is looked at before the first
+// byte is written, and whether a byte was written is known, not guessed. Where that client cannot serve (a forward proxy,
+// another version of HTTP, an operating system without such a look) Caddy's own does, and a line at INFO says so.
+//
+// Who wants more of reverse_proxy writes [Guard] and a reverse_proxy with [Transport] instead.
+//
+// In a Caddyfile:
+//
+//	chinaums_proxy {
+//		allow 10.0.0.0/24
+//		token {env.GATEWAY_TOKEN}
+//		auth access_token
+//		dial_timeout 3s
+//	}
+//
+// In JSON:
+//
+//	{
+//		"handler": "chinaums_proxy",
+//		"allow": ["10.0.0.0/24"],
+//		"token": ["{env.GATEWAY_TOKEN}"],
+//		"auth": "access_token",
+//		"transport": {"dial_timeout": "3s"}
+//	}
+type Proxy struct {
+	// The merchant who calls: a name of the chinaums app, or a placeholder that reaches merchants with `mid`. May be empty
+	// where there is exactly one merchant.
+	Merchant string `json:"merchant,omitempty"`
+
+	// How a call is authorized: `body_sig` or `access_token`, as in the transport. Default: body_sig.
+	Auth string `json:"auth,omitempty"`
+
+	outbound.Proxy
+	signing
+}
+
+// CaddyModule returns the Caddy module information.
+func (Proxy) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.handlers.chinaums_proxy",
+		New: func() caddy.Module { return new(Proxy) },
+	}
+}
+
+// Provision finds the merchant, and sets up what judges, signs and sends.
+func (p *Proxy) Provision(ctx caddy.Context) error {
+	app, err := loadApp(ctx)
+	if err == nil {
+		err = p.find(app, p.Merchant)
+	}
+	if err == nil {
+		var endpoints []outbound.Endpoint
+		for _, m := range p.merchant.Reachable() {
+			endpoints = append(endpoints, m.endpoint)
+		}
+		err = p.Proxy.Provision(ctx, &outward, app.calls, app.flights, p.remote(), endpoints)
+	}
+	if err == nil {
+		err = p.authorize(ctx, p.Auth, p.Sender())
+	}
+	if err != nil {
+		return locale.Errorf("chinaums_proxy: %w", err)
+	}
+	for _, m := range p.merchant.Reachable() {
+		m.Use(p.Sender())
+	}
+	app.patience = max(app.patience, time.Duration(p.Timeout))
+	return nil
+}
+
+// Cleanup implements caddy.CleanerUpper.
+func (p *Proxy) Cleanup() error { return errors.Join(p.release(), p.Proxy.Cleanup()) }
+
+// ServeHTTP implements caddyhttp.MiddlewareHandler. It ends the chain.
+func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
+	return p.Forward(w, r, func() outbound.Account { return account(p.merchant.Resolve(replacer(r))) }, p.signer)
 }
 
 // Transport is the reverse_proxy transport that signs: each attempt of a call that a [Guard] has let pass gets a new
@@ -57,10 +139,7 @@ type Transport struct {
 	// fetched when it is needed, renewed ahead of its end, and shared by a fleet in Caddy's storage). Default: body_sig.
 	Auth string `json:"auth,omitempty"`
 
-	merchant merchantRef
-	tokens   map[*merchant]*tokens // with access_token
-	clock    *clockGuard
-	now      func() time.Time
+	signing
 }
 
 const (
@@ -79,48 +158,23 @@ func (Transport) CaddyModule() caddy.ModuleInfo {
 // Provision finds the merchant, refuses what would break a call, and sets up the HTTP transport.
 func (t *Transport) Provision(ctx caddy.Context) error {
 	app, err := loadApp(ctx)
+	if err == nil {
+		err = t.find(app, t.Merchant)
+	}
+	if err == nil {
+		err = outbound.SetUp(ctx, &t.HTTPTransport, t.remote())
+	}
+	if err == nil {
+		err = t.authorize(ctx, t.Auth, outbound.Through(&t.HTTPTransport))
+	}
 	if err != nil {
-		return err
-	}
-	if t.merchant, err = app.merchants.Ref(t.Merchant, needsAppKey); err != nil {
 		return locale.Errorf("transport chinaums: %w", err)
-	}
-	if t.Auth != "" && t.Auth != authBodySig && t.Auth != authAccessToken {
-		return locale.Errorf("transport chinaums: auth: %q is neither %s nor %s", t.Auth, authBodySig, authAccessToken)
-	}
-	remote := ""
-	for _, m := range t.merchant.Reachable() {
-		if !m.loopback {
-			remote = "merchant " + m.name
-			break
-		}
-	}
-	if err = outbound.SetUp(ctx, &t.HTTPTransport, remote); err != nil {
-		return locale.Errorf("transport chinaums: %w", err)
-	}
-	t.now, t.clock = time.Now, app.clock
-	if t.Auth != authAccessToken {
-		return nil
-	}
-	t.tokens = make(map[*merchant]*tokens)
-	for _, m := range t.merchant.Reachable() {
-		if t.tokens[m], err = newTokens(m, &t.HTTPTransport, ctx.Storage(), ctx.Logger(), t.now); err != nil {
-			delete(t.tokens, m)
-			return locale.Errorf("transport chinaums: merchant %s: auth: %w", m.name, err)
-		}
 	}
 	return nil
 }
 
 // Cleanup implements caddy.CleanerUpper.
-func (t *Transport) Cleanup() error {
-	var released []error
-	for _, tokens := range t.tokens {
-		released = append(released, tokens.release())
-	}
-	// t.tokens stays: a reload cleans up while requests are still on their way to RoundTrip.
-	return errors.Join(append(released, t.HTTPTransport.Cleanup())...)
-}
+func (t *Transport) Cleanup() error { return errors.Join(t.release(), t.HTTPTransport.Cleanup()) }
 
 // RequestHeaderOps keeps the HTTP transport from setting Host to host:port; RoundTrip sets it.
 func (t *Transport) RequestHeaderOps() *headers.HeaderOps { return nil }
@@ -128,20 +182,78 @@ func (t *Transport) RequestHeaderOps() *headers.HeaderOps { return nil }
 // RoundTrip implements http.RoundTripper: one signed attempt.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	m := t.merchant.Resolve(replacer(req))
-	var signer outbound.Signer = t
-	if t.Auth == authAccessToken {
-		signer = &tokenSigner{Transport: t, tokens: t.tokens[m]}
+	return outbound.RoundTrip(req, &outward, account(m), t.signer(account(m)), &t.HTTPTransport)
+}
+
+// signing authorizes calls, for the proxy and for the transport.
+type signing struct {
+	merchant merchantRef
+	tokens   map[*merchant]*tokens // with access_token
+	clock    *clockGuard
+	now      func() time.Time
+}
+
+// find finds the merchant.
+func (s *signing) find(app *App, name string) (err error) {
+	s.now, s.clock = time.Now, app.clock
+	s.merchant, err = app.merchants.Ref(name, needsAppKey)
+	return err
+}
+
+// remote names a merchant whose platform is not on this machine, or is empty.
+func (s *signing) remote() string {
+	for _, m := range s.merchant.Reachable() {
+		if !m.loopback {
+			return "merchant " + m.name
+		}
 	}
-	return outbound.RoundTrip(req, &outward, account(m), signer, &t.HTTPTransport)
+	return ""
+}
+
+// authorize sets up how calls are authorized. sender fetches tokens.
+func (s *signing) authorize(ctx caddy.Context, auth string, sender *outbound.Sender) (err error) {
+	switch auth {
+	case "", authBodySig:
+		return nil
+	case authAccessToken:
+	default:
+		return locale.Errorf("auth: %q is neither %s nor %s", auth, authBodySig, authAccessToken)
+	}
+	s.tokens = make(map[*merchant]*tokens)
+	for _, m := range s.merchant.Reachable() {
+		if s.tokens[m], err = newTokens(m, sender, ctx.Storage(), ctx.Logger(), s.now); err != nil {
+			delete(s.tokens, m)
+			return locale.Errorf("merchant %s: auth: %w", m.name, err)
+		}
+	}
+	return nil
+}
+
+// release lets go of the tokens. s.tokens stays: a reload cleans up while requests are still on their way.
+func (s *signing) release() error {
+	var released []error
+	for _, tokens := range s.tokens {
+		released = append(released, tokens.release())
+	}
+	return errors.Join(released...)
+}
+
+// signer returns what authorizes one call.
+func (s *signing) signer(account outbound.Account) outbound.Signer {
+	if s.tokens == nil {
+		return s
+	}
+	m, _ := account.(*merchant)
+	return &tokenSigner{signing: s, tokens: s.tokens[m]}
 }
 
 // Authorize implements outbound.Signer.
-func (t *Transport) Authorize(_ context.Context, account outbound.Account, body []byte) (string, error) {
-	return account.(*merchant).signer.authorization(t.now(), newNonce(), body), nil
+func (s *signing) Authorize(_ context.Context, account outbound.Account, body []byte) (string, error) {
+	return account.(*merchant).signer.authorization(s.now(), newNonce(), body), nil
 }
 
 // VerifyAnswer implements outbound.Signer (GAP-07: whether answers are signed is in no document; SDKs verify them).
-func (t *Transport) VerifyAnswer(account outbound.Account, authorization string, body []byte) (signed bool, err error) {
+func (s *signing) VerifyAnswer(account outbound.Account, authorization string, body []byte) (signed bool, err error) {
 	if scheme, _, _ := strings.Cut(strings.TrimSpace(authorization), " "); !strings.EqualFold(scheme, "OPEN-BODY-SIG") {
 		return false, nil
 	}
@@ -149,8 +261,8 @@ func (t *Transport) VerifyAnswer(account outbound.Account, authorization string,
 }
 
 // Answered implements outbound.Listener.
-func (t *Transport) Answered(account outbound.Account, answer *http.Response, errCode string, received time.Time) {
-	t.clock.answered(account.Name(), answer.Header.Get("Date"), errCode, received)
+func (s *signing) Answered(account outbound.Account, answer *http.Response, errCode string, received time.Time) {
+	s.clock.answered(account.Name(), answer.Header.Get("Date"), errCode, received)
 }
 
 // newNonce makes 32 lowercase hex digits, as is the custom.
@@ -214,13 +326,16 @@ func (u *Upstreams) GetUpstreams(r *http.Request) ([]*reverseproxy.Upstream, err
 
 // Interface guards
 var (
+	_ caddy.Provisioner                      = (*Proxy)(nil)
+	_ caddy.CleanerUpper                     = (*Proxy)(nil)
+	_ caddyhttp.MiddlewareHandler            = (*Proxy)(nil)
 	_ caddy.Provisioner                      = (*Transport)(nil)
 	_ http.RoundTripper                      = (*Transport)(nil)
 	_ reverseproxy.TLSTransport              = (*Transport)(nil)
 	_ reverseproxy.RequestHeaderOpsTransport = (*Transport)(nil)
 	_ caddy.CleanerUpper                     = (*Transport)(nil)
-	_ outbound.Signer                        = (*Transport)(nil)
-	_ outbound.Listener                      = (*Transport)(nil)
+	_ outbound.Signer                        = (*signing)(nil)
+	_ outbound.Listener                      = (*signing)(nil)
 	_ caddy.Provisioner                      = (*Upstreams)(nil)
 	_ reverseproxy.UpstreamSource            = (*Upstreams)(nil)
 )

@@ -234,7 +234,9 @@ func readAll(r io.Reader) (string, error) {
 }
 
 // TestWhatGoesOut compares the bytes on the wire.
-func TestWhatGoesOut(t *testing.T) {
+func TestWhatGoesOut(t *testing.T) { inEveryForm(t, testWhatGoesOut) }
+
+func testWhatGoesOut(t *testing.T) {
 	platform := newRawPlatform(t, func(x *exchange) bool { x.write(answered("{}")); return true })
 	port := platform.address[strings.LastIndexByte(platform.address, ':'):]
 	g := startGateway(t, []string{"shop " + platform.url, "named http://LOCALHOST" + port}, "", `
@@ -383,7 +385,9 @@ func TestHostWithoutDefaultPort(t *testing.T) {
 }
 
 // TestRawClients: what a client may play with on its own socket.
-func TestRawClients(t *testing.T) {
+func TestRawClients(t *testing.T) { inEveryForm(t, testRawClients) }
+
+func testRawClients(t *testing.T) {
 	platform := newRawPlatform(t, func(x *exchange) bool { x.write(answered("{}")); return true })
 	g := startGateway(t, []string{"shop " + platform.url}, "", "handle_path /impatient/* {\n chinaums_proxy {\n timeout 400ms\n}\n}\nhandle {\n chinaums_proxy {\n max_size 1KiB\n}\n}", nil)
 	start := "POST /v1/x HTTP/1.1\r\nHost: " + g.address + "\r\nContent-Type: application/json\r\nConnection: close\r\n"
@@ -512,7 +516,7 @@ func TestEachAttemptIsNew(t *testing.T) {
 
 // TestAttemptsDiffer asks the transport itself, whose attempts nobody else sees.
 func TestAttemptsDiffer(t *testing.T) {
-	transport := &Transport{now: time.Now}
+	transport := &signing{now: time.Now}
 	m := &merchant{signer: newBodySigner(testAppID, testAppKey)}
 	seen := map[string]bool{}
 	for range 100 {
@@ -530,7 +534,9 @@ func TestAttemptsDiffer(t *testing.T) {
 
 // TestNeverRepeated: once a byte of a call may have been sent, nothing repeats it: neither net/http on a connection that
 // was kept alive, nor the retries of reverse_proxy.
-func TestNeverRepeated(t *testing.T) {
+func TestNeverRepeated(t *testing.T) { inEveryForm(t, testNeverRepeated) }
+
+func testNeverRepeated(t *testing.T) {
 	for _, options := range []string{
 		"", "lb_retries 3", "lb_try_duration 500ms\n lb_try_interval 10ms", "lb_retries 3\n header_up Idempotency-Key k\n header_up X-Idempotency-Key k",
 		"versions 1.1 2\n lb_retries 3",
@@ -635,8 +641,11 @@ func refuseHTTP2(conn net.Conn, code byte, calls *atomic.Int32) {
 	}
 }
 
-// TestStaleConnectionIsHarmless: a connection that the platform closed while it was idle costs no call.
-func TestStaleConnectionIsHarmless(t *testing.T) {
+// TestStaleConnectionIsHarmless: a connection that the platform closed while it was idle costs no call. That is about
+// net/http's client, which notices by itself; internal/wire looks when a call comes, and has a test of that.
+func TestStaleConnectionIsHarmless(t *testing.T) { inForms(t, 1, testStaleConnectionIsHarmless) }
+
+func testStaleConnectionIsHarmless(t *testing.T) {
 	closed := make(chan struct{}, 100)
 	platform := newRawPlatform(t, func(x *exchange) bool {
 		x.write(answered("{}"))
@@ -655,7 +664,9 @@ func TestStaleConnectionIsHarmless(t *testing.T) {
 }
 
 // TestClientGone: the call runs to its end, and the app's hanging up is no reason to cut it.
-func TestClientGone(t *testing.T) {
+func TestClientGone(t *testing.T) { inEveryForm(t, testClientGone) }
+
+func testClientGone(t *testing.T) {
 	arrived, release := make(chan struct{}), make(chan struct{})
 	written := make(chan error, 1)
 	platform := newRawPlatform(t, func(x *exchange) bool {
@@ -690,7 +701,9 @@ func TestClientGone(t *testing.T) {
 }
 
 // TestClientGoneBeforeSending: a call that waits for its next attempt is given up with its client.
-func TestClientGoneBeforeSending(t *testing.T) {
+func TestClientGoneBeforeSending(t *testing.T) { inEveryForm(t, testClientGoneBeforeSending) }
+
+func testClientGoneBeforeSending(t *testing.T) {
 	g := startGateway(t, []string{"shop http://" + freeAddress(t)}, "", "chinaums_proxy {\n lb_try_duration 10m\n lb_try_interval 10ms\n}", nil)
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() {
@@ -705,7 +718,9 @@ func TestClientGoneBeforeSending(t *testing.T) {
 }
 
 // TestReloadAndStopWait: neither cuts a call that has been sent.
-func TestReloadAndStopWait(t *testing.T) {
+func TestReloadAndStopWait(t *testing.T) { inEveryForm(t, testReloadAndStopWait) }
+
+func testReloadAndStopWait(t *testing.T) {
 	for _, c := range []struct {
 		name    string
 		globals string
@@ -799,7 +814,9 @@ func TestGracePeriodEnds(t *testing.T) {
 }
 
 // TestAnswers: what comes back is what the platform said.
-func TestAnswers(t *testing.T) {
+func TestAnswers(t *testing.T) { inEveryForm(t, testAnswers) }
+
+func testAnswers(t *testing.T) {
 	signed := testAuthorization("20260101000000", strings.Repeat("a", 32), `{"errCode":"SUCCESS"}`)
 	gzipped := "\x1f\x8b\x08\x00not really"
 	cases := []struct {
@@ -856,7 +873,9 @@ func TestAnswers(t *testing.T) {
 }
 
 // TestTLSUpstream: an https upstream is signed too, in the shortcut and by hand, and Host has no surprise.
-func TestTLSUpstream(t *testing.T) {
+func TestTLSUpstream(t *testing.T) { inEveryForm(t, testTLSUpstream) }
+
+func testTLSUpstream(t *testing.T) {
 	var got *http.Request
 	var gotBody []byte
 	platform := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

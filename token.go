@@ -8,16 +8,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
-	"net/url"
 	"strconv"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
 
-	"github.com/caddy-chinaums/caddy-chinaums/internal/body"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/outbound"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/ratelog"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/seal"
@@ -41,12 +38,12 @@ var tokenSources = caddy.NewUsagePool()
 // tokens is what one transport needs to get tokens for one merchant.
 type tokens struct {
 	token.Fleet
-	poolKey   string
-	merchant  *merchant
-	transport http.RoundTripper
+	poolKey  string
+	merchant *merchant
+	sender   *outbound.Sender
 }
 
-func newTokens(m *merchant, transport http.RoundTripper, storage seal.Storage, logger *zap.Logger, now func() time.Time) (*tokens, error) {
+func newTokens(m *merchant, sender *outbound.Sender, storage seal.Storage, logger *zap.Logger, now func() time.Time) (*tokens, error) {
 	box, err := seal.New(string(m.signer.appKey), "chinaums access token")
 	if err != nil {
 		return nil, err
@@ -55,7 +52,7 @@ func newTokens(m *merchant, transport http.RoundTripper, storage seal.Storage, l
 	name := hex.EncodeToString(identity[:16])
 	// A changed app_key is another identity: what the old one was given must not serve the new one.
 	keyed := sha256.Sum256(append([]byte(name+"\n"), m.signer.appKey...))
-	t := &tokens{merchant: m, transport: transport, poolKey: hex.EncodeToString(keyed[:])}
+	t := &tokens{merchant: m, sender: sender, poolKey: hex.EncodeToString(keyed[:])}
 	source, _, err := tokenSources.LoadOrNew(t.poolKey, func() (caddy.Destructor, error) { return new(token.Source), nil })
 	if err != nil {
 		return nil, err
@@ -83,28 +80,10 @@ func (t *tokens) release() error {
 func (t *tokens) ask(ctx context.Context) (*token.Token, error) {
 	asked := t.Now()
 	content := t.merchant.signer.tokenRequest(asked, newNonce())
-	// The HTTP transport looks for a replacer where the user's options have placeholders.
-	ctx = context.WithValue(ctx, caddy.ReplacerCtxKey, caddy.NewReplacer())
-	address := url.URL{Scheme: t.merchant.endpoint.Scheme, Host: t.merchant.endpoint.Dial, Path: tokenPath}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, address.String(), nil)
+	// Unlike a payment, this may be asked twice: a connection that was kept too long must not cost the call.
+	res, answer, _, err := t.sender.Ask(ctx, t.merchant.endpoint, &outbound.Question{Path: tokenPath, Content: content, MaxAnswer: maxTokenAnswer, Again: true})
 	if err != nil {
-		return nil, errors.New("making the token request failed")
-	}
-	req.Host = t.merchant.endpoint.Host
-	req.Header = http.Header{"Content-Type": {"application/json"}, "Accept-Encoding": {"identity"}, "User-Agent": {""}}
-	body.Set(req, content)
-	// Unlike a payment, this may be asked twice: a connection that was kept too long must not cost the call. An empty
-	// list tells net/http so and is not sent.
-	req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(content)), nil }
-	req.Header["X-Idempotency-Key"] = nil
-	res, err := t.transport.RoundTrip(req)
-	if err != nil {
-		return nil, fmt.Errorf("asking for an access token: %w", outbound.WithoutQuotes(err))
-	}
-	defer res.Body.Close()
-	answer, err := body.Read(res.Body, res.ContentLength, maxTokenAnswer)
-	if err != nil {
-		return nil, fmt.Errorf("reading the access token: %w", outbound.WithoutQuotes(err))
+		return nil, fmt.Errorf("asking for an access token: %w", err)
 	}
 	if res.StatusCode != http.StatusOK {
 		return nil, fmt.Errorf("asking for an access token: the platform answered with status %d", res.StatusCode)
@@ -156,7 +135,7 @@ func checkToken(text string) error {
 
 // tokenSigner authorizes one call with an access token, and learns whether the platform took it.
 type tokenSigner struct {
-	*Transport
+	*signing
 	tokens *tokens
 	used   *token.Token
 }
@@ -178,7 +157,7 @@ func (s *tokenSigner) Answered(account outbound.Account, answer *http.Response, 
 	if answer.StatusCode == http.StatusUnauthorized && s.used != nil {
 		s.tokens.Source.Drop(s.used)
 	}
-	s.Transport.Answered(account, answer, errCode, received)
+	s.signing.Answered(account, answer, errCode, received)
 }
 
 // Interface guards

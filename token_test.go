@@ -108,7 +108,7 @@ func testMerchant(t testing.TB) *merchant {
 // newTestTokens is one server of a fleet: it shares nothing with others but the storage.
 func newTestTokens(t testing.TB, platform http.RoundTripper, storage certmagic.Storage, clock *testClock) *tokens {
 	t.Helper()
-	tokens, err := newTokens(testMerchant(t), platform, storage, zap.NewNop(), clock.now)
+	tokens, err := newTokens(testMerchant(t), outbound.Through(platform), storage, zap.NewNop(), clock.now)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -405,7 +405,7 @@ func TestTokenStorageFails(t *testing.T) {
 		mustToken(t, newTestTokens(t, platform, storage, clock), "token-1")
 		m := testMerchant(t)
 		m.signer = newBodySigner(testAppID, "another key")
-		tokens, err := newTokens(m, platform, storage, zap.NewNop(), clock.now)
+		tokens, err := newTokens(m, outbound.Through(platform), storage, zap.NewNop(), clock.now)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -477,7 +477,7 @@ func TestTokenAnswers(t *testing.T) {
 func TestTokenSourcesAreShared(t *testing.T) {
 	clock, storage := newTestClock(), &certmagic.FileStorage{Path: t.TempDir()}
 	make := func(m *merchant) *tokens {
-		tokens, err := newTokens(m, new(tokenPlatform), storage, zap.NewNop(), clock.now)
+		tokens, err := newTokens(m, outbound.Through(new(tokenPlatform)), storage, zap.NewNop(), clock.now)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -500,7 +500,9 @@ func tokenGateway(t testing.TB, upstream, globals, options string) *gateway {
 }
 
 // TestAccessTokenCalls: 200 calls at once, one fetch; what goes out; what is never logged; a reload that keeps the token.
-func TestAccessTokenCalls(t *testing.T) {
+func TestAccessTokenCalls(t *testing.T) { inEveryForm(t, testAccessTokenCalls) }
+
+func testAccessTokenCalls(t *testing.T) {
 	var fetches, calls atomic.Int32
 	platform := newRawPlatform(t, func(x *exchange) bool {
 		if x.path() == "/v1/token/access" {
@@ -630,7 +632,7 @@ func TestAccessTokenReload(t *testing.T) {
 
 // BenchmarkToken: taking the token from memory costs about an atomic load and a look at the clock, however many take it.
 func BenchmarkToken(b *testing.B) {
-	tokens, err := newTokens(testMerchant(b), new(tokenPlatform), &certmagic.FileStorage{Path: b.TempDir()}, zap.NewNop(), time.Now)
+	tokens, err := newTokens(testMerchant(b), outbound.Through(new(tokenPlatform)), &certmagic.FileStorage{Path: b.TempDir()}, zap.NewNop(), time.Now)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -688,7 +690,7 @@ func TestTokenStaleConnection(t *testing.T) {
 	defer transport.CloseIdleConnections()
 	m := testMerchant(t)
 	m.endpoint, _, _ = outbound.ParseEndpoint(platform.url)
-	tokens, err := newTokens(m, transport, &certmagic.FileStorage{Path: t.TempDir()}, zap.NewNop(), clock.now)
+	tokens, err := newTokens(m, outbound.Through(transport), &certmagic.FileStorage{Path: t.TempDir()}, zap.NewNop(), clock.now)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -315,7 +315,7 @@ const (
 	migrationPage  = "docs/en/migration.md"
 )
 
-// The shortcut, its long form and the JSON shown are the same.
+// The proxy and its long form are in JSON what the page shows.
 func TestDesignLongForm(t *testing.T) {
 	var forms [][]any
 	for _, shown := range blocks(t, designPage, "caddyfile") {
@@ -350,12 +350,12 @@ func TestDesignLongForm(t *testing.T) {
 			forms = append(forms, handlers)
 		}
 	}
-	if len(forms) != 3 {
-		t.Fatalf("%s shows %d forms, not 3", designPage, len(forms))
+	if len(forms) != 4 {
+		t.Fatalf("%s shows %d forms, not 4", designPage, len(forms))
 	}
-	for i, form := range forms {
-		if len(form) != 2 || !reflect.DeepEqual(form, forms[0]) {
-			t.Errorf("form %d is %v, the first %v", i+1, form, forms[0])
+	for i := range 2 {
+		if len(forms[i]) != i+1 || !reflect.DeepEqual(forms[i], forms[i+2]) {
+			t.Errorf("form %d is %v, and the JSON shown %v", i+1, forms[i], forms[i+2])
 		}
 	}
 }

@@ -14,7 +14,7 @@ func init() {
 
 	httpcaddyfile.RegisterHandlerDirective("shouqianba_notify", parseNotify)
 	httpcaddyfile.RegisterHandlerDirective("shouqianba_guard", parseGuard)
-	httpcaddyfile.RegisterDirective("shouqianba_proxy", parseProxy)
+	httpcaddyfile.RegisterHandlerDirective("shouqianba_proxy", parseProxy)
 
 	// As the ChinaUMS directives are ordered, and for the same reasons.
 	httpcaddyfile.RegisterDirectiveOrder("shouqianba_notify", httpcaddyfile.After, "encode")
@@ -155,46 +155,32 @@ func (u *Upstreams) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return nil
 }
 
-// parseProxy reads the shouqianba_proxy shortcut, which takes the options of shouqianba_guard, of transport shouqianba and
-// of reverse_proxy:
+func parseProxy(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+	p := new(Proxy)
+	return p, p.UnmarshalCaddyfile(h.Dispenser)
+}
+
+// UnmarshalCaddyfile sets up the handler from Caddyfile tokens. Syntax:
 //
 //	shouqianba_proxy [<matcher>] [<terminal>] {
 //	    <options of shouqianba_guard>
-//	    <options of transport http and of reverse_proxy>
+//	    header_up    [+|-]<field> [<value|regexp> [<replacement>]]
+//	    <options of transport http>
 //	}
-//
-// It is short for
-//
-//	shouqianba_guard [<matcher>] [<terminal>] {
-//	    <options of shouqianba_guard>
-//	}
-//	reverse_proxy [<matcher>] {
-//	    dynamic   shouqianba [<terminal>]
-//	    transport shouqianba [<terminal>] {
-//	        <options of transport http>
-//	    }
-//	    <options of reverse_proxy>
-//	}
-func parseProxy(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
-	guard, transport, upstreams := new(Guard), new(Transport), new(Upstreams)
-	shortcut := syntax.Shortcut{
-		Name: "shouqianba_proxy", Platform: "shouqianba",
-		Guard: guard, Transport: transport, HTTP: &transport.HTTPTransport, Upstreams: upstreams,
-		Own: func(o *syntax.Options) (bool, error) {
-			known, err := o.Guard(&guard.Guard)
-			if !known && err == nil {
-				known, err = o.Compression()
-			}
-			return known, err
-		},
+func (p *Proxy) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // the directive's name
+	if err := syntax.Argument(d, &p.Terminal); err != nil {
+		return err
 	}
-	return shortcut.Parse(h, &guard.Terminal, &transport.Terminal, &upstreams.Terminal)
+	o := syntax.Options{D: d, Of: "shouqianba_proxy"}
+	return o.Proxy(&p.Proxy, "shouqianba_guard, and reverse_proxy with transport shouqianba", func() (known bool, err error) { return false, nil })
 }
 
 // Interface guards
 var (
 	_ caddyfile.Unmarshaler = (*Notify)(nil)
 	_ caddyfile.Unmarshaler = (*Guard)(nil)
+	_ caddyfile.Unmarshaler = (*Proxy)(nil)
 	_ caddyfile.Unmarshaler = (*Transport)(nil)
 	_ caddyfile.Unmarshaler = (*Upstreams)(nil)
 )

@@ -1,7 +1,6 @@
 package shouqianba
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -11,7 +10,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/caddy-chinaums/caddy-chinaums/internal/body"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/inbound"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/outbound"
 )
@@ -47,30 +45,19 @@ func (c *confirmer) confirm(t *terminal, event *notifyEvent, patience time.Durat
 
 const errNoSuchOrder = inbound.Contradiction("the platform knows no such order of this terminal")
 
-// asking makes the queries.
-var asking = outbound.NewClient()
-
-// postSigned makes a call of the gateway's own.
-func postSigned(ctx context.Context, client *http.Client, to outbound.Endpoint, path, sn, key string, message any) (status int, answer []byte, err error) {
+// postSigned makes a call of the gateway's own. sent tells of an error whether the platform may have seen it.
+func postSigned(ctx context.Context, line *outbound.Line, to outbound.Endpoint, path, sn, key string, fresh bool, message any) (status int, answer []byte, sent bool, err error) {
 	content, err := json.Marshal(message)
 	if err != nil {
-		return 0, nil, err // strings always marshal
+		return 0, nil, false, err // strings always marshal
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, to.URL(path), bytes.NewReader(content))
+	res, answer, sent, err := line.Sender().Ask(ctx, to, &outbound.Question{
+		Path: path, Authorization: authorization(sn, key, content), Content: content, MaxAnswer: 64 << 10, Fresh: fresh,
+	})
 	if err != nil {
-		return 0, nil, err
+		return 0, nil, sent, err
 	}
-	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("Authorization", authorization(sn, key, content))
-	res, err := client.Do(req)
-	if err != nil {
-		return 0, nil, outbound.WithoutQuotes(err)
-	}
-	defer res.Body.Close()
-	if answer, err = body.Read(res.Body, res.ContentLength, 64<<10); err != nil {
-		return res.StatusCode, nil, outbound.WithoutQuotes(err)
-	}
-	return res.StatusCode, answer, nil
+	return res.StatusCode, answer, true, nil
 }
 
 // ask queries the order of a notify.
@@ -85,7 +72,7 @@ func (t *terminal) ask(ctx context.Context, event *notifyEvent) (*queriedOrder, 
 			question[name] = value
 		}
 	}
-	status, answer, err := postSigned(ctx, asking, t.endpoint, queryPath, signs.sn, signs.key, question)
+	status, answer, _, err := postSigned(ctx, &t.Line, t.endpoint, queryPath, signs.sn, signs.key, false, question)
 	if err != nil {
 		return nil, err
 	}

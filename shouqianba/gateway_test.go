@@ -11,6 +11,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -125,9 +126,22 @@ func TestErrorMessageIsLogged(t *testing.T) {
 
 // TestOutcomes: the contract's table in this platform's words.
 func TestOutcomes(t *testing.T) {
+	proxy := regexp.MustCompile(`(?s)shouqianba_proxy (\S+)(?: \{\n(.*?)\n\t*\})?\n`)
+	for name, form := range map[string]string{
+		"shouqianba_proxy": "shouqianba_proxy $1 {\n$2\n}\n",
+		"by net-http":      "shouqianba_proxy $1 {\n$2\nmax_conns_per_host 100000\n}\n", // which the lean client cannot do
+		"long form":        "shouqianba_guard $1 {\n$2\n}\nreverse_proxy {\ndynamic shouqianba $1\ntransport shouqianba $1\n}\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			testOutcomes(t, func(site string) string { return proxy.ReplaceAllString(site, form) })
+		})
+	}
+}
+
+func testOutcomes(t *testing.T, inForm func(site string) string) {
 	g := startPlatform(t, sandbox.ShouqianbaOptions{})
 	closed := freeAddress(t)
-	start(t, "{\n\tshouqianba {\n\t\tterminal till {\n"+g.fixed()+"\t\t}\n\t\tterminal gone {\nterminal_sn 7\nterminal_key {env.SQB_TERMINAL_KEY}\nupstream http://"+closed+"\n\t\t}\n\t}\n}\nhttp://"+g.address+` {
+	start(t, "{\n\tshouqianba {\n\t\tterminal till {\n"+g.fixed()+"\t\t}\n\t\tterminal gone {\nterminal_sn 7\nterminal_key {env.SQB_TERMINAL_KEY}\nupstream http://"+closed+"\n\t\t}\n\t}\n}\nhttp://"+g.address+inForm(` {
 	handle_path /gone/* {
 		shouqianba_proxy gone
 	}
@@ -160,7 +174,7 @@ func TestOutcomes(t *testing.T) {
 		shouqianba_proxy till
 	}
 }
-`)
+`))
 	query := call(g.options.TerminalSN, `"client_sn":"1"`)
 	for _, test := range []struct {
 		name, path, body string

@@ -79,14 +79,22 @@ func (g *Guard) Provision(ctx caddy.Context) error {
 	if err = g.Guard.Provision(ctx, &outward, app.calls, app.flights); err != nil {
 		return fmt.Errorf("shouqianba_guard: %w", err)
 	}
-	for _, t := range g.terminal.Reachable() {
+	if err = keepOwned(&g.Guard, g.terminal); err != nil {
+		return fmt.Errorf("shouqianba_guard: %w", err)
+	}
+	app.patience = max(app.patience, time.Duration(g.Timeout))
+	return nil
+}
+
+// keepOwned refuses paths that give out the key of a terminal that the gateway owns.
+func keepOwned(g *outbound.Guard, ref terminalRef) error {
+	for _, t := range ref.Reachable() {
 		for _, path := range []string{activatePath, checkinPath} {
 			if t.owner != nil && g.Names(path) {
-				return fmt.Errorf("shouqianba_guard: paths: %s is within reach, but gives out keys of terminal %s, which the gateway owns", path, t.name)
+				return fmt.Errorf("paths: %s is within reach, but gives out keys of terminal %s, which the gateway owns", path, t.name)
 			}
 		}
 	}
-	app.patience = max(app.patience, time.Duration(g.Timeout))
 	return nil
 }
 

@@ -118,6 +118,7 @@ type Terminal struct {
 
 // terminal is a Terminal with its placeholders resolved. The keys are reachable from here only.
 type terminal struct {
+	outbound.Line
 	name       string
 	endpoint   outbound.Endpoint
 	loopback   bool            // the endpoint is on this machine
@@ -268,6 +269,7 @@ func (a *App) resolve(name string, config *Terminal) (*terminal, error) {
 		if t.owner, err = newOwner(name, id, values[1], t.endpoint, a.logger); err != nil {
 			return nil, err
 		}
+		t.owner.line = &t.Line
 	}
 	for _, raw := range config.PublicKey {
 		key, err := readPublicKey(raw)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
@@ -15,8 +16,93 @@ import (
 )
 
 func init() {
+	caddy.RegisterModule(Proxy{})
 	caddy.RegisterModule(Transport{})
 	caddy.RegisterModule(Upstreams{})
+}
+
+// Proxy sends the app's calls to the platform: it decides who may use the terminal's key and for what, signs the call, sends
+// it, and passes the answer on. It is a guard (see [Guard], whose rules, answers and placeholders it has), upstream and
+// signing transport in one, with a client of HTTP/1.1 made for it: a kept connection is looked at before the first byte is
+// written, and whether a byte was written is known, not guessed. Where that client cannot serve (a forward proxy, another
+// version of HTTP, an operating system without such a look) Caddy's own does, and a line at INFO says so.
+//
+// Who wants more of reverse_proxy writes [Guard] and a reverse_proxy with [Transport] instead.
+//
+// In a Caddyfile:
+//
+//	shouqianba_proxy {
+//		allow 10.0.0.0/24
+//		token {env.GATEWAY_TOKEN}
+//		dial_timeout 3s
+//	}
+//
+// In JSON:
+//
+//	{
+//		"handler": "shouqianba_proxy",
+//		"allow": ["10.0.0.0/24"],
+//		"token": ["{env.GATEWAY_TOKEN}"],
+//		"transport": {"dial_timeout": "3s"}
+//	}
+type Proxy struct {
+	// The terminal that calls: a name of the shouqianba app, or a placeholder that reaches terminals that have a key. May be
+	// empty where there is exactly one terminal.
+	Terminal string `json:"terminal,omitempty"`
+
+	outbound.Proxy
+
+	terminal terminalRef
+}
+
+// CaddyModule returns the Caddy module information.
+func (Proxy) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.handlers.shouqianba_proxy",
+		New: func() caddy.Module { return new(Proxy) },
+	}
+}
+
+// Provision finds the terminal, and sets up what judges and sends.
+func (p *Proxy) Provision(ctx caddy.Context) error {
+	app, err := loadApp(ctx)
+	if err == nil {
+		p.terminal, err = app.terminals.Ref(p.Terminal, needsKey)
+	}
+	if err == nil {
+		var endpoints []outbound.Endpoint
+		for _, t := range p.terminal.Reachable() {
+			endpoints = append(endpoints, t.endpoint)
+		}
+		err = p.Proxy.Provision(ctx, &outward, app.calls, app.flights, remote(p.terminal), endpoints)
+	}
+	if err == nil {
+		err = keepOwned(&p.Guard, p.terminal)
+	}
+	if err != nil {
+		return locale.Errorf("shouqianba_proxy: %w", err)
+	}
+	for _, t := range p.terminal.Reachable() {
+		t.Use(p.Sender())
+	}
+	app.patience = max(app.patience, time.Duration(p.Timeout))
+	return nil
+}
+
+// ServeHTTP implements caddyhttp.MiddlewareHandler. It ends the chain.
+func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
+	return p.Forward(w, r, func() outbound.Account { return account(p.terminal.Resolve(replacer(r))) },
+		func(account outbound.Account) outbound.Signer { return &attempt{terminal: account.(*terminal)} })
+}
+
+// remote names a terminal whose platform is not on this machine, or is empty.
+func remote(ref terminalRef) string {
+	for _, terminal := range ref.Reachable() {
+		if !terminal.loopback {
+			return "terminal " + terminal.name
+		}
+	}
+	return ""
 }
 
 // Transport is the reverse_proxy transport that signs: each attempt of a call that a [Guard] has let pass gets an
@@ -67,13 +153,7 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 	if t.terminal, err = app.terminals.Ref(t.Terminal, needsKey); err != nil {
 		return locale.Errorf("transport shouqianba: %w", err)
 	}
-	remote := ""
-	for _, terminal := range t.terminal.Reachable() {
-		if !terminal.loopback {
-			remote = "terminal " + terminal.name
-		}
-	}
-	if err = outbound.SetUp(ctx, &t.HTTPTransport, remote); err != nil {
+	if err = outbound.SetUp(ctx, &t.HTTPTransport, remote(t.terminal)); err != nil {
 		return locale.Errorf("transport shouqianba: %w", err)
 	}
 	return nil
@@ -169,6 +249,9 @@ func (u *Upstreams) GetUpstreams(r *http.Request) ([]*reverseproxy.Upstream, err
 
 // Interface guards
 var (
+	_ caddy.Provisioner                      = (*Proxy)(nil)
+	_ caddy.CleanerUpper                     = (*Proxy)(nil)
+	_ caddyhttp.MiddlewareHandler            = (*Proxy)(nil)
 	_ caddy.Provisioner                      = (*Transport)(nil)
 	_ http.RoundTripper                      = (*Transport)(nil)
 	_ reverseproxy.TLSTransport              = (*Transport)(nil)

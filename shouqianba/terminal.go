@@ -10,8 +10,6 @@ import (
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
-	"net/http"
-	"net/http/httptrace"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -101,6 +99,7 @@ type owner struct {
 	name      string // the configured name, for logs
 	vendorKey string
 	endpoint  outbound.Endpoint
+	line      *outbound.Line
 	slot      seal.Slot
 	logger    *zap.Logger
 }
@@ -112,7 +111,7 @@ func newOwner(name string, id identity, vendorKey string, endpoint outbound.Endp
 		return nil, err
 	}
 	return &owner{
-		identity: id, name: name, vendorKey: vendorKey, endpoint: endpoint, logger: logger.With(zap.String("terminal", name)),
+		identity: id, name: name, vendorKey: vendorKey, endpoint: endpoint, line: new(outbound.Line), logger: logger.With(zap.String("terminal", name)),
 		slot: seal.Slot{Key: id.slotKey(), Box: box},
 	}, nil
 }
@@ -647,18 +646,6 @@ type exchangeError struct {
 func (e *exchangeError) Error() string { return e.what + ": " + e.cause.Error() }
 func (e *exchangeError) Unwrap() error { return e.cause }
 
-// lifecycle makes the calls of activations and check-ins: few, so that no connection is kept.
-var lifecycle = &http.Client{
-	Transport: &http.Transport{
-		Proxy:                 http.ProxyFromEnvironment,
-		DisableKeepAlives:     true,
-		DisableCompression:    true,
-		TLSHandshakeTimeout:   exchangeTimeout,
-		ResponseHeaderTimeout: exchangeTimeout,
-	},
-	CheckRedirect: outbound.NoRedirect,
-}
-
 // send activates the terminal (a record without a key) or checks it in, and returns the platform's serial number and key.
 func (o *owner) send(ctx context.Context, r *record) (record, error) {
 	what, path, sn, key := "check-in", checkinPath, r.SN, r.Key
@@ -669,11 +656,10 @@ func (o *owner) send(ctx context.Context, r *record) (record, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, exchangeTimeout)
 	defer cancel()
-	var connected atomic.Bool
-	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { connected.Store(true) }})
-	status, answer, err := postSigned(ctx, lifecycle, o.endpoint, path, sn, key, message)
+	// On a new connection: one that was kept too long must not cost the answer.
+	status, answer, sent, err := postSigned(ctx, o.line, o.endpoint, path, sn, key, true, message)
 	if err != nil {
-		return record{}, &exchangeError{what: what, unseen: connected.Load(), cause: err}
+		return record{}, &exchangeError{what: what, unseen: sent, cause: err}
 	}
 	given, unseen, err := readKey(status, answer)
 	if err != nil {

@@ -20,62 +20,97 @@ var ErrTooLarge = errors.New("body larger than allowed")
 // fewer or more bytes than announced are io.ErrUnexpectedEOF. Memory grows with what has arrived, never with what was
 // announced.
 func Read(r io.Reader, announced, limit int64) ([]byte, error) {
+	into, err := read(r, announced, limit, false)
+	if err != nil {
+		return nil, err
+	}
+	defer into.leave()
+	return into.take(), nil
+}
+
+// ReadPooled is Read into a buffer that others get after Release.
+func ReadPooled(r io.Reader, announced, limit int64) (Pooled, error) {
+	into, err := read(r, announced, limit, true)
+	return Pooled{into.bytes, into.buffer}, err
+}
+
+func read(r io.Reader, announced, limit int64, pooled bool) (into room, err error) {
 	if announced > limit {
-		return nil, ErrTooLarge
+		return room{}, ErrTooLarge
 	}
 	most := limit
 	if announced >= 0 {
 		most = announced
 	}
-	into := newRoom(most)
-	defer into.leave()
+	into = newRoom(most, pooled)
+	defer func() {
+		if err != nil {
+			into.leave()
+			into = room{}
+		}
+	}()
 	for {
 		n, err := r.Read(into.bytes[len(into.bytes):cap(into.bytes)])
 		into.bytes = into.bytes[:len(into.bytes)+n]
 		size := int64(len(into.bytes))
 		if size > limit {
-			return nil, ErrTooLarge
+			return into, ErrTooLarge
 		}
 		if size > most {
-			return nil, io.ErrUnexpectedEOF
+			return into, io.ErrUnexpectedEOF
 		}
 		if err == io.EOF {
 			if size < announced {
-				return nil, io.ErrUnexpectedEOF
+				return into, io.ErrUnexpectedEOF
 			}
-			return into.take(), nil
+			return into, nil
 		}
 		if err != nil {
 			if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-				return nil, ErrTooLarge
+				return into, ErrTooLarge
 			}
-			return nil, err
+			return into, err
 		}
 		if len(into.bytes) == cap(into.bytes) {
-			into.grow(most)
+			into.grow(most, pooled)
 		}
 	}
 }
 
 // ReadRequest reads all of a request's body, which must arrive within patience.
 func ReadRequest(w http.ResponseWriter, r *http.Request, limit int64, patience time.Duration) ([]byte, error) {
+	into, err := readRequest(w, r, limit, patience, false)
+	if err != nil {
+		return nil, err
+	}
+	defer into.leave()
+	return into.take(), nil
+}
+
+// ReadRequestPooled is ReadRequest into a buffer that others get after Release.
+func ReadRequestPooled(w http.ResponseWriter, r *http.Request, limit int64, patience time.Duration) (Pooled, error) {
+	into, err := readRequest(w, r, limit, patience, true)
+	return Pooled{into.bytes, into.buffer}, err
+}
+
+func readRequest(w http.ResponseWriter, r *http.Request, limit int64, patience time.Duration, pooled bool) (room, error) {
 	if r.ContentLength > limit {
-		return nil, ErrTooLarge
+		return room{}, ErrTooLarge
 	}
 	if r.Body == nil && r.ContentLength > 0 { // somebody took it
-		return nil, io.ErrUnexpectedEOF
+		return room{}, io.ErrUnexpectedEOF
 	}
 	if r.Body == nil || r.ContentLength == 0 {
-		return nil, nil
+		return room{}, nil
 	}
 	// If the writer cannot set a deadline, as in tests, the server's own timeouts apply.
 	controller := http.NewResponseController(w)
 	limited := controller.SetReadDeadline(time.Now().Add(patience)) == nil
-	b, err := Read(r.Body, r.ContentLength, limit)
+	into, err := read(r.Body, r.ContentLength, limit, pooled)
 	if limited && err == nil {
 		_ = controller.SetReadDeadline(time.Time{})
 	}
-	return b, err
+	return into, err
 }
 
 // Status is the HTTP status for an error of Read or ReadRequest.

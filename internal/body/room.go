@@ -17,11 +17,26 @@ type buffer struct {
 	stage int
 }
 
-// buffers of firstRead, and four times as much each.
-var buffers [4]sync.Pool
+// stages are the sizes of buffers. The last has room for a body of 1 MiB, and for the byte more that shows its end.
+var (
+	stages  = [...]int{firstRead, 4 * firstRead, 16 * firstRead, 64 * firstRead, 1<<20 + 512}
+	buffers [len(stages)]sync.Pool
+)
 
-func newRoom(most int64) room {
-	if most < firstRead {
+// Pooled is a body in a buffer that others get after Release.
+type Pooled struct {
+	Bytes  []byte
+	buffer *buffer
+}
+
+// Release gives the buffer back. Nobody may look at Bytes afterwards.
+func (p *Pooled) Release() {
+	(&room{p.Bytes, p.buffer}).leave()
+	*p = Pooled{}
+}
+
+func newRoom(most int64, pooled bool) room {
+	if most < firstRead && !pooled {
 		return newBody(most)
 	}
 	return newBuffer(0)
@@ -33,16 +48,17 @@ func newBody(size int64) room { return room{bytes: make([]byte, 0, size+1)} }
 func newBuffer(stage int) room {
 	b, ok := buffers[stage].Get().(*buffer)
 	if !ok {
-		b = &buffer{make([]byte, 0, firstRead<<(2*stage)), stage}
+		b = &buffer{make([]byte, 0, stages[stage]), stage}
 	}
 	return room{b.bytes, b}
 }
 
-// grow moves what is there to a larger room: at last to one of just the size of a body of not more than so many bytes.
-func (r *room) grow(most int64) {
+// grow moves what is there to a larger room. One that is not pooled is at last of just the size of a body of not more
+// than so many bytes.
+func (r *room) grow(most int64, pooled bool) {
 	size := 4 * int64(cap(r.bytes))
 	var next room
-	if r.buffer != nil && r.buffer.stage+1 < len(buffers) && size <= most {
+	if r.buffer != nil && r.buffer.stage+1 < len(stages) && (pooled || size <= most) {
 		next = newBuffer(r.buffer.stage + 1)
 	} else {
 		next = newBody(min(size, most))

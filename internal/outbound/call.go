@@ -9,7 +9,9 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/caddy-chinaums/caddy-chinaums/internal/body"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/fields"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/wire"
 )
 
 // Account is the merchant or terminal whose keys sign a call. It is asked for its key at each attempt, because a key
@@ -74,6 +76,21 @@ type Call struct {
 
 	offered bool // the placeholders are the call's own
 	told    told
+	after   After // nil: nobody follows the call
+
+	// What a Proxy uses, here so that it need not be made: the body's and the answer's buffers, the request's head, the
+	// answer's own headers.
+	body, answer body.Pooled
+	room         [8]wire.Field
+	own          [2]string
+	patience     patience
+}
+
+// release gives the buffers back. What of them is needed later has been copied.
+func (c *Call) release() {
+	c.Body = nil
+	c.body.Release()
+	c.answer.Release()
 }
 
 // told is what the client was told in the end; before that, it is zero.

@@ -56,6 +56,9 @@ type Guard struct {
 	// Default: off.
 	Validate string `json:"validate,omitempty"`
 
+	// Watch follows the calls; nil: nobody does. It is set before Provision's end, and not changed.
+	Watch Watch `json:"-"`
+
 	platform *Platform
 	metrics  *Metrics
 	flights  *Flights
@@ -127,10 +130,21 @@ func (g *Guard) Names(path string) bool {
 // Admit lets r pass or says why not. resolve names the account (nil: there is none). The returned request carries the
 // Call, its body in memory, and of the client's headers only those that may go out.
 func (g *Guard) Admit(w http.ResponseWriter, r *http.Request, resolve func() Account) (out *http.Request, call *Call, refusal *Error) {
+	if call, refusal = g.judge(w, r, resolve, false); refusal != nil {
+		return nil, call, refusal
+	}
+	out = withCall(r, call)
+	out.Header = scrub(r.Header)
+	body.Set(out, call.Body)
+	return out, call, nil
+}
+
+// judge makes the call of r or says why not. pooled tells that the call is released when it has ended.
+func (g *Guard) judge(w http.ResponseWriter, r *http.Request, resolve func() Account, pooled bool) (call *Call, refusal *Error) {
 	defer func() {
 		if v := recover(); v != nil {
 			g.panicked(v)
-			out, refusal = nil, errInternal.because("panic", nil)
+			refusal = errInternal.because("panic", nil)
 		}
 		if refusal != nil && (call == nil || call.Body == nil) && refusal.Reason != brokenBody {
 			// A stranger who announces a body, and sends none, is not waited for.
@@ -138,11 +152,11 @@ func (g *Guard) Admit(w http.ResponseWriter, r *http.Request, resolve func() Acc
 		}
 	}()
 	if reason := g.access.check(r); reason != "" {
-		return nil, nil, forbidden[reason].because(reason, nil)
+		return nil, forbidden[reason].because(reason, nil)
 	}
 	account := resolve()
 	if account == nil {
-		return nil, nil, errNoMerchant.because("no_merchant", nil)
+		return nil, errNoMerchant.because("no_merchant", nil)
 	}
 	call = &Call{
 		Account:     account,
@@ -153,50 +167,53 @@ func (g *Guard) Admit(w http.ResponseWriter, r *http.Request, resolve func() Acc
 		client:      r.Context(),
 	}
 	if !g.paths.allowed(r.URL.Path) {
-		return nil, call, g.paths.refusal(r.URL.Path).because("path", nil)
+		return call, g.paths.refusal(r.URL.Path).because("path", nil)
 	}
 	call.path = r.URL.Path
 	if r.Method != http.MethodPost {
 		w.Header().Set("Allow", http.MethodPost)
-		return nil, call, errBadRequest.status(http.StatusMethodNotAllowed).saying("只接受 POST", "only POST is accepted").because("method", nil)
+		return call, errBadRequest.status(http.StatusMethodNotAllowed).saying("只接受 POST", "only POST is accepted").because("method", nil)
 	}
 	// Several or invalid Early-Data fields count as a 1 (RFC 8470, 5.1), and no honest one says anything else.
 	if _, early := r.Header["Early-Data"]; early || r.TLS != nil && !r.TLS.HandshakeComplete {
-		return nil, call, errBadRequest.status(http.StatusTooEarly).saying("不接受 TLS 早期数据", "TLS early data is not accepted").because("early_data", nil)
+		return call, errBadRequest.status(http.StatusTooEarly).saying("不接受 TLS 早期数据", "TLS early data is not accepted").because("early_data", nil)
 	}
 	if !isJSON(r.Header["Content-Type"]) {
-		return nil, call, errBadRequest.status(http.StatusUnsupportedMediaType).saying("Content-Type 必须是 application/json", "the Content-Type must be application/json").because("content_type", nil)
+		return call, errBadRequest.status(http.StatusUnsupportedMediaType).saying("Content-Type 必须是 application/json", "the Content-Type must be application/json").because("content_type", nil)
 	}
-	content, refusal := g.readBody(w, r)
-	if refusal != nil {
-		return nil, call, refusal
+	if refusal := g.readBody(w, r, call, pooled); refusal != nil {
+		return call, refusal
 	}
-	call.Body = content
 	if refusal := g.validate(r, call); refusal != nil {
-		return nil, call, refusal
+		return call, refusal
 	}
-
-	out = withCall(r, call)
-	out.Header = scrub(r.Header)
-	body.Set(out, content)
-	return out, call, nil
+	if g.Watch != nil {
+		call.after, refusal = g.Watch.Before(r, w.Header(), call)
+	}
+	return call, refusal
 }
 
 // brokenBody is the reason of a body that has been waited for already.
 const brokenBody = "broken_body"
 
-func (g *Guard) readBody(w http.ResponseWriter, r *http.Request) ([]byte, *Error) {
-	content, err := body.ReadRequest(w, r, g.MaxSize, time.Duration(g.Timeout))
+func (g *Guard) readBody(w http.ResponseWriter, r *http.Request, call *Call, pooled bool) *Error {
+	var err error
+	if pooled {
+		call.body, err = body.ReadRequestPooled(w, r, g.MaxSize, time.Duration(g.Timeout))
+		call.Body = call.body.Bytes
+	} else {
+		call.Body, err = body.ReadRequest(w, r, g.MaxSize, time.Duration(g.Timeout))
+	}
 	switch {
 	case errors.Is(err, body.ErrTooLarge):
-		return nil, errBadRequest.status(http.StatusRequestEntityTooLarge).saying(
+		return errBadRequest.status(http.StatusRequestEntityTooLarge).saying(
 			fmt.Sprintf("请求体超过 %d 字节", g.MaxSize), fmt.Sprintf("the body is larger than %d bytes", g.MaxSize)).because("too_large", nil)
 	case err != nil:
-		return nil, errBadRequest.saying("请求体未能完整读取", "the body could not be read whole").because(brokenBody, err)
-	case len(content) == 0:
-		return nil, errBadRequest.saying("请求体为空", "the body is empty").because("empty_body", nil)
+		return errBadRequest.saying("请求体未能完整读取", "the body could not be read whole").because(brokenBody, err)
+	case len(call.Body) == 0:
+		return errBadRequest.saying("请求体为空", "the body is empty").because("empty_body", nil)
 	}
-	return content, nil
+	return nil
 }
 
 // Serve admits r, runs next and makes sure that the client is told the outcome, whatever happens. It returns nil or, for
@@ -295,6 +312,7 @@ func (g *Guard) Answer(w http.ResponseWriter, r *http.Request, call *Call, e *Er
 	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
 		repl.Set("http."+g.platform.Name+".reason", e.Reason)
 	}
+	call.settle(e.Outcome, e.Code, 0, nil)
 	g.tell(r, call, e.Outcome, e.Code) // before the answer, whose headers others may make of them
 	answer := g.platform.Envelope(e)
 	header := w.Header()
@@ -316,6 +334,7 @@ func (g *Guard) Reply(w http.ResponseWriter, r *http.Request, call *Call, conten
 	header.Set("Content-Type", "application/json; charset=utf-8")
 	header.Set("Cache-Control", "no-store")
 	header.Set(OutcomeHeader, string(NotSent))
+	call.settle(NotSent, "", 0, nil)
 	g.note(r, call, NotSent, "", "")
 	w.WriteHeader(http.StatusOK)
 	_, _ = w.Write(content)
@@ -365,6 +384,7 @@ func (g *Guard) log(r *http.Request, call *Call, e *Error, writeErr error) {
 
 // finish tells everybody what became of a call. w has the answer; nil: it is to be cut.
 func (g *Guard) finish(w http.ResponseWriter, r *http.Request, call *Call, outcome Outcome, errCode string, start time.Time) {
+	call.settle(outcome, errCode, 0, nil)
 	merchant, sent := "", false
 	if call != nil {
 		merchant, sent = call.Account.Name(), call.sent.Load()
@@ -408,20 +428,21 @@ func (g *Guard) note(r *http.Request, call *Call, outcome Outcome, errCode, advi
 	if extra == nil {
 		return
 	}
+	order, words := "", ""
+	if call != nil {
+		order = g.platform.Order(call.Body) // now: the entry is written when the body's buffer is another call's
+		if outcome == Answered {
+			words = call.words
+		}
+	}
 	extra.Add(zap.Inline(zapcore.ObjectMarshalerFunc(func(entry zapcore.ObjectEncoder) error {
 		entry.AddString("merchant", call.merchant())
 		entry.AddString("outcome", string(outcome))
 		entry.AddString("errcode", errCode)
-		if call != nil && outcome == Answered && call.words != "" {
-			entry.AddString("errmsg", call.words)
-		}
-		if call != nil {
-			if order := g.platform.Order(call.Body); order != "" {
-				entry.AddString("order", order)
+		for _, field := range [...][2]string{{"errmsg", words}, {"order", order}, {"advice", advice}} {
+			if field[1] != "" {
+				entry.AddString(field[0], field[1])
 			}
-		}
-		if advice != "" {
-			entry.AddString("advice", advice)
 		}
 		return nil
 	})))
@@ -517,10 +538,13 @@ func (w *outcomeWriter) ReadFrom(r io.Reader) (int64, error) {
 	return w.ResponseWriterWrapper.ReadFrom(r)
 }
 
+// passedOn are the client's headers that go out.
+var passedOn = [...]string{"Content-Type", "Content-Encoding", "Accept", "User-Agent"}
+
 // scrub keeps of the client's headers those that may go out.
 func scrub(header http.Header) http.Header {
 	out := make(http.Header, 8) // these, and what reverse_proxy adds: a larger map costs four times as much
-	for _, name := range []string{"Content-Type", "Content-Encoding", "Accept", "User-Agent"} {
+	for _, name := range passedOn {
 		if values, ok := header[name]; ok {
 			out[name] = values
 		}

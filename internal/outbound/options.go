@@ -13,14 +13,6 @@ import (
 // re-encode a call; sets those that the platforms need; and provisions the HTTP transport. remote names an account whose
 // platform is not on this machine, or is empty.
 func SetUp(ctx caddy.Context, t *reverseproxy.HTTPTransport, remote string) error {
-	switch {
-	case slices.Contains(t.Versions, "3"):
-		return locale.Errorf("versions: 3 is not supported, whether a call was sent could not be told")
-	case t.Compression != nil && *t.Compression:
-		return locale.Errorf("compression must stay off: answers are passed on as they come")
-	case t.TLS != nil && t.TLS.InsecureSkipVerify && remote != "":
-		return locale.Errorf("%s: tls_insecure_skip_verify is refused except to loopback: anybody on the way could take the calls", remote)
-	}
 	// Only the nearest: one further out, in whose handle_response this one stands, does with its own request what it likes.
 	for _, module := range slices.Backward(ctx.Modules()) {
 		if proxy, ok := module.(*reverseproxy.Handler); ok {
@@ -29,6 +21,19 @@ func SetUp(ctx caddy.Context, t *reverseproxy.HTTPTransport, remote string) erro
 			}
 			break
 		}
+	}
+	return setUp(ctx, t, remote)
+}
+
+// setUp is SetUp where there is no reverse_proxy.
+func setUp(ctx caddy.Context, t *reverseproxy.HTTPTransport, remote string) error {
+	switch {
+	case slices.Contains(t.Versions, "3"):
+		return locale.Errorf("versions: 3 is not supported, whether a call was sent could not be told")
+	case t.Compression != nil && *t.Compression:
+		return locale.Errorf("compression must stay off: answers are passed on as they come")
+	case t.TLS != nil && t.TLS.InsecureSkipVerify && remote != "":
+		return locale.Errorf("%s: tls_insecure_skip_verify is refused except to loopback: anybody on the way could take the calls", remote)
 	}
 	if len(t.Versions) == 0 {
 		t.Versions = []string{"1.1"}

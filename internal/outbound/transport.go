@@ -61,18 +61,11 @@ func RoundTrip(req *http.Request, platform *Platform, account Account, signer Si
 
 	ctx, cancel := context.WithTimeout(req.Context(), call.timeout)
 	defer cancel()
-	authorization, err := signer.Authorize(ctx, call.Account, call.Body)
-	if err != nil {
-		return nil, errUnreachable.because("no_authorization", err)
+	authorization, failure := call.authorize(ctx, signer)
+	if failure != nil {
+		return nil, failure
 	}
-	if call.clientHasGone() { // also while the call waited for a key or a token
-		return nil, errUnreachable.because("client_gone", errors.New("the client went away before the call was sent"))
-	}
-	out := outgoing(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		// net/http asks for another connection within one round trip only if nothing was written on the last.
-		GetConn: func(string) { call.sent.Store(false) },
-		GotConn: func(httptrace.GotConnInfo) { call.sent.Store(true) },
-	}), req, call, authorization)
+	out := outgoing(httptrace.WithClientTrace(ctx, connectionTrace(&call.sent)), req, call, authorization)
 	if onlyHTTP1(next) {
 		// So a stale connection does no harm: net/http takes another one if nothing was written on it. HTTP/2 would
 		// repeat also what was written, wherever it believes that the platform has not looked at it.
@@ -84,13 +77,63 @@ func RoundTrip(req *http.Request, platform *Platform, account Account, signer Si
 		return nil, failed(call, err)
 	}
 	received := time.Now()
-	if res, err = readAnswer(res, call, signer); err != nil {
-		return nil, err
+	defer res.Body.Close()
+	var answer []byte
+	if res.StatusCode != http.StatusSwitchingProtocols {
+		if answer, err = body.Read(res.Body, res.ContentLength, call.maxResponse); err != nil {
+			return nil, failed(call, err)
+		}
 	}
-	if listener, ok := signer.(Listener); ok {
-		listener.Answered(account, res, call.errCode, received)
+	if failure := call.take(res, answer, signer, received); failure != nil {
+		return nil, failure
+	}
+	res.Body = io.NopCloser(bytes.NewReader(answer))
+	res.ContentLength = int64(len(answer))
+	res.TransferEncoding, res.Trailer = nil, nil
+	res.Header.Del("Trailer")
+	res.Header.Del(OutcomeHeader)
+	if res.StatusCode != http.StatusNoContent && !saysLength(res.Header, len(answer)) {
+		res.Header["Content-Length"] = []string{strconv.Itoa(len(answer))}
 	}
 	return res, nil
+}
+
+// authorize asks the signer for the call's authorization.
+func (c *Call) authorize(ctx context.Context, signer Signer) (string, *Error) {
+	authorization, err := signer.Authorize(ctx, c.Account, c.Body)
+	if err != nil {
+		return "", errUnreachable.because("no_authorization", err)
+	}
+	if c.clientHasGone() { // also while the call waited for a key or a token
+		return "", errUnreachable.because("client_gone", errors.New("the client went away before the call was sent"))
+	}
+	return authorization, nil
+}
+
+// take takes the platform's answer for good, or says why not. A signature that it carries is verified and taken off.
+func (c *Call) take(res *http.Response, answer []byte, signer Signer, received time.Time) *Error {
+	if res.StatusCode == http.StatusSwitchingProtocols {
+		return errBadResponse.because("switching_protocols", errors.New("the platform answered 101 to a POST"))
+	}
+	signed := false
+	for _, value := range res.Header["Authorization"] {
+		isSignature, err := signer.VerifyAnswer(c.Account, value, answer)
+		if err != nil {
+			return errBadResponse.because("answer_signature", err)
+		}
+		signed = signed || isSignature
+	}
+	if signed {
+		res.Header.Del("Authorization")
+	}
+	c.errCode = c.platform.ErrCode(answer)
+	c.words = clip(c.platform.Words(c.errCode, answer))
+	c.answered.Store(true)
+	c.settle(Answered, c.errCode, res.StatusCode, answer)
+	if listener, ok := signer.(Listener); ok {
+		listener.Answered(c.Account, res, c.errCode, received)
+	}
+	return nil
 }
 
 // refusal says why a request may not be signed, or "".
@@ -143,11 +186,7 @@ func outgoing(ctx context.Context, req *http.Request, call *Call, authorization 
 	out.Host = endpoint.Host
 	out.Header = make(http.Header, 8) // enough but for header_up; a larger map costs four times as much
 	for name, values := range req.Header {
-		switch name {
-		case "Via", "X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", // reverse_proxy's own
-			"Idempotency-Key", "X-Idempotency-Key", // with GetBody they make net/http repeat a POST
-			"Expect", "Early-Data", "Incremental":
-		default:
+		if !notUp(name) {
 			out.Header[name] = values
 		}
 	}
@@ -164,8 +203,11 @@ func onlyHTTP1(next http.RoundTripper) bool {
 	return ok && len(transport.Versions) == 1 && transport.Versions[0] == "1.1"
 }
 
-// failed says what became of an attempt without an answer.
+// failed says what became of an attempt without a whole answer.
 func failed(call *Call, err error) *Error {
+	if errors.Is(err, body.ErrTooLarge) {
+		return errBadResponse.because("answer_too_large", err)
+	}
 	if !call.sent.Load() {
 		return errUnreachable.because("unreachable", err)
 	}
@@ -186,46 +228,6 @@ func WithoutQuotes(err error) error {
 		return errors.New(text + "…")
 	}
 	return err
-}
-
-func readAnswer(res *http.Response, call *Call, signer Signer) (*http.Response, error) {
-	defer res.Body.Close()
-	if res.StatusCode == http.StatusSwitchingProtocols {
-		return nil, errBadResponse.because("switching_protocols", errors.New("the platform answered 101 to a POST"))
-	}
-	answer, err := body.Read(res.Body, res.ContentLength, call.maxResponse)
-	if errors.Is(err, body.ErrTooLarge) {
-		return nil, errBadResponse.because("answer_too_large", err)
-	}
-	if err != nil {
-		return nil, failed(call, err)
-	}
-	if values := res.Header["Authorization"]; len(values) > 0 {
-		signed := false
-		for _, value := range values {
-			isSignature, err := signer.VerifyAnswer(call.Account, value, answer)
-			if err != nil {
-				return nil, errBadResponse.because("answer_signature", err)
-			}
-			signed = signed || isSignature
-		}
-		if signed {
-			res.Header.Del("Authorization")
-		}
-	}
-	call.errCode = call.platform.ErrCode(answer)
-	call.words = clip(call.platform.Words(call.errCode, answer))
-	call.answered.Store(true)
-
-	res.Body = io.NopCloser(bytes.NewReader(answer))
-	res.ContentLength = int64(len(answer))
-	res.TransferEncoding, res.Trailer = nil, nil
-	res.Header.Del("Trailer")
-	res.Header.Del(OutcomeHeader)
-	if res.StatusCode != http.StatusNoContent && !saysLength(res.Header, len(answer)) {
-		res.Header["Content-Length"] = []string{strconv.Itoa(len(answer))}
-	}
-	return res, nil
 }
 
 // saysLength reports whether the header has just this Content-Length, as it mostly has.

@@ -1,19 +1,16 @@
 // Package syntax reads the parts of the Caddyfile that all platforms' directives have in common: options that are given
-// at most once, and the shortcut that stands for a guard and a reverse_proxy.
+// at most once, and what belongs to Caddy's own parsers.
 package syntax
 
 import (
-	"encoding/json"
 	"maps"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
-	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"github.com/dustin/go-humanize"
 
@@ -241,86 +238,63 @@ func (o *Options) Compression() (known bool, err error) {
 	return true, o.Word(&word, "off")
 }
 
-// Shortcut reads a directive that stands for a guard and a reverse_proxy with a signing transport.
-type Shortcut struct {
-	// Name is the directive's, and Platform the app's.
-	Name, Platform string
-	// Own reads the option at the cursor, if it is the guard's or the transport's own.
-	Own func(o *Options) (known bool, err error)
-
-	// Guard, Transport and Upstreams are what the directive adapts to. HTTP is the HTTP transport within Transport.
-	Guard, Transport, Upstreams any
-	HTTP                        *reverseproxy.HTTPTransport
-}
-
-// Parse reads the directive and returns the route. The directive's argument goes into all of accounts.
-func (s *Shortcut) Parse(h httpcaddyfile.Helper, accounts ...*string) ([]httpcaddyfile.ConfigValue, error) {
-	h.Next() // the directive's name
-	first := h.Token()
-	matchers, err := h.ExtractMatcherSet()
-	if err != nil {
-		return nil, err
-	}
-	d := h.Dispenser
-	d.Next() // the directive's name again: ExtractMatcherSet goes back to the beginning
-	var account string
-	if err := Argument(d, &account); err != nil {
-		return nil, err
-	}
-	for _, target := range accounts {
-		*target = account
-	}
-
-	o := Options{D: d, Of: s.Name}
-	var transportTokens, proxyTokens []caddyfile.Token
+// Proxy reads the options of a proxy directive. own reads the option at the cursor, if it is the platform's own.
+func (o *Options) Proxy(p *outbound.Proxy, longForm string, own func() (known bool, err error)) error {
+	d := o.D
+	first := d.Token()
+	var transport []caddyfile.Token
 	for d.NextBlock(0) {
-		known, err := s.Own(&o)
+		known, err := o.Guard(&p.Guard)
+		if !known && err == nil {
+			known, err = o.Compression()
+		}
+		if !known && err == nil {
+			known, err = own()
+		}
 		switch {
 		case err != nil:
-			return nil, err
+			return err
 		case known:
-		case Refused(d.Val()):
-			return nil, d.WrapErr(locale.Errorf("%s: %s is refused here: it could send a call elsewhere, again or changed", s.Name, d.Val()))
+		case d.Val() == "header_up":
+			if p.HeaderUp == nil {
+				p.HeaderUp = new(headers.HeaderOps)
+			}
+			if err := o.headerUp(p.HeaderUp); err != nil {
+				return err
+			}
 		case transportOptions[d.Val()]:
-			transportTokens = append(transportTokens, d.NextSegment()...)
+			transport = append(transport, d.NextSegment()...)
 		default:
-			proxyTokens = append(proxyTokens, d.NextSegment()...)
+			return d.WrapErr(locale.Errorf("%s: unknown option %q; other options of reverse_proxy are for the long form: %s", o.Of, d.Val(), longForm))
 		}
 	}
-	proxy := new(reverseproxy.Handler)
-	if err := s.HTTP.UnmarshalCaddyfile(Block(first, transportTokens)); err != nil {
-		return nil, err
+	if len(transport) == 0 {
+		return nil
 	}
-	if err := proxy.UnmarshalCaddyfile(Block(first, proxyTokens)); err != nil {
-		return nil, err
-	}
-	if err := proxy.FinalizeUnmarshalCaddyfile(h); err != nil {
-		return nil, err
-	}
-	// Only now: what UnmarshalCaddyfile finds it may overwrite.
-	proxy.TransportRaw = caddyconfig.JSONModuleObject(s.Transport, "protocol", s.Platform, nil)
-	proxy.DynamicUpstreamsRaw = caddyconfig.JSONModuleObject(s.Upstreams, "source", s.Platform, nil)
-
-	route := caddyhttp.Route{HandlersRaw: []json.RawMessage{
-		caddyconfig.JSONModuleObject(s.Guard, "handler", s.Platform+"_guard", nil),
-		caddyconfig.JSONModuleObject(proxy, "handler", "reverse_proxy", nil),
-	}}
-	if matchers != nil {
-		route.MatcherSetsRaw = caddyhttp.RawMatcherSets{matchers}
-	}
-	return []httpcaddyfile.ConfigValue{{Class: "route", Value: route}}, nil
+	p.Transport = new(reverseproxy.HTTPTransport)
+	return p.Transport.UnmarshalCaddyfile(Block(first, transport))
 }
 
-// Refused reports whether a shortcut refuses an option of reverse_proxy: what could send a call elsewhere, again or changed.
-func Refused(option string) bool {
-	switch option {
-	case "to", "dynamic", "transport", "lb_retry_match", "method", "rewrite":
-		return true
+// headerUp reads a header operation as reverse_proxy does.
+func (o *Options) headerUp(ops *headers.HeaderOps) error {
+	var err error
+	switch args := o.D.RemainingArgs(); len(args) {
+	case 1:
+		err = headers.CaddyfileHeaderOp(ops, args[0], "", nil)
+	case 2:
+		err = headers.CaddyfileHeaderOp(ops, args[0], args[1], nil)
+	case 3:
+		err = headers.CaddyfileHeaderOp(ops, args[0], args[1], &args[2])
+	default:
+		return o.D.ArgErr()
 	}
-	return strings.HasPrefix(option, "health_")
+	if err != nil {
+		return o.D.WrapErr(locale.Errorf("%s: header_up: %w", o.Of, err))
+	}
+	return nil
 }
 
-// transportOptions are the options of `transport http`; all others of the shortcut are reverse_proxy's.
+// transportOptions are the options of `transport http` that a proxy directive takes.
 var transportOptions = map[string]bool{}
 
 func init() {
@@ -334,7 +308,7 @@ func init() {
 	}
 }
 
-// TransportOptions are the options of a shortcut that go to the HTTP transport.
+// TransportOptions are the options of a proxy that go to the HTTP transport.
 func TransportOptions() []string { return slices.Sorted(maps.Keys(transportOptions)) }
 
 // Block returns a dispenser for a block with the given lines, as if the block were at the position of first.

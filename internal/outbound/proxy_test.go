@@ -1,0 +1,183 @@
+package outbound
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+)
+
+// recorder is a Watch that writes down what it is told.
+type recorder struct {
+	told   []string
+	refuse *Error
+	client *httptest.ResponseRecorder // what the client has got when After is called
+}
+
+func (w *recorder) Before(_ *http.Request, header http.Header, call *Call) (After, *Error) {
+	w.told = append(w.told, "before "+call.Path()+" "+string(call.Body))
+	header.Set("Gateway-Guard", "unseen")
+	if w.refuse != nil {
+		return nil, w.refuse
+	}
+	return func(outcome Outcome, errCode string, status int, answer []byte) {
+		if w.client.Body.Len() > 0 {
+			w.told = append(w.told, "too late")
+		}
+		w.told = append(w.told, "after "+string(outcome)+" "+errCode+" "+string(answer))
+	}, nil
+}
+
+// TestWatch: in every form a watch is asked before anything is sent, may refuse, and is told once what became of the call,
+// before the client is.
+func TestWatch(t *testing.T) {
+	answering := roundTripper(func(r *http.Request) (*http.Response, error) {
+		return &http.Response{StatusCode: 200, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(`{"errCode":"OK"}`)), ContentLength: 16}, nil
+	})
+	dead := roundTripper(func(*http.Request) (*http.Response, error) { return nil, errors.New("refused") })
+	for _, c := range []struct {
+		name    string
+		next    roundTripper
+		refuse  *Error
+		status  int
+		outcome string
+		told    []string
+	}{
+		{"answered", answering, nil, 200, "answered", []string{"before /v1/x {}", `after answered OK {"errCode":"OK"}`}},
+		{"not sent", dead, nil, 502, "not_sent", []string{"before /v1/x {}", "after not_sent GATEWAY_UNREACHABLE "}},
+		{"refused", nil, errInvalid.status(409).because("busy", nil), 409, "not_sent", []string{"before /v1/x {}"}},
+	} {
+		for _, form := range []string{"proxy", "long form"} {
+			t.Run(c.name+", "+form, func(t *testing.T) {
+				client := httptest.NewRecorder()
+				watch := &recorder{refuse: c.refuse, client: client}
+				guard := newGuard(t, []string{"all"}, nil, nil)
+				guard.Watch = watch
+				platform := testPlatform
+				platform.ErrCode = func([]byte) string { return "OK" }
+				platform.Words = func(string, []byte) string { return "" }
+				guard.platform = &platform
+				r := httptest.NewRequest(http.MethodPost, "/v1/x", strings.NewReader("{}"))
+				r.Header.Set("Content-Type", "application/json")
+				resolve := func() Account { return testAccount{} }
+				signer := waitingSigner{func() {}}
+				if form == "proxy" {
+					p := &Proxy{Guard: *guard, sender: Through(c.next)}
+					_ = p.Forward(client, r, resolve, func(Account) Signer { return signer })
+				} else {
+					_ = guard.Serve(client, r, resolve, caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+						r = r.WithContext(context.WithValue(r.Context(), caddy.CtxKey("reverse_proxy.dial_info"), reverseproxy.DialInfo{Address: testAccount{}.Endpoint().Dial}))
+						res, err := RoundTrip(r, guard.platform, testAccount{}, signer, c.next)
+						if err != nil {
+							return err
+						}
+						w.WriteHeader(res.StatusCode)
+						_, err = io.Copy(w, res.Body)
+						return err
+					}))
+				}
+				if client.Code != c.status || client.Header().Get(OutcomeHeader) != c.outcome || client.Header().Get("Gateway-Guard") != "unseen" {
+					t.Errorf("%d %v %s", client.Code, client.Header(), client.Body)
+				}
+				if !slices.Equal(watch.told, c.told) {
+					t.Errorf("the watch was told %q, not %q", watch.told, c.told)
+				}
+			})
+		}
+	}
+}
+
+// TestUnfit: what the lean client cannot do goes through net/http's, and so does what the environment has a proxy for.
+func TestUnfit(t *testing.T) {
+	transport := func(change func(t *reverseproxy.HTTPTransport)) *reverseproxy.HTTPTransport {
+		h := &reverseproxy.HTTPTransport{Versions: []string{"1.1"}, Transport: new(http.Transport)}
+		change(h)
+		return h
+	}
+	for want, change := range map[string]func(t *reverseproxy.HTTPTransport){
+		"":                        func(*reverseproxy.HTTPTransport) {},
+		"versions":                func(t *reverseproxy.HTTPTransport) { t.Versions = []string{"1.1", "2"} },
+		"forward_proxy_url":       func(t *reverseproxy.HTTPTransport) { t.ForwardProxyURL = "http://127.0.0.1:1" },
+		"network_proxy":           func(t *reverseproxy.HTTPTransport) { t.NetworkProxyRaw = []byte(`{"from":"none"}`) },
+		"read_timeout":            func(t *reverseproxy.HTTPTransport) { t.ReadTimeout = 1 },
+		"write_timeout":           func(t *reverseproxy.HTTPTransport) { t.WriteTimeout = 1 },
+		"response_header_timeout": func(t *reverseproxy.HTTPTransport) { t.ResponseHeaderTimeout = 1 },
+		"max_conns_per_host":      func(t *reverseproxy.HTTPTransport) { t.MaxConnsPerHost = 1 },
+		"tls_server_name": func(t *reverseproxy.HTTPTransport) {
+			t.Transport.DialTLSContext = func(context.Context, string, string) (net.Conn, error) { return nil, nil }
+		},
+	} {
+		if got := unfit(transport(change)); got != want {
+			t.Errorf("%q, not %q", got, want)
+		}
+	}
+	s := standardFor(func(r *http.Request) (*url.URL, error) {
+		if r.URL.Host == "proxied.example:443" {
+			return url.Parse("http://127.0.0.1:1")
+		}
+		return nil, nil
+	})
+	if client, why := s.client(Endpoint{"https", "proxied.example:443", "proxied.example"}); client != nil || why == "" {
+		t.Error("past the environment's proxy")
+	}
+	client, _ := s.client(Endpoint{"https", "direct.example:443", "direct.example"})
+	if client == nil || client.TLS == nil || client.TLS.ServerName != "direct.example" || client.MaxHead != maxHead {
+		t.Errorf("%+v", client)
+	}
+}
+
+func standardFor(proxy func(*http.Request) (*url.URL, error)) *Sender {
+	return &Sender{unfit: unfitSystem(), proxy: proxy}
+}
+
+// TestHeaderUp: what header_up makes goes out, and never what is the gateway's own or one connection's.
+func TestHeaderUp(t *testing.T) {
+	p := &Proxy{HeaderUp: &headers.HeaderOps{Set: http.Header{
+		"X-Added": {"a"}, "Authorization": {"x"}, "Accept-Encoding": {"gzip"}, "Content-Length": {"1"}, "Transfer-Encoding": {"chunked"},
+		"Connection": {"close"}, "Host": {"evil"}, "Idempotency-Key": {"k"}, "Te": {"trailers"}, "Expect": {"100-continue"},
+	}, Delete: []string{"User-Agent"}}}
+	r := httptest.NewRequest(http.MethodPost, "/v1/x", nil)
+	r = r.WithContext(context.WithValue(r.Context(), caddy.ReplacerCtxKey, caddy.NewReplacer()))
+	r.Header = http.Header{"User-Agent": {"app"}, "Content-Type": {"application/json"}, "Cookie": {"c"}}
+	var got []string
+	for _, field := range p.fields(r, new(Call), "signed") {
+		got = append(got, field.Name+": "+field.Value)
+	}
+	slices.Sort(got)
+	if want := []string{"Accept-Encoding: identity", "Authorization: signed", "Content-Type: application/json", "X-Added: a"}; !slices.Equal(got, want) {
+		t.Errorf("%q", got)
+	}
+	if r.Host != "example.com" || r.Header.Get("User-Agent") != "app" {
+		t.Errorf("the client's request has changed: %s %v", r.Host, r.Header)
+	}
+}
+
+// TestPatience: a call's context makes a timer only for who waits.
+func TestPatience(t *testing.T) {
+	p := &patience{Context: t.Context(), until: time.Now().Add(time.Hour)}
+	if at, ok := p.Deadline(); !ok || at != p.until || p.made != nil {
+		t.Error("a timer for nothing")
+	}
+	if p.Err() != nil {
+		t.Error(p.Err())
+	}
+	over := &patience{Context: t.Context(), until: time.Now().Add(-time.Second)}
+	<-over.Done()
+	if !errors.Is(over.Err(), context.DeadlineExceeded) {
+		t.Error(over.Err())
+	}
+	p.end()
+	over.end()
+}

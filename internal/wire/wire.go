@@ -1,0 +1,354 @@
+// Package wire makes exchanges of HTTP/1.1 with one server: one request and its answer on one connection, both in the
+// goroutine that asks for them. It knows how far an exchange came, which net/http's client does not tell, and it looks at
+// a kept connection before it writes the first byte. What the server sends, the standard library parses.
+package wire
+
+import (
+	"bufio"
+	"crypto/tls"
+	"errors"
+	"io"
+	"math"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/caddy-chinaums/caddy-chinaums/internal/body"
+)
+
+// Progress is how far an exchange came.
+type Progress uint8
+
+const (
+	// NotDialed: there was no connection.
+	NotDialed Progress = iota
+	// Dialed: there was a connection, and no byte of the request was written.
+	Dialed
+	// Begun: some bytes of the request were written.
+	Begun
+	// Written: all of them were.
+	Written
+	// Answering: bytes of an answer have come.
+	Answering
+)
+
+var progressWords = [...]string{"no connection", "nothing of the request was written", "the request was written in part", "no answer", "the answer is incomplete"}
+
+// Error says how far an exchange came that has no answer.
+type Error struct {
+	Progress Progress
+	Err      error
+}
+
+func (e *Error) Error() string { return progressWords[e.Progress] + ": " + e.Err.Error() }
+
+// Unwrap implements errors.Unwrap.
+func (e *Error) Unwrap() error { return e.Err }
+
+// Field is one line of the request's head.
+type Field struct{ Name, Value string }
+
+// Request is a POST.
+type Request struct {
+	Target string // path and query
+	Host   string
+	Fields []Field // but Host, Content-Length and Connection
+	Body   []byte
+	// Deadline is when the answer has to be there, down to its last byte.
+	Deadline time.Time
+	// MaxAnswer bounds the answer's body.
+	MaxAnswer int64
+	// Fresh asks for a new connection.
+	Fresh bool
+	// Again allows to write the request a second time, where a kept connection has ended without an answer.
+	Again bool
+}
+
+const (
+	// atOnce is the largest body that is written before the answer is read. It fits into the kernel's buffers, even where
+	// the server does not read it.
+	atOnce = 64 << 10
+	// joined is the largest body that is copied behind the head, so that both are one packet and one record of TLS.
+	joined = 16 << 10
+	// maxInterim bounds the answers of 1xx before the answer.
+	maxInterim = 16
+)
+
+var (
+	errHead     = errors.New("the answer's head is too large")
+	errStatus   = errors.New("an answer without a valid status")
+	errInterim  = errors.New("too many interim answers")
+	errUnsent   = errors.New("the request's head holds a character that must not be sent")
+	postRequest = &http.Request{Method: http.MethodPost}
+)
+
+// Do makes one exchange. The answer's body is read whole into content, which is the caller's to release. An answer of 101
+// is returned without one. An error is an *Error.
+func (c *Client) Do(r *Request) (answer *http.Response, content body.Pooled, err error) {
+	if !valid(r) {
+		return nil, content, &Error{NotDialed, errUnsent}
+	}
+	for {
+		var k *conn
+		if !r.Fresh {
+			k = c.take()
+		}
+		kept := k != nil
+		if !kept {
+			if k, err = c.connect(r.Deadline); err != nil {
+				return nil, content, &Error{NotDialed, err}
+			}
+		}
+		progress, keep := Dialed, false
+		if err = k.SetDeadline(r.Deadline); err == nil {
+			answer, content, progress, keep, err = k.exchange(r, c)
+		}
+		switch {
+		case err == nil && keep:
+			c.put(k)
+			return answer, content, nil
+		case err == nil:
+			k.Close()
+			return answer, content, nil
+		}
+		k.Close()
+		if again := progress == Dialed || progress < Answering && r.Again; !kept || !again {
+			return nil, content, &Error{progress, err}
+		}
+	}
+}
+
+// conn is a connection and what it takes to use it. One goroutine has it at a time.
+type conn struct {
+	net.Conn        // what is written and read: TLS's own, where there is TLS
+	under    *under // below TLS; nil: there is none
+	in       input  // what the answer is read from
+	br       *bufio.Reader
+	out      []byte // the head
+	parts    [2][]byte
+	vector   net.Buffers
+
+	raw   syscall.RawConn
+	look  func(fd uintptr)
+	quiet bool // what look has found
+	one   [1]byte
+	since time.Time
+}
+
+// exchange writes the request and reads its answer. keep tells that the connection can be used again.
+func (k *conn) exchange(r *Request, c *Client) (answer *http.Response, content body.Pooled, progress Progress, keep bool, err error) {
+	k.out = appendHead(k.out[:0], r, c.MaxIdle > 0)
+	k.in.left, k.in.seen = c.MaxHead, false
+	var written int64
+	var failed error
+	ended := false
+	if len(r.Body) <= atOnce {
+		// A server that does not want the request may answer and close before it is written.
+		if written, failed = k.write(r.Body); failed == nil || written > 0 {
+			answer, content, keep, err = k.read(r.MaxAnswer)
+		} else {
+			err = failed
+		}
+	} else {
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			written, failed = k.write(r.Body)
+		}()
+		answer, content, keep, err = k.read(r.MaxAnswer)
+		select {
+		case <-done:
+		default: // the answer came first, or nothing will: that ends a write which is still under way
+			ended = true
+			_ = k.SetWriteDeadline(time.Unix(1, 0))
+			<-done
+		}
+	}
+	switch {
+	case k.in.seen:
+		progress = Answering
+	case written == 0:
+		progress = Dialed
+	case failed != nil:
+		progress = Begun
+	default:
+		progress = Written
+	}
+	if err != nil && failed != nil && !k.in.seen && !ended {
+		err = failed // it came first
+	}
+	return answer, content, progress, keep && failed == nil, err
+}
+
+// write writes the head, which is in k.out, and the body. It tells how many bytes have left, sealed ones included.
+func (k *conn) write(content []byte) (written int64, err error) {
+	if k.under != nil {
+		k.under.written = 0
+		defer func() { written = k.under.written }()
+	}
+	switch {
+	case len(content) <= joined:
+		k.out = append(k.out, content...)
+		var n int
+		n, err = k.Write(k.out)
+		return int64(n), err
+	case k.under != nil:
+		if _, err = k.Write(k.out); err == nil {
+			_, err = k.Write(content)
+		}
+		return 0, err
+	}
+	k.parts = [2][]byte{k.out, content}
+	k.vector = k.parts[:]
+	written, err = k.vector.WriteTo(k.Conn)
+	k.parts = [2][]byte{}
+	return written, err
+}
+
+// read reads the answer. keep tells that it has ended where it said, and nothing came after it.
+func (k *conn) read(most int64) (answer *http.Response, content body.Pooled, keep bool, err error) {
+	for range maxInterim {
+		if answer, err = http.ReadResponse(k.br, postRequest); err != nil {
+			return nil, content, false, err
+		}
+		switch {
+		case answer.StatusCode < 100:
+			return nil, content, false, errStatus
+		case answer.StatusCode == http.StatusSwitchingProtocols:
+			return answer, content, false, nil
+		case answer.StatusCode < 200:
+			continue
+		}
+		k.in.left = math.MaxInt64
+		if content, err = body.ReadPooled(answer.Body, answer.ContentLength, most); err != nil {
+			return nil, content, false, err
+		}
+		return answer, content, !answer.Close && k.br.Buffered() == 0 && !k.sealedLeft(), nil
+	}
+	return nil, content, false, errInterim
+}
+
+// input is what an answer is read from. It bounds the head, and sees the first byte.
+type input struct {
+	conn net.Conn
+	left int64
+	seen bool
+}
+
+func (i *input) Read(p []byte) (int, error) {
+	if i.left <= 0 {
+		return 0, errHead
+	}
+	n, err := i.conn.Read(p[:min(int64(len(p)), i.left)])
+	i.left -= int64(n)
+	i.seen = i.seen || n > 0
+	return n, err
+}
+
+// under is the connection below TLS. It counts what is written, and can pretend that nothing comes.
+type under struct {
+	net.Conn
+	written int64
+	mute    bool
+}
+
+func (u *under) Write(p []byte) (int, error) {
+	n, err := u.Conn.Write(p)
+	u.written += int64(n)
+	return n, err
+}
+
+func (u *under) Read(p []byte) (int, error) {
+	if u.mute {
+		return 0, nothing{}
+	}
+	return u.Conn.Read(p)
+}
+
+// nothing is the error that crypto/tls takes for a moment without bytes.
+type nothing struct{}
+
+func (nothing) Error() string   { return "nothing has come" }
+func (nothing) Timeout() bool   { return true }
+func (nothing) Temporary() bool { return true }
+
+// sealedLeft reports whether TLS has read more than the answer from the connection, where no look would find it.
+func (k *conn) sealedLeft() bool {
+	secure, ok := k.Conn.(*tls.Conn)
+	if !ok {
+		return false
+	}
+	k.under.mute = true
+	_, err := secure.Read(k.one[:])
+	k.under.mute = false
+	return !errors.Is(err, nothing{})
+}
+
+func appendHead(b []byte, r *Request, keep bool) []byte {
+	field := func(name, value string) {
+		b = append(append(append(append(b, name...), ": "...), value...), "\r\n"...)
+	}
+	b = append(append(append(b, "POST "...), r.Target...), " HTTP/1.1\r\n"...)
+	field("Host", r.Host)
+	for i := range r.Fields {
+		field(r.Fields[i].Name, r.Fields[i].Value)
+	}
+	if !keep {
+		field("Connection", "close")
+	}
+	b = append(b, "Content-Length: "...)
+	b = strconv.AppendInt(b, int64(len(r.Body)), 10)
+	return append(b, "\r\n\r\n"...)
+}
+
+// valid reports whether nothing in the request could end a line or a word of its head.
+func valid(r *Request) bool {
+	if !word(r.Target) || !word(r.Host) {
+		return false
+	}
+	for i := range r.Fields {
+		if f := &r.Fields[i]; !token(f.Name) || !line(f.Value) {
+			return false
+		}
+	}
+	return true
+}
+
+// line reports that a text has no control character but a tab.
+func line(text string) bool {
+	for i := range len(text) {
+		if c := text[i]; c < ' ' && c != '\t' || c == 0x7f {
+			return false
+		}
+	}
+	return true
+}
+
+// word reports that a text is one without a space too.
+func word(text string) bool {
+	return text != "" && line(text) && strings.IndexByte(text, ' ') < 0 && strings.IndexByte(text, '\t') < 0
+}
+
+func token(name string) bool {
+	for i := range len(name) {
+		switch c := name[i]; {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '-', c == '_', c == '.', c == '!', c == '#', c == '$',
+			c == '%', c == '&', c == '\'', c == '*', c == '+', c == '^', c == '`', c == '|', c == '~':
+		default:
+			return false
+		}
+	}
+	return name != ""
+}
+
+func (p Progress) String() string { return progressWords[p] }
+
+// Interface guards
+var (
+	_ error     = (*Error)(nil)
+	_ io.Reader = (*input)(nil)
+	_ net.Error = nothing{}
+)
