@@ -1,0 +1,43 @@
+package watch
+
+import "time"
+
+// StartAs starts a watch as another process would.
+func StartAs(instance string, store Store, settings Settings, parts Parts) *Watch {
+	return start(store, Clock{}, instance, settings, parts)
+}
+
+// Followed is how many rows are in memory.
+func (w *Watch) Followed() int {
+	w.index.mu.Lock()
+	defer w.index.mu.Unlock()
+	return len(w.index.items)
+}
+
+// Guard is what is said about a call.
+func (o *Order) Guard(call Call) *Refusal { return o.guard(call) }
+
+// RemoveOld removes what has not changed since a time.
+func (w *Watch) RemoveOld(before time.Time) (int, error) {
+	return w.removeOld(w.ctx, before.UnixMilli())
+}
+
+// The tables of the states.
+var (
+	OrderStates = orderStates
+	CallStates  = callStates
+)
+
+// Facts that only the watch itself adds.
+const (
+	FactSent   = isSent
+	FactLost   = isLost
+	FactUnseen = isUnseen
+	FactStuck  = isStuck
+)
+
+// ByTime are the facts that come by time alone.
+var ByTime = []Fact{isLost, isUnseen, isStuck}
+
+// Encoded is what of an order is written.
+func (o *Order) Encoded() ([]byte, error) { return o.encode() }

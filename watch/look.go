@@ -1,0 +1,511 @@
+package watch
+
+import (
+	"container/heap"
+	"context"
+	"errors"
+	"math"
+	"slices"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+	"golang.org/x/time/rate"
+)
+
+// index knows of each row that is to be looked at when that is due, and nothing else: some hundred bytes a row. What it says
+// is held against the row before anything is done.
+type index struct {
+	w     *Watch
+	mu    sync.Mutex
+	items map[string]*item
+	lanes map[string]*lane
+	rate  float64
+
+	closed bool // no goroutine begins any more
+}
+
+type item struct {
+	key      string
+	due      int64
+	revision uint64
+	position int32  // in the heap; -1: in none, as nothing is due
+	since    uint32 // seconds since 1970: since when something is unresolved; 0: nothing is
+	class    Class
+	state    uint8 // number in allStates
+}
+
+// lane is what is due of one merchant, by class, and how fast it may be asked.
+type lane struct {
+	queues  [Early + 1]queue
+	limiter *rate.Limiter
+	busy    int
+	wake    chan struct{}
+}
+
+const (
+	maxBusy  = 32               // queries on their way for one merchant
+	lease    = time.Minute      // before a row is looked at again whose look came to nothing
+	patience = 30 * time.Second // how long an early look waits before it gives way
+)
+
+type queue []*item
+
+func (q queue) Len() int           { return len(q) }
+func (q queue) Less(i, j int) bool { return q[i].due < q[j].due }
+func (q queue) Swap(i, j int) {
+	q[i], q[j] = q[j], q[i]
+	q[i].position, q[j].position = int32(i), int32(j) //nolint:gosec // there are not so many rows
+}
+func (q *queue) Push(x any) {
+	i := x.(*item)
+	i.position = int32(len(*q)) //nolint:gosec // there are not so many rows
+	*q = append(*q, i)
+}
+func (q *queue) Pop() any {
+	last := len(*q) - 1
+	i := (*q)[last]
+	(*q)[last] = nil
+	*q = (*q)[:last]
+	i.position = -1
+	return i
+}
+
+// burst is how many queries may be saved up: those of a second.
+func burst(limit float64) int { return max(1, int(limit)) }
+
+func (x *index) configure(limit float64) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.rate = limit
+	for _, l := range x.lanes {
+		l.limiter.SetLimitAt(x.w.clock.Now(), rate.Limit(limit))
+		l.limiter.SetBurstAt(x.w.clock.Now(), burst(limit))
+	}
+}
+
+// set takes what a row says, unless something newer is known.
+func (x *index) set(key string, h header, revision uint64) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	i := x.items[key]
+	if i != nil && i.revision > revision {
+		return
+	}
+	if h.due == 0 && h.state != Stuck {
+		if i != nil {
+			x.remove(i)
+			delete(x.items, key)
+		}
+		return
+	}
+	if i == nil {
+		i = &item{key: key, position: -1}
+		x.items[key] = i
+	}
+	i.revision, i.since = revision, uint32(h.since/1000) //nolint:gosec // until 2106
+	i.state = uint8(slices.Index(allStates, h.state))    //nolint:gosec // there are a dozen
+	x.place(i, h.due, h.class)
+}
+
+func (x *index) drop(key string, revision uint64) { x.set(key, header{}, revision) }
+
+// forget takes out a row that is no more, whatever was said of it.
+func (x *index) forget(key string) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if i := x.items[key]; i != nil {
+		x.remove(i)
+		delete(x.items, key)
+	}
+}
+
+// place puts an item where it belongs. The caller has the lock.
+func (x *index) place(i *item, due int64, class Class) {
+	x.remove(i)
+	i.due, i.class = due, class
+	if due == 0 {
+		return
+	}
+	l := x.lane(i.key)
+	heap.Push(&l.queues[class], i)
+	if i.position == 0 {
+		l.signal()
+	}
+}
+
+// remove takes an item out of its heap. The caller has the lock.
+func (x *index) remove(i *item) {
+	if i.position >= 0 {
+		heap.Remove(&x.lane(i.key).queues[i.class], int(i.position))
+	}
+}
+
+func (l *lane) signal() {
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+// lane is the one of a key's merchant. The caller has the lock.
+func (x *index) lane(key string) *lane {
+	merchant, _ := splitKey(key)
+	l := x.lanes[merchant]
+	if l == nil {
+		l = &lane{limiter: rate.NewLimiter(rate.Limit(x.rate), burst(x.rate)), wake: make(chan struct{}, 1)}
+		x.lanes[merchant] = l
+		if !x.closed {
+			x.w.work.Go(func() { x.w.run(l) })
+		}
+	}
+	return l
+}
+
+// pick chooses what is looked at now. Without a key there is nothing to do for a while. The most urgent class goes first; an
+// early look that has waited in vain gives way.
+func (x *index) pick(l *lane, now time.Time) (key string, giveWay bool, wait time.Duration) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	ms := now.UnixMilli()
+	wait = time.Hour
+	take := func(i *item) string {
+		x.place(i, ms+lease.Milliseconds(), i.class)
+		return i.key
+	}
+	for class := Urgent; class <= Early; class++ {
+		q := l.queues[class]
+		if len(q) == 0 {
+			continue
+		}
+		if q[0].due > ms {
+			wait = min(wait, time.Duration(q[0].due-ms)*time.Millisecond)
+			continue
+		}
+		if l.busy < maxBusy && l.limiter.AllowN(now, 1) {
+			l.busy++
+			return take(q[0]), false, 0
+		}
+		if l.busy < maxBusy {
+			r := l.limiter.ReserveN(now, 1)
+			wait = min(wait, r.DelayFrom(now))
+			r.CancelAt(now)
+		}
+		break
+	}
+	if q := l.queues[Early]; len(q) > 0 {
+		impatient := q[0].due + patience.Milliseconds()
+		if impatient <= ms {
+			return take(q[0]), true, 0
+		}
+		wait = min(wait, time.Duration(impatient-ms)*time.Millisecond)
+	}
+	return "", false, max(wait, time.Millisecond)
+}
+
+func (x *index) done(l *lane) {
+	x.mu.Lock()
+	l.busy--
+	x.mu.Unlock()
+	l.signal()
+}
+
+// spend counts a query that does not wait for its turn.
+func (x *index) spend(merchant string) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.lane(merchant+"/").limiter.ReserveN(x.w.clock.Now(), 1)
+}
+
+// Stats are what is known without a look at the rows.
+type Stats struct {
+	States map[State]int // orders that are followed or stuck; with a stuck refund, an order counts as stuck
+	Oldest time.Time     // since when the oldest outcome is unresolved; zero: none is
+}
+
+// Stats counts what is followed.
+func (w *Watch) Stats() Stats {
+	s := Stats{States: map[State]int{}}
+	oldest := uint32(math.MaxUint32)
+	w.index.mu.Lock()
+	defer w.index.mu.Unlock()
+	for _, i := range w.index.items {
+		s.States[allStates[i.state]]++
+		if i.since != 0 && i.since < oldest {
+			oldest = i.since
+			s.Oldest = time.Unix(int64(oldest), 0)
+		}
+	}
+	return s
+}
+
+// follow reads what there is, and then what changes. Where the store is away it tries again.
+func (w *Watch) follow() {
+	for {
+		err := w.load()
+		if err == nil {
+			close(w.ready)
+			return
+		}
+		if w.ctx.Err() != nil {
+			return
+		}
+		w.config.Load().Logger.Warn("the watch cannot read its rows yet", zap.Error(err))
+		select {
+		case <-w.clock.After(2 * time.Second):
+		case <-w.ctx.Done():
+			return
+		}
+	}
+}
+
+func (w *Watch) load() error {
+	ctx, cancel := context.WithCancel(w.ctx)
+	take := func(e Entry) {
+		if len(e.Value) == 0 {
+			w.index.drop(e.Key, e.Revision)
+			return
+		}
+		h, err := readHeader(e.Value)
+		if err != nil {
+			w.config.Load().Logger.Error("the watch cannot read a row", zap.String("key", clip(e.Key)), zap.Error(err))
+			return
+		}
+		if h.flight && !w.store.Shared() { // of an earlier process, or it will be looked at once too often
+			h.due, h.class = min(h.due, w.now()), Urgent
+		}
+		w.index.set(e.Key, h, e.Revision)
+	}
+	err := w.store.Changes(ctx, take)
+	if err == nil {
+		err = w.store.All(ctx, func(e Entry) error { take(e); return w.ctx.Err() })
+	}
+	if err != nil {
+		cancel()
+		return err
+	}
+	context.AfterFunc(w.ctx, cancel)
+	return nil
+}
+
+// run looks at what is due of one merchant.
+func (w *Watch) run(l *lane) {
+	for {
+		key, giveWay, wait := w.index.pick(l, w.clock.Now())
+		switch {
+		case key == "":
+			select {
+			case <-w.clock.After(wait):
+			case <-l.wake:
+			case <-w.ctx.Done():
+				return
+			}
+		case giveWay:
+			w.giveWay(key)
+		default:
+			w.work.Go(func() {
+				defer w.index.done(l)
+				w.look(key)
+			})
+		}
+		if w.ctx.Err() != nil {
+			return
+		}
+	}
+}
+
+// giveWay leaves an early look out.
+func (w *Watch) giveWay(key string) {
+	ctx, cancel := context.WithTimeout(w.ctx, storeTimeout)
+	defer cancel()
+	merchant, number := splitKey(key)
+	o, err := w.get(ctx, merchant, number)
+	if err != nil {
+		return // it is tried again
+	}
+	now := w.now()
+	for _, t := range o.tracks() {
+		if t.Class == Early && t.Next <= now {
+			t.Next, t.Class = w.config.Load().next(o, t, now)
+		}
+	}
+	w.index.set(key, o.header(), o.revision)
+}
+
+// look asks about what is due of a row. Who writes first when the next look is has this one.
+func (w *Watch) look(key string) {
+	merchant, number := splitKey(key)
+	ctx, cancel := context.WithTimeout(w.ctx, storeTimeout)
+	defer cancel()
+	var due []string
+	o, err := w.change(ctx, merchant, number, func(o *Order, now int64) bool {
+		due = nil
+		for _, t := range o.tracks() {
+			if t.Next != 0 && t.Next <= now && t.Flight == "" {
+				due = append(due, o.name(t))
+				t.Asked, t.Next = now, 0 // plan sets the next
+			}
+		}
+		return len(due) > 0
+	})
+	if err != nil {
+		if errors.Is(err, errFormat) {
+			w.config.Load().Logger.Error("the watch cannot read a row", zap.String("key", clip(key)), zap.Error(err))
+		}
+		return
+	}
+	if o.revision == 0 {
+		w.index.forget(key)
+	} else if h := o.header(); h.due == 0 || h.due > w.now() {
+		w.index.set(key, h, o.revision)
+	}
+	for n, name := range due {
+		if n > 0 {
+			w.index.spend(merchant)
+		}
+		w.ask(w.ctx, o, name, false)
+	}
+}
+
+// askAbout asks about one call now, for whoever waits for the answer. It does not where that was done a second ago, or the
+// platform is busy with the order.
+func (w *Watch) askAbout(ctx context.Context, merchant, order, number string) {
+	ctx, cancel := context.WithTimeout(ctx, guardAsks)
+	defer cancel()
+	mine := false
+	o, err := w.change(ctx, merchant, order, func(o *Order, now int64) bool {
+		t := o.track(number)
+		mine = t != nil && t.Flight == "" && t.Asked+1000 <= now && t.Hold <= now
+		if mine {
+			t.Asked, t.Next = now, 0
+		}
+		return mine
+	})
+	if err == nil && mine {
+		w.index.spend(merchant)
+		w.ask(ctx, o, number, false)
+	}
+}
+
+// ask asks about an order, or a call of it, writes down what was found, and tells it. The caller has claimed the look.
+func (w *Watch) ask(ctx context.Context, o *Order, number string, again bool) {
+	c := w.config.Load()
+	t := o.track(number)
+	if t == nil {
+		return
+	}
+	asking, cancel := context.WithTimeout(ctx, queryTimeout)
+	f, result := w.query(asking, c, o, t)
+	cancel()
+	c.count("query", result)
+
+	writing, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
+	defer cancel()
+	var (
+		l     lesson
+		event *Event
+		stuck bool
+		found bool
+	)
+	o, err := w.change(writing, o.Merchant, o.ID, func(o *Order, now int64) bool {
+		l, event, stuck = lesson{}, nil, false
+		t := o.track(number)
+		if t == nil {
+			return false
+		}
+		about := t
+		if f == nil {
+			o.note(now, "query", o.name(t), result)
+		} else {
+			l = o.learn(t, f, "query", now)
+			event = f.Event
+			if f.Number != "" {
+				about = o.call(f.Number)
+			}
+			if event == nil && t != &o.Track && f.Call == IsAbsent && t.State == Unresolved && now >= t.Sent+absentAfter.Milliseconds() {
+				event = c.Platform.NotFound(o, t)
+			}
+		}
+		if c.over(o, t, now) {
+			o.become(t, isStuck, now)
+			stuck = t.State == Stuck
+		}
+		if event != nil && o.Differs && o.Seen && c.Amounts == Reject {
+			event = nil
+		}
+		if event != nil {
+			found = o.event(event.ID) == nil
+			event.Again = again
+			if !o.owe(about, event, "query", now, now+tellTimeout.Milliseconds()) {
+				event = nil
+			}
+		}
+		return true
+	})
+	if err != nil {
+		return // the next look finds it again
+	}
+	w.report(o, l)
+	w.say(stuck && number != "" && o.track(number).Kind == KindRefund, "refund_stuck", "the end of a refund could not be found; a person has to look", o)
+	if event == nil {
+		return
+	}
+	event.Order, event.Ordered = o, OrderedTrue
+	if !o.Seen {
+		event.Ordered = OrderedUnseen
+	}
+	event.Ordered = ordered(o, event.Ordered, c.Amounts)
+	telling, cancel := context.WithTimeout(context.WithoutCancel(ctx), tellTimeout)
+	defer cancel()
+	err = c.Teller.Tell(telling, o.Merchant, event)
+	if err != nil {
+		c.Logger.Warn("an event that a query has found cannot be handed over yet", zap.String("merchant", o.Merchant), zap.String("order", clip(o.ID)),
+			zap.String("type", event.Type), zap.Error(err))
+	} else if found {
+		c.count("found", event.Type)
+	}
+	written, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
+	defer cancel()
+	w.taken(written, o.Merchant, o.ID, event.ID, err == nil)
+}
+
+func (c *config) count(what, label string) {
+	if c.Count != nil {
+		c.Count(what, label)
+	}
+}
+
+// query asks the platform, in one way after the other until one has found something.
+func (w *Watch) query(ctx context.Context, c *config, o *Order, t *Track) (found *Finding, result string) {
+	asked := t
+	if t == &o.Track {
+		asked = nil
+	}
+	result = "unanswered"
+	absent, failed := (*Finding)(nil), false
+	for n, q := range c.Platform.Ask(o, asked) {
+		if n > 0 {
+			w.index.spend(o.Merchant)
+		}
+		answer, err := c.Send(ctx, o.Merchant, q)
+		if err != nil {
+			c.Logger.Debug("a query was not answered", zap.String("merchant", o.Merchant), zap.String("order", clip(o.ID)), zap.Error(err))
+			return nil, "unanswered"
+		}
+		f, err := c.Platform.Read(o, asked, q, answer)
+		switch {
+		case err != nil:
+			failed, result = true, "unreadable"
+		case f.Order == IsAbsent || f.Call == IsAbsent:
+			absent = &f
+		case f.Wait:
+			return &f, "busy"
+		default:
+			return &f, "found"
+		}
+	}
+	if absent != nil && !failed {
+		return absent, "absent"
+	}
+	return nil, result
+}

@@ -1,0 +1,178 @@
+package watch
+
+import (
+	"slices"
+	"strings"
+)
+
+// State is what has become of an order, or of another call.
+type State string
+
+// The states of an order; Sent and Stuck are states of other calls, too. An order that only refunds or notifies have told
+// of has none until a notify says what it is.
+const (
+	Sent         State = "sent"          // the call went out; what became of it is not certain
+	Open         State = "open"          // it can be paid
+	Paid         State = "paid"          //
+	PartRefunded State = "refunded_part" //
+	Refunded     State = "refunded"      //
+	Closed       State = "closed"        // it ended unpaid, or was never made
+	Unseen       State = "unseen"        // the platform does not know it ten minutes after its expiry, twice
+	Stuck        State = "stuck"         // its end was not to be had for so long that a person has to look
+)
+
+// The other states of another call.
+const (
+	Unresolved State = "unresolved" // it may have been executed
+	Succeeded  State = "succeeded"
+	Failed     State = "failed"
+)
+
+var allStates = []State{"", Sent, Open, Paid, PartRefunded, Refunded, Closed, Unseen, Stuck, Unresolved, Succeeded, Failed}
+
+// The table of the states: what becomes of one by a fact. What does not stand here changes nothing. So nothing leads from
+// paid back to unpaid, nor from succeeded to anything; and time, by which alone lost, unseen and stuck come, leads neither to
+// closed nor to failed.
+var (
+	orderStates = map[State]map[Fact]State{
+		"":           {isSent: Sent, IsOpen: Open, IsPaid: Paid, IsPartRefunded: PartRefunded, IsRefunded: Refunded, IsClosed: Closed},
+		Sent:         {IsOpen: Open, IsPaid: Paid, IsPartRefunded: PartRefunded, IsRefunded: Refunded, IsClosed: Closed, IsRefused: Closed, isUnseen: Unseen, isStuck: Stuck},
+		Open:         {IsPaid: Paid, IsPartRefunded: PartRefunded, IsRefunded: Refunded, IsClosed: Closed, isUnseen: Unseen, isStuck: Stuck},
+		Paid:         {IsPartRefunded: PartRefunded, IsRefunded: Refunded},
+		PartRefunded: {IsRefunded: Refunded},
+		Refunded:     {},
+		Closed:       {isSent: Sent, IsOpen: Open, IsPaid: Paid, IsPartRefunded: PartRefunded, IsRefunded: Refunded},
+		Unseen:       {isSent: Sent, IsOpen: Open, IsPaid: Paid, IsPartRefunded: PartRefunded, IsRefunded: Refunded, IsClosed: Closed},
+		Stuck:        {isSent: Sent, IsPaid: Paid, IsPartRefunded: PartRefunded, IsRefunded: Refunded, IsClosed: Closed},
+	}
+	callStates = map[State]map[Fact]State{
+		"":         {isSent: Sent, IsPending: Unresolved, HasSucceeded: Succeeded, HasFailed: Failed},
+		Sent:       {isLost: Unresolved, IsPending: Unresolved, IsAbsent: Unresolved, HasSucceeded: Succeeded, HasFailed: Failed, IsRefused: Failed, isStuck: Stuck},
+		Unresolved: {HasSucceeded: Succeeded, HasFailed: Failed, isStuck: Stuck}, // a repetition that is refused says nothing about the first one
+		Succeeded:  {},
+		Failed:     {isSent: Sent, IsPending: Unresolved, HasSucceeded: Succeeded},
+		Stuck:      {isSent: Unresolved, HasSucceeded: Succeeded, HasFailed: Failed},
+	}
+)
+
+// paid reports whether an order in this state has been paid.
+func (s State) paid() bool { return s == Paid || s == PartRefunded || s == Refunded }
+
+// ended reports whether a call in this state has come to its end.
+func (s State) ended() bool { return s == Succeeded || s == Failed }
+
+// become changes a state by a fact.
+func (o *Order) become(t *Track, fact Fact, now int64) {
+	table := callStates
+	if t == &o.Track {
+		table = orderStates
+		if fact == IsRefused && t.Since != 0 {
+			return // an earlier sending of the same order may have been executed
+		}
+	}
+	to, ok := table[t.State][fact]
+	if !ok {
+		to = t.State
+	}
+	if t == &o.Track && to.paid() && !t.State.paid() {
+		o.PaidAt = now
+		o.Late = o.Late || t.State == Closed
+	}
+	if to != t.State {
+		o.turn(now, o.name(t), to)
+		t.State = to
+	}
+	doubtful := to == Unresolved || to == Stuck || to == Sent && fact != isSent
+	switch {
+	case !doubtful && to != Sent:
+		t.Since = 0
+	case doubtful && t.Since == 0:
+		t.Since = now
+	}
+}
+
+// lesson is what was learnt that somebody wants to know.
+type lesson struct {
+	late, differs bool
+}
+
+// learn takes what an answer or a notify says: t is the call that it answers, or was asked about, and by is the timeline's
+// word for how it came.
+func (o *Order) learn(t *Track, f *Finding, by string, now int64) (l lesson) {
+	o.note(now, by, o.name(t), f.Word)
+	if f.Wait {
+		t.Hold = now + busyPause.Milliseconds()
+	}
+	if !f.Bill && o.Seen && (f.Amount != 0 && o.Amount != 0 && f.Amount != o.Amount || f.Mid != "" && o.Mid != "" && f.Mid != o.Mid) {
+		l.differs, o.Differs = !o.Differs, true
+	}
+	late := o.Late
+	fact := f.Order
+	switch fact {
+	case Nothing:
+	case IsAbsent:
+		fact = Nothing
+		if o.Seen && now >= o.Expires+unseenAfter.Milliseconds() {
+			if o.Absent++; o.Absent >= 2 {
+				fact = isUnseen
+			}
+		}
+	default:
+		o.Absent = 0
+	}
+	if fact == IsPaid || fact == IsPartRefunded || fact == IsRefunded {
+		if f.Amount != 0 {
+			o.Paid = f.Amount
+		}
+		o.Refunded = max(o.Refunded, f.Refunded)
+	}
+	o.become(&o.Track, fact, now)
+	if f.Number != "" && f.Number != t.Number { // of another call than the one that was asked about
+		t = o.called(f.Number, f.CallAmount, now)
+	}
+	if t != &o.Track {
+		if f.CallAmount != 0 {
+			t.Amount = f.CallAmount
+		}
+		o.become(t, f.Call, now)
+		if t.Kind == KindRefund && t.State == Succeeded && o.State.paid() {
+			whole := t.Whole || o.Paid != 0 && o.refunded() >= o.Paid
+			o.become(&o.Track, map[bool]Fact{true: IsRefunded, false: IsPartRefunded}[whole], now)
+		}
+	}
+	l.late = o.Late && !late
+	return l
+}
+
+// called returns the call of a number that the platform names: one that is known by it, one that was sent without a number and
+// has this amount, or a new one, which was made elsewhere.
+func (o *Order) called(number string, amount, now int64) *Track {
+	if t := o.call(number); t != nil {
+		return t
+	}
+	for _, t := range o.Calls {
+		if strings.HasPrefix(t.Number, "#") && t.Alias == "" && t.Amount == amount {
+			t.Alias = number
+			return t
+		}
+	}
+	return o.add(&Track{Kind: KindRefund, Number: number, Sent: now})
+}
+
+// owe writes down that the app is to be told an event, and reports whether the caller is to tell it now. What an older event
+// about the same call said is superseded.
+func (o *Order) owe(t *Track, e *Event, by string, now, until int64) bool {
+	told := o.event(e.ID)
+	if told == nil {
+		about := o.name(t)
+		o.Told = slices.DeleteFunc(o.Told, func(other *Told) bool { return other.About == about && other.Taken == 0 && other.Until <= now })
+		told = &Told{ID: e.ID, Type: e.Type, About: about, By: by, At: now}
+		o.Told = append(o.Told, told)
+	}
+	told.Type = e.Type
+	if !e.Again && (told.Taken != 0 || told.Until > now) {
+		return false
+	}
+	told.Until = until
+	return true
+}

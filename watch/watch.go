@@ -1,0 +1,646 @@
+// Package watch follows orders and refunds until their end is known and the app was told of it. It knows no platform: one
+// says by the interface Platform what its calls and answers mean.
+//
+// The watch only asks. It never orders, repeats, closes or refunds. Time alone never makes a failure, and what was paid stays
+// paid. The states are the table in states.go, the looks the list in schedule.go, and what may be refunded is one function in
+// guard.go. What is kept is an Order in a Store, one row for each, with compare-and-set as its only lock.
+package watch
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// Clock is where the time comes from. The zero value is the system's.
+type Clock struct {
+	Now   func() time.Time
+	After func(time.Duration) <-chan time.Time
+}
+
+// Parts are what a watch works with. A new configuration may bring others.
+type Parts struct {
+	Platform Platform
+	Send     Sender
+	Teller   Teller
+	Logger   *zap.Logger
+
+	// Count counts what happened: `query` by its result (found, absent, busy, unanswered, unreadable), `found` by the type of
+	// an event that no notify had told, `unwritten` by the kind of a call that could not be written down. Nil: nobody counts.
+	Count func(what, label string)
+
+	// Emit reports late_paid, refund_stuck and order_differs. Nil: nobody is told.
+	Emit func(what string, order *Order)
+}
+
+type config struct {
+	Parts
+	Settings
+}
+
+// Watch follows the orders of one store.
+type Watch struct {
+	store    Store
+	clock    Clock
+	instance string   // what tells its flights from those of others
+	open     sync.Map // flights of this watch whose outcome is not written down yet
+	config   atomic.Pointer[config]
+	index    index
+	overdue  overdue
+
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+	work   sync.WaitGroup
+	ready  chan struct{}
+}
+
+// process tells the flights of this process from those of others, and flights numbers them: no two have one name.
+var (
+	process = rand.Text()[:12]
+	flights atomic.Uint64
+)
+
+// How long things take at most.
+const (
+	storeTimeout = 3 * time.Second // one change of a row, with its repetitions
+	queryTimeout = 10 * time.Second
+	tellTimeout  = 30 * time.Second
+	gather       = 50 * time.Millisecond
+	maxTries     = 30 // of a compare-and-set
+)
+
+// Start starts to follow what is in a store. It does not wait until everything is read: what has come due since is asked
+// about then.
+func Start(store Store, clock Clock, settings Settings, parts Parts) *Watch {
+	return start(store, clock, process, settings, parts)
+}
+
+func start(store Store, clock Clock, instance string, settings Settings, parts Parts) *Watch {
+	if clock.Now == nil {
+		clock.Now = time.Now
+	}
+	if clock.After == nil {
+		clock.After = time.After
+	}
+	w := &Watch{store: store, clock: clock, instance: instance, ready: make(chan struct{})}
+	w.ctx, w.cancel = context.WithCancel(context.Background())
+	w.index.w = w
+	w.index.rate = settings.Rate
+	w.index.items, w.index.lanes = map[string]*item{}, map[string]*lane{}
+	w.overdue.wake = make(chan struct{}, 1)
+	w.Configure(settings, parts)
+	w.work.Go(w.follow)
+	w.work.Go(w.catchUp)
+	w.work.Go(w.sweep)
+	return w
+}
+
+// Configure changes the settings of a watch, and what it works with.
+func (w *Watch) Configure(settings Settings, parts Parts) {
+	if settings.Flight == 0 {
+		settings.Flight = defaultFlight
+	}
+	if parts.Logger == nil {
+		parts.Logger = zap.NewNop()
+	}
+	w.config.Store(&config{parts, settings})
+	w.index.configure(settings.Rate)
+}
+
+// Ready is closed when the watch has read what there is in its store.
+func (w *Watch) Ready() <-chan struct{} { return w.ready }
+
+// Close ends the watch, after the calls and notifies that it was told of. What it could not write is found again as a call
+// without an outcome. The store stays open.
+func (w *Watch) Close() {
+	w.index.mu.Lock()
+	w.index.closed = true
+	w.index.mu.Unlock()
+	w.cancel()
+	w.work.Wait()
+}
+
+func (w *Watch) now() int64 { return w.clock.Now().UnixMilli() }
+
+func (w *Watch) count(what, label string) {
+	if count := w.config.Load().Count; count != nil {
+		count(what, label)
+	}
+}
+
+// gone reports whether nobody will tell a flight's outcome any more: it is one of an earlier process, or its time is up.
+func (w *Watch) gone(flight string, lands, now int64) bool {
+	if strings.HasPrefix(flight, w.instance+".") {
+		_, open := w.open.Load(flight)
+		return !open && lands <= now
+	}
+	return !w.store.Shared() || lands <= now
+}
+
+// change changes a row, and makes it where there is none. It calls edit with what is there, again if somebody else was
+// faster; edit reports whether there is something to write. The row as it is now is returned.
+func (w *Watch) change(ctx context.Context, merchant, number string, edit func(o *Order, now int64) bool) (*Order, error) {
+	key := rowKey(merchant, number)
+	for try := range maxTries {
+		if try > 1 { // others are at it, or the server that is read from lags behind
+			select {
+			case <-w.clock.After(time.Duration(try) * 2 * time.Millisecond):
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+		}
+		o, err := w.get(ctx, merchant, number)
+		if err != nil {
+			return nil, err
+		}
+		now := w.now()
+		landed := o.land(now, w.gone)
+		if !edit(o, now) && !landed {
+			return o, nil
+		}
+		if o.blank() {
+			if o.revision != 0 {
+				err = w.store.Delete(ctx, key, o.revision)
+			}
+			if err == nil {
+				w.index.drop(key, o.revision)
+				return o, nil
+			}
+		} else {
+			o.fold()
+			o.Changed = now
+			w.config.Load().plan(o, now)
+			var value []byte
+			if value, err = o.encode(); err != nil {
+				return nil, err
+			}
+			var revision uint64
+			if revision, err = w.store.Put(ctx, key, value, o.revision); err == nil {
+				o.revision = revision
+				w.index.set(key, o.header(), revision)
+				return o, nil
+			}
+		}
+		if !errors.Is(err, ErrConflict) {
+			return nil, err
+		}
+	}
+	return nil, ErrConflict
+}
+
+// get reads a row; one that is not there is empty.
+func (w *Watch) get(ctx context.Context, merchant, number string) (*Order, error) {
+	entry, err := w.store.Get(ctx, rowKey(merchant, number))
+	if errors.Is(err, ErrNotFound) {
+		return &Order{Merchant: merchant, ID: number}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return decode(entry)
+}
+
+// Ticket is a call that was written down, between Before and After.
+type Ticket struct {
+	// Guard is what the header Gateway-Guard says: `unseen`, or nothing.
+	Guard string
+
+	merchant string
+	call     Call
+	flight   string
+	lands    int64
+
+	// What the call's state was and became, so that a call that was not sent leaves no trace.
+	before, begun State
+	seen, written bool
+	warned        bool // the guard's refusal was logged, and is no more than that
+}
+
+// Before writes down that a call is about to be sent. Nil and nil: it is not watched. With a Refusal it must not be sent;
+// else After must be called with the ticket, whatever becomes of the call. override is the header Gateway-Guard-Override.
+func (w *Watch) Before(ctx context.Context, merchant, path string, body []byte, override string) (*Ticket, *Refusal) {
+	c := w.config.Load()
+	call, ok := c.Platform.Classify(path, body)
+	if !ok {
+		return nil, nil
+	}
+	call.Path = path
+	t := &Ticket{merchant: merchant, call: call, flight: w.instance + "." + strconv.FormatUint(flights.Add(1), 36),
+		lands: w.now() + c.Flight.Milliseconds()}
+	w.open.Store(t.flight, nil)
+	refusal, err := w.write(ctx, c, t, override)
+	if refusal != nil && refusal.Code == CodeUnresolved { // it may be resolved by now
+		w.askAbout(ctx, merchant, call.Order, refusal.Number)
+		refusal, err = w.write(ctx, c, t, override)
+	}
+	for refusal != nil && c.Refunds == Warn {
+		c.Logger.Warn("the watch would refuse this refund", w.fields(t, zap.String("err_code", refusal.Code), zap.String("in_the_way", clip(refusal.Number)))...)
+		t.warned = true
+		refusal, err = w.write(ctx, c, t, override)
+	}
+	if err != nil {
+		w.count("unwritten", string(call.Kind))
+		c.Logger.Error("the watch cannot write a call down", w.fields(t, zap.Error(err))...)
+		if call.Kind.money() && c.Refunds == Enforce {
+			w.later(merchant, call.Order, t.flight, t.land(NotSent, "", nil)) // it may have been written after all
+			return nil, unavailable()
+		}
+	}
+	if refusal != nil {
+		w.open.Delete(t.flight)
+		return nil, refusal
+	}
+	return t, nil
+}
+
+// write writes the row of intent, if the guard lets the call pass.
+func (w *Watch) write(ctx context.Context, c *config, t *Ticket, override string) (refusal *Refusal, err error) {
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	overridden := ""
+	_, err = w.change(ctx, t.merchant, t.call.Order, func(o *Order, now int64) bool {
+		refusal, overridden = nil, ""
+		if o.flown(t.flight) != nil {
+			return false // a write that was in doubt
+		}
+		if t.call.Kind == KindRefund && c.Refunds != Off && !t.warned {
+			if refusal = o.guard(t.call); refusal != nil {
+				if override == "" || override != refusal.Number {
+					return false
+				}
+				o.note(now, "override", t.call.Number, refusal.Number)
+				refusal, overridden = nil, override
+			}
+		}
+		t.begin(o, now)
+		return true
+	})
+	if overridden != "" && err == nil {
+		c.Logger.Warn("the guard of refunds was overridden", w.fields(t, zap.String("in_the_way", clip(overridden)))...)
+	}
+	t.written = t.written || err == nil && refusal == nil
+	return refusal, err
+}
+
+func (t *Ticket) begin(o *Order, now int64) *Track {
+	t.before, t.seen = "", o.Seen
+	if t.call.Kind.order() {
+		t.before = o.State
+	} else if c := o.call(t.call.Number); c != nil {
+		t.before = c.State
+	}
+	if !o.Seen && !t.call.Kind.order() {
+		t.Guard = "unseen"
+	}
+	track := o.begin(t.call, t.flight, now, t.lands)
+	t.begun = track.State
+	return track
+}
+
+// After says what became of a call. The outcome of an order may be written down later; what of a money call that is not is
+// found again as a call without an outcome.
+func (w *Watch) After(t *Ticket, outcome Outcome, code string, answer []byte) {
+	if t == nil {
+		return
+	}
+	var f *Finding
+	if outcome == Answered {
+		found := w.config.Load().Platform.Answered(t.call, code, answer)
+		f = &found
+	}
+	edit := t.land(outcome, code, f)
+	if !t.call.Kind.money() && !w.overdue.long() {
+		w.later(t.merchant, t.call.Order, t.flight, edit)
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
+	defer cancel()
+	if _, err := w.change(ctx, t.merchant, t.call.Order, edit); err != nil {
+		w.later(t.merchant, t.call.Order, t.flight, edit)
+		return
+	}
+	w.open.Delete(t.flight)
+}
+
+// land is the change that a call's outcome makes.
+func (t *Ticket) land(outcome Outcome, code string, f *Finding) func(o *Order, now int64) bool {
+	return func(o *Order, now int64) bool {
+		track := o.flown(t.flight)
+		if track == nil {
+			switch {
+			case outcome == NotSent:
+				return false
+			case !t.written: // it could not be written before
+				track = t.begin(o, now)
+			case t.call.Kind.order():
+				track = &o.Track
+			default:
+				track = o.call(t.call.Number)
+			}
+			if track == nil {
+				return false
+			}
+		}
+		track.Flight, track.Lands = "", 0
+		if outcome == NotSent {
+			o.note(now, "answer", o.name(track), string(outcome))
+			if track.State == t.begun {
+				track.State = t.before
+			}
+			if track == &o.Track {
+				o.Seen = t.seen
+			} else if track.State == "" {
+				o.Calls = without(o.Calls, track)
+			}
+			return true
+		}
+		track.Outcome, track.Code = outcome, code
+		if f == nil {
+			o.note(now, "answer", o.name(track), string(outcome))
+			o.become(track, isLost, now)
+			return true
+		}
+		f := *f
+		if f.Word == "" {
+			f.Word = code
+		}
+		if track != &o.Track && (f.Call == Nothing || f.Call == IsAbsent) {
+			f.Call = IsPending
+		}
+		o.learn(track, &f, "answer", now)
+		return true
+	}
+}
+
+func without(all []*Track, one *Track) []*Track {
+	var left []*Track
+	for _, t := range all {
+		if t != one {
+			left = append(left, t)
+		}
+	}
+	return left
+}
+
+// Notice is what a notify is to the watch.
+type Notice struct {
+	// Ordered is for the header Ce-Ordered: true, differs or unseen.
+	Ordered string
+
+	// Told says that the app has this event already: it is acknowledged, and not delivered again. Busy says that it is being
+	// told at this moment: the platform is to repeat the notify.
+	Told, Busy bool
+}
+
+// The words of Notice.Ordered.
+const (
+	OrderedTrue    = "true"
+	OrderedDiffers = "differs"
+	OrderedUnseen  = "unseen"
+)
+
+// Notified takes what a verified notify says, before the app gets it. It tells of f.Event, if there is one; after it Taken is
+// called, unless the notice says that the app is not to get it. With an error the row could not be written, and the notify
+// goes its way: it is written down later.
+func (w *Watch) Notified(ctx context.Context, merchant, order string, f Finding) (Notice, error) {
+	c := w.config.Load()
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	for tries := 0; ; tries++ {
+		var l lesson
+		var n Notice
+		edit := func(o *Order, now int64) bool {
+			l, n = lesson{}, Notice{Ordered: OrderedTrue}
+			if !o.Seen {
+				n.Ordered = OrderedUnseen
+			}
+			if told := o.event(f.id()); told != nil && told.Type != "" {
+				n.Told, n.Busy = told.Taken != 0, told.Taken == 0 && told.Until > now
+				n.Ordered = ordered(o, n.Ordered, c.Amounts)
+				if n.Told || n.Busy {
+					return false
+				}
+			}
+			l = o.learn(&o.Track, &f, "notify", now)
+			n.Ordered = ordered(o, n.Ordered, c.Amounts)
+			o.Notified = o.Notified || o.State.paid() && f.Order != Nothing
+			t := &o.Track
+			if f.Number != "" {
+				t = o.call(f.Number)
+			}
+			if rejected := n.Ordered == OrderedDiffers && c.Amounts == Reject; f.Event != nil && !rejected {
+				o.owe(t, f.Event, "notify", now, now+tellTimeout.Milliseconds())
+			}
+			return true
+		}
+		o, err := w.change(ctx, merchant, order, edit)
+		if err != nil {
+			w.count("unwritten", "notify")
+			c.Logger.Error("the watch cannot write a notify down", zap.String("merchant", merchant), zap.String("order", clip(order)), zap.Error(err))
+			w.later(merchant, order, "", edit)
+			return Notice{Ordered: OrderedUnseen}, err
+		}
+		if n.Busy && tries < 20 { // the inbox takes no longer, mostly
+			select {
+			case <-w.clock.After(50 * time.Millisecond):
+				continue
+			case <-ctx.Done():
+			}
+		}
+		w.report(o, l)
+		return n, nil
+	}
+}
+
+func ordered(o *Order, word, amounts string) string {
+	if o.Seen && o.Differs && amounts != Off {
+		return OrderedDiffers
+	}
+	return word
+}
+
+// Taken says whether the app took the event of a notify.
+func (w *Watch) Taken(merchant, order, id string, taken bool) {
+	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
+	defer cancel()
+	w.taken(ctx, merchant, order, id, taken)
+}
+
+func (w *Watch) taken(ctx context.Context, merchant, order, id string, taken bool) {
+	edit := func(o *Order, now int64) bool {
+		told := o.event(id)
+		if told == nil { // the notify is still to be written down
+			told = &Told{ID: id, By: "notify", At: now}
+			o.Told = append(o.Told, told)
+		}
+		told.Until = 0
+		word := "not taken"
+		if taken {
+			told.Taken, word = now, told.Type
+		}
+		o.note(now, "told", told.About, word)
+		return true
+	}
+	if _, err := w.change(ctx, merchant, order, edit); err != nil {
+		w.later(merchant, order, "", edit)
+	}
+}
+
+func (w *Watch) fields(t *Ticket, more ...zap.Field) []zap.Field {
+	return append([]zap.Field{zap.String("merchant", t.merchant), zap.String("order", clip(t.call.Order)),
+		zap.String("number", clip(t.call.Number)), zap.String("kind", string(t.call.Kind))}, more...)
+}
+
+// report logs and emits what somebody wants to know.
+func (w *Watch) report(o *Order, l lesson) {
+	w.say(l.late, "late_paid", "an order that the platform had called closed was paid", o)
+	w.say(l.differs && w.config.Load().Amounts != Off, "order_differs", "amount or mid is not what was ordered", o)
+}
+
+func (w *Watch) say(so bool, what, words string, o *Order) {
+	if !so {
+		return
+	}
+	c := w.config.Load()
+	c.Logger.Error(words, zap.String("merchant", o.Merchant), zap.String("order", clip(o.ID)), zap.Int64("ordered", o.Amount), zap.Int64("paid", o.Paid))
+	if c.Emit != nil {
+		c.Emit(what, o)
+	}
+}
+
+// overdue are the changes that are to be made as soon as the store lets them.
+type overdue struct {
+	mu   sync.Mutex
+	list []duty
+	wake chan struct{}
+}
+
+type duty struct {
+	merchant, number string
+	flight           string // that it lands; empty: none
+	edit             func(o *Order, now int64) bool
+}
+
+// maxOverdue bounds what waits for a store that is away. What is more is found again as calls without an outcome.
+const maxOverdue = 100_000
+
+func (w *Watch) later(merchant, number, flight string, edit func(o *Order, now int64) bool) {
+	w.overdue.mu.Lock()
+	full := len(w.overdue.list) >= maxOverdue
+	if !full {
+		w.overdue.list = append(w.overdue.list, duty{merchant, number, flight, edit})
+	}
+	w.overdue.mu.Unlock()
+	if full {
+		w.open.Delete(flight)
+		w.count("unwritten", "overdue")
+		return
+	}
+	w.overdue.signal()
+}
+
+// catchUp makes overdue changes, those of one order in their order. They gather for a moment, and share a commit: a call that
+// is to be written down before it is sent does not wait behind each of them.
+func (w *Watch) catchUp() {
+	pause := gather
+	for {
+		select {
+		case <-w.overdue.wake:
+		case <-w.ctx.Done():
+			w.makeOverdue()
+			return
+		}
+		select {
+		case <-w.clock.After(pause):
+		case <-w.ctx.Done():
+		}
+		if pause = gather; w.makeOverdue() > 0 {
+			pause = time.Second
+			w.overdue.signal()
+		}
+	}
+}
+
+// long reports whether so much waits that whoever adds to it had better do it himself.
+func (d *overdue) long() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.list) >= 1024
+}
+
+func (d *overdue) signal() {
+	select {
+	case d.wake <- struct{}{}:
+	default:
+	}
+}
+
+// makeOverdue makes what it can, and returns how much is left.
+func (w *Watch) makeOverdue() int {
+	w.overdue.mu.Lock()
+	list := w.overdue.list
+	w.overdue.list = nil
+	w.overdue.mu.Unlock()
+	orders := map[string][]duty{}
+	var keys []string
+	for _, d := range list {
+		key := rowKey(d.merchant, d.number)
+		if orders[key] == nil {
+			keys = append(keys, key)
+		}
+		orders[key] = append(orders[key], d)
+	}
+	var (
+		left  []duty
+		mu    sync.Mutex
+		away  atomic.Bool
+		group sync.WaitGroup
+		slots = make(chan struct{}, 64) // what is written at once shares a commit
+	)
+	for _, key := range keys {
+		slots <- struct{}{}
+		group.Go(func() {
+			defer func() { <-slots }()
+			all := orders[key]
+			ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
+			defer cancel()
+			if !away.Load() {
+				_, err := w.change(ctx, all[0].merchant, all[0].number, func(o *Order, now int64) (changed bool) {
+					for _, d := range all {
+						changed = d.edit(o, now) || changed
+					}
+					return changed
+				})
+				if err == nil {
+					for _, d := range all {
+						w.open.Delete(d.flight)
+					}
+					return
+				}
+				if errors.Is(err, errFormat) { // no time mends it
+					w.config.Load().Logger.Error("the watch cannot read a row", zap.String("key", clip(key)), zap.Error(err))
+					return
+				}
+				away.Store(!errors.Is(err, ErrConflict))
+			}
+			mu.Lock()
+			left = append(left, all...)
+			mu.Unlock()
+		})
+	}
+	group.Wait()
+	if len(left) == 0 {
+		return 0
+	}
+	w.overdue.mu.Lock()
+	defer w.overdue.mu.Unlock()
+	w.overdue.list = append(left, w.overdue.list...)
+	return len(left)
+}
