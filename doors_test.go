@@ -101,7 +101,9 @@ func sources(t *testing.T) []source {
 func engine(room string) string {
 	rest, ok := strings.CutPrefix(room, "inbox/")
 	if !ok {
-		return ""
+		if rest, ok = strings.CutPrefix(room, "watch/"); !ok {
+			return ""
+		}
 	}
 	name, _, _ := strings.Cut(rest, "/")
 	if strings.HasSuffix(name, "store") {
@@ -172,6 +174,23 @@ var doors = []door{
 		},
 	},
 	{
+		name:  "watch imports no platform, real or played, no inbox, nor what platforms share",
+		files: func(s source) bool { return within(s.room(), "watch") },
+		closed: func(s source, i imported) bool {
+			room, ok := i.ours()
+			return ok && !within(room, "watch") && room != "internal/syntax" && room != "internal/secret" ||
+				engine(s.room()) != "" && engine(room) != "" && engine(room) != engine(s.room())
+		},
+	},
+	{
+		name:  "the watch itself imports no Caddy and no engine",
+		files: func(s source) bool { return s.room() == "watch" || s.room() == "watch/storetest" },
+		closed: func(_ source, i imported) bool {
+			room, ok := i.ours()
+			return within(i.path, "github.com/caddyserver") || ok && room != "watch"
+		},
+	},
+	{
 		name:  "shouqianba never imports the root",
 		files: func(s source) bool { return within(s.room(), "shouqianba") },
 		closed: func(_ source, i imported) bool {
@@ -184,7 +203,7 @@ var doors = []door{
 		files: func(s source) bool { return s.room() == "" },
 		closed: func(s source, i imported) bool {
 			room, ok := i.ours()
-			if !ok || within(room, "internal") {
+			if !ok || within(room, "internal") || room == "watch" { // which each platform drives
 				return false
 			}
 			return s.file != "imports.go" || !i.blank
@@ -195,7 +214,7 @@ var doors = []door{
 		files: func(s source) bool { return s.room() == "" },
 		closed: func(_ source, i imported) bool {
 			room, ok := i.ours()
-			return ok && within(room, "inbox/natsstore")
+			return ok && (within(room, "inbox/natsstore") || within(room, "watch/natsstore"))
 		},
 	},
 	{
@@ -336,6 +355,18 @@ func TestDoorsClose(t *testing.T) {
 		{file: "imports.go", path: ours + "shouqianba", blank: true},
 		{file: "imports.go", path: ours + "inbox/natsstore", blank: true, want: "the root does not"},
 		{file: "command.go", path: ours + "internal/sandbox"},
+		{file: "watch/guard.go", path: modulePath, want: "watch imports"},
+		{file: "watch/guard.go", path: ours + "inbox", want: "watch imports"},
+		{file: "watch/guard.go", path: ours + "internal/outbound", want: "watch imports"},
+		{file: "watch/guard.go", path: ours + "watch/boltstore", want: "the watch itself"},
+		{file: "watch/guard.go", path: "github.com/caddyserver/caddy/v2", want: "the watch itself"},
+		{file: "watch/guard.go", path: "go.uber.org/zap"},
+		{file: "watch/natsstore/store.go", path: ours + "watch/boltstore", want: "watch imports"},
+		{file: "watch/natsstore/store.go", path: ours + "watch"},
+		{file: "watch/natsstore/module.go", path: ours + "internal/secret"},
+		{file: "watch/natsstore/module.go", path: "github.com/caddyserver/caddy/v2"},
+		{file: "module.go", path: ours + "watch"},
+		{file: "imports.go", path: ours + "watch/natsstore", blank: true, want: "the root does not"},
 		{file: "internal/sandbox/chinaums.go", path: modulePath, want: "the sandbox"},
 		{file: "internal/sandbox/chinaums.go", path: ours + "internal/inbound", want: "the sandbox"},
 		{file: "internal/sandbox/chinaums.go", path: "github.com/caddyserver/caddy/v2", want: "the sandbox imports"},
