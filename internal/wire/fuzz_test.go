@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"reflect"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -29,8 +30,11 @@ func FuzzAnswer(f *testing.F) {
 	} {
 		f.Add([]byte(seed))
 	}
-	var text []byte
-	var closes bool
+	type script struct {
+		text   []byte
+		closes bool
+	}
+	var now atomic.Pointer[script]
 	server := startServer(f, "unix", nil, func(p *peer) {
 		for number := 1; ; number++ {
 			_, content, err := p.request()
@@ -38,8 +42,9 @@ func FuzzAnswer(f *testing.F) {
 				return
 			}
 			if content == "first" {
-				_, _ = p.Conn.Write(text)
-				if closes {
+				said := now.Load()
+				_, _ = p.Conn.Write(said.text)
+				if said.closes {
 					return
 				}
 				continue
@@ -56,7 +61,7 @@ func FuzzAnswer(f *testing.F) {
 		if len(answer) > 8<<10 {
 			return // of more the first part may come alone
 		}
-		text, closes = answer, true
+		now.Store(&script{answer, true})
 		lean := &Client{Dial: server.dial, MaxHead: 10 << 20, MaxIdle: 2, IdleTimeout: time.Minute}
 		defer lean.Close()
 		res, got, err := call(lean, "first")
@@ -83,7 +88,7 @@ func FuzzAnswer(f *testing.F) {
 		if res.ContentLength < 0 && res.TransferEncoding == nil {
 			return // it ends with the connection
 		}
-		closes = false
+		now.Store(&script{answer, false})
 		kept := &Client{Dial: server.dial, MaxHead: 10 << 20, MaxIdle: 2, IdleTimeout: time.Minute}
 		defer kept.Close()
 		if _, again, err := call(kept, "first"); err != nil || again != got {
