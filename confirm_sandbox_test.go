@@ -2,8 +2,14 @@ package chinaums
 
 import (
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"maps"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -156,5 +162,50 @@ func confirmAgainstSandbox(t *testing.T, digest sandbox.Digest) {
 		platform.Break(sandbox.Fault{Kind: fault, Path: pathQuery})
 		notify(broken, sandbox.KindPayment, sandbox.Genuine, 503, "", "")
 		platform.Heal()
+	}
+}
+
+// TestQuestionsGoTheProxysWay: a platform that only the proxy's options know is asked about a notify, and for a token, all
+// the same. Before, these calls had a client of their own, which knew nothing of them.
+func TestQuestionsGoTheProxysWay(t *testing.T) {
+	platform, err := sandbox.New(sandbox.Options{Manual: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(platform.Close)
+	server := httptest.NewTLSServer(platform)
+	t.Cleanup(server.Close)
+	keys := platform.Options()
+	t.Setenv("UMS_APP_ID", keys.AppID)
+	t.Setenv("UMS_APP_KEY", keys.AppKey)
+	t.Setenv("UMS_NOTIFY_KEY", keys.NotifyKey)
+	root := filepath.Join(t.TempDir(), "root.pem")
+	if err := os.WriteFile(root, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	app := newMerchantApp(t, nil)
+	for _, options := range []string{"", "\n\t\tmax_conns_per_host 100"} { // the second as net/http's client
+		address := freeAddress(t)
+		confirming = newConfirmer() // an earlier test's platform may have had this address
+		startCaddy(t, strings.Replace(merchantOptions(server.URL), "{\n", "{\n\tstorage file_system "+t.TempDir()+"\n", 1)+notifySite(address,
+			"chinaums_proxy /v1/netpay/* {\n\t\tauth access_token\n\t\ttls_trust_pool file "+root+options+"\n\t}\n\tchinaums_notify /notify {\n\t\tconfirm\n\t}\n\treverse_proxy "+app.URL))
+		number := keys.SourceCode + "20261129" + strconv.Itoa(1000+len(options))
+		content, _ := json.Marshal(map[string]any{
+			"requestTimestamp": time.Now().In(beijing).Format(time.DateTime), "mid": keys.MID, "tid": keys.TID, "instMid": "APPDEFAULT",
+			"merOrderId": number, "totalAmount": 1000, "notifyUrl": "http://" + address + "/notify", "orderDesc": "一杯茶",
+		})
+		if a := do(t, newRequest(t, "POST", "http://"+address+"/v1/netpay/trade/precreate", string(content), jsonType)); !strings.Contains(a.body, "SUCCESS") {
+			t.Fatalf("%+v", a)
+		}
+		if err := platform.Pay(number); err != nil {
+			t.Fatal(err)
+		}
+		delivery, err := platform.Notify(t.Context(), number, sandbox.KindPayment, sandbox.Genuine)
+		if err != nil || delivery.Status != 200 {
+			t.Errorf("options %q: %+v, %v", options, delivery, err)
+		}
+		if seen := app.seen(); len(seen) != 1 || seen[0].header.Get("Ce-Confirmed") != "true" {
+			t.Errorf("the app saw %+v", seen)
+		}
 	}
 }
