@@ -75,6 +75,33 @@ func TestRead(t *testing.T) {
 	}
 }
 
+// TestReadPooled: the body is what came, of whatever size, and a buffer that was given back is nobody's any more.
+func TestReadPooled(t *testing.T) {
+	for _, size := range []int{0, 1, firstRead - 1, firstRead, firstRead + 1, 64 * firstRead, 1 << 20, 3 << 20} {
+		for round := range 3 {
+			text := bytes.Repeat([]byte{byte('a' + round)}, size)
+			first, err := ReadPooled(bytes.NewReader(text), int64(size), 4<<20)
+			if err != nil || !bytes.Equal(first.Bytes, text) {
+				t.Fatalf("%d bytes: %d, %v", size, len(first.Bytes), err)
+			}
+			other, err := ReadPooled(iotest.HalfReader(strings.NewReader(strings.Repeat("z", size))), -1, 4<<20)
+			if err != nil || !bytes.Equal(first.Bytes, text) || len(other.Bytes) != size {
+				t.Fatalf("%d bytes, another body in the same buffer: %v", size, err)
+			}
+			first.Release()
+			other.Release()
+			first.Release() // once more does no harm
+		}
+	}
+	for _, err := range []error{ErrTooLarge, io.ErrUnexpectedEOF} {
+		announced := map[error]int64{ErrTooLarge: -1, io.ErrUnexpectedEOF: 101}[err]
+		got, failed := ReadPooled(strings.NewReader(strings.Repeat("x", 100)), announced, map[error]int64{ErrTooLarge: 99, io.ErrUnexpectedEOF: 200}[err])
+		if !errors.Is(failed, err) || got.Bytes != nil {
+			t.Errorf("%v, not %v", failed, err)
+		}
+	}
+}
+
 func TestSet(t *testing.T) {
 	r := httptest.NewRequest("POST", "/", strings.NewReader("old"))
 	r.TransferEncoding, r.Trailer, r.ContentLength = []string{"chunked"}, http.Header{"X": nil}, -1
@@ -110,7 +137,7 @@ func TestSlowRequest(t *testing.T) {
 
 // held opens many requests that announce size bytes, send sent and stop, and returns by how much the heap grew while
 // they all wait in ReadRequest.
-func held(tb testing.TB, clients int, size, sent int64) int64 {
+func held(tb testing.TB, clients int, size, sent int64, pooled bool) int64 {
 	tb.Helper()
 	var before, during runtime.MemStats
 	waiting := make(chan struct{}, clients)
@@ -124,6 +151,10 @@ func held(tb testing.TB, clients int, size, sent int64) int64 {
 			defer done.Done()
 			r := httptest.NewRequest("POST", "/", &stuck{left: sent, waiting: waiting, release: release})
 			r.ContentLength = size
+			if pooled {
+				_, _ = ReadRequestPooled(httptest.NewRecorder(), r, size, time.Minute)
+				return
+			}
 			_, _ = ReadRequest(httptest.NewRecorder(), r, size, time.Minute)
 		}()
 	}
@@ -162,10 +193,12 @@ func TestSlowClientsHoldLittle(t *testing.T) {
 	for _, c := range []struct {
 		sent, most int64
 	}{{0, 16 << 20}, {100, 16 << 20}, {10 << 10, 40 << 20}} {
-		grown := held(t, clients, size, c.sent)
-		t.Logf("%d clients announced %d MiB, sent %d KiB: the heap grew by %d KiB", clients, clients*size>>20, clients*c.sent>>10, grown>>10)
-		if grown > c.most {
-			t.Errorf("the heap grew by %d bytes", grown)
+		for _, pooled := range []bool{false, true} {
+			grown := held(t, clients, size, c.sent, pooled)
+			t.Logf("%d clients announced %d MiB, sent %d KiB, pooled %v: the heap grew by %d KiB", clients, clients*size>>20, clients*c.sent>>10, pooled, grown>>10)
+			if grown > c.most {
+				t.Errorf("the heap grew by %d bytes", grown)
+			}
 		}
 	}
 }
