@@ -24,7 +24,7 @@ func init() {
 // It sets the placeholders `{http.chinaums.merchant}`, `{http.chinaums.outcome}`, `{http.chinaums.err_code}` and, where
 // the gateway answers itself, `{http.chinaums.reason}`.
 //
-// The shortcut for a guard with its reverse_proxy is `chinaums_proxy`.
+// Guard, signing and sending in one is `chinaums_proxy`; this is for who wants more of reverse_proxy.
 //
 // In a Caddyfile:
 //

@@ -27,7 +27,7 @@ func init() {
 // It sets the placeholders `{http.shouqianba.merchant}` (the terminal's name), `{http.shouqianba.outcome}`,
 // `{http.shouqianba.err_code}` and, where the gateway answers itself, `{http.shouqianba.reason}`.
 //
-// The shortcut for a guard with its reverse_proxy is `shouqianba_proxy`.
+// Guard, signing and sending in one is `shouqianba_proxy`; this is for who wants more of reverse_proxy.
 //
 // In a Caddyfile:
 //

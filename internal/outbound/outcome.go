@@ -1,8 +1,9 @@
 // Package outbound holds what the platforms share on the way out: who may use the keys, the bounded body, one signed
 // attempt, whether it was sent, and the gateway's own answers.
 //
-// The way of a call: Guard (may it pass? reads the body, keeps it in a Call) → reverse_proxy → Transport (signs the
-// Call's body and sends it once) → the answer, read whole → Guard's response writer (the Gateway-Outcome header).
+// The way of a call: Proxy, which is a Guard (may it pass? reads the body, keeps it in a Call), signs the Call's body, and
+// sends it once through its Sender; the answer is read whole and passed on with the Gateway-Outcome header. In the long
+// form: Guard → reverse_proxy → Transport (RoundTrip) → the answer, read whole → Guard's response writer.
 package outbound
 
 import (
