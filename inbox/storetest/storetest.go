@@ -26,6 +26,9 @@ type Backend struct {
 	// Jump sets the clock that the store goes by forward or, if negative, back. Nil where it is not the store's own.
 	Jump func(change time.Duration)
 
+	// Moves says that a message gets another seq when it is settled.
+	Moves bool
+
 	// Ordered says that the store keeps the order of a key.
 	Ordered bool
 
