@@ -1,14 +1,11 @@
 package natsstore
 
 import (
-	"crypto/rand"
 	"fmt"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
-
-	"github.com/nats-io/nats.go"
 
 	"github.com/caddy-chinaums/caddy-chinaums/inbox"
 )
@@ -75,36 +72,6 @@ func BenchmarkDeliver(b *testing.B) {
 			}
 			all.Wait()
 			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "messages/s")
-		})
-	}
-}
-
-// BenchmarkClaimedElsewhere asks whether a message has been claimed, where there are few claims of others and where there are as
-// many as of a backlog that is being delivered.
-func BenchmarkClaimedElsewhere(b *testing.B) {
-	server := oneServer(b, "")
-	for _, claims := range []int{1, 10_000, 70_000} {
-		b.Run(fmt.Sprint(claims), func(b *testing.B) {
-			s := openStore(b, provider(b, nil, server.url()), fmt.Sprintf("claims%d.%d", claims, b.N), defaults())
-			mine := s.names.firstClaim("mine", 1)
-			for i := range claims {
-				subject := mine
-				if i > 0 {
-					subject = s.names.firstClaim(rand.Text(), 1)
-				}
-				if _, err := s.js.PublishMsgAsync(&nats.Msg{Subject: subject, Data: []byte(rand.Text())}); err != nil {
-					b.Fatal(err)
-				}
-				if i%1000 == 0 {
-					<-s.js.PublishAsyncComplete()
-				}
-			}
-			<-s.js.PublishAsyncComplete()
-			for b.Loop() {
-				if left, _, err := s.claimedElsewhere(b.Context(), "mine", mine, 0); err != nil || left != 0 {
-					b.Fatalf("left %s, error %v", left, err)
-				}
-			}
 		})
 	}
 }

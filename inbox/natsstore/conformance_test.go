@@ -26,6 +26,7 @@ func conform(t *testing.T, s *server, replicas int) {
 			Abandon: func(_ *testing.T, opened inbox.Store) {
 				opened.(*store).abandon()
 			},
+			Moves:    true,
 			TooLarge: 1 << 20,
 		}
 	})
@@ -35,8 +36,5 @@ func conform(t *testing.T, s *server, replicas int) {
 func (s *store) abandon() {
 	s.connection.Close()
 	s.cancel()
-	s.mu.Lock()
-	s.closed = true
-	s.mu.Unlock()
 	s.work.Wait()
 }

@@ -1,37 +1,56 @@
 package natsstore
 
 import (
-	"bytes"
+	"bufio"
+	"fmt"
 	"net"
+	"strings"
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/zap"
 
 	"github.com/caddy-chinaums/caddy-chinaums/inbox"
 )
+
+// handedOut takes what a consumer of the store has to hand out, as a gateway does, and does nothing with it.
+func handedOut(t *testing.T, server *server, s *store, queue string, number int) []jetstream.Msg {
+	t.Helper()
+	consumer, err := jetStream(t, server).Consumer(t.Context(), s.names.messages, queue)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []jetstream.Msg
+	eventually(t, "the consumer hands out", func() bool {
+		batch, err := consumer.Fetch(number-len(all), jetstream.FetchMaxWait(time.Second))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for m := range batch.Messages() {
+			all = append(all, m)
+		}
+		return len(all) == number
+	})
+	return all
+}
 
 // TestHandedOutAgain: a server hands out what is in flight, or sends late what it should have sent before. Nobody delivers it
 // a second time.
 func TestHandedOutAgain(t *testing.T) {
 	t.Parallel()
 	server := oneServer(t, "")
-	for name, prepare := range map[string]func(t *testing.T, s *store){
-		"new":     func(*testing.T, *store) {},
-		"waiting": func(t *testing.T, s *store) { settle(t, s, take(t, s), retryIn(0)) },
+	for queue, prepare := range map[string]func(t *testing.T, s *store){
+		stateNew:   func(*testing.T, *store) {},
+		stateRetry: func(t *testing.T, s *store) { settle(t, s, take(t, s), retryIn(0)) },
 	} {
-		begin := func(t *testing.T, inboxName string) (s *store, stream string, lease func(jetstream.Msg) *inbox.Message) {
-			s = quiet(t, server, inboxName+"."+name)
+		begin := func(t *testing.T, name string) (s *store, lease func(jetstream.Msg) *inbox.Message) {
+			s = patient(t, server.url(), name+"_"+queue)
 			put(t, s, message("a"), inbox.Stored)
 			prepare(t, s)
-			stream, kind := s.names.messages, s.takeNew
-			if name == "waiting" {
-				stream, kind = s.names.retry, s.takeRetry
-			}
-			return s, stream, func(m jetstream.Msg) *inbox.Message {
+			return s, func(m jetstream.Msg) *inbox.Message {
 				t.Helper()
-				got, err := kind(t.Context(), m)
+				got, err := s.take(m)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -44,28 +63,27 @@ func TestHandedOutAgain(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		t.Run(name+", while it is in flight", func(t *testing.T) {
+		t.Run(queue+", while it is in flight", func(t *testing.T) {
 			t.Parallel()
-			s, stream, lease := begin(t, "flight")
-			first := handedOut(t, server, stream, 1)[0]
+			s, lease := begin(t, "flight")
+			first := handedOut(t, server, s, queue, 1)[0]
 			holder := lease(first)
 			if holder == nil {
 				t.Fatal("not leased")
 			}
 			again(t, first)
-			if m := lease(handedOut(t, server, stream, 1)[0]); m != nil {
+			if m := lease(handedOut(t, server, s, queue, 1)[0]); m != nil {
 				t.Error("leased by two at once")
 			}
 			settle(t, s, holder, isDelivered)
-			never(t, time.Second, s)
+			never(t, 2*time.Second, s)
 		})
-		t.Run(name+", the first of them late", func(t *testing.T) {
+		t.Run(queue+", the first of them late", func(t *testing.T) {
 			t.Parallel()
-			s, stream, lease := begin(t, "late")
-			first := handedOut(t, server, stream, 1)[0]
+			s, lease := begin(t, "late")
+			first := handedOut(t, server, s, queue, 1)[0]
 			again(t, first)
-			second := handedOut(t, server, stream, 1)[0]
-			holder := lease(second)
+			holder := lease(handedOut(t, server, s, queue, 1)[0])
 			if holder == nil {
 				t.Fatal("not leased")
 			}
@@ -77,11 +95,11 @@ func TestHandedOutAgain(t *testing.T) {
 				t.Error("leased after it was delivered")
 			}
 		})
-		t.Run(name+", given back", func(t *testing.T) {
+		t.Run(queue+", given back", func(t *testing.T) {
 			t.Parallel()
-			s, stream, lease := begin(t, "back")
-			settle(t, s, lease(handedOut(t, server, stream, 1)[0]), inbox.Outcome{Released: true})
-			m := lease(handedOut(t, server, stream, 1)[0])
+			s, lease := begin(t, "back")
+			settle(t, s, lease(handedOut(t, server, s, queue, 1)[0]), inbox.Outcome{Released: true})
+			m := lease(handedOut(t, server, s, queue, 1)[0])
 			if m == nil {
 				t.Fatal("what was given back is kept from the next")
 			}
@@ -101,92 +119,95 @@ func TestLongerTimeoutElsewhere(t *testing.T) {
 	settings.Lease = time.Minute
 	long := openStore(t, n, "timeouts", settings)
 	put(t, long, message("a"), inbox.Stored)
-	first := handedOut(t, server, long.names.messages, 1)[0]
-	holder, err := long.takeNew(t.Context(), first)
+	first := handedOut(t, server, long, stateNew, 1)[0]
+	holder, err := long.take(first)
 	if err != nil || holder == nil {
 		t.Fatalf("leased %v, error %v", holder, err)
 	}
-	time.Sleep(1500 * time.Millisecond) // the shorter lease, and more
+	time.Sleep(2 * time.Second) // the shorter lease, and more
 	if err := first.Nak(); err != nil {
 		t.Fatal(err)
 	}
-	short.ackWait.Store(int64(500*time.Millisecond + n.slack)) // what it was told; it may have asked again as it began
-	if m, err := short.takeNew(t.Context(), handedOut(t, server, long.names.messages, 1)[0]); m != nil || err != nil {
+	if m, err := short.take(handedOut(t, server, long, stateNew, 1)[0]); m != nil || err != nil {
 		t.Errorf("leased by two at once: %v, error %v", m, err)
-	}
-	if _, err := short.census(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if got := time.Duration(short.ackWait.Load()); got != time.Minute+n.slack {
-		t.Errorf("it goes by %s", got)
 	}
 	settle(t, long, holder, isDelivered)
 }
 
-// TestClaimsOfAnother: what a server says of the claims to a message is believed only if it knows all there are.
-func TestClaimsOfAnother(t *testing.T) {
+// TestForgotten: a consumer takes for acknowledged what nobody has taken, of two gateways. It is delivered all the same, and
+// once; what was in flight meanwhile is not delivered again.
+func TestForgotten(t *testing.T) {
 	t.Parallel()
 	server := oneServer(t, "")
-	p := newProxy(t, server, func(_, server net.Conn, data []byte) {
-		_, _ = server.Write(bytes.Replace(data, []byte(`:"inbox.claims.lease.`), []byte(`:"nobox.claims.lease.`), 1))
-	})
-	s := patient(t, p.url(), "claims", new(changingClock))
-	other, mine := s.names.firstClaim("key", 1), s.names.firstClaim("key", 2)
-	for _, claim := range []string{other, mine} {
-		if ok, err := s.claim(t.Context(), claim); err != nil || !ok {
-			t.Fatal(ok, err)
-		}
-	}
-	look := func(word string) (time.Duration, error) {
-		t.Helper()
-		p.arm(word)
-		left, _, err := s.claimedElsewhere(t.Context(), "key", mine, 0)
-		if !p.sprung() {
-			t.Fatalf("%s was not asked", word)
-		}
-		return left, err
-	}
-	if left, err := look("STREAM.INFO." + s.names.leases); err == nil {
-		t.Errorf("a server that knows of no claim is believed: %v", left)
-	}
-	if left, err := look(`"last_by_subj":"` + other + `"`); err == nil {
-		t.Errorf("a claim that is listed and not found is no claim: %v", left)
-	}
-	s.unfound[other] = time.Now().Add(-time.Hour)
-	if left, err := look(`"last_by_subj":"` + other + `"`); err != nil || left != 0 {
-		t.Errorf("a claim that only the index has holds for ever: %v, error %v", left, err)
-	}
-	if left, _, err := s.claimedElsewhere(t.Context(), "key", mine, 0); err != nil || left <= 0 {
-		t.Errorf("left %v, error %v", left, err)
+	for _, queue := range []string{stateNew, stateRetry} {
+		t.Run(queue, func(t *testing.T) {
+			t.Parallel()
+			n, settings := provider(t, func(n *Nats) { n.patience = 300 * time.Millisecond }, server.url()), defaults()
+			settings.Lease = time.Minute
+			stores := []*store{openStore(t, n, "forgotten_"+queue, settings), openStore(t, n, "forgotten_"+queue, settings)}
+			put(t, stores[0], message("in flight"), inbox.Stored)
+			held := take(t, stores[1])
+			const forgotten, others = 40, 10
+			for i := range forgotten {
+				put(t, stores[i%2], message(fmt.Sprint(i)), inbox.Stored)
+			}
+			if queue == stateRetry {
+				var failed []*inbox.Message
+				for range forgotten {
+					failed = append(failed, take(t, stores[0]))
+				}
+				for _, m := range failed {
+					settle(t, stores[0], m, retryIn(0))
+				}
+			}
+			for _, m := range handedOut(t, server, stores[0], queue, forgotten) {
+				if err := m.DoubleAck(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for i := range others {
+				put(t, stores[i%2], message(fmt.Sprint("other ", i)), inbox.Stored)
+			}
+			taken, _ := takeAll(t, forgotten+others, stores...)
+			once(t, taken, forgotten+others)
+			never(t, time.Second, stores...)
+			settle(t, stores[1], held, isDelivered)
+			counted(t, stores[0], 0, forgotten+others+1, 0)
+		})
 	}
 }
 
-// TestReplacedEntry: an entry of the queue of retries is handed out after another has replaced it. Who gets it keeps nobody from
-// the new one.
-func TestReplacedEntry(t *testing.T) {
+// TestOldServer: a server before 2.11 is refused at start.
+func TestOldServer(t *testing.T) {
 	t.Parallel()
-	server := oneServer(t, "")
-	s := quiet(t, server, "entry")
-	put(t, s, message("a"), inbox.Stored)
-	m := take(t, s)
-	settle(t, s, m, retryIn(0))
-	old := handedOut(t, server, s.names.retry, 1)[0]
-	of := m.Lease.(*lease).of
-	note, err := s.names.noting(of, &record{Time: time.Now(), Attempts: 1, Entry: "another"})
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, wire := range []*nats.Msg{note, s.names.entering(of, "another", m.Received)} {
-		if err := s.persist(t.Context(), s.names.retry, wire, -1); err != nil {
-			t.Fatal(err)
+	defer func() { _ = listener.Close() }()
+	go func() {
+		for {
+			connection, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer func() { _ = connection.Close() }()
+				_, _ = fmt.Fprint(connection, "INFO {\"server_id\":\"old\",\"version\":\"2.10.29\",\"proto\":1,\"headers\":true,\"max_payload\":1048576,\"jetstream\":true}\r\n")
+				for lines := bufio.NewScanner(connection); lines.Scan(); {
+					if strings.HasPrefix(lines.Text(), "PING") {
+						_, _ = fmt.Fprint(connection, "PONG\r\n")
+					}
+				}
+			}()
 		}
+	}()
+	opened, err := provider(t, nil, "nats://"+listener.Addr().String()).Open(t.Context(), "old", defaults(), zap.NewNop())
+	if err == nil {
+		_ = opened.Close()
+		t.Fatal("opened")
 	}
-	if m, err := s.takeRetry(t.Context(), old); m != nil || err != nil {
-		t.Fatalf("leased %v, error %v", m, err)
+	if !strings.Contains(err.Error(), "2.10.29") || !strings.Contains(err.Error(), "2.11 or later") {
+		t.Errorf("error %v", err)
 	}
-	m, err = s.takeRetry(t.Context(), handedOut(t, server, s.names.retry, 1)[0])
-	if m == nil || err != nil {
-		t.Fatalf("not leased: error %v", err)
-	}
-	settle(t, s, m, isDelivered)
 }

@@ -1,8 +1,8 @@
 package natsstore
 
 import (
-	"cmp"
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"maps"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -21,204 +20,164 @@ import (
 	"github.com/caddy-chinaums/caddy-chinaums/inbox"
 )
 
-// names are an inbox's streams, and the subjects in them. A stream's name has no dots and a subject's part neither, so a
-// dot of the inbox's name becomes ~, which no inbox has in its name.
+// The states of a message, which are parts of its subject.
+const (
+	stateNew       = "new"       // no delivery of it has failed
+	stateRetry     = "retry"     // one has: it waits for its time
+	stateDelivered = "delivered" // forgotten after Settings.Remember
+	stateDropped   = "dropped"   // likewise, and its request was dropped to make room
+	stateDead      = "dead"
+)
+
+// statesOf are the states that the inbox knows as one.
+var statesOf = map[inbox.State][]string{
+	inbox.Pending:   {stateNew, stateRetry},
+	inbox.Delivered: {stateDelivered, stateDropped},
+	inbox.Dead:      {stateDead},
+	"":              {stateNew, stateRetry, stateDelivered, stateDropped, stateDead},
+}
+
+// names are an inbox's streams and subjects. A part of a subject has no dots, so a dot of the inbox's name becomes ~, which no
+// inbox has in its name.
 type names struct {
-	messages, delivered, dead, retry, leases string // streams
-	subject                                  string // what all subjects begin with
+	messages, claims string // streams
+	subject          string // what all subjects begin with
 }
 
 func newNames(inbox string) names {
 	part := strings.ReplaceAll(inbox, ".", "~")
-	return names{
-		messages:  "INBOX_" + part,
-		delivered: "INBOX-DELIVERED_" + part,
-		dead:      "INBOX-DEAD_" + part,
-		retry:     "INBOX-RETRY_" + part,
-		leases:    "INBOX-LEASES_" + part,
-		subject:   "inbox." + part + ".",
-	}
+	return names{messages: "INBOX_" + part, claims: "INBOX-CLAIMS_" + part, subject: "inbox." + part + "."}
 }
 
-// message is the subject of an id. An id is any bytes, and long; equal digests are equal ids.
-func (n names) message(id string) string {
+// digestOf stands for an id in subjects: an id is any bytes, and long.
+func digestOf(id string) string {
 	digest := sha256.Sum256([]byte(id))
-	return n.subject + "message." + hex.EncodeToString(digest[:])
+	return hex.EncodeToString(digest[:])
 }
 
-// of is the subject of what is kept of the message with a key.
-func (n names) of(kind, key string) string { return n.subject + kind + "." + key }
+// of is the subject of a message in a state; * matches any.
+func (n names) of(state, digest string) string { return n.subject + state + "." + digest }
 
-// entry is the subject of the message's place in the queue of retries, note that of what came of its tries, and retrying
-// matches both.
-func (n names) entry(key string) string    { return n.of("retry", key) + ".entry" }
-func (n names) note(key string) string     { return n.of("retry", key) + ".note" }
-func (n names) retrying(key string) string { return n.of("retry", key) + ".*" }
-
-// reference says which message a record, a claim or an entry is of.
-type reference struct {
-	key     string // what it is called by: says which call of Put has stored the message
-	subject string // the message's; empty in what was recorded by key alone
-	seq     uint64 // the message's, when this was written: it may have moved since
+// claim is the subject that is claimed by who delivers a message. Each move gives a message another seq, and thus another claim.
+func (n names) claim(digest string, seq uint64) string {
+	return n.subject + "claim." + digest + "." + strconv.FormatUint(seq, 10)
 }
 
-// keyOf is what a stored message is called by in all that is recorded of it. It is not the seq, which another message
-// may have on another server of an old cluster. Messages without a word of their own have but the seq.
-func keyOf(seq uint64, header nats.Header) string {
-	if put := header.Get(headerPut); isWord(put) {
-		return put
+func (n names) filters(states []string) []string {
+	var all []string
+	for _, state := range states {
+		all = append(all, n.of(state, "*"))
 	}
-	return strconv.FormatUint(seq, 10)
-}
-
-// isWord reports whether a text may be one part of a subject: with a wildcard in it, more would be purged than is meant.
-func isWord(text string) bool {
-	odd := func(c rune) bool { return (c < '0' || c > '9') && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z') }
-	return text != "" && len(text) <= 64 && strings.IndexFunc(text, odd) < 0
-}
-
-func referenceOf(subject string, seq uint64, header nats.Header) reference {
-	return reference{key: keyOf(seq, header), subject: subject, seq: seq}
-}
-
-// referred is the message that a record or an entry is of.
-func (n names) referred(subject string, header nats.Header) reference {
-	var r reference
-	if parts := strings.Split(strings.TrimPrefix(subject, n.subject), "."); len(parts) > 1 {
-		r.key = parts[1]
-	}
-	if digest := header.Get(headerMessage); isWord(digest) {
-		r.subject = n.subject + "message." + digest
-	}
-	seq, err := strconv.ParseUint(header.Get(headerSeq), 10, 64)
-	if err != nil {
-		seq, _ = strconv.ParseUint(r.key, 10, 64) // 0: none
-	}
-	r.seq = seq
-	return r
-}
-
-// about makes what is recorded of a message.
-func (n names) about(r reference, subject string, body []byte) *nats.Msg {
-	header := nats.Header{headerSeq: {strconv.FormatUint(r.seq, 10)}}
-	if r.subject != "" {
-		header[headerMessage] = []string{strings.TrimPrefix(r.subject, n.subject+"message.")}
-	}
-	return &nats.Msg{Subject: subject, Header: header, Data: body}
-}
-
-// recording makes a record of a message.
-func (n names) recording(of reference, subject string, r *record) (*nats.Msg, error) {
-	body, err := json.Marshal(r)
-	if err != nil {
-		return nil, err
-	}
-	wire := n.about(of, subject, body)
-	if !r.Due.IsZero() {
-		wire.Header[headerDue] = []string{fmt.Sprintf("%d %d", r.Due.UnixNano(), r.Delay)}
-	}
-	return wire, nil
-}
-
-// noting makes a note of a message that waits.
-func (n names) noting(of reference, r *record) (*nats.Msg, error) {
-	return n.recording(of, n.note(of.key), r)
-}
-
-// entering makes a message's place in the queue of retries.
-func (n names) entering(of reference, entry string, received time.Time) *nats.Msg {
-	wire := n.about(of, n.entry(of.key), nil)
-	wire.Header[headerEntry] = []string{entry}
-	wire.Header[headerReceived] = []string{received.UTC().Format(time.RFC3339Nano)}
-	return wire
-}
-
-// entryOf tells an entry from others of its message.
-func entryOf(seq uint64, header nats.Header) string {
-	if entry := header.Get(headerEntry); isWord(entry) {
-		return entry
-	}
-	return strconv.FormatUint(seq, 10)
-}
-
-// firstClaim is claimed by who delivers a message out of the first queue, handed out for the n-th time, and retryClaim by
-// who delivers it out of the queue of retries.
-func (n names) firstClaim(key string, times uint64) string {
-	return n.of("lease", key) + ".new." + strconv.FormatUint(times, 10)
-}
-
-func (n names) retryClaim(key, entry string, times uint64) string {
-	return n.of("lease", key) + ".retry." + entry + "." + strconv.FormatUint(times, 10)
+	return all
 }
 
 // The headers of a message.
 const (
-	headerID       = "Inbox-Id"       // percent-encoded
-	headerKey      = "Inbox-Key"      // likewise
-	headerSubject  = "Inbox-Subject"  // likewise
+	headerID       = "Inbox-Id"       // percent-encoded, as the next two
+	headerKey      = "Inbox-Key"      //
+	headerSubject  = "Inbox-Subject"  //
 	headerReceived = "Inbox-Received" // RFC 3339
-	headerPut      = "Inbox-Put"      // which call of Put has stored it: tells our own message from another's
-	headerReplaces = "Inbox-Replaces" // what the message of the same id was called that it has replaced
-	headerDropped  = "Inbox-Dropped"  // the request was dropped to make room; the value is the record of its delivery
-)
-
-// The headers of what is recorded of a message.
-const (
-	headerMessage = "Inbox-Message" // the last part of the message's subject
-	headerSeq     = "Inbox-Seq"     // the seq that the message had then
-	headerDue     = "Inbox-Due"     // of a note: when the next try is due and how long it was to wait, in nanoseconds
-	headerEntry   = "Inbox-Entry"   // of an entry: tells it from others of the message
+	headerRecord   = "Inbox-Record"   // what became of it, as JSON
+	headerStep     = "Inbox-Step"     // a random word of who published this: tells an own publish whose answer was lost
+	headerReplaces = "Inbox-Replaces" // the seq of the settled message that this one replaces
+	headerTTL      = "Nats-TTL"
+	headerMatching = "Nats-Expected-Last-Subject-Sequence-Subject"
 )
 
 // A record says what became of a message.
 type record struct {
-	Time     time.Time     `json:"time"`               // settled, or tried last
-	Attempts int           `json:"attempts,omitempty"` //
-	Answer   inbox.Answer  `json:"answer,omitzero"`    //
+	Attempts int           `json:"attempts,omitempty"` // deliveries that have failed
 	Due      time.Time     `json:"due,omitzero"`       // of one that waits for a retry
 	Delay    time.Duration `json:"delay,omitempty"`    // likewise: how long it was to wait, in nanoseconds
-	Dropped  bool          `json:"dropped,omitempty"`  // of a delivered one: its request is gone
-	Entry    string        `json:"entry,omitempty"`    // of one that waits: its entry; any other of it may be an older one
+	Settled  time.Time     `json:"settled,omitzero"`   // of one that is settled
+	Answer   inbox.Answer  `json:"answer,omitzero"`    // the app's last
 }
 
-// encode makes the message of a Put.
-func encode(subject string, m *inbox.Message, put string) *nats.Msg {
-	header := nats.Header{
-		headerID:       {url.QueryEscape(m.ID)},
-		headerReceived: {m.Received.UTC().Format(time.RFC3339Nano)},
-		headerPut:      {put},
+// kept is one message as the server keeps it.
+type kept struct {
+	Subject       string
+	Sequence      uint64
+	Data          []byte
+	header        nats.Header
+	state, digest string // parts of the subject
+}
+
+// parse fills what follows from the subject.
+func (k *kept) parse() *kept {
+	if parts := strings.Split(k.Subject, "."); len(parts) == 4 {
+		k.state, k.digest = parts[2], parts[3]
 	}
+	return k
+}
+
+// seq is 0 of a message that there is not.
+func (k *kept) seq() uint64 {
+	if k == nil {
+		return 0
+	}
+	return k.Sequence
+}
+
+func (k *kept) size() int64 {
+	return size(&nats.Msg{Subject: k.Subject, Header: k.header, Data: k.Data})
+}
+
+// identity are the headers that a message keeps for ever.
+func identity(m *inbox.Message) nats.Header {
+	header := nats.Header{headerID: {url.QueryEscape(m.ID)}, headerReceived: {m.Received.UTC().Format(time.RFC3339Nano)}}
 	if m.Key != "" {
 		header[headerKey] = []string{url.QueryEscape(m.Key)}
 	}
 	if m.Subject != "" {
 		header[headerSubject] = []string{url.QueryEscape(m.Subject)}
 	}
-	return &nats.Msg{Subject: subject, Header: header, Data: m.Request}
+	return header
 }
 
-// decode reads a message as it was put.
-func decode(seq uint64, header nats.Header, data []byte) (*inbox.Message, error) {
-	id, err := url.QueryUnescape(header.Get(headerID))
-	if err != nil || len(header[headerID]) != 1 {
-		return nil, fmt.Errorf("message %d of the stream has no readable %s: who has put it there?", seq, headerID)
+// message makes what is published to move a message into a state.
+func (n names) message(state, digest string, from nats.Header, r record, data []byte) *nats.Msg {
+	header := nats.Header{headerStep: {rand.Text()}}
+	for _, name := range []string{headerID, headerKey, headerSubject, headerReceived} {
+		if values, ok := from[name]; ok {
+			header[name] = values
+		}
 	}
-	key, err := url.QueryUnescape(header.Get(headerKey))
-	if err != nil {
-		return nil, fmt.Errorf("message %d of the stream has no readable %s: who has put it there?", seq, headerKey)
+	if encoded, err := json.Marshal(r); err == nil && r != (record{}) { // it always can be encoded
+		header[headerRecord] = []string{string(encoded)}
 	}
-	about, err := url.QueryUnescape(header.Get(headerSubject))
-	if err != nil {
-		return nil, fmt.Errorf("message %d of the stream has no readable %s: who has put it there?", seq, headerSubject)
-	}
-	received, err := time.Parse(time.RFC3339Nano, header.Get(headerReceived))
-	if err != nil {
-		return nil, fmt.Errorf("message %d of the stream has no readable %s: who has put it there?", seq, headerReceived)
-	}
-	return &inbox.Message{Seq: seq, ID: id, Key: key, Subject: about, Received: received, Request: data, State: inbox.Pending}, nil
+	return &nats.Msg{Subject: n.of(state, digest), Header: header, Data: data}
 }
 
-// headerSize is what the header takes in the message, at most.
+// decode reads a message.
+func (k *kept) decode() (*inbox.Message, record, error) {
+	var r record
+	m := &inbox.Message{Seq: k.Sequence, Request: k.Data}
+	for state, words := range statesOf {
+		for _, word := range words {
+			if word == k.state && state != "" {
+				m.State = state
+			}
+		}
+	}
+	var problems [5]error
+	m.ID, problems[0] = url.QueryUnescape(k.header.Get(headerID))
+	m.Key, problems[1] = url.QueryUnescape(k.header.Get(headerKey))
+	m.Subject, problems[2] = url.QueryUnescape(k.header.Get(headerSubject))
+	m.Received, problems[3] = time.Parse(time.RFC3339Nano, k.header.Get(headerReceived))
+	if encoded := k.header.Get(headerRecord); encoded != "" {
+		problems[4] = json.Unmarshal([]byte(encoded), &r)
+	}
+	if err := errors.Join(problems[:]...); err != nil || digestOf(m.ID) != k.digest {
+		return nil, r, fmt.Errorf("message %d of the stream is none of an inbox: who has put it there?", k.Sequence)
+	}
+	m.Attempts, m.Due, m.Settled, m.Answer = r.Attempts, r.Due, r.Settled, r.Answer
+	if k.state == stateDropped {
+		m.Request = nil
+	}
+	return m, r, nil
+}
+
+// headerSize is what headers take in a message, at most.
 func headerSize(header nats.Header) int {
 	size := len("NATS/1.0\r\n\r\n")
 	for name, values := range header {
@@ -229,203 +188,161 @@ func headerSize(header nats.Header) int {
 	return size
 }
 
-// raw is one message as the server keeps it.
-type raw struct {
-	Subject  string    `json:"subject"`
-	Sequence uint64    `json:"seq"`
-	Head     []byte    `json:"hdrs"`
-	Data     []byte    `json:"data"`
-	Time     time.Time `json:"time"`
-
-	header nats.Header
+// size is about what a message takes on the server's disk, with what publish adds to it.
+func size(m *nats.Msg) int64 {
+	total := len(m.Subject) + headerSize(m.Header) + len(m.Data) + 34
+	if m.Header.Get(jetstream.ExpectedLastSubjSeqHeader) == "" {
+		total += len(jetstream.ExpectedLastSubjSeqHeader) + len(": 00000000\r\n") + len(headerMatching) + len(m.Subject) + len(": \r\n")
+	}
+	return int64(total)
 }
 
-// get reads one message of a stream, from its leader: what the client offers may ask any replica, which may be behind. The
-// error is inbox.ErrNotFound where there is none.
-func (s *store) get(ctx context.Context, stream string, request map[string]any) (*raw, error) {
-	var decoded struct {
-		Error   *jetstream.APIError `json:"error"`
-		Message *raw                `json:"message"`
+// errMoved is an error of publish: the last message of the id, or the claim, is not the expected one.
+var errMoved = errors.New("the subject's last message is another one")
+
+// publish stores one message and waits for the server's word that it is stored. from is the seq that the last message matching
+// a subject must have, 0: there must be none.
+func (s *store) publish(ctx context.Context, m *nats.Msg, from uint64, matching string) (seq uint64, err error) {
+	m = &nats.Msg{Subject: m.Subject, Header: maps.Clone(m.Header), Data: m.Data}
+	m.Header.Set(jetstream.ExpectedLastSubjSeqHeader, strconv.FormatUint(from, 10))
+	if matching != m.Subject {
+		m.Header.Set(headerMatching, matching)
 	}
-	if err := s.call(ctx, "STREAM.MSG.GET."+stream, request, &decoded); err != nil {
-		return nil, err
-	}
-	if decoded.Error != nil {
-		if decoded.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound {
-			return nil, inbox.ErrNotFound
+	err = s.ask(ctx, func(ctx context.Context) error {
+		stored, err := s.js.PublishMsg(ctx, m, jetstream.WithRetryAttempts(0))
+		if err == nil {
+			seq = stored.Sequence
 		}
-		return nil, decoded.Error
-	}
-	if decoded.Message == nil {
-		return nil, errors.New("the server's answer holds no message")
-	}
-	if len(decoded.Message.Head) > 0 {
-		var err error
-		if decoded.Message.header, err = nats.DecodeHeadersMsg(decoded.Message.Head); err != nil {
-			return nil, fmt.Errorf("the headers of message %d cannot be read: %w", decoded.Message.Sequence, err)
-		}
-	}
-	return decoded.Message, nil
-}
-
-func (s *store) getSeq(ctx context.Context, stream string, seq uint64) (*raw, error) {
-	if seq == 0 {
-		return nil, inbox.ErrNotFound
-	}
-	return s.get(ctx, stream, map[string]any{"seq": seq})
-}
-
-func (s *store) getLast(ctx context.Context, stream, subject string) (*raw, error) {
-	return s.get(ctx, stream, map[string]any{"last_by_subj": subject})
-}
-
-// everything filters nothing. Servers go through all subjects of a stream for a filter that matches each of them, but not for this one.
-const everything = ">"
-
-// getNext reads the first message of the subject (which may have wildcards) from seq on.
-func (s *store) getNext(ctx context.Context, stream, subject string, seq uint64) (*raw, error) {
-	return s.get(ctx, stream, map[string]any{"seq": seq, "next_by_subj": subject})
-}
-
-// subjects are those of a stream that match a filter. They stand in the server's index: it reads no message for them.
-func (s *store) subjects(ctx context.Context, stream, filter string) ([]string, error) {
-	var decoded struct {
-		Error *jetstream.APIError `json:"error"`
-		State struct {
-			Subjects map[string]uint64 `json:"subjects"`
-		} `json:"state"`
-	}
-	if err := s.call(ctx, "STREAM.INFO."+stream, map[string]any{"subjects_filter": filter}, &decoded); err != nil {
-		return nil, err
-	}
-	if decoded.Error != nil {
-		return nil, decoded.Error
-	}
-	return slices.Collect(maps.Keys(decoded.State.Subjects)), nil
-}
-
-// What find says of a message that it does not find.
-var (
-	errReplaced   = fmt.Errorf("%w any more: another one has its id", inbox.ErrNotFound)
-	errUnreadable = errors.New("cannot be read")
-)
-
-// find reads the message that a record is of. The error is inbox.ErrNotFound where it is no more, or another one has taken
-// its id (errReplaced).
-//
-// A server says that it has no such message whatever goes wrong when it reads its disk. As much is removed for want of its
-// message, it is believed only if its index says the same.
-func (s *store) find(ctx context.Context, r reference) (*raw, error) {
-	if r.subject == "" {
-		kept, err := s.getSeq(ctx, s.names.messages, r.seq)
-		if err == nil && keyOf(kept.Sequence, kept.header) != r.key {
-			return nil, errReplaced
-		}
-		return kept, err
-	}
-	kept, err := s.getLast(ctx, s.names.messages, r.subject)
-	if errors.Is(err, inbox.ErrNotFound) {
-		known, failed := s.subjects(ctx, s.names.messages, r.subject)
-		if failed != nil || len(known) == 0 {
-			return nil, cmp.Or(failed, err)
-		}
-		// It may be stored since, or that may have passed.
-		if kept, err = s.getLast(ctx, s.names.messages, r.subject); errors.Is(err, inbox.ErrNotFound) {
-			err = fmt.Errorf("the message %s %w", r.subject, errUnreadable)
+		return err
+	})
+	var api *jetstream.APIError
+	switch {
+	case err == nil:
+		return seq, nil
+	case errors.Is(err, nats.ErrMaxPayload):
+		return 0, inbox.ErrTooLarge
+	case errors.As(err, &api):
+		switch api.ErrorCode {
+		case jetstream.JSErrCodeStreamWrongLastSequence, jetstream.JSErrCodeStreamWrongLastSequenceConstant:
+			return 0, errMoved
+		case jetstream.JSErrCodeStreamMessageExceedsMaximum:
+			return 0, inbox.ErrTooLarge
 		}
 	}
-	if err == nil && keyOf(kept.Sequence, kept.header) != r.key {
-		return nil, errReplaced
-	}
-	return kept, err
+	return 0, err
 }
 
-// getRecord reads a record; nil where there is none.
-func (s *store) getRecord(ctx context.Context, stream, subject string) (*record, error) {
-	message, err := s.getLast(ctx, stream, subject)
-	if errors.Is(err, inbox.ErrNotFound) {
+// move publishes a message as the last one of its id, until it is known what came of that, or ctx ends. The error is errMoved
+// where the last one is not that of the seq from, and last is the one there is, or nil.
+func (s *store) move(ctx context.Context, m *nats.Msg, from uint64) (seq uint64, last *kept, err error) {
+	digest := m.Subject[strings.LastIndexByte(m.Subject, '.')+1:]
+	for pause := firstPause; ; pause = min(2*pause, longestPause) {
+		if seq, err = s.publish(ctx, m, from, s.names.of("*", digest)); err == nil || errors.Is(err, inbox.ErrTooLarge) {
+			return seq, nil, err
+		}
+		if errors.Is(err, errMoved) {
+			last, err = s.last(ctx, s.names.messages, s.names.of("*", digest))
+			switch {
+			case err == nil && last != nil && last.header.Get(headerStep) == m.Header.Get(headerStep):
+				return last.Sequence, nil, nil // by a try whose answer was lost
+			case err == nil && last.seq() != from:
+				return 0, last, errMoved
+			case err == nil:
+				err = errors.New("the server contradicts itself about what is stored")
+			}
+		}
+		if !s.sleep(ctx, pause) {
+			return 0, nil, err
+		}
+	}
+}
+
+// claim takes the right to deliver a message; 0 where another has it. Of all who try, one gets it. It ends by its time: a server
+// that has forgotten may hand out what was settled long after that.
+func (s *store) claim(ctx context.Context, k *kept) (seq uint64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	m := &nats.Msg{Subject: s.names.claim(k.digest, k.Sequence), Header: nats.Header{headerStep: {rand.Text()}}}
+	m.Header.Set(headerTTL, ttl(time.Duration(s.ackWait.Load())))
+	for pause := firstPause; ; pause = min(2*pause, longestPause) {
+		if seq, err = s.publish(ctx, m, 0, m.Subject); err == nil {
+			return seq, nil
+		}
+		if errors.Is(err, errMoved) {
+			var last *kept
+			if last, err = s.last(ctx, s.names.claims, m.Subject); err == nil {
+				if last != nil && last.header.Get(headerStep) == m.Header.Get(headerStep) {
+					return last.Sequence, nil
+				}
+				return 0, nil
+			}
+		}
+		if !s.sleep(ctx, pause) {
+			return 0, err
+		}
+	}
+}
+
+// ttl is a time as the server takes it: whole seconds, at least one.
+func ttl(d time.Duration) string {
+	return strconv.FormatInt(max(int64((d+time.Second-1)/time.Second), 1), 10) + "s"
+}
+
+// last reads the last message that matches a subject. It is nil where there is none.
+func (s *store) last(ctx context.Context, stream, subject string) (*kept, error) {
+	return s.get(ctx, stream, func(ctx context.Context, from jetstream.Stream) (*jetstream.RawStreamMsg, error) {
+		return from.GetLastMsgForSubject(ctx, subject)
+	})
+}
+
+// at reads the message of a seq.
+func (s *store) at(ctx context.Context, stream string, seq uint64) (*kept, error) {
+	return s.get(ctx, stream, func(ctx context.Context, from jetstream.Stream) (*jetstream.RawStreamMsg, error) {
+		return from.GetMsg(ctx, seq)
+	})
+}
+
+// first reads the first message in a state.
+func (s *store) first(ctx context.Context, state string) (*kept, error) {
+	return s.get(ctx, s.names.messages, func(ctx context.Context, from jetstream.Stream) (*jetstream.RawStreamMsg, error) {
+		return from.GetMsg(ctx, 1, jetstream.WithGetMsgSubject(s.names.of(state, "*")))
+	})
+}
+
+// get asks a stream's leader: the streams do not allow direct gets, which any replica answers, and one may be behind.
+func (s *store) get(ctx context.Context, stream string, read func(context.Context, jetstream.Stream) (*jetstream.RawStreamMsg, error)) (k *kept, err error) {
+	err = s.ask(ctx, func(ctx context.Context) error {
+		m, err := read(ctx, s.handle(stream))
+		if err == nil {
+			k = (&kept{Subject: m.Subject, Sequence: m.Sequence, Data: m.Data, header: m.Header}).parse()
+		}
+		return err
+	})
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return nil, nil
 	}
-	if err != nil {
-		return nil, err
-	}
-	return parseRecord(message.Data)
+	return k, err
 }
 
-func parseRecord(data []byte) (*record, error) {
-	r := new(record)
-	if err := json.Unmarshal(data, r); err != nil {
-		return nil, fmt.Errorf("a record of the inbox %w: %w", errUnreadable, err)
-	}
-	return r, nil
-}
-
-// standing is what has become of a message.
-type standing struct {
-	state  inbox.State
-	record *record // nil for one that has never been tried
-}
-
-// standing looks a message up. What it says was true at some time during the call.
-func (s *store) standing(ctx context.Context, key string, header nats.Header) (standing, error) {
-	if dropped := header.Get(headerDropped); dropped != "" {
-		r, err := parseRecord([]byte(dropped))
-		return standing{inbox.Delivered, r}, err
-	}
-	var records [3]*record
-	var errs [3]error
-	done := make(chan struct{})
-	look := func(i int, stream, subject string) {
-		records[i], errs[i] = s.getRecord(ctx, stream, subject)
-		done <- struct{}{}
-	}
-	go look(0, s.names.delivered, s.names.of("delivered", key))
-	go look(1, s.names.dead, s.names.of("dead", key))
-	go look(2, s.names.retry, s.names.note(key))
-	for range records {
-		<-done
-	}
-	if err := errors.Join(errs[:]...); err != nil {
-		return standing{}, err
-	}
-	switch {
-	case records[0] != nil:
-		return standing{inbox.Delivered, records[0]}, nil
-	case records[1] != nil:
-		return standing{inbox.Dead, records[1]}, nil
-	default:
-		return standing{inbox.Pending, records[2]}, nil
-	}
-}
-
-// unsettled returns errUnreadable if a message of which no outcome was found has one all the same, by the server's index. It is
-// for where much speaks for that: servers before 2.11 need milliseconds for it.
-func (s *store) unsettled(ctx context.Context, key string) error {
-	for stream, kind := range map[string]string{s.names.delivered: "delivered", s.names.dead: "dead"} {
-		known, err := s.subjects(ctx, stream, s.names.of(kind, key))
-		if err == nil && len(known) > 0 {
-			err = fmt.Errorf("the record %s %w", s.names.of(kind, key), errUnreadable)
-		}
-		if err != nil {
-			return err
+// remove removes one message of a stream, once it is of no use. What that misses is removed when it is handed out again.
+func (s *store) remove(ctx context.Context, stream string, seq uint64) error {
+	err := s.ask(ctx, func(ctx context.Context) error { return s.handle(stream).DeleteMsg(ctx, seq) })
+	if errors.Is(err, jetstream.ErrMsgDeleteUnsuccessful) { // the client does not say why
+		if k, failed := s.at(ctx, stream, seq); failed == nil && k == nil {
+			return inbox.ErrNotFound
 		}
 	}
-	return nil
+	if err != nil && s.ctx.Err() == nil {
+		s.logger.Debug("inbox could not remove a message", s.zapError(err))
+	}
+	return err
 }
 
-// fill puts into m what has become of it.
-func (st standing) fill(m *inbox.Message) {
-	m.State = st.state
-	if st.record == nil {
-		return
-	}
-	m.Attempts, m.Answer = st.record.Attempts, st.record.Answer
-	if st.state == inbox.Pending {
-		m.Due = st.record.Due
-	} else {
-		m.Settled = st.record.Time
-	}
-	if st.record.Dropped {
-		m.Request = nil
-	}
+// ask asks a server once.
+func (s *store) ask(ctx context.Context, question func(context.Context) error) error {
+	bounded, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	err := question(bounded)
+	s.heard(ctx, err)
+	return err
 }

@@ -26,7 +26,7 @@ import (
 
 func init() { caddy.RegisterModule(new(Nats)) }
 
-// Nats keeps an inbox's messages in an existing NATS JetStream, from server 2.9 on, which several gateways share. It makes
+// Nats keeps an inbox's messages in an existing NATS JetStream, from server 2.11 on, which several gateways share. It makes
 // the streams and consumers that it needs where they are absent, and never changes what an operator has set, but for the
 // room (max_store) and for a consumer's AckWait, which grows with the handlers' timeout.
 //
@@ -73,7 +73,7 @@ type Nats struct {
 	shown   bool     // whether a secret is written out in URLs
 
 	slack    time.Duration    // how much longer than a delivery's timeout a lease is: what settling it may take
-	patience time.Duration    // between the looks of an audit; and how long after a lease's end a message is missed
+	patience time.Duration    // between two looks whether the consumers know what there is
 	clock    func() time.Time // they are set by tests
 }
 

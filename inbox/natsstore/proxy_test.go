@@ -3,16 +3,13 @@ package natsstore
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"net"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/caddy-chinaums/caddy-chinaums/inbox"
@@ -25,6 +22,9 @@ type proxy struct {
 	server   *server
 	word     atomic.Pointer[string]
 	hold     func(client, server net.Conn, data []byte)
+	lost     time.Duration // if not 0: what was armed is sent on, and for so long nothing of what the server says
+	muted    atomic.Int64  // until when, in Unix nanoseconds
+	hung     atomic.Bool   // nothing is sent on any more, either way
 }
 
 func newProxy(t *testing.T, server *server, hold func(client, server net.Conn, data []byte)) *proxy {
@@ -55,8 +55,20 @@ func (p *proxy) serve(client net.Conn) {
 		return
 	}
 	go func() {
-		_, _ = io.Copy(client, server)
-		_ = client.Close()
+		defer func() { _ = client.Close() }()
+		buffer := make([]byte, 1<<16)
+		for {
+			n, err := server.Read(buffer)
+			if err != nil {
+				return
+			}
+			if p.hung.Load() || time.Now().UnixNano() < p.muted.Load() {
+				continue
+			}
+			if _, err := client.Write(buffer[:n]); err != nil {
+				return
+			}
+		}
 	}()
 	buffer := make([]byte, 1<<16)
 	for {
@@ -65,7 +77,15 @@ func (p *proxy) serve(client net.Conn) {
 			return
 		}
 		data := buffer[:n]
+		if p.hung.Load() {
+			continue
+		}
 		if word := p.word.Load(); word != nil && bytes.Contains(data, []byte(*word)) && p.word.CompareAndSwap(word, nil) {
+			if p.lost > 0 {
+				p.muted.Store(time.Now().Add(p.lost).UnixNano())
+				_, _ = server.Write(data)
+				continue
+			}
 			p.hold(client, server, bytes.Clone(data))
 		} else if _, err := server.Write(data); err != nil {
 			return
@@ -91,52 +111,68 @@ func broken(late <-chan struct{}) func(client, server net.Conn, data []byte) {
 	}
 }
 
-// patient is a gateway behind a proxy, or in front of a server, that does not look by itself for what is missed.
-func patient(t *testing.T, url, name string, clock *changingClock) *store {
+// patient is a gateway that does not look by itself for what a consumer has forgotten.
+func patient(t *testing.T, url, name string) *store {
 	t.Helper()
-	return openStore(t, provider(t, func(n *Nats) { n.patience, n.clock = time.Hour, clock.now }, url), name, defaults())
+	return openStore(t, provider(t, func(n *Nats) { n.patience = time.Hour }, url), name, defaults())
 }
 
-// TestLate: what was sent over a connection that has broken arrives all the same, long after. The tests share a server.
-func TestLate(t *testing.T) {
+// TestProxied: answers are lost, late or wrong. The tests share a server.
+func TestProxied(t *testing.T) {
 	t.Parallel()
 	shared := oneServer(t, "")
-	t.Run("removal", func(t *testing.T) {
-		t.Parallel()
-		testLateRemoval(t, shared)
-	})
-	t.Run("revival", func(t *testing.T) {
-		t.Parallel()
-		testLateRevival(t, shared)
-	})
+	for name, test := range map[string]func(t *testing.T, server *server){
+		"late removal":      testLateRemoval,
+		"late revival":      testLateRevival,
+		"lost answers":      testLostAnswers,
+		"lost removal":      testLostRemoval,
+		"message not found": testMessageNotFound,
+		"silent read":       testSilentRead,
+		"left of replaced":  testLeftOfReplaced,
+		"put waits":         testPutWaits,
+		"hung":              testHung,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t, shared)
+		})
+	}
 }
 
-// A forgotten message is to be removed, and one with its id is stored before that is done: the new one stays.
+// A dead message is to be removed as it was revived, and one with its id is stored before that is done: the new one stays.
 func testLateRemoval(t *testing.T, server *server) {
-	late, clocks := make(chan struct{}), [2]*changingClock{{}, {}}
+	late := make(chan struct{})
 	p := newProxy(t, server, broken(late))
-	one, two := patient(t, p.url(), "late.removal", clocks[0]), patient(t, server.url(), "late.removal", clocks[1])
+	one, two := patient(t, p.url(), "late_removal"), patient(t, server.url(), "late_removal")
 	put(t, two, message("a"), inbox.Stored)
-	m := take(t, two)
-	settle(t, two, m, isDelivered)
+	settle(t, two, take(t, two), isDead)
 	p.arm("STREAM.MSG.DELETE." + one.names.messages)
-	clocks[0].jump(2 * time.Hour) // one looks first
-	one.wakeJanitor()
-	eventually(t, "the removal is under way", p.sprung)
-	clocks[1].jump(2 * time.Hour)
-	// The claim of who removes it ends a minute later at the earliest; here at once.
-	if err := two.purge(t.Context(), two.names.leases, two.names.of("claim", m.Lease.(*lease).of.key)); err != nil {
-		t.Fatal(err)
+	put(t, one, message("a"), inbox.Revived)
+	if !p.sprung() {
+		t.Error("nothing was removed")
 	}
-	put(t, two, message("a"), inbox.Stored)
+	settle(t, two, take(t, two), isDead)
+	put(t, two, message("a"), inbox.Revived)
 	close(late)
 	time.Sleep(500 * time.Millisecond) // it arrives
-	if m := take(t, two); m.ID != "a" || string(m.Request) != "request of a" {
+	m := take(t, two)
+	if m.ID != "a" || string(m.Request) != "request of a" {
 		t.Errorf("leased %+v", m)
 	}
+	settle(t, two, m, isDelivered)
+	counted(t, two, 0, 1, 0)
 }
 
-// A dead message is revived, and what came of it is not known: nobody else replaces it until it must have arrived.
+// counted fails if there are other numbers of messages after a while.
+func counted(t *testing.T, s *store, pending, delivered, dead int64) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("%d are pending, %d delivered, %d dead", pending, delivered, dead), func() bool {
+		stats, err := s.Stats(t.Context())
+		return err == nil && stats.Pending == pending && stats.Delivered == delivered && stats.Dead == dead
+	})
+}
+
+// A dead message is revived, and that arrives after it was revived, delivered, and given up again: it changes nothing.
 func testLateRevival(t *testing.T, server *server) {
 	late := make(chan struct{})
 	ctx, cancel := context.WithCancel(t.Context())
@@ -148,193 +184,128 @@ func testLateRevival(t *testing.T, server *server) {
 			_, _ = server.Write(data)
 		}()
 	})
-	one, two := patient(t, p.url(), "late.revival", new(changingClock)), patient(t, server.url(), "late.revival", new(changingClock))
+	one, two := patient(t, p.url(), "late_revival"), patient(t, server.url(), "late_revival")
 	put(t, two, message("a"), inbox.Stored)
 	m := take(t, two)
 	settle(t, two, m, isDead)
-	p.arm(jetstream.ExpectedLastSubjSeqHeader + ": 1") // not 0, as that of a claim
+	p.arm(fmt.Sprintf("%s: %d", jetstream.ExpectedLastSubjSeqHeader, m.Seq))
 	if receipt, err := one.Put(ctx, message("a")); err == nil || !p.sprung() {
 		t.Fatalf("receipt %d, error %v", receipt, err)
 	}
-	for range 10 { // what would be tidied up is
-		if _, err := two.getLast(t.Context(), two.names.leases, two.names.of("claim", m.Lease.(*lease).of.key)); err != nil {
-			t.Fatalf("the claim to it: %v", err)
-		}
-		time.Sleep(100 * time.Millisecond)
-	}
+	put(t, two, message("a"), inbox.Revived)
+	settle(t, two, take(t, two), isDead)
 	close(late)
-	eventually(t, "it has arrived", func() bool {
-		receipt, err := two.Put(t.Context(), message("a"))
-		return err == nil && receipt == inbox.Repeated
-	})
-	if m := take(t, two); m.ID != "a" {
-		t.Errorf("leased %+v", m)
-	}
+	never(t, time.Second, two)
+	counted(t, two, 0, 0, 1)
 }
 
-// TestFalseAnswer: a server says once that something is not there, as servers do of any error of their disk.
-func TestFalseAnswer(t *testing.T) {
-	t.Parallel()
-	shared := oneServer(t, "")
-	for name, test := range map[string]func(t *testing.T, server *server){
-		"message":         testMessageNotFound,
-		"record":          testRecordNotFound,
-		"record, audited": testRecordNotFoundAudited,
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			test(t, shared)
-		})
+// The answers to a put, to a claim and to an outcome are lost. Each is known again when it is repeated.
+func testLostAnswers(t *testing.T, server *server) {
+	p := newProxy(t, server, nil)
+	p.lost = 500 * time.Millisecond // what the server says then is lost, so the question is asked again later
+	s := patient(t, p.url(), "lost_answers")
+	arm := func(word string) { p.arm("inbox.lost_answers." + word + ".") }
+	arm(stateNew)
+	put(t, s, message("a"), inbox.Stored)
+	if !p.sprung() {
+		t.Error("no answer to a put was lost")
 	}
+	arm("claim")
+	m := take(t, s)
+	if !p.sprung() {
+		t.Error("no answer to a claim was lost")
+	}
+	arm(stateDelivered)
+	seq := m.Seq
+	settle(t, s, m, isDelivered)
+	if !p.sprung() || m.Seq == seq {
+		t.Errorf("no answer to an outcome was lost, or it is not known; seq %d", m.Seq)
+	}
+	counted(t, s, 0, 1, 0)
 }
 
-// notFound is a gateway to whom the server says of one thing of a kind, once it is armed, that it is not there: the first time
-// that it is asked for, or always.
-func notFound(t *testing.T, server *server, name, kind string, always bool) (s *store, arm func(), told func() bool) {
-	t.Helper()
-	asked := `"last_by_subj":"inbox.` + name + "." + kind + "."
-	var p *proxy
-	var times atomic.Int64
-	p = newProxy(t, server, func(_, server net.Conn, data []byte) {
-		times.Add(1)
-		if always {
-			p.arm(asked)
-		}
+// A message was moved, and the former one is still there, as its removal was lost: it is not delivered, and goes.
+func testLostRemoval(t *testing.T, server *server) {
+	p := newProxy(t, server, func(net.Conn, net.Conn, []byte) {}) // what is held is lost
+	settings := defaults()
+	settings.Lease = 500 * time.Millisecond
+	s := openStore(t, provider(t, func(n *Nats) { n.patience = time.Hour }, p.url()), "lost_removal", settings)
+	put(t, s, message("a"), inbox.Stored)
+	m := take(t, s)
+	p.arm("STREAM.MSG.DELETE." + s.names.messages)
+	settle(t, s, m, isDelivered)
+	if !p.sprung() {
+		t.Fatal("nothing was removed")
+	}
+	put(t, s, message("a"), inbox.Repeated)
+	never(t, 3*time.Second, s) // longer than the lease
+	counted(t, s, 0, 1, 0)
+}
+
+// A server says once that a message is not there, as servers do of any error of their disk. It is delivered all the same.
+func testMessageNotFound(t *testing.T, server *server) {
+	const asked = `"last_by_subj":"inbox.not_found.*.`
+	p := newProxy(t, server, func(_, server net.Conn, data []byte) {
 		_, _ = server.Write(bytes.ReplaceAll(data, []byte(asked), []byte(strings.Replace(asked, "inbox", "nobox", 1))))
 	})
-	s = patient(t, p.url(), name, new(changingClock))
-	return s, func() { p.arm(asked) }, func() bool { return times.Load() > 0 }
-}
-
-// Nothing is removed for it: the message is looked for again, and delivered.
-func testMessageNotFound(t *testing.T, server *server) {
-	s, arm, told := notFound(t, server, "nomessage", "message", false)
+	s := patient(t, p.url(), "not_found")
 	put(t, s, message("a"), inbox.Stored)
-	settle(t, s, take(t, s), retryIn(2*time.Second))
-	time.Sleep(time.Second)                        // it waits for its time
-	s.ackWait.Store(int64(100 * time.Millisecond)) // what is younger is not believed to be gone anyway
-	arm()
-	m := take(t, s)
-	if !told() {
+	settle(t, s, take(t, s), inbox.Outcome{Released: true})
+	p.arm(asked)
+	m := take(t, s) // handed out for the second time: it is looked up
+	if !p.sprung() {
 		t.Error("the answer was true")
 	}
-	if m.ID != "a" || m.Attempts != 1 {
-		t.Errorf("leased %s with %d attempts", m.ID, m.Attempts)
-	}
 	settle(t, s, m, isDelivered)
+	counted(t, s, 0, 1, 0)
 }
 
-// What was delivered by another holder is not taken for pending.
-func testRecordNotFound(t *testing.T, server *server) {
-	s, arm, told := notFound(t, server, "norecord", "delivered", true) // others ask for it too
-	put(t, s, message("a"), inbox.Stored)
-	first := handedOut(t, server, s.names.messages, 1)[0]
-	holder, err := s.takeNew(t.Context(), first)
-	if err != nil || holder == nil {
-		t.Fatalf("leased %v, error %v", holder, err)
-	}
-	if err := first.Nak(); err != nil {
-		t.Fatal(err)
-	}
-	again := handedOut(t, server, s.names.messages, 1)[0]
-	settle(t, s, holder, isDelivered)
-	// The lease has run out.
-	claim := &nats.Msg{Subject: holder.Lease.(*lease).claim, Data: []byte("x 1ms")}
-	if err := s.persist(t.Context(), s.names.leases, claim, -1); err != nil {
-		t.Fatal(err)
-	}
-	s.ackWait.Store(int64(time.Millisecond))
-	time.Sleep(10 * time.Millisecond)
-	arm()
-	// It may be declined before it is looked up, while the claim to it is not yet seen to have run out. It is never leased.
-	eventually(t, "the record is looked up", func() bool {
-		m, err := s.takeNew(t.Context(), again)
-		if m != nil || err != nil && !errors.Is(err, errUnreadable) {
-			t.Fatalf("leased %v, error %v", m, err)
-		}
-		return err != nil && told()
-	})
-}
-
-// Nor by the audit.
-func testRecordNotFoundAudited(t *testing.T, server *server) {
-	s, arm, told := notFound(t, server, "noaudit", "delivered", false)
-	put(t, s, message("a"), inbox.Stored)
-	m := take(t, s)
-	settle(t, s, m, isDelivered)
-	if err := s.purge(t.Context(), s.names.leases, s.names.of("lease", m.Lease.(*lease).of.key)+".>"); err != nil { // long ago
-		t.Fatal(err)
-	}
-	arm()
-	if got, err := s.bringBack(t.Context(), suspect{of: m.Lease.(*lease).of}); got != notMissed || err != nil || !told() {
-		t.Errorf("result %d, error %v", got, err)
-	}
-}
-
-// TestSilentRead: the server stands still, for longer than the client waits, when it is asked for what there is. Then nothing was
-// read, which is not the same as that there is nothing.
-func TestSilentRead(t *testing.T) {
-	t.Parallel()
-	server := oneServer(t, "")
+// The server stands still, for longer than the client waits, when it is asked for what there is. Then nothing was read, which is
+// not the same as that there is nothing.
+func testSilentRead(t *testing.T, server *server) {
 	p := newProxy(t, server, func(_, server net.Conn, data []byte) {
-		time.Sleep(1500 * time.Millisecond)
+		time.Sleep(requestTimeout + time.Second)
 		_, _ = server.Write(data)
 	})
-	s := patient(t, p.url(), "silent", new(changingClock))
+	s := patient(t, p.url(), "silent")
 	for i := range 3 {
 		put(t, s, message(fmt.Sprint(i)), inbox.Stored)
 	}
-	// The audit reads them all, or knows that it has not.
-	acknowledge(t, handedOut(t, server, s.names.messages, 3))
-	book := newLedger()
-	for _, silent := range []bool{true, false} {
-		if silent {
-			p.arm("$JS.API.CONSUMER.MSG.NEXT." + s.names.messages)
-		}
-		s.doubt()
-		book.compared = time.Time{} // it may be done again at once
-		_, err := s.look(t.Context(), book)
-		if silent != (err != nil) || silent != book.from.IsZero() || silent == (len(book.suspects) == 3) {
-			t.Errorf("silent %v: %d are missed, what is older than %v is not read again, error %v", silent, len(book.suspects), book.from, err)
-		}
+	p.arm("$JS.API.CONSUMER.MSG.NEXT." + s.names.messages)
+	if all, err := s.List(t.Context(), inbox.Query{Limit: 10}); err == nil && len(all) != 3 || !p.sprung() {
+		t.Errorf("%d listed", len(all))
 	}
+	eventually(t, "all are listed", func() bool {
+		all, err := s.List(t.Context(), inbox.Query{Limit: 10})
+		return err == nil && len(all) == 3
+	})
 }
 
-// TestLeftOfReplaced: who revives a dead message ends before its record is removed. The numbers are right all the same, once the
-// message is handed out.
-func TestLeftOfReplaced(t *testing.T) {
-	t.Parallel()
-	server := oneServer(t, "")
+// Who revives a dead message ends before the dead one is removed. It is, once the message is handed out.
+func testLeftOfReplaced(t *testing.T, server *server) {
 	p := newProxy(t, server, func(net.Conn, net.Conn, []byte) {}) // what is held is lost
-	first := quiet(t, server, "replaced")
-	put(t, first, message("a"), inbox.Stored)
-	settle(t, first, take(t, first), isDead)
-	_ = first.Close()
-	s := patient(t, p.url(), "replaced", new(changingClock))
-	p.arm("STREAM.PURGE." + s.names.dead)
+	s := patient(t, p.url(), "replaced")
+	put(t, s, message("a"), inbox.Stored)
+	settle(t, s, take(t, s), isDead)
+	p.arm("STREAM.MSG.DELETE." + s.names.messages)
 	put(t, s, message("a"), inbox.Revived)
 	if stats, err := s.Stats(t.Context()); err != nil || stats.Dead != 1 || !p.sprung() {
-		t.Fatalf("the record is gone: %+v, error %v", stats, err)
+		t.Fatalf("the dead one is gone: %+v, error %v", stats, err)
 	}
 	m := take(t, s)
-	eventually(t, "what is left is removed", func() bool {
-		stats, err := s.Stats(t.Context())
-		return err == nil && stats.Pending == 1 && stats.Dead == 0
-	})
+	counted(t, s, 1, 0, 0)
 	settle(t, s, m, isDelivered)
 }
 
-// TestPutWaits: a server says that there is a message of an id, and that there is none. Who puts one tries again, and not all the
-// time.
-func TestPutWaits(t *testing.T) {
-	t.Parallel()
-	const asked, other = `"last_by_subj":"inbox.waits.message.`, `"last_by_subj":"inbox.waits.nothing.`
+// A server says that there is a message of an id, and that there is none. Who puts one tries again, and not all the time.
+func testPutWaits(t *testing.T, server *server) {
+	const asked, other = `"last_by_subj":"inbox.waits.*.`, `"last_by_subj":"inbox.waits.nothing.`
 	var p *proxy
-	p = newProxy(t, oneServer(t, ""), func(_, server net.Conn, data []byte) {
+	p = newProxy(t, server, func(_, server net.Conn, data []byte) {
 		_, _ = server.Write(bytes.ReplaceAll(data, []byte(asked), []byte(other)))
 		p.arm(asked)
 	})
-	s := patient(t, p.url(), "waits", new(changingClock))
+	s := patient(t, p.url(), "waits")
 	put(t, s, message("a"), inbox.Stored)
 	p.arm(asked)
 	before := s.connection.Stats().OutMsgs
@@ -345,5 +316,29 @@ func TestPutWaits(t *testing.T) {
 	}
 	if sent := s.connection.Stats().OutMsgs - before; sent > 100 {
 		t.Errorf("%d questions in a second", sent)
+	}
+}
+
+// The server of the connection stands still and closes nothing: another one is taken, long before the client's pings would tell.
+// That took 24 s, in which everything that came was refused.
+func testHung(t *testing.T, server *server) {
+	proxies := []*proxy{newProxy(t, server, nil), newProxy(t, server, nil)}
+	s := openStore(t, provider(t, nil, proxies[0].url(), proxies[1].url()), "hung", defaults())
+	put(t, s, message("before"), inbox.Stored)
+	for _, p := range proxies {
+		if p.url() == s.connection.ConnectedUrl() {
+			p.hung.Store(true)
+		}
+	}
+	begun := time.Now()
+	eventually(t, "something is stored", func() bool {
+		_, err := s.Put(t.Context(), message("after"))
+		return err == nil
+	})
+	if took := time.Since(begun); took > 8*time.Second { // 6 s, and the machine may be busy
+		t.Errorf("it took %s", took)
+	}
+	for range 2 {
+		settle(t, s, take(t, s), isDelivered)
 	}
 }

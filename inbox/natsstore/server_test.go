@@ -20,21 +20,30 @@ import (
 	"github.com/caddy-chinaums/caddy-chinaums/internal/freeport"
 )
 
-// serverBinary is the nats-server of the tests: what NATS_SERVER_BINARY names, or an installed one.
+// serverBinary is the nats-server of the tests: what NATS_SERVER_BINARY names, or an installed one that is new enough.
 func serverBinary(t testing.TB) string {
 	t.Helper()
-	if binary := os.Getenv("NATS_SERVER_BINARY"); binary != "" {
-		return binary
-	}
-	for _, name := range []string{"nats-server", "/usr/sbin/nats-server", "/usr/bin/nats-server"} {
-		if binary, err := exec.LookPath(name); err == nil {
+	problem := "nats-server is missing"
+	for _, name := range []string{os.Getenv("NATS_SERVER_BINARY"), "nats-server", "/usr/sbin/nats-server", "/usr/bin/nats-server"} {
+		binary, err := exec.LookPath(name)
+		if err != nil {
+			continue
+		}
+		version, err := exec.Command(binary, "--version").Output() // nats-server: v2.15.2
+		if err == nil {
+			_, number, _ := strings.Cut(strings.TrimSpace(string(version)), ": v")
+			err = checkVersion(number)
+		}
+		if err == nil {
 			return binary
 		}
+		problem = fmt.Sprintf("%s: %v", binary, err)
 	}
+	problem += "; NATS_SERVER_BINARY may name one of 2.11 or later"
 	if os.Getenv("CHINAUMS_E2E") == "1" {
-		t.Fatal("nats-server is missing")
+		t.Fatal(problem)
 	}
-	t.Skip("nats-server is missing; NATS_SERVER_BINARY may name one")
+	t.Skip(problem)
 	return ""
 }
 

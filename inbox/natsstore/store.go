@@ -2,11 +2,10 @@ package natsstore
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -22,16 +21,18 @@ import (
 // How long things take at most. All of them are bounds, not costs.
 const (
 	requestTimeout = 2 * time.Second  // one question to a server, before it is asked again
-	storeTimeout   = 5 * time.Second  // all tries of one Put or of one record
+	storeTimeout   = 5 * time.Second  // all tries of one Put or of one claim
 	openTimeout    = 5 * time.Second  // before Open returns with a server that is not there yet
 	setupTimeout   = 20 * time.Second // making the streams, once
-	pullTime       = 30 * time.Second // one question for the next message
+	pullTime       = 30 * time.Second // one question for the next messages
 	heartbeat      = 2 * time.Second  // of a server that is asked, and has nothing
 	linger         = time.Second / 2  // how long a message that nobody waits for any more is kept for the next who asks
+	firstPause     = 20 * time.Millisecond
+	longestPause   = 500 * time.Millisecond // between tries
 )
 
-// minimum is the oldest server that will do: it has the named consumers that the client makes.
-var minimum = [2]int{2, 9}
+// minimum is the oldest server that will do: it has per-message TTLs, and compares expected sequences for subjects with wildcards.
+var minimum = [2]int{2, 11}
 
 // unfit is an error that does not pass by itself.
 type unfit struct{ error }
@@ -48,57 +49,44 @@ type store struct {
 	js         jetstream.JetStream
 	clock      func() time.Time
 
-	ctx    context.Context // ends with Close
-	cancel context.CancelFunc
-	begun  time.Time
-	work   sync.WaitGroup // what runs in the background
+	ctx     context.Context // ends with Close
+	cancel  context.CancelFunc
+	work    sync.WaitGroup // what runs in the background
+	closing sync.Once
 
 	kick    chan struct{} // asks for apply
 	applies sync.Mutex    // one apply at a time
 	ready   chan struct{} // closed when apply has succeeded
 	ackWait atomic.Int64  // of the consumers, in nanoseconds
-	young   time.Duration // of messages that are younger, no claim can have been forgotten; set by tests
+	silent  atomic.Int32  // questions in a row that the server has not answered
+	asking  atomic.Bool   // whether it is being looked up if the server answers at all
 
-	mu       sync.Mutex
-	settings inbox.Settings
-	problem  error // why it is not ready
-	isReady  bool
-	closed   bool
-	want     int                  // callers of Lease that wait
-	sources  [2]*source           // of messages that are new, and of those that wait for another try
-	unfound  map[string]time.Time // claims that are listed and not found, since when; made when it is needed
-	held     map[string]*lease    // leases of this process, by the messages' keys
-	oldest   [2]oldest            // likewise of the sources
-	usage    usage
+	mu        sync.Mutex
+	settings  inbox.Settings
+	problem   error // why it is not ready
+	isReady   bool
+	want      int // callers of Lease that wait
+	streams   map[string]jetstream.Stream
+	consumers []jetstream.Consumer // as in queues
+	used      int64                // bytes, as last read and counted since
+	usedAt    time.Time            // when they were read
 
 	connected  context.Context // ends when the connection does
 	disconnect context.CancelFunc
 
-	handed  chan *inbox.Message
-	removes atomic.Bool // something was deleted: what is in hand may be gone
+	wanted [2]chan struct{} // of new ones and of retries: somebody waits
+	handed chan jetstream.Msg
+	room   chan struct{} // held by who makes room
 
-	room    sync.Mutex // one at a time drops requests
-	dropped uint64     // records of deliveries up to this one need no look when room is sought
-	unread  uint64     // the first of them that could not be read; 0: all could
-
-	janitor   chan struct{} // wakes it
-	delivered chan struct{} // wakes it where nothing had been delivered
-	passed    uint64        // for it alone: records of deliveries up to this one are gone, or cannot be read
-	afresh    time.Time     // for it alone: when it passes by nothing any more
-	auditor   chan struct{} // wakes it
-	doubts    atomic.Int32  // how often everything is to be compared whatever the numbers say
-
-	background chan struct{} // bounds what is tidied up in the background
+	troubled chan struct{} // asks for a look at the consumers
 }
 
 // open connects, waits a while until everything is made, and otherwise goes on in the background. Errors that will not pass
 // by themselves are returned if they show in that while.
 func open(ctx context.Context, config *Nats, name string, settings inbox.Settings, logger *zap.Logger) (*store, error) {
 	s := &store{
-		config: config, names: newNames(name), logger: logger, settings: settings,
-		clock: config.clock, young: leaseAge(0) / 2, begun: time.Now(), kick: make(chan struct{}, 1), ready: make(chan struct{}),
-		held: map[string]*lease{}, handed: make(chan *inbox.Message),
-		janitor: make(chan struct{}, 1), delivered: make(chan struct{}, 1), auditor: make(chan struct{}, 1), background: make(chan struct{}, 16),
+		config: config, names: newNames(name), logger: logger, settings: settings, clock: config.clock,
+		kick: make(chan struct{}, 1), ready: make(chan struct{}), handed: make(chan jetstream.Msg), room: make(chan struct{}, 1), troubled: make(chan struct{}, 1),
 		problem: errors.New("not connected yet"),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
@@ -109,8 +97,11 @@ func open(ctx context.Context, config *Nats, name string, settings inbox.Setting
 	}
 	found := make(chan error, 1)
 	s.work.Go(func() { s.keepReady(found) })
-	s.work.Go(s.clean)
-	s.work.Go(s.audit)
+	s.work.Go(s.watch)
+	for i := range s.wanted {
+		s.wanted[i] = make(chan struct{}, 1)
+		s.work.Go(func() { s.pull(i) })
+	}
 
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
@@ -198,14 +189,11 @@ func (s *store) greet(c *nats.Conn, words string) {
 	s.disconnect()
 	s.connected, s.disconnect = context.WithCancel(s.ctx)
 	s.mu.Unlock()
-	s.doubt()
+	s.silent.Store(0)
 	version := c.ConnectedServerVersion()
 	s.logger.Info(words, zap.String("server", address(c.ConnectedUrl())), zap.String("version", version))
-	if s.config.Replicas > 1 && strings.HasPrefix(version, "2.9.") {
-		s.logger.Warn("nats: replicated streams of server 2.9 may lose acknowledged messages when a server dies under load; use a later one",
-			zap.String("version", version))
-	}
 	s.wake()
+	signal(s.troubled)
 }
 
 // address is a server's URL without user, password and token.
@@ -257,7 +245,7 @@ func (s *store) keepReady(found chan<- error) {
 			pause = wait
 			wait = min(2*wait, 5*time.Second)
 		}
-		if !s.await(pause, s.kick, nil) {
+		if !s.await(pause, s.kick) {
 			return
 		}
 		if err == nil && !s.sleep(s.ctx, 50*time.Millisecond) { // a server that has just come back may need a moment
@@ -266,8 +254,8 @@ func (s *store) keepReady(found chan<- error) {
 	}
 }
 
-// await waits for one of two signals, or a time at most if it is not 0; false where the store ends.
-func (s *store) await(wait time.Duration, signal, another <-chan struct{}) bool {
+// await waits for a signal, or a time at most if it is not 0; false where the store ends.
+func (s *store) await(wait time.Duration, signal <-chan struct{}) bool {
 	var ends <-chan time.Time
 	if wait > 0 {
 		timer := time.NewTimer(wait)
@@ -277,7 +265,6 @@ func (s *store) await(wait time.Duration, signal, another <-chan struct{}) bool 
 	select {
 	case <-ends:
 	case <-signal:
-	case <-another:
 	case <-s.ctx.Done():
 		return false
 	}
@@ -309,7 +296,7 @@ func (s *store) apply(ctx context.Context) (err error) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.problem = err
-		if err == nil && !s.isReady && !s.closed {
+		if err == nil && !s.isReady {
 			s.isReady = true
 			close(s.ready)
 		}
@@ -320,53 +307,36 @@ func (s *store) apply(ctx context.Context) (err error) {
 	if err := checkVersion(s.connection.ConnectedServerVersion()); err != nil {
 		return err
 	}
-	n := s.names
-	ackWait := settings.Lease + s.config.slack
-	streams := []jetstream.StreamConfig{
-		s.stream(n.messages, "requests that the app has taken, or is still to take", n.subject+"message.*", 0),
-		s.stream(n.delivered, "which requests were delivered, and when", n.subject+"delivered.*", 0),
-		s.stream(n.dead, "which requests were given up, and why", n.subject+"dead.*", 0),
-		s.stream(n.retry, "which requests wait for another try", n.subject+"retry.*.*", 0),
-	}
-	for _, config := range streams {
-		if err := s.ensureStream(ctx, config); err != nil {
-			return err
-		}
-	}
-	var wait time.Duration
-	var consumers [2]jetstream.Consumer
-	for i, stream := range []string{n.messages, n.retry} {
-		filter := n.subject + "message.*"
-		if stream == n.retry {
-			filter = n.subject + "retry.*.entry"
-		}
-		consumer, effective, err := s.ensureConsumer(ctx, stream, filter, ackWait)
+	streams := map[string]jetstream.Stream{}
+	for _, want := range []jetstream.StreamConfig{
+		s.stream(s.names.messages, "requests that the app has taken, or is still to take", s.names.filters(statesOf[""])...),
+		s.stream(s.names.claims, "who delivers what at this moment", s.names.subject+"claim.*.*"),
+	} {
+		stream, err := s.ensureStream(ctx, want)
 		if err != nil {
 			return err
 		}
-		consumers[i], wait = consumer, max(wait, effective)
+		streams[want.Name] = stream
 	}
-	leases := s.stream(n.leases, "who delivers what at this moment", n.subject+"lease.>", leaseAge(wait))
-	leases.Subjects = append(leases.Subjects, n.subject+"claim.*")
-	if err := s.ensureStream(ctx, leases); err != nil {
-		return err
+	var consumers []jetstream.Consumer
+	var wait time.Duration
+	for _, queue := range queues {
+		consumer, effective, err := s.ensureConsumer(ctx, queue, settings.Lease+s.config.slack)
+		if err != nil {
+			return err
+		}
+		consumers, wait = append(consumers, consumer), max(wait, effective)
 	}
 	s.ackWait.Store(int64(wait))
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for i := range s.sources {
-		if s.sources[i] == nil {
-			s.sources[i] = &source{retry: i == 1}
-		}
-		s.sources[i].consumer = consumers[i]
-	}
-	s.pull()
+	s.streams, s.consumers = streams, consumers
 	return nil
 }
 
-// leaseAge is how long a claim is kept: longer than two leases may last that follow each other. Where timeouts were raised, older
-// claims were kept for as long as was right for the shorter ones, but never for less than leaseAge(0).
-func leaseAge(ackWait time.Duration) time.Duration { return 2*ackWait + time.Minute }
+// queues are the consumers. The first two hand out what is to be delivered: two, as a server hands out what it hands out again
+// before all that is new, and many retries would keep first deliveries waiting. The others only count.
+var queues = [][]string{{stateNew}, {stateRetry}, {stateDelivered, stateDropped}, {stateDead}}
 
 func checkVersion(version string) error {
 	var major, minor int
@@ -379,17 +349,17 @@ func checkVersion(version string) error {
 	return nil
 }
 
-func (s *store) stream(name, description, subject string, maxAge time.Duration) jetstream.StreamConfig {
+func (s *store) stream(name, description string, subjects ...string) jetstream.StreamConfig {
 	return jetstream.StreamConfig{
-		Name: name, Description: "caddy inbox: " + description, Subjects: []string{subject},
+		Name: name, Description: "caddy inbox: " + description, Subjects: subjects,
 		Retention: jetstream.LimitsPolicy, Storage: jetstream.FileStorage, Replicas: s.config.Replicas,
-		Discard: jetstream.DiscardNew, MaxMsgs: -1, MaxBytes: -1, MaxAge: maxAge, MaxMsgsPerSubject: 1,
-		MaxMsgSize: -1, MaxConsumers: -1,
+		Discard: jetstream.DiscardNew, MaxMsgs: -1, MaxBytes: -1, MaxMsgsPerSubject: 1,
+		MaxMsgSize: -1, MaxConsumers: -1, AllowMsgTTL: true,
 	}
 }
 
 // ensureStream makes a stream, or checks the one that is there.
-func (s *store) ensureStream(ctx context.Context, want jetstream.StreamConfig) error {
+func (s *store) ensureStream(ctx context.Context, want jetstream.StreamConfig) (jetstream.Stream, error) {
 	existing, err := s.js.Stream(ctx, want.Name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		existing, err = s.js.CreateStream(ctx, want)
@@ -401,9 +371,9 @@ func (s *store) ensureStream(ctx context.Context, want jetstream.StreamConfig) e
 	}
 	switch {
 	case errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):
-		return fmt.Errorf("nats: JetStream is not enabled, on the server or for the account: %w", err)
+		return nil, fmt.Errorf("nats: JetStream is not enabled, on the server or for the account: %w", err)
 	case err != nil:
-		return fmt.Errorf("nats: stream %s: %w", want.Name, err)
+		return nil, fmt.Errorf("nats: stream %s: %w", want.Name, err)
 	}
 	have := existing.CachedInfo().Config
 	var differs []string
@@ -420,80 +390,74 @@ func (s *store) ensureStream(ctx context.Context, want jetstream.StreamConfig) e
 	differ("max_bytes", have.MaxBytes, want.MaxBytes)
 	differ("max_msgs_per_subject", have.MaxMsgsPerSubject, want.MaxMsgsPerSubject)
 	differ("discard_new_per_subject", have.DiscardNewPerSubject, false)
+	differ("allow_direct", have.AllowDirect, false)
 	differ("no_ack", have.NoAck, false)
 	differ("sealed", have.Sealed, false)
 	differ("deny_delete", have.DenyDelete, false)
 	differ("deny_purge", have.DenyPurge, false)
 	differ("mirror", have.Mirror != nil, false)
 	differ("sources", len(have.Sources), 0)
-	if want.MaxAge == 0 {
-		differ("max_age", have.MaxAge, want.MaxAge)
-	}
+	differ("max_age", have.MaxAge, want.MaxAge)
+	differ("allow_msg_ttl", have.AllowMsgTTL, true)
 	if len(differs) > 0 {
-		return unfitf("nats: the stream %s is not as the inbox needs it: %s", want.Name, strings.Join(differs, "; "))
+		return nil, unfitf("nats: the stream %s is not as the inbox needs it: %s", want.Name, strings.Join(differs, "; "))
 	}
 	if have.Replicas != want.Replicas {
 		s.logger.Warn("inbox stream has another number of replicas; change it with `nats stream edit`, or the configuration",
 			zap.String("stream", want.Name), zap.Int("has", have.Replicas), zap.Int("configured", want.Replicas))
 	}
-	if have.MaxAge >= want.MaxAge {
-		return nil
-	}
-	have.MaxAge = want.MaxAge
-	if _, err := s.js.UpdateStream(ctx, have); err != nil {
-		return fmt.Errorf("nats: stream %s: %w", want.Name, err)
-	}
-	return nil
+	return existing, nil
 }
-
-// consumerName is the name of the consumers: there is one in a stream.
-const consumerName = "inbox"
 
 // ensureConsumer makes a consumer, or checks the one that is there, and returns its AckWait. That only grows: gateways with
 // different timeouts may share it.
-func (s *store) ensureConsumer(ctx context.Context, stream, filter string, ackWait time.Duration) (jetstream.Consumer, time.Duration, error) {
+func (s *store) ensureConsumer(ctx context.Context, queue []string, ackWait time.Duration) (jetstream.Consumer, time.Duration, error) {
 	want := jetstream.ConsumerConfig{
-		Durable: consumerName, Description: "caddy inbox", FilterSubject: filter,
-		DeliverPolicy: jetstream.DeliverAllPolicy, AckPolicy: jetstream.AckExplicitPolicy, AckWait: ackWait,
-		MaxDeliver: -1, MaxAckPending: -1, ReplayPolicy: jetstream.ReplayInstantPolicy,
+		Durable: queue[0], Description: "caddy inbox", DeliverPolicy: jetstream.DeliverAllPolicy, AckPolicy: jetstream.AckExplicitPolicy,
+		AckWait: ackWait, MaxDeliver: -1, MaxAckPending: -1, ReplayPolicy: jetstream.ReplayInstantPolicy,
 	}
-	existing, err := s.js.Consumer(ctx, stream, consumerName)
+	if filters := s.names.filters(queue); len(filters) == 1 {
+		want.FilterSubject = filters[0]
+	} else {
+		want.FilterSubjects = filters
+	}
+	existing, err := s.js.Consumer(ctx, s.names.messages, want.Durable)
 	if errors.Is(err, jetstream.ErrConsumerNotFound) {
-		existing, err = s.js.CreateConsumer(ctx, stream, want)
+		existing, err = s.js.CreateConsumer(ctx, s.names.messages, want)
 		if errors.Is(err, jetstream.ErrConsumerExists) {
-			existing, err = s.js.Consumer(ctx, stream, consumerName)
+			existing, err = s.js.Consumer(ctx, s.names.messages, want.Durable)
 		}
 	}
 	if err != nil {
-		return nil, 0, fmt.Errorf("nats: consumer of %s: %w", stream, err)
+		return nil, 0, fmt.Errorf("nats: consumer %s of %s: %w", want.Durable, s.names.messages, err)
 	}
 	have := existing.CachedInfo().Config
-	if have.AckPolicy != want.AckPolicy || have.DeliverPolicy != want.DeliverPolicy || have.MaxDeliver > 0 ||
-		have.MaxAckPending > 0 || have.FilterSubject != want.FilterSubject || have.DeliverSubject != "" || len(have.BackOff) > 0 {
+	if have.AckPolicy != want.AckPolicy || have.DeliverPolicy != want.DeliverPolicy || have.MaxDeliver > 0 || have.MaxAckPending > 0 ||
+		have.FilterSubject != want.FilterSubject || !slices.Equal(have.FilterSubjects, want.FilterSubjects) || have.DeliverSubject != "" ||
+		have.HeadersOnly || have.PauseUntil != nil || len(have.BackOff) > 0 {
 		return nil, 0, unfitf("nats: the consumer %s of the stream %s is not as the inbox needs it: a pull consumer of %s with explicit acks, "+
-			"deliver policy all, and no limit of deliveries or of pending acks; delete it, and it is made anew", consumerName, stream, filter)
+			"deliver policy all, and no limit of deliveries or of pending acks; delete it, and it is made anew",
+			want.Durable, s.names.messages, strings.Join(s.names.filters(queue), " and "))
 	}
 	if have.AckWait >= ackWait {
 		return existing, have.AckWait, nil
 	}
 	have.AckWait = ackWait
-	if existing, err = s.js.UpdateConsumer(ctx, stream, have); err != nil {
-		return nil, 0, fmt.Errorf("nats: consumer of %s: %w", stream, err)
+	if existing, err = s.js.UpdateConsumer(ctx, s.names.messages, have); err != nil {
+		return nil, 0, fmt.Errorf("nats: consumer %s of %s: %w", want.Durable, s.names.messages, err)
 	}
 	return existing, ackWait, nil
 }
 
 // Configure changes the settings. Where the server is out of reach they are set once it is back.
 func (s *store) Configure(settings inbox.Settings) error {
-	s.mu.Lock()
-	if s.closed {
-		s.mu.Unlock()
+	if s.ctx.Err() != nil {
 		return inbox.ErrClosed
 	}
+	s.mu.Lock()
 	s.settings = settings
 	ready := s.isReady
 	s.mu.Unlock()
-	s.wakeJanitor()
 	if !ready {
 		s.wake()
 		return nil
@@ -512,63 +476,25 @@ func (s *store) Configure(settings inbox.Settings) error {
 	return nil
 }
 
+// handle is for questions about a stream.
+func (s *store) handle(stream string) jetstream.Stream {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.streams[stream]
+}
+
 // usable returns why nothing can be stored or read now.
 func (s *store) usable() error {
 	s.mu.Lock()
-	closed, ready, problem := s.closed, s.isReady, s.problem
+	ready, problem := s.isReady, s.problem
 	s.mu.Unlock()
 	switch {
-	case closed:
+	case s.ctx.Err() != nil:
 		return inbox.ErrClosed
 	case !ready:
 		return fmt.Errorf("NATS JetStream is not ready: %s", s.config.redact(problem))
 	}
 	return nil
-}
-
-// errMoved is an error of publish that means something.
-var errMoved = errors.New("the subject's last message is another one")
-
-// publish stores one message and waits for the server's word that it is stored. expect is the seq of the message that must
-// be the subject's last one, 0: none, negative: any.
-func (s *store) publish(ctx context.Context, stream string, message *nats.Msg, expect int64) (uint64, error) {
-	options := []jetstream.PublishOpt{jetstream.WithExpectStream(stream), jetstream.WithRetryAttempts(0)}
-	if expect >= 0 {
-		options = append(options, jetstream.WithExpectLastSequencePerSubject(uint64(expect)))
-	}
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	stored, err := s.js.PublishMsg(ctx, message, options...)
-	var api *jetstream.APIError
-	switch {
-	case err == nil:
-		return stored.Sequence, nil
-	case errors.Is(err, nats.ErrMaxPayload):
-		return 0, inbox.ErrTooLarge
-	case errors.As(err, &api):
-		switch {
-		case api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence, api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant:
-			return 0, errMoved
-		case api.ErrorCode == jetstream.JSErrCodeStreamMessageExceedsMaximum:
-			return 0, inbox.ErrTooLarge
-		}
-	}
-	return 0, err
-}
-
-// persist stores a record, and tries until it is stored or ctx or the time for it ends.
-func (s *store) persist(ctx context.Context, stream string, message *nats.Msg, expect int64) error {
-	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
-	defer cancel()
-	for pause := 20 * time.Millisecond; ; pause = min(2*pause, 500*time.Millisecond) {
-		_, err := s.publish(ctx, stream, message, expect)
-		if err == nil || errors.Is(err, errMoved) || errors.Is(err, inbox.ErrTooLarge) {
-			return err
-		}
-		if !s.sleep(ctx, pause) {
-			return err
-		}
-	}
 }
 
 // sleep waits, and reports false where ctx or the store ends.
@@ -585,109 +511,113 @@ func (s *store) sleep(ctx context.Context, pause time.Duration) bool {
 	}
 }
 
-// claim takes a subject of the leases for this caller; false where another has it. Of all who try, one gets it: the stream
-// takes the first.
-//
-// A claim says how long it lasts, for others may have been told of shorter leases.
-func (s *store) claim(ctx context.Context, subject string) (bool, error) {
-	return s.claimAs(ctx, subject, rand.Text()+" "+time.Duration(s.ackWait.Load()).String())
+// heard notes whether the server answers. One that has hung closes no connection: after two questions in vain it is asked for a
+// sign of life, and if there is none, another server is taken.
+func (s *store) heard(ctx context.Context, err error) {
+	if !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, nats.ErrTimeout) && !errors.Is(err, jetstream.ErrNoHeartbeat) {
+		s.silent.Store(0)
+		return
+	}
+	if ctx.Err() != nil || s.silent.Add(1) < 2 || !s.asking.CompareAndSwap(false, true) {
+		return
+	}
+	go func() {
+		defer s.asking.Store(false)
+		s.silent.Store(0)
+		if !s.connection.IsConnected() || s.connection.FlushTimeout(requestTimeout/2) == nil {
+			return // it lives; perhaps another one leads, and does not
+		}
+		s.logger.Warn("the NATS server does not answer; the inbox takes another", zap.String("server", address(s.connection.ConnectedUrl())))
+		if err := s.connection.ForceReconnect(); err != nil && s.ctx.Err() == nil {
+			s.logger.Warn("inbox cannot reconnect to NATS", s.zapError(err))
+		}
+	}()
 }
 
-// claimLasts is what a claim says.
-func claimLasts(token []byte) time.Duration {
-	_, said, _ := strings.Cut(string(token), " ")
-	lasts, _ := time.ParseDuration(said) // 0: nothing, as those of older gateways
-	return lasts
-}
+func (s *store) zapError(err error) zap.Field { return zap.String("error", s.config.redact(err)) }
 
-func (s *store) claimAs(ctx context.Context, subject, token string) (bool, error) {
-	err := s.persist(ctx, s.names.leases, &nats.Msg{Subject: subject, Data: []byte(token)}, 0)
-	if err == nil {
-		return true, nil
-	}
-	if !errors.Is(err, errMoved) {
-		return false, err
-	}
-	// It may be our own, of a try whose answer was lost.
-	last, err := s.getLast(ctx, s.names.leases, subject)
-	if err != nil && !errors.Is(err, inbox.ErrNotFound) {
-		return false, err
-	}
-	return err == nil && string(last.Data) == token, nil
-}
-
-// tidy runs what need not be waited for, and may fail.
-func (s *store) tidy(do func(ctx context.Context) error) {
-	run := func() {
-		ctx, cancel := context.WithTimeout(s.ctx, storeTimeout)
-		defer cancel()
-		if err := do(ctx); err != nil && s.ctx.Err() == nil {
-			s.logger.Debug("inbox could not tidy up", zap.String("error", s.config.redact(err)))
+// watch looks now and then whether the consumers know what the stream has, and sooner after trouble. One that has forgotten
+// something, or counts what is no more, is deleted and made again: it then hands out everything that is to be delivered, and
+// claims keep apart what is in flight.
+func (s *store) watch() {
+	differs := make([]int, len(queues))
+	for pause := s.config.patience; s.await(pause, s.troubled); {
+		if pause = s.config.patience; s.usable() != nil {
+			continue
+		}
+		for i, queue := range queues {
+			known, there, err := s.compare(i)
+			if err != nil { // trouble still
+				pause = s.config.patience / 6
+			} else if known == there {
+				differs[i] = 0
+			} else if differs[i]++; differs[i] < 3 { // an inbox that is busy may differ once
+				pause = s.config.patience / 6
+			} else {
+				s.logger.Warn("a consumer of the inbox differs from its stream; it is made again", zap.String("consumer", queue[0]),
+					zap.Int64("knows", known), zap.Int64("stored", there))
+				err = s.js.DeleteConsumer(s.ctx, s.names.messages, queue[0])
+				differs[i] = 0
+				s.wake()
+			}
+			if err != nil && s.ctx.Err() == nil {
+				s.logger.Debug("inbox could not look after a consumer", s.zapError(err))
+			}
 		}
 	}
-	select {
-	case s.background <- struct{}{}:
-		s.work.Go(func() {
-			defer func() { <-s.background }()
-			run()
-		})
-	default:
-		run()
-	}
 }
 
-// purge removes what is under a subject.
-func (s *store) purge(ctx context.Context, stream, subject string) error {
-	return s.ask(ctx, "STREAM.PURGE."+stream, map[string]any{"filter": subject})
-}
-
-// ask asks for something that is done or not.
-func (s *store) ask(ctx context.Context, what string, request map[string]any) error {
-	var decoded struct {
-		Error *jetstream.APIError `json:"error"`
-	}
-	if err := s.call(ctx, what, request, &decoded); err != nil {
-		return err
-	}
-	if decoded.Error != nil {
-		return decoded.Error
-	}
-	return nil
-}
-
-// call asks a server once, and reads what it answers, which may be an error of its own.
-func (s *store) call(ctx context.Context, what string, request map[string]any, answer any) error {
-	body, err := json.Marshal(request)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+// compare counts what a consumer knows and what there is. They are the same where what there is lies between what the consumer
+// knew before and after that.
+func (s *store) compare(i int) (known, there int64, err error) {
+	ctx, cancel := context.WithTimeout(s.ctx, setupTimeout)
 	defer cancel()
-	answered, err := s.connection.RequestWithContext(ctx, jetstream.DefaultAPIPrefix+what, body)
+	before, err := s.known(ctx, i)
 	if err != nil {
+		return 0, 0, err
+	}
+	reader, err := s.reader(ctx, queues[i], 1)
+	if err != nil {
+		return 0, 0, err
+	}
+	there = int64(reader.CachedInfo().NumPending)
+	s.discard(reader)
+	known, err = s.known(ctx, i)
+	if min(before, known) <= there && there <= max(before, known) {
+		known = there
+	}
+	return known, there, err
+}
+
+// known is how many messages a consumer has still to hand out, or has handed out.
+func (s *store) known(ctx context.Context, i int) (int64, error) {
+	s.mu.Lock()
+	consumer := s.consumers[i]
+	s.mu.Unlock()
+	var number int64
+	err := s.ask(ctx, func(ctx context.Context) error {
+		info, err := consumer.Info(ctx)
+		if err == nil {
+			number = int64(info.NumPending) + int64(info.NumAckPending)
+		}
 		return err
+	})
+	if errors.Is(err, jetstream.ErrConsumerNotFound) {
+		s.wake()
 	}
-	if err := json.Unmarshal(answered.Data, answer); err != nil {
-		return fmt.Errorf("the server's answer cannot be read: %w", err)
-	}
-	return nil
+	return number, err
 }
 
 // Close ends all that waits and runs, and the connection.
 func (s *store) Close() error {
-	s.mu.Lock()
-	if s.closed {
-		s.mu.Unlock()
-		return nil
-	}
-	s.closed = true
-	s.mu.Unlock()
-	s.cancel()
-	s.work.Wait()
-	// What was acknowledged without waiting is with the server before the connection ends.
-	if s.connection.IsConnected() {
-		_ = s.connection.FlushTimeout(requestTimeout)
-	}
-	s.connection.Close()
+	s.closing.Do(func() {
+		s.cancel()
+		s.work.Wait()
+		// What was given back without waiting is with the server before the connection ends.
+		if s.connection.IsConnected() {
+			_ = s.connection.FlushTimeout(requestTimeout)
+		}
+		s.connection.Close()
+	})
 	return nil
 }

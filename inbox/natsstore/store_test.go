@@ -91,7 +91,6 @@ func TestServer(t *testing.T) {
 		"clock":                     testClock,
 		"two gateways":              testTwoGateways,
 		"consumers deleted":         testConsumersDeleted,
-		"acknowledgments lost":      testAcksLost,
 		"streams of others":         testForeignStream,
 		"consumer of others":        testForeignConsumer,
 		"fewer replicas":            testReplicas,
@@ -101,10 +100,6 @@ func TestServer(t *testing.T) {
 		"put back when nobody asks": testPutBack,
 		"foreign message":           testForeignMessage,
 		"delivered and given up":    testDeliveredAndDead,
-		"unreadable record":         testUnreadableRecord,
-		"removed beside others":     testRemovedBeside,
-		"room that is claimed":      testRoomClaimed,
-		"room that was not read":    testRoomUnread,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, shared) })
 	}
@@ -167,38 +162,28 @@ func testPoison(t *testing.T, server *server) {
 	}
 }
 
+// What was delivered is forgotten after its time, what is dead or pending is not.
 func testRemember(t *testing.T, server *server) {
-	clock := new(changingClock)
-	s := openStore(t, provider(t, func(n *Nats) { n.clock = clock.now }, server.url()), "remember", defaults())
+	settings := defaults()
+	settings.Remember = 2 * time.Second
+	s := openStore(t, provider(t, nil, server.url()), "remember", settings)
 	for _, id := range []string{"old", "dead", "pending"} {
 		put(t, s, message(id), inbox.Stored)
 	}
 	settle(t, s, take(t, s), isDelivered)
-	settle(t, s, take(t, s), isDead)
-	clock.jump(59 * time.Minute)
 	put(t, s, message("old"), inbox.Repeated)
-	clock.jump(2 * time.Minute)
+	settle(t, s, take(t, s), isDead)
+	eventually(t, "what was delivered is removed", func() bool {
+		stats, err := s.Stats(t.Context())
+		return err == nil && stats.Delivered == 0 && stats.Dead == 1 && stats.Pending == 1
+	})
 	put(t, s, message("old"), inbox.Stored) // as if new
 	put(t, s, message("dead"), inbox.Revived)
 	put(t, s, message("pending"), inbox.Repeated)
 	for range 3 {
 		settle(t, s, take(t, s), isDelivered)
 	}
-	put(t, s, message("left"), inbox.Stored)
-	settle(t, s, take(t, s), isDead)
-	clock.jump(2 * time.Hour)
-	s.wakeJanitor()
-	eventually(t, "what was delivered is removed, what is dead is not", func() bool {
-		stats, err := s.Stats(t.Context())
-		return err == nil && stats.Delivered == 0 && stats.Dead == 1 && stats.Pending == 0
-	})
-	all, err := s.List(t.Context(), inbox.Query{Limit: 10})
-	if err != nil || len(all) != 1 || all[0].ID != "left" {
-		t.Errorf("listed %v, error %v", all, err)
-	}
-	if stream, err := s.js.Stream(t.Context(), s.names.retry); err != nil || stream.CachedInfo().State.Msgs != 0 {
-		t.Errorf("left of retries: %+v, error %v", stream.CachedInfo().State, err)
-	}
+	nothing(t, s)
 }
 
 // A clock that is set back makes due what is due later than any delay was.
@@ -214,6 +199,34 @@ func testClock(t *testing.T, server *server) {
 	put(t, s, message("b"), inbox.Stored)
 	settle(t, s, take(t, s), isDelivered)
 	nothing(t, s)
+}
+
+// never fails if one of the stores hands out anything within a time.
+func never(t *testing.T, within time.Duration, stores ...*store) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), within)
+	defer cancel()
+	var all sync.WaitGroup
+	for _, s := range stores {
+		all.Go(func() {
+			if m, err := s.Lease(ctx); err == nil {
+				t.Errorf("leased %s", m.ID)
+			}
+		})
+	}
+	all.Wait()
+}
+
+func once(t *testing.T, taken map[string]int, number int) {
+	t.Helper()
+	if len(taken) != number {
+		t.Errorf("%d of %d were delivered", len(taken), number)
+	}
+	for id, times := range taken {
+		if times != 1 {
+			t.Errorf("%s was delivered %d times", id, times)
+		}
+	}
 }
 
 // takeAll delivers what stores hand out until each of a number of messages has come, and returns how often each has, and how
@@ -308,20 +321,16 @@ func testConsumersDeleted(t *testing.T, server *server) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, stream := range []string{s.names.messages, s.names.retry} {
-		if err := js.DeleteConsumer(t.Context(), stream, consumerName); err != nil {
+	for _, queue := range queues {
+		if err := js.DeleteConsumer(t.Context(), s.names.messages, queue[0]); err != nil {
 			t.Fatal(err)
 		}
 	}
 	// The claims are long forgotten.
-	if stream, err := js.Stream(t.Context(), s.names.leases); err != nil || stream.Purge(t.Context()) != nil {
+	if stream, err := js.Stream(t.Context(), s.names.claims); err != nil || stream.Purge(t.Context()) != nil {
 		t.Fatal(err)
 	}
-	// Old messages are looked up before they are delivered, however long the timeouts are by now.
-	settings := defaults()
-	settings.Lease = 10 * time.Minute
-	s = openStore(t, provider(t, nil, server.url()), "deleted", settings)
-	s.young = 0
+	s = openStore(t, provider(t, nil, server.url()), "deleted", defaults())
 	taken := map[string]int{}
 	for range 2 {
 		m := take(t, s)
@@ -332,35 +341,15 @@ func testConsumersDeleted(t *testing.T, server *server) {
 		t.Errorf("leased %v", taken)
 	}
 	nothing(t, s)
-}
-
-// Acknowledgments are not waited for. What comes again for want of them is known.
-func testAcksLost(t *testing.T, server *server) {
-	settings := defaults()
-	settings.Lease = 500 * time.Millisecond
-	s := openStore(t, provider(t, nil, server.url()), "lost", settings)
-	for _, id := range []string{"delivered", "dead", "waits"} {
-		put(t, s, message(id), inbox.Stored)
+	for _, queue := range queues { // also of a store that is open
+		if err := js.DeleteConsumer(t.Context(), s.names.messages, queue[0]); err != nil {
+			t.Fatal(err)
+		}
 	}
-	for _, outcome := range []inbox.Outcome{isDelivered, isDead, retryIn(30 * time.Minute)} {
-		m := take(t, s)
-		m.Lease.(*lease).ack = "nowhere" // the acknowledgment goes there
-		settle(t, s, m, outcome)
-	}
-	// After the lease, the server hands all of them out again.
-	consumer, err := s.js.Consumer(t.Context(), s.names.messages, consumerName)
-	if err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "they are acknowledged after all", func() bool {
-		nothing(t, s)
-		info, err := consumer.Info(t.Context())
-		return err == nil && info.NumAckPending == 0
-	})
-	stats, err := s.Stats(t.Context())
-	if err != nil || stats.Pending != 1 || stats.Delivered != 1 || stats.Dead != 1 {
-		t.Errorf("stats %+v, error %v", stats, err)
-	}
+	counted(t, s, 0, 3, 1)
+	put(t, s, message("later"), inbox.Stored)
+	settle(t, s, take(t, s), isDelivered)
+	counted(t, s, 0, 4, 1)
 }
 
 func jetStream(t *testing.T, server *server) jetstream.JetStream {
@@ -388,7 +377,7 @@ func testForeignStream(t *testing.T, server *server) {
 		},
 		"limits": {
 			jetstream.StreamConfig{
-				Name: "INBOX_foreign2", Subjects: []string{"inbox.foreign2.message.*"}, Discard: jetstream.DiscardNew,
+				Name: "INBOX_foreign2", Subjects: []string{"inbox.foreign2.new.*"}, Discard: jetstream.DiscardNew,
 				MaxMsgsPerSubject: 1, MaxBytes: 1 << 20, MaxAge: time.Hour, MaxMsgs: 10,
 			},
 			[]string{"max_bytes is 1048576, must be -1", "max_age is 1h0m0s, must be 0s", "max_msgs is 10, must be -1"},
@@ -415,11 +404,11 @@ func testForeignConsumer(t *testing.T, server *server) {
 	s := openStore(t, provider(t, nil, server.url()), "consumer", defaults())
 	_ = s.Close()
 	js := jetStream(t, server)
-	if err := js.DeleteConsumer(t.Context(), s.names.messages, consumerName); err != nil {
+	if err := js.DeleteConsumer(t.Context(), s.names.messages, stateNew); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := js.CreateConsumer(t.Context(), s.names.messages, jetstream.ConsumerConfig{
-		Durable: consumerName, AckPolicy: jetstream.AckExplicitPolicy, MaxDeliver: 3,
+		Durable: stateNew, AckPolicy: jetstream.AckExplicitPolicy, MaxDeliver: 3,
 	}); err != nil {
 		t.Fatal(err)
 	}
@@ -437,7 +426,7 @@ func testReplicas(t *testing.T, server *server) {
 		t.Fatal(err)
 	}
 	defer func() { _ = opened.Close() }()
-	if found := logs.FilterMessageSnippet("another number of replicas").Len(); found != 5 {
+	if found := logs.FilterMessageSnippet("another number of replicas").Len(); found != 2 {
 		t.Errorf("%d warnings: %v", found, logs.All())
 	}
 }
@@ -445,19 +434,15 @@ func testReplicas(t *testing.T, server *server) {
 func testWaitGrows(t *testing.T, server *server) {
 	n := provider(t, nil, server.url())
 	s := openStore(t, n, "grows", defaults())
-	wait := func() (waits [2]time.Duration, age time.Duration) {
-		for i, stream := range []string{s.names.messages, s.names.retry} {
-			consumer, err := s.js.Consumer(t.Context(), stream, consumerName)
+	wait := func() (waits [2]time.Duration) {
+		for i := range waits {
+			consumer, err := s.js.Consumer(t.Context(), s.names.messages, queues[i][0])
 			if err != nil {
 				t.Fatal(err)
 			}
 			waits[i] = consumer.CachedInfo().Config.AckWait
 		}
-		leases, err := s.js.Stream(t.Context(), s.names.leases)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return waits, leases.CachedInfo().Config.MaxAge
+		return waits
 	}
 	for _, test := range []struct{ lease, want time.Duration }{
 		{5 * time.Second, 5500 * time.Millisecond}, {time.Minute, 60500 * time.Millisecond}, {time.Second, 60500 * time.Millisecond},
@@ -467,9 +452,8 @@ func testWaitGrows(t *testing.T, server *server) {
 		if err := s.Configure(settings); err != nil {
 			t.Fatal(err)
 		}
-		waits, age := wait()
-		if waits != [2]time.Duration{test.want, test.want} || age != 2*test.want+time.Minute {
-			t.Errorf("with %s: wait %s, age of leases %s", test.lease, waits, age)
+		if waits := wait(); waits != [2]time.Duration{test.want, test.want} {
+			t.Errorf("with %s: wait %s", test.lease, waits)
 		}
 		if got := time.Duration(s.ackWait.Load()); got != test.want {
 			t.Errorf("with %s: it goes by %s", test.lease, got)
@@ -519,11 +503,11 @@ func testRevivedThroughTwo(t *testing.T, server *server) {
 // Names that are alike have streams of their own.
 func testNames(t *testing.T, server *server) {
 	n := provider(t, nil, server.url())
-	all := []string{"a", "a.b", "a_b", "a-b", "A", "delivered", "x_DELIVERED"}
+	all := []string{"a", "a.b", "a_b", "a-b", "A", "new", "CLAIMS_x"}
 	seen := map[string]string{}
 	for _, name := range all {
 		names := newNames(name)
-		for _, stream := range []string{names.messages, names.delivered, names.dead, names.retry, names.leases} {
+		for _, stream := range []string{names.messages, names.claims} {
 			if other, ok := seen[stream]; ok {
 				t.Errorf("%s and %s share the stream %s", name, other, stream)
 			}
@@ -564,7 +548,7 @@ func testForeignMessage(t *testing.T, server *server) {
 	}
 	s := opened.(*store)
 	defer func() { _ = s.Close() }()
-	if _, err := s.js.Publish(t.Context(), s.names.message("x"), []byte("hello")); err != nil {
+	if _, err := s.js.Publish(t.Context(), s.names.of(stateNew, "x"), []byte("hello")); err != nil {
 		t.Fatal(err)
 	}
 	put(t, s, message("a"), inbox.Stored)
@@ -574,133 +558,21 @@ func testForeignMessage(t *testing.T, server *server) {
 	}
 }
 
-// One holder has given a message up, and another one, who was faster, has delivered it. When that is forgotten, nothing is left.
+// One holder gives a message up, and another one, who was faster, has delivered it.
 func testDeliveredAndDead(t *testing.T, server *server) {
-	clock := new(changingClock)
-	s := openStore(t, provider(t, func(n *Nats) { n.clock = clock.now }, server.url()), "both", defaults())
+	s := openStore(t, provider(t, nil, server.url()), "both", defaults())
 	put(t, s, message("a"), inbox.Stored)
 	m := take(t, s)
+	held := m.Lease.(*lease)
+	other := &lease{of: held.of, record: held.record, handed: held.handed, claim: held.claim, step: "another", until: held.until}
 	settle(t, s, m, isDelivered)
-	m.Lease.(*lease).done = false
+	m.Lease = other
 	settle(t, s, m, isDead)
 	put(t, s, message("a"), inbox.Repeated)
-	clock.jump(2 * time.Hour)
-	s.wakeJanitor()
-	eventually(t, "nothing is left", func() bool {
-		stats, err := s.Stats(t.Context())
-		return err == nil && stats == inbox.Stats{Bytes: stats.Bytes}
-	})
-}
-
-// What is removed makes the consumer forget nothing else, whether it has been handed out or not.
-func testRemovedBeside(t *testing.T, server *server) {
-	for name, remove := range map[string]func(s *store, kept *raw) error{
-		"single":     func(s *store, kept *raw) error { return s.removeStored(t.Context(), kept) },
-		"replicated": func(s *store, kept *raw) error { return s.removeReplicated(t.Context(), kept, 3) },
-	} {
-		s := quiet(t, server, "beside."+name)
-		put(t, s, message("old"), inbox.Stored)
-		settle(t, s, take(t, s), isDelivered)
-		put(t, s, message("in flight"), inbox.Stored)
-		handedOut(t, server, s.names.messages, 1)
-		put(t, s, message("new"), inbox.Stored)
-		kept, err := s.getSeq(t.Context(), s.names.messages, 1)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := remove(s, kept); err != nil {
-			t.Fatal(err)
-		}
-		eventually(t, "it is gone, and nothing else", func() bool {
-			now, err := s.census(t.Context())
-			return err == nil && now.stored.Msgs == 2 && now.outstanding == 2
-		})
+	stats, err := s.Stats(t.Context())
+	if err != nil || stats.Pending != 0 || stats.Delivered != 1 || stats.Dead != 0 {
+		t.Errorf("stats %+v, error %v", stats, err)
 	}
-}
-
-// The oldest record of a delivery cannot be read: a warning says so, once, and what is behind it is removed when it is old.
-func testUnreadableRecord(t *testing.T, server *server) {
-	clock := new(changingClock)
-	core, logs := observer.New(zapcore.WarnLevel)
-	opened, err := provider(t, func(n *Nats) { n.clock = clock.now }, server.url()).Open(t.Context(), "unreadable", defaults(), zap.New(core))
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := opened.(*store)
-	defer func() { _ = s.Close() }()
-	if _, err := s.js.Publish(t.Context(), s.names.of("delivered", "x"), []byte("hello")); err != nil {
-		t.Fatal(err)
-	}
-	for i := range 2 {
-		put(t, s, message(fmt.Sprint(i)), inbox.Stored)
-		settle(t, s, take(t, s), isDelivered)
-		clock.jump(2 * time.Hour)
-		s.wakeJanitor()
-		eventually(t, "what can be read is removed", func() bool {
-			stats, err := s.Stats(t.Context())
-			return err == nil && stats.Delivered == 1
-		})
-	}
-	if found := logs.FilterMessageSnippet("cannot remove what is old").Len(); found != 1 {
-		t.Errorf("log: %v", logs.All())
-	}
-}
-
-// small is a store that has room for three large messages.
-func small(t *testing.T, server *server, name string) *store {
-	t.Helper()
-	settings := defaults()
-	settings.MaxBytes = 10_000
-	return openStore(t, provider(t, nil, server.url()), name, settings)
-}
-
-func large(id string) *inbox.Message {
-	m := message(id)
-	m.Request = make([]byte, 3000)
-	return m
-}
-
-// While the server could not read what might be dropped, room was sought in vain. Afterwards it is found.
-func testRoomUnread(t *testing.T, server *server) {
-	s := small(t, server, "unread")
-	for _, id := range []string{"first", "second"} {
-		put(t, s, large(id), inbox.Stored)
-		settle(t, s, take(t, s), isDelivered)
-	}
-	put(t, s, large("third"), inbox.Stored)
-	s.room.Lock()
-	s.dropped, s.unread = 100, 1
-	s.room.Unlock()
-	if receipt, err := s.Put(t.Context(), large("fourth")); !errors.Is(err, inbox.ErrFull) {
-		t.Fatalf("receipt %d, error %v", receipt, err)
-	}
-	put(t, s, large("fourth"), inbox.Stored)
-}
-
-// The request that is to be dropped first is of a message that somebody has claimed: the next one goes, and that one when it is
-// claimed no more.
-func testRoomClaimed(t *testing.T, server *server) {
-	s := small(t, server, "room")
-	var claim string
-	for _, id := range []string{"first", "second"} {
-		put(t, s, large(id), inbox.Stored)
-		m := take(t, s)
-		settle(t, s, m, isDelivered)
-		if id == "first" {
-			claim = s.names.of("claim", m.Lease.(*lease).of.key)
-		}
-	}
-	if ok, err := s.claim(t.Context(), claim); !ok || err != nil {
-		t.Fatalf("claimed: %v, error %v", ok, err)
-	}
-	put(t, s, large("third"), inbox.Stored)
-	if _, err := s.Put(t.Context(), large("fourth")); !errors.Is(err, inbox.ErrFull) {
-		t.Errorf("with the first claimed: error %v", err)
-	}
-	if err := s.purge(t.Context(), s.names.leases, claim); err != nil {
-		t.Fatal(err)
-	}
-	put(t, s, large("fourth"), inbox.Stored)
 }
 
 // TestServerIsDown opens the store while there is no server: requests are refused, and taken once there is one.
@@ -808,15 +680,15 @@ func TestRedact(t *testing.T) {
 
 func TestVersion(t *testing.T) {
 	for version, good := range map[string]bool{
-		"2.9.0": true, "2.9.10": true, "2.10.0-beta.1": true, "2.15.2": true, "3.0.0": true,
-		"2.8.4": false, "1.4.1": false, "": false, "master": false,
+		"2.11.0": true, "2.11.12": true, "2.12.0-beta.1": true, "2.15.2": true, "3.0.0": true,
+		"2.10.29": false, "2.9.10": false, "1.4.1": false, "": false, "master": false,
 	} {
 		err := checkVersion(version)
 		if (err == nil) != good {
 			t.Errorf("%q: %v", version, err)
 		}
 		var permanent unfit
-		if err != nil && (!errors.As(err, &permanent) || !strings.Contains(err.Error(), "2.9")) {
+		if err != nil && (!errors.As(err, &permanent) || !strings.Contains(err.Error(), "2.11")) {
 			t.Errorf("%q: %v", version, err)
 		}
 	}
