@@ -13,43 +13,35 @@ import (
 	"github.com/caddy-chinaums/caddy-chinaums/inbox"
 )
 
-// reader makes a consumer that reads the headers of what is there in some states, from a seq on.
-func (s *store) reader(ctx context.Context, states []string, from uint64) (jetstream.Consumer, error) {
-	return s.js.CreateConsumer(ctx, s.names.messages, jetstream.ConsumerConfig{
-		Description: "caddy inbox: a list", FilterSubjects: s.names.filters(states), DeliverPolicy: jetstream.DeliverByStartSequencePolicy,
-		OptStartSeq: from, AckPolicy: jetstream.AckNonePolicy, HeadersOnly: true, MemoryStorage: true, Replicas: 1, InactiveThreshold: 30 * time.Second,
-	})
-}
-
-// discard deletes a reader. What is missed goes by itself.
-func (s *store) discard(reader jetstream.Consumer) {
-	ctx, cancel := context.WithTimeout(s.ctx, requestTimeout)
-	defer cancel()
-	_ = s.js.DeleteConsumer(ctx, s.names.messages, reader.CachedInfo().Name)
-}
-
-// each calls do with each message in some states above a seq, without its request, until do returns false.
-func (s *store) each(ctx context.Context, states []string, after uint64, page int, do func(*inbox.Message) bool) error {
+// each calls do with each message in some states above a seq, without its request, until do returns false. It returns how many
+// there were at the beginning.
+func (s *store) each(ctx context.Context, states []string, after uint64, page int, do func(*inbox.Message) bool) (number int64, err error) {
 	if after == 1<<64-1 {
-		return nil
+		return 0, nil
 	}
-	reader, err := s.reader(ctx, states, after+1)
+	reader, err := s.js.CreateConsumer(ctx, s.names.messages, jetstream.ConsumerConfig{
+		Description: "caddy inbox: a list", FilterSubjects: s.names.filters(states), DeliverPolicy: jetstream.DeliverByStartSequencePolicy,
+		OptStartSeq: after + 1, AckPolicy: jetstream.AckNonePolicy, HeadersOnly: true, MemoryStorage: true, Replicas: 1, InactiveThreshold: 30 * time.Second,
+	})
 	if err != nil {
-		return err
+		return 0, err
 	}
-	defer s.discard(reader)
+	defer func() { // what is missed goes by itself
+		_ = s.connection.Publish("$JS.API.CONSUMER.DELETE."+s.names.messages+"."+reader.CachedInfo().Name, nil)
+	}()
+	number = int64(reader.CachedInfo().NumPending)
 	received, begun := uint64(0), time.Now()
-	for left := int(reader.CachedInfo().NumPending); left > 0; {
+	for left := int(number); left > 0; {
 		asked, got := min(left, page), 0
 		batch, err := reader.Fetch(asked, jetstream.FetchMaxWait(requestTimeout))
 		if err != nil {
-			return err
+			return 0, err
 		}
 		for message := range batch.Messages() {
 			got++
 			meta, err := message.Metadata()
 			if err != nil {
-				return err
+				return 0, err
 			}
 			k := (&kept{Subject: message.Subject(), Sequence: meta.Sequence.Stream, header: message.Headers()}).parse()
 			m, _, err := k.decode()
@@ -58,7 +50,7 @@ func (s *store) each(ctx context.Context, states []string, after uint64, page in
 			}
 			m.Request = nil
 			if !do(m) {
-				return nil
+				return number, nil
 			}
 		}
 		received += uint64(got)
@@ -71,13 +63,13 @@ func (s *store) each(ctx context.Context, states []string, after uint64, page in
 			left = int(info.NumPending)
 		}
 		if ctx.Err() != nil || err == nil && info.Delivered.Consumer != received || time.Since(begun) > storeTimeout {
-			return errors.Join(errors.New("the server has not sent all that it has"), err)
+			return 0, errors.Join(errors.New("the server has not sent all that it has"), err)
 		}
 		if got == 0 && !s.sleep(ctx, firstPause) {
-			return ctx.Err()
+			return 0, ctx.Err()
 		}
 	}
-	return nil
+	return number, nil
 }
 
 // List lists messages. What was moved a moment ago may be in it twice.
@@ -90,7 +82,7 @@ func (s *store) List(ctx context.Context, query inbox.Query) ([]*inbox.Message, 
 		page = 1000
 	}
 	var found []*inbox.Message
-	err := s.each(ctx, statesOf[query.State], query.After, page, func(m *inbox.Message) bool {
+	_, err := s.each(ctx, statesOf[query.State], query.After, page, func(m *inbox.Message) bool {
 		if query.Search == "" || query.Matches(m) {
 			found = append(found, m)
 		}
@@ -116,18 +108,18 @@ func (s *store) current(ctx context.Context, seq uint64) (*kept, *inbox.Message,
 	if seq == 0 {
 		return none(inbox.ErrNotFound)
 	}
-	k, err := s.at(ctx, s.names.messages, seq)
+	k, err := s.at(ctx, seq)
 	if err != nil {
 		return none(s.redacted(err))
 	}
 	if k == nil {
 		return none(inbox.ErrNotFound)
 	}
-	last, err := s.last(ctx, s.names.messages, s.names.of("*", k.digest))
+	last, err := s.lastOf(ctx, k.digest)
 	if err != nil {
 		return none(s.redacted(err))
 	}
-	if last.seq() > seq || last == nil {
+	if last.seq() != seq {
 		return none(inbox.ErrNotFound)
 	}
 	m, r, err := k.decode()
@@ -150,33 +142,23 @@ func (s *store) Redeliver(ctx context.Context, seq uint64, force bool) (uint64, 
 		return 0, inbox.ErrDelivered
 	case k.state == stateDropped:
 		return 0, inbox.ErrNoRequest
-	case k.state == stateNew: // due already
-		claim, err := s.last(ctx, s.names.claims, s.names.claim(k.digest, seq))
-		if err == nil && claim != nil {
-			err = inbox.ErrLeased
-		}
-		return seq, err
 	}
 	state := stateNew
-	if k.state == stateRetry {
-		claim, err := s.claim(ctx, k)
-		if err != nil {
-			return 0, s.redacted(err)
-		}
-		if claim == 0 {
-			return 0, inbox.ErrLeased
+	if m.State == inbox.Pending {
+		if err := s.hold(ctx, k); err != nil {
+			return 0, err
 		}
 		state, r.Due, r.Delay = stateRetry, s.clock(), 0
 	} else {
 		r = record{}
 	}
 	moved := s.names.message(state, k.digest, k.header, r, k.Data)
-	if state == stateNew {
+	if m.State != inbox.Pending {
 		moved.Header.Set(headerReplaces, strconv.FormatUint(seq, 10))
 	}
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
-	again, _, err := s.move(ctx, moved, seq)
+	again, _, err := s.moveMessage(ctx, moved, seq)
 	switch {
 	case errors.Is(err, errMoved): // somebody was faster
 		return 0, inbox.ErrNotFound
@@ -184,37 +166,36 @@ func (s *store) Redeliver(ctx context.Context, seq uint64, force bool) (uint64, 
 		return 0, fmt.Errorf("not redelivered: %s", s.config.redact(err))
 	}
 	s.count(size(moved))
-	if state == stateNew {
-		_ = s.remove(ctx, s.names.messages, seq)
+	if moved.Subject != k.Subject {
+		s.drop(s.names.messages, seq)
 	}
 	return again, nil
 }
 
-// Delete removes a message. A pending one is claimed first, so that nobody delivers it at that moment.
+// hold claims a pending message, so that nobody delivers it at this moment.
+func (s *store) hold(ctx context.Context, k *kept) error {
+	claim, err := s.claim(ctx, k)
+	if err == nil && claim == 0 {
+		err = inbox.ErrLeased
+	}
+	return s.redacted(err)
+}
+
+// Delete removes a message.
 func (s *store) Delete(ctx context.Context, seq uint64, force bool) error {
 	k, m, _, err := s.current(ctx, seq)
 	if err != nil {
 		return err
 	}
 	if m.State == inbox.Pending {
-		held, err := s.last(ctx, s.names.claims, s.names.claim(k.digest, seq))
-		switch {
-		case err != nil:
-			return s.redacted(err)
-		case held != nil:
-			return inbox.ErrLeased
-		case !force:
+		if !force {
 			return inbox.ErrPending
 		}
-		claim, err := s.claim(ctx, k)
-		if err != nil {
-			return s.redacted(err)
-		}
-		if claim == 0 {
-			return inbox.ErrLeased
+		if err := s.hold(ctx, k); err != nil {
+			return err
 		}
 	}
-	return s.redacted(s.remove(ctx, s.names.messages, seq))
+	return s.redacted(s.remove(ctx, seq))
 }
 
 // DeleteDead removes dead messages.
@@ -224,11 +205,11 @@ func (s *store) DeleteDead(ctx context.Context, before time.Time) (int, error) {
 	}
 	removed := 0
 	var failed error
-	err := s.each(ctx, statesOf[inbox.Dead], 0, 500, func(m *inbox.Message) bool {
+	_, err := s.each(ctx, statesOf[inbox.Dead], 0, 500, func(m *inbox.Message) bool {
 		if !before.IsZero() && !m.Settled.Before(before) {
 			return true
 		}
-		switch err := s.remove(ctx, s.names.messages, m.Seq); {
+		switch err := s.remove(ctx, m.Seq); {
 		case err == nil:
 			removed++
 		case !errors.Is(err, inbox.ErrNotFound):
@@ -269,16 +250,17 @@ func (s *store) counts(ctx context.Context) (inbox.Stats, error) {
 	var bytes int64
 	var errs [7]error
 	var all sync.WaitGroup
-	for i := range counts {
-		all.Go(func() { counts[i], errs[i] = s.known(ctx, i) })
-	}
-	for i := range oldest {
+	for i := range oldest { // first, so that what was removed a moment ago is not counted: they are answered after that
 		all.Go(func() {
 			first, err := s.first(ctx, queues[i][0])
 			if errs[4+i] = err; first != nil {
 				oldest[i], _ = time.Parse(time.RFC3339Nano, first.header.Get(headerReceived))
 			}
 		})
+	}
+	all.Wait()
+	for i := range counts {
+		all.Go(func() { counts[i], errs[i] = s.known(ctx, i) })
 	}
 	all.Go(func() { bytes, errs[6] = s.bytes(ctx) })
 	all.Wait()

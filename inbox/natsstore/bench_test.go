@@ -1,6 +1,7 @@
 package natsstore
 
 import (
+	"context"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -73,5 +74,44 @@ func BenchmarkDeliver(b *testing.B) {
 			all.Wait()
 			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "messages/s")
 		})
+	}
+}
+
+// BenchmarkBoth puts with 64 senders while eight callers deliver, as much as they can.
+func BenchmarkBoth(b *testing.B) {
+	server := oneServer(b, "")
+	for b.Loop() {
+		s := openStore(b, provider(b, nil, server.url()), fmt.Sprint("both", time.Now().UnixNano()), defaults())
+		ctx, cancel := context.WithTimeout(b.Context(), 5*time.Second)
+		var next, puts, delivered atomic.Int64
+		var all sync.WaitGroup
+		for range 64 {
+			all.Go(func() {
+				for ctx.Err() == nil {
+					m := &inbox.Message{ID: fmt.Sprint(next.Add(1)), Received: time.Now(), Request: make([]byte, 1024)}
+					if _, err := s.Put(ctx, m); err == nil {
+						puts.Add(1)
+					}
+				}
+			})
+		}
+		for range 8 {
+			all.Go(func() {
+				for ctx.Err() == nil {
+					m, err := s.Lease(ctx)
+					if err == nil {
+						err = s.Settle(b.Context(), m, inbox.Outcome{Result: inbox.Delivered})
+					}
+					if err == nil {
+						delivered.Add(1)
+					}
+				}
+			})
+		}
+		all.Wait()
+		cancel()
+		b.ReportMetric(float64(puts.Load())/5, "put/s")
+		b.ReportMetric(float64(delivered.Load())/5, "delivered/s")
+		b.ReportMetric(float64(delivered.Load())/float64(puts.Load()), "delivered/put")
 	}
 }

@@ -30,32 +30,25 @@ func (n *Nats) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			return d.Errf("nats: %s is repeated", option)
 		}
 		seen[option] = true
-		args := d.RemainingArgs()
-		count := 1
-		if option == "cert" {
-			count = 2
-		}
-		switch option {
-		case "replicas", "creds", "ca", "cert":
-			if len(args) != count {
-				return d.Errf("nats: %s takes %d argument(s), not %d", option, count, len(args))
-			}
-		default:
+		var replicas string
+		values, known := map[string][]*string{
+			"replicas": {&replicas}, "creds": {&n.Creds}, "ca": {&n.CA}, "cert": {&n.CertFile, &n.KeyFile},
+		}[option]
+		if !known {
 			return d.Errf("nats: unknown option %.64q; there are replicas, creds, ca, cert", option)
 		}
-		switch option {
-		case "replicas":
-			replicas, err := strconv.Atoi(args[0])
-			if err != nil || !slices.Contains(replicaNumbers, replicas) {
-				return d.Errf("nats: replicas must be 1, 3 or 5, not %.64q", args[0])
+		args := d.RemainingArgs()
+		if len(args) != len(values) {
+			return d.Errf("nats: %s takes %d argument(s), not %d", option, len(values), len(args))
+		}
+		for i, value := range values {
+			*value = args[i]
+		}
+		if option == "replicas" {
+			var err error
+			if n.Replicas, err = strconv.Atoi(replicas); err != nil || !slices.Contains(replicaNumbers, n.Replicas) {
+				return d.Errf("nats: replicas must be 1, 3 or 5, not %.64q", replicas)
 			}
-			n.Replicas = replicas
-		case "creds":
-			n.Creds = args[0]
-		case "ca":
-			n.CA = args[0]
-		case "cert":
-			n.CertFile, n.KeyFile = args[0], args[1]
 		}
 		if d.NextBlock(nesting + 1) {
 			return d.Errf("nats: %s takes no block", option)

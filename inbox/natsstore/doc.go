@@ -18,16 +18,25 @@
 //
 // Four consumers are called by the states. `new` and `retry` hand out; `delivered` and `dead` only count.
 //
-// A stream INBOX-CLAIMS_name has what is being delivered: before each delivery, inbox.name.claim.<digest>.<seq> is published,
-// and expects none. It has the TTL of a lease, and is not taken back when the message is settled: a server that has lost its
-// leadership, or was without it, may hand out late what was settled meanwhile. With three servers killed, frozen and
-// cut off under load, two gateways delivered 52 messages of 72,437 twice without claims, up to 35 of 51,298 with claims taken
-// back, and none of 147,730 within a lease with claims left to their TTL. Claims are a stream of their own so that what the
-// other one holds, in bytes and messages, is the inbox's.
+// A stream INBOX-CLAIMS_name has what is being delivered. Before each delivery, inbox.name.claim.<digest>.<seq> is published, and
+// expects none. It has the TTL of a lease, and stays when the message is settled: a server that lost its leadership, or was without
+// it, may hand out late what was settled meanwhile. With three servers killed, frozen and cut off under load, two gateways delivered
+// 52 messages of 72,437 twice without claims, up to 35 of 51,298 with claims taken back, and none of 147,730 within a lease with
+// claims left to their TTL. Claims have a stream of their own for two reasons. What the other one holds, in bytes and messages, is
+// the inbox's. And a server 2.11 compares again on each replica, each of which ends a TTL by its own clock: a claim may then be
+// missing on one of them, but no message.
 //
-// Every half minute, and sooner after trouble, a gateway compares what the consumers know with what the stream has. A consumer
-// that differs for three looks is deleted and made again, and then hands out everything that is pending. (Server 2.11.12, killed
-// under load, went on to count 15 messages as pending that were gone: TestServerDies.)
+// What of a message is handed out so late that the claim to it may have ended is looked up before it is delivered.
+//
+// # What looks after the consumers
+//
+// Every half minute, and sooner after trouble, a gateway compares what each consumer knows with what the stream has. One that differs
+// for three looks is deleted and made again, and then hands out everything that is pending; claims keep apart what is in flight. The
+// runs that brought this back are of TestServerDies, which kills the only server three times under load, with server 2.11.12:
+//
+//   - A consumer counted 15 messages as pending that were gone, and in another run 60 instead of 50.
+//   - A consumer knew of nine messages that had failed once, and never handed them out again, though their time had long come (1 of 12
+//     runs). So what is due for longer than a lease, while somebody waits for it, is a difference too.
 //
 // A user of NATS needs to publish to inbox.>, $JS.API.> and $JS.ACK.>, and to subscribe to _INBOX.>.
 //
@@ -45,6 +54,11 @@
 //
 // A server that hangs closes no connection. After two questions in vain, of 2 s each, and a ping, the gateway takes another one.
 //
+// # Deliveries get their turn
+//
+// A server answers in the order of what it is asked, and a delivery is two questions one after the other. So while messages wait,
+// four callers of Put at most ask at once; else 64 of them would leave a sixteenth of the answers to eight deliveries.
+//
 // # What is not promised
 //
 // "under the default configuration it does not immediately fsync data to disk. The server uses a configurable sync_interval
@@ -56,6 +70,9 @@
 //
 // Where no outcome can be recorded for longer than a lease lasts, which is the delivery's timeout and 30 s, what was in flight
 // then comes again: once for each such delivery. No message is lost by it.
+//
+// On servers 2.11 with replicas, a message that is put in the very second in which a delivered one of its id is forgotten may be
+// missing on a replica that forgets it a moment later. Later servers compare once, where they lead.
 //
 // Several gateways may exceed max_store a little together: each counts what it puts, and asks the server once a second. A list may
 // show a message twice that is being moved, and be a moment behind. With gateways of different timeouts the longest counts.

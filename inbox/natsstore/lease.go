@@ -68,6 +68,7 @@ func (s *store) next(ctx context.Context) (jetstream.Msg, error) {
 	}
 	select {
 	case handed := <-s.handed:
+		s.handedAt.Store(time.Now().UnixNano())
 		return handed, nil
 	case <-ctx.Done():
 		return nil, ctx.Err()
@@ -76,44 +77,50 @@ func (s *store) next(ctx context.Context) (jetstream.Msg, error) {
 	}
 }
 
-// pull asks one consumer for as many messages as callers wait for, and hands them on.
+// pull asks one consumer for as many messages as callers wait for, and hands them on. Where they soon come for more, it asks for
+// more than that.
 func (s *store) pull(i int) {
-	if !s.await(0, s.ready) {
-		return
-	}
-	for failures := 0; s.ctx.Err() == nil; {
+	for failures, ahead := time.Duration(0), 0; s.ctx.Err() == nil; {
 		s.mu.Lock()
-		want, consumer, connected := min(s.want, 256), s.consumers[i], s.connected
+		want := s.want
 		s.mu.Unlock()
-		if want == 0 {
-			s.await(0, s.wanted[i])
+		if want == 0 || !s.isReady() {
+			select {
+			case <-s.wanted[i]:
+				select {
+				case <-s.ready:
+				case <-s.ctx.Done():
+				}
+			case <-s.ctx.Done():
+			}
 			continue
 		}
-		ctx, cancel := context.WithTimeout(connected, pullTime)
-		err := s.fetch(ctx, consumer, want)
-		cancel()
-		if err == nil || connected.Err() != nil || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrTimeout) {
+		taken, err := s.fetch(s.consumers[i], min(want+ahead, 256))
+		if ahead = min(2*ahead+1, 32); err != nil || !taken {
+			ahead = 0
+		}
+		if err == nil || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrTimeout) {
 			failures = 0
-			if err != nil { // perhaps the connection has ended, and another is not there yet
-				s.sleep(s.ctx, firstPause)
-			}
 			continue
 		}
 		s.logger.Debug("inbox could not ask for messages", s.zapError(err))
 		s.heard(s.ctx, err)
 		if failures++; failures > 1 { // perhaps the consumer is gone
-			s.wake()
+			signal(s.stir)
 		}
-		s.sleep(s.ctx, min(time.Duration(failures)*100*time.Millisecond, 2*time.Second))
+		s.sleep(s.ctx, min(failures*100*time.Millisecond, 2*time.Second))
 	}
 }
 
-// fetch asks once. The server answers when there are messages, or that there are none when ctx ends. That another server has become
-// the leader, and knows nothing of the question, is known by the heartbeats.
-func (s *store) fetch(ctx context.Context, consumer jetstream.Consumer, number int) error {
+// fetch asks once, and says whether callers have taken everything that came. The server answers when there are messages, or after
+// a while that there are none. That another server has become the leader, and knows nothing of the question, is known by the
+// heartbeats.
+func (s *store) fetch(consumer jetstream.Consumer, number int) (taken bool, err error) {
+	ctx, cancel := context.WithTimeout(s.ctx, pullTime)
+	defer cancel()
 	batch, err := consumer.Fetch(number, jetstream.FetchContext(ctx), jetstream.FetchHeartbeat(heartbeat))
 	if err != nil {
-		return err
+		return false, err
 	}
 	patience := linger
 	for handed := range batch.Messages() {
@@ -129,14 +136,14 @@ func (s *store) fetch(ctx context.Context, consumer jetstream.Consumer, number i
 		}
 		timer.Stop()
 	}
-	return batch.Error()
+	return patience == linger, batch.Error()
 }
 
 // take leases what a server has handed out; nil where it is not to be delivered now.
 //
 // That nobody else has it is not the consumer's word: a new leader hands out again what the old one has, before a lease has run
-// out. So a delivery is claimed, in a stream whose word has a quorum. What may have been settled long ago is looked up besides,
-// under the claim: old messages, and all that is handed out again.
+// out. So a delivery is claimed, in a stream whose word has a quorum. What may have been settled so long ago that the claim to it
+// has ended is looked up besides: old messages, and all that is handed out again.
 func (s *store) take(handed jetstream.Msg) (*inbox.Message, error) {
 	ctx, cancel := context.WithTimeout(s.ctx, 2*storeTimeout)
 	defer cancel()
@@ -156,31 +163,35 @@ func (s *store) take(handed jetstream.Msg) (*inbox.Message, error) {
 		return nil, nil
 	}
 	wait, begun := time.Duration(s.ackWait.Load()), time.Now()
+	old := meta.NumDelivered > 1 || time.Since(meta.Timestamp).Abs() > wait/2
+	var last *kept
+	var failed error
+	var looking sync.WaitGroup
+	if old {
+		looking.Go(func() { last, failed = s.lastOf(ctx, k.digest) })
+	}
 	claim, err := s.claim(ctx, k)
-	if err != nil {
+	looking.Wait()
+	if err == nil && claim == 0 {
+		s.putBack(handed, min(time.Second, wait))
+	}
+	if err != nil || claim == 0 {
 		return nil, err
 	}
-	if claim == 0 {
-		s.putBack(handed, min(time.Second, wait))
+	if old && (failed != nil || last.seq() != k.Sequence) {
+		s.drop(s.names.claims, claim)
+		switch {
+		case failed != nil:
+			return nil, failed
+		case last.seq() > k.Sequence: // it was settled, and is still to be removed
+			s.drop(s.names.messages, k.Sequence)
+		default: // it was deleted; or the server knows less than it has handed out
+			s.putBack(handed, time.Second)
+		}
 		return nil, nil
 	}
-	if meta.NumDelivered > 1 || time.Since(meta.Timestamp).Abs() > wait/2 {
-		last, err := s.last(ctx, s.names.messages, s.names.of("*", k.digest))
-		if err != nil || last.seq() != k.Sequence {
-			s.unclaim(ctx, claim)
-		}
-		switch {
-		case err != nil:
-			return nil, err
-		case last.seq() > k.Sequence: // it was settled, and is still to be removed
-			return nil, s.remove(ctx, s.names.messages, k.Sequence)
-		case last.seq() < k.Sequence: // it was deleted; or the server knows less than it has handed out
-			s.putBack(handed, time.Second)
-			return nil, nil
-		}
-	}
 	if replaced, err := strconv.ParseUint(k.header.Get(headerReplaces), 10, 64); err == nil {
-		_ = s.remove(ctx, s.names.messages, replaced) // whoever has replaced it may have ended before
+		s.drop(s.names.messages, replaced) // whoever has replaced it may have ended before
 	}
 	m.Request = bytes.Clone(k.Data)
 	m.Lease = &lease{of: k, record: r, handed: handed, claim: claim, step: rand.Text(), until: begun.Add(wait)}
@@ -213,13 +224,6 @@ func (s *store) putBack(handed jetstream.Msg, delay time.Duration) {
 	}
 }
 
-// unclaim ends a claim before its time, if nothing was delivered for it. If it fails, others wait until it has run out.
-func (s *store) unclaim(ctx context.Context, claim uint64) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), requestTimeout) // also of a store that is being closed
-	defer cancel()
-	_ = s.remove(ctx, s.names.claims, claim)
-}
-
 // Settle moves a message to what became of it. Whose move fails as somebody else has moved it since has nothing to say.
 func (s *store) Settle(ctx context.Context, message *inbox.Message, outcome inbox.Outcome) error {
 	held, ok := message.Lease.(*lease)
@@ -237,7 +241,7 @@ func (s *store) Settle(ctx context.Context, message *inbox.Message, outcome inbo
 	late := time.Now().After(held.until)
 	if outcome.Released || late && outcome.Result != inbox.Delivered { // late, the app's taking it is worth to be known
 		if !late {
-			s.unclaim(ctx, held.claim)
+			s.drop(s.names.claims, held.claim)
 			s.putBack(held.handed, 0)
 		}
 		held.done = true
@@ -265,17 +269,17 @@ func (s *store) Settle(ctx context.Context, message *inbox.Message, outcome inbo
 	if lasts != "" {
 		m.Header.Set(headerTTL, lasts)
 	}
-	seq, _, err := s.move(ctx, m, held.of.Sequence)
+	seq, _, err := s.moveMessage(ctx, m, held.of.Sequence)
 	if errors.Is(err, inbox.ErrTooLarge) && state == stateDelivered { // the servers take less than they did
 		m.Subject, m.Data = s.names.of(stateDropped, held.of.digest), nil
-		seq, _, err = s.move(ctx, m, held.of.Sequence)
+		seq, _, err = s.moveMessage(ctx, m, held.of.Sequence)
 	}
 	switch {
 	case err == nil:
 		message.Seq = seq
 		s.count(size(m))
 		if m.Subject != held.of.Subject { // else the server has removed it: a subject has one message
-			_ = s.remove(ctx, s.names.messages, held.of.Sequence)
+			s.drop(s.names.messages, held.of.Sequence)
 		}
 		s.count(-held.of.size())
 	case !errors.Is(err, errMoved):

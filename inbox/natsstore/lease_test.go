@@ -2,9 +2,11 @@ package natsstore
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"net"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -175,6 +177,31 @@ func TestForgotten(t *testing.T) {
 			counted(t, stores[0], 0, forgotten+others+1, 0)
 		})
 	}
+}
+
+// TestStuck: a consumer knows all that there is, and does not hand out what it has handed out once. (Server 2.11.12, killed under
+// load and started again, never went back to nine messages whose time had come.) It is delivered all the same.
+func TestStuck(t *testing.T) {
+	t.Parallel()
+	server := oneServer(t, "")
+	settings := defaults()
+	settings.Lease = time.Second
+	s := openStore(t, provider(t, func(n *Nats) { n.patience = 300 * time.Millisecond }, server.url()), "stuck", settings)
+	put(t, s, message("a"), inbox.Stored)
+	settle(t, s, take(t, s), retryIn(2*time.Second)) // whatever has asked for it puts it back until then
+	stuck := handedOut(t, server, s, stateRetry, 1)[0]
+	ctx, cancel := context.WithCancel(t.Context())
+	var holding sync.WaitGroup
+	defer holding.Wait()
+	defer cancel()
+	holding.Go(func() {
+		for ctx.Err() == nil {
+			_ = stuck.InProgress() // for the consumer it is still in good hands
+			time.Sleep(200 * time.Millisecond)
+		}
+	})
+	settle(t, s, take(t, s), isDelivered)
+	counted(t, s, 0, 1, 0)
 }
 
 // TestOldServer: a server before 2.11 is refused at start.

@@ -37,6 +37,11 @@ var statesOf = map[inbox.State][]string{
 	"":              {stateNew, stateRetry, stateDelivered, stateDropped, stateDead},
 }
 
+// stateOf is the other way round.
+var stateOf = map[string]inbox.State{
+	stateNew: inbox.Pending, stateRetry: inbox.Pending, stateDelivered: inbox.Delivered, stateDropped: inbox.Delivered, stateDead: inbox.Dead,
+}
+
 // names are an inbox's streams and subjects. A part of a subject has no dots, so a dot of the inbox's name becomes ~, which no
 // inbox has in its name.
 type names struct {
@@ -151,14 +156,7 @@ func (n names) message(state, digest string, from nats.Header, r record, data []
 // decode reads a message.
 func (k *kept) decode() (*inbox.Message, record, error) {
 	var r record
-	m := &inbox.Message{Seq: k.Sequence, Request: k.Data}
-	for state, words := range statesOf {
-		for _, word := range words {
-			if word == k.state && state != "" {
-				m.State = state
-			}
-		}
-	}
+	m := &inbox.Message{Seq: k.Sequence, Request: k.Data, State: stateOf[k.state]}
 	var problems [5]error
 	m.ID, problems[0] = url.QueryUnescape(k.header.Get(headerID))
 	m.Key, problems[1] = url.QueryUnescape(k.header.Get(headerKey))
@@ -190,11 +188,7 @@ func headerSize(header nats.Header) int {
 
 // size is about what a message takes on the server's disk, with what publish adds to it.
 func size(m *nats.Msg) int64 {
-	total := len(m.Subject) + headerSize(m.Header) + len(m.Data) + 34
-	if m.Header.Get(jetstream.ExpectedLastSubjSeqHeader) == "" {
-		total += len(jetstream.ExpectedLastSubjSeqHeader) + len(": 00000000\r\n") + len(headerMatching) + len(m.Subject) + len(": \r\n")
-	}
-	return int64(total)
+	return int64(2*len(m.Subject) + headerSize(m.Header) + len(m.Data) + 140)
 }
 
 // errMoved is an error of publish: the last message of the id, or the claim, is not the expected one.
@@ -202,7 +196,7 @@ var errMoved = errors.New("the subject's last message is another one")
 
 // publish stores one message and waits for the server's word that it is stored. from is the seq that the last message matching
 // a subject must have, 0: there must be none.
-func (s *store) publish(ctx context.Context, m *nats.Msg, from uint64, matching string) (seq uint64, err error) {
+func (s *store) publish(ctx context.Context, m *nats.Msg, matching string, from uint64) (seq uint64, err error) {
 	m = &nats.Msg{Subject: m.Subject, Header: maps.Clone(m.Header), Data: m.Data}
 	m.Header.Set(jetstream.ExpectedLastSubjSeqHeader, strconv.FormatUint(from, 10))
 	if matching != m.Subject {
@@ -232,16 +226,15 @@ func (s *store) publish(ctx context.Context, m *nats.Msg, from uint64, matching 
 	return 0, err
 }
 
-// move publishes a message as the last one of its id, until it is known what came of that, or ctx ends. The error is errMoved
-// where the last one is not that of the seq from, and last is the one there is, or nil.
-func (s *store) move(ctx context.Context, m *nats.Msg, from uint64) (seq uint64, last *kept, err error) {
-	digest := m.Subject[strings.LastIndexByte(m.Subject, '.')+1:]
+// move publishes a message until it is known what came of that, or ctx ends. It expects that of the messages in a stream that match
+// a subject the last one has the seq from, 0: that there is none. Else the error is errMoved, and last is the one there is.
+func (s *store) move(ctx context.Context, in jetstream.Stream, m *nats.Msg, matching string, from uint64) (seq uint64, last *kept, err error) {
 	for pause := firstPause; ; pause = min(2*pause, longestPause) {
-		if seq, err = s.publish(ctx, m, from, s.names.of("*", digest)); err == nil || errors.Is(err, inbox.ErrTooLarge) {
+		if seq, err = s.publish(ctx, m, matching, from); err == nil || errors.Is(err, inbox.ErrTooLarge) {
 			return seq, nil, err
 		}
 		if errors.Is(err, errMoved) {
-			last, err = s.last(ctx, s.names.messages, s.names.of("*", digest))
+			last, err = s.last(ctx, in, matching)
 			switch {
 			case err == nil && last != nil && last.header.Get(headerStep) == m.Header.Get(headerStep):
 				return last.Sequence, nil, nil // by a try whose answer was lost
@@ -257,30 +250,23 @@ func (s *store) move(ctx context.Context, m *nats.Msg, from uint64) (seq uint64,
 	}
 }
 
+// moveMessage moves a message of an id, of which the last one is to have the seq from.
+func (s *store) moveMessage(ctx context.Context, m *nats.Msg, from uint64) (seq uint64, last *kept, err error) {
+	return s.move(ctx, s.messages, m, s.names.of("*", m.Subject[strings.LastIndexByte(m.Subject, '.')+1:]), from)
+}
+
 // claim takes the right to deliver a message; 0 where another has it. Of all who try, one gets it. It ends by its time: a server
 // that has forgotten may hand out what was settled long after that.
-func (s *store) claim(ctx context.Context, k *kept) (seq uint64, err error) {
+func (s *store) claim(ctx context.Context, k *kept) (uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
 	m := &nats.Msg{Subject: s.names.claim(k.digest, k.Sequence), Header: nats.Header{headerStep: {rand.Text()}}}
 	m.Header.Set(headerTTL, ttl(time.Duration(s.ackWait.Load())))
-	for pause := firstPause; ; pause = min(2*pause, longestPause) {
-		if seq, err = s.publish(ctx, m, 0, m.Subject); err == nil {
-			return seq, nil
-		}
-		if errors.Is(err, errMoved) {
-			var last *kept
-			if last, err = s.last(ctx, s.names.claims, m.Subject); err == nil {
-				if last != nil && last.header.Get(headerStep) == m.Header.Get(headerStep) {
-					return last.Sequence, nil
-				}
-				return 0, nil
-			}
-		}
-		if !s.sleep(ctx, pause) {
-			return 0, err
-		}
+	seq, _, err := s.move(ctx, s.claims, m, m.Subject, 0)
+	if errors.Is(err, errMoved) {
+		return 0, nil
 	}
+	return seq, err
 }
 
 // ttl is a time as the server takes it: whole seconds, at least one.
@@ -289,30 +275,33 @@ func ttl(d time.Duration) string {
 }
 
 // last reads the last message that matches a subject. It is nil where there is none.
-func (s *store) last(ctx context.Context, stream, subject string) (*kept, error) {
-	return s.get(ctx, stream, func(ctx context.Context, from jetstream.Stream) (*jetstream.RawStreamMsg, error) {
-		return from.GetLastMsgForSubject(ctx, subject)
+func (s *store) last(ctx context.Context, in jetstream.Stream, subject string) (*kept, error) {
+	return s.get(ctx, func(ctx context.Context) (*jetstream.RawStreamMsg, error) {
+		return in.GetLastMsgForSubject(ctx, subject)
 	})
 }
 
+// lastOf reads the last message of an id.
+func (s *store) lastOf(ctx context.Context, digest string) (*kept, error) {
+	return s.last(ctx, s.messages, s.names.of("*", digest))
+}
+
 // at reads the message of a seq.
-func (s *store) at(ctx context.Context, stream string, seq uint64) (*kept, error) {
-	return s.get(ctx, stream, func(ctx context.Context, from jetstream.Stream) (*jetstream.RawStreamMsg, error) {
-		return from.GetMsg(ctx, seq)
-	})
+func (s *store) at(ctx context.Context, seq uint64) (*kept, error) {
+	return s.get(ctx, func(ctx context.Context) (*jetstream.RawStreamMsg, error) { return s.messages.GetMsg(ctx, seq) })
 }
 
 // first reads the first message in a state.
 func (s *store) first(ctx context.Context, state string) (*kept, error) {
-	return s.get(ctx, s.names.messages, func(ctx context.Context, from jetstream.Stream) (*jetstream.RawStreamMsg, error) {
-		return from.GetMsg(ctx, 1, jetstream.WithGetMsgSubject(s.names.of(state, "*")))
+	return s.get(ctx, func(ctx context.Context) (*jetstream.RawStreamMsg, error) {
+		return s.messages.GetMsg(ctx, 1, jetstream.WithGetMsgSubject(s.names.of(state, "*")))
 	})
 }
 
 // get asks a stream's leader: the streams do not allow direct gets, which any replica answers, and one may be behind.
-func (s *store) get(ctx context.Context, stream string, read func(context.Context, jetstream.Stream) (*jetstream.RawStreamMsg, error)) (k *kept, err error) {
+func (s *store) get(ctx context.Context, read func(context.Context) (*jetstream.RawStreamMsg, error)) (k *kept, err error) {
 	err = s.ask(ctx, func(ctx context.Context) error {
-		m, err := read(ctx, s.handle(stream))
+		m, err := read(ctx)
 		if err == nil {
 			k = (&kept{Subject: m.Subject, Sequence: m.Sequence, Data: m.Data, header: m.Header}).parse()
 		}
@@ -324,18 +313,23 @@ func (s *store) get(ctx context.Context, stream string, read func(context.Contex
 	return k, err
 }
 
-// remove removes one message of a stream, once it is of no use. What that misses is removed when it is handed out again.
-func (s *store) remove(ctx context.Context, stream string, seq uint64) error {
-	err := s.ask(ctx, func(ctx context.Context) error { return s.handle(stream).DeleteMsg(ctx, seq) })
+// remove removes one message. ErrNotFound.
+func (s *store) remove(ctx context.Context, seq uint64) error {
+	err := s.ask(ctx, func(ctx context.Context) error { return s.messages.DeleteMsg(ctx, seq) })
 	if errors.Is(err, jetstream.ErrMsgDeleteUnsuccessful) { // the client does not say why
-		if k, failed := s.at(ctx, stream, seq); failed == nil && k == nil {
+		if k, failed := s.at(ctx, seq); failed == nil && k == nil {
 			return inbox.ErrNotFound
 		}
 	}
+	return err
+}
+
+// drop removes what is of no use any more. The server's word is not waited for: what is lost goes when it is handed out again.
+func (s *store) drop(stream string, seq uint64) {
+	err := s.connection.Publish("$JS.API.STREAM.MSG.DELETE."+stream, fmt.Appendf(nil, `{"seq":%d,"no_erase":true}`, seq))
 	if err != nil && s.ctx.Err() == nil {
 		s.logger.Debug("inbox could not remove a message", s.zapError(err))
 	}
-	return err
 }
 
 // ask asks a server once.

@@ -54,15 +54,20 @@ func (p *proxy) serve(client net.Conn) {
 		_ = client.Close()
 		return
 	}
+	spoiled := new(atomic.Bool) // something is missing in it: it cannot go on
 	go func() {
 		defer func() { _ = client.Close() }()
 		buffer := make([]byte, 1<<16)
 		for {
 			n, err := server.Read(buffer)
-			if err != nil {
+			if err != nil || spoiled.Load() && !p.hung.Load() {
 				return
 			}
-			if p.hung.Load() || time.Now().UnixNano() < p.muted.Load() {
+			if p.hung.Load() {
+				spoiled.Store(true)
+				continue
+			}
+			if time.Now().UnixNano() < p.muted.Load() {
 				continue
 			}
 			if _, err := client.Write(buffer[:n]); err != nil {
@@ -78,7 +83,12 @@ func (p *proxy) serve(client net.Conn) {
 		}
 		data := buffer[:n]
 		if p.hung.Load() {
+			spoiled.Store(true)
 			continue
+		}
+		if spoiled.Load() {
+			_, _ = client.Close(), server.Close()
+			return
 		}
 		if word := p.word.Load(); word != nil && bytes.Contains(data, []byte(*word)) && p.word.CompareAndSwap(word, nil) {
 			if p.lost > 0 {
@@ -148,9 +158,7 @@ func testLateRemoval(t *testing.T, server *server) {
 	settle(t, two, take(t, two), isDead)
 	p.arm("STREAM.MSG.DELETE." + one.names.messages)
 	put(t, one, message("a"), inbox.Revived)
-	if !p.sprung() {
-		t.Error("nothing was removed")
-	}
+	eventually(t, "something is to be removed", p.sprung)
 	settle(t, two, take(t, two), isDead)
 	put(t, two, message("a"), inbox.Revived)
 	close(late)
@@ -234,9 +242,7 @@ func testLostRemoval(t *testing.T, server *server) {
 	m := take(t, s)
 	p.arm("STREAM.MSG.DELETE." + s.names.messages)
 	settle(t, s, m, isDelivered)
-	if !p.sprung() {
-		t.Fatal("nothing was removed")
-	}
+	eventually(t, "something is to be removed", p.sprung)
 	put(t, s, message("a"), inbox.Repeated)
 	never(t, 3*time.Second, s) // longer than the lease
 	counted(t, s, 0, 1, 0)
@@ -287,9 +293,11 @@ func testLeftOfReplaced(t *testing.T, server *server) {
 	s := patient(t, p.url(), "replaced")
 	put(t, s, message("a"), inbox.Stored)
 	settle(t, s, take(t, s), isDead)
+	counted(t, s, 0, 0, 1)
 	p.arm("STREAM.MSG.DELETE." + s.names.messages)
 	put(t, s, message("a"), inbox.Revived)
-	if stats, err := s.Stats(t.Context()); err != nil || stats.Dead != 1 || !p.sprung() {
+	eventually(t, "something is to be removed", p.sprung)
+	if stats, err := s.Stats(t.Context()); err != nil || stats.Dead != 1 {
 		t.Fatalf("the dead one is gone: %+v, error %v", stats, err)
 	}
 	m := take(t, s)
@@ -299,7 +307,7 @@ func testLeftOfReplaced(t *testing.T, server *server) {
 
 // A server says that there is a message of an id, and that there is none. Who puts one tries again, and not all the time.
 func testPutWaits(t *testing.T, server *server) {
-	const asked, other = `"last_by_subj":"inbox.waits.*.`, `"last_by_subj":"inbox.waits.nothing.`
+	const asked, other = `"last_by_subj":"inbox.waits.*.`, `"last_by_subj":"nobox.waits.*.`
 	var p *proxy
 	p = newProxy(t, server, func(_, server net.Conn, data []byte) {
 		_, _ = server.Write(bytes.ReplaceAll(data, []byte(asked), []byte(other)))
@@ -335,7 +343,9 @@ func testHung(t *testing.T, server *server) {
 		_, err := s.Put(t.Context(), message("after"))
 		return err == nil
 	})
-	if took := time.Since(begun); took > 8*time.Second { // 6 s, and the machine may be busy
+	took := time.Since(begun)
+	t.Logf("it took %s", took)
+	if took > 15*time.Second { // 6 s, and the machine may be busy
 		t.Errorf("it took %s", took)
 	}
 	for range 2 {

@@ -18,6 +18,9 @@ const (
 	reserve   = 6_000
 )
 
+// putsAtOnce is how many put at the same time while deliveries lag behind.
+const putsAtOnce = 4
+
 // Put stores a message. That there is no message of its id, or the dead one that was looked at, is a condition of the publishing
 // itself: of all who put one id at once, through whatever gateway, one stores it.
 func (s *store) Put(ctx context.Context, message *inbox.Message) (inbox.Receipt, error) {
@@ -33,6 +36,13 @@ func (s *store) Put(ctx context.Context, message *inbox.Message) (inbox.Receipt,
 	}
 	bounded, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
+	if s.lags() { // else the deliveries, of which there are few at once, would get one answer of the server in many
+		select {
+		case s.turns <- struct{}{}:
+			defer func() { <-s.turns }()
+		case <-bounded.Done():
+		}
+	}
 	receipt, err := s.put(bounded, m)
 	switch {
 	case err == nil, errors.Is(err, inbox.ErrFull), errors.Is(err, inbox.ErrTooLarge):
@@ -43,6 +53,13 @@ func (s *store) Put(ctx context.Context, message *inbox.Message) (inbox.Receipt,
 		return 0, inbox.ErrClosed
 	}
 	return 0, fmt.Errorf("not stored in time: %s", s.config.redact(err))
+}
+
+// lags reports whether messages wait for callers of Lease, and not the other way round.
+func (s *store) lags() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.want == 0 && time.Since(time.Unix(0, s.handedAt.Load())) < time.Second
 }
 
 func (s *store) put(ctx context.Context, m *nats.Msg) (inbox.Receipt, error) {
@@ -67,7 +84,7 @@ func (s *store) put(ctx context.Context, m *nats.Msg) (inbox.Receipt, error) {
 		var last *kept
 		switch {
 		case err == nil && full && !looked: // nothing gives way to what is there already
-			if last, err = s.last(ctx, s.names.messages, s.names.of("*", digest)); err == nil {
+			if last, err = s.lastOf(ctx, digest); err == nil {
 				looked = true
 				if !decide(last) {
 					return receipt, nil
@@ -78,13 +95,13 @@ func (s *store) put(ctx context.Context, m *nats.Msg) (inbox.Receipt, error) {
 			err = s.makeRoom(ctx, need)
 		}
 		if err == nil {
-			_, last, err = s.move(ctx, m, from)
+			_, last, err = s.moveMessage(ctx, m, from)
 		}
 		switch {
 		case err == nil:
 			s.count(need)
 			if from != 0 {
-				_ = s.remove(ctx, s.names.messages, from)
+				s.drop(s.names.messages, from)
 			}
 			return receipt, nil
 		case errors.Is(err, inbox.ErrFull), errors.Is(err, inbox.ErrTooLarge):
@@ -117,7 +134,7 @@ func (s *store) full(ctx context.Context, need int64) (bool, error) {
 func (s *store) bytes(ctx context.Context) (int64, error) {
 	var bytes int64
 	err := s.ask(ctx, func(ctx context.Context) error {
-		info, err := s.handle(s.names.messages).Info(ctx)
+		info, err := s.messages.Info(ctx)
 		if err == nil {
 			bytes = int64(info.State.Bytes)
 		}
@@ -168,10 +185,10 @@ func (s *store) makeRoom(ctx context.Context, need int64) error {
 		s.mu.Unlock()
 		m := s.names.message(stateDropped, oldest.digest, oldest.header, r, nil)
 		m.Header.Set(headerTTL, ttl(min(r.Settled.Add(remember).Sub(s.clock()), remember)))
-		if _, _, err := s.move(ctx, m, oldest.Sequence); err != nil && !errors.Is(err, errMoved) {
+		if _, _, err := s.moveMessage(ctx, m, oldest.Sequence); err != nil && !errors.Is(err, errMoved) {
 			return err
 		}
-		if err := s.remove(ctx, s.names.messages, oldest.Sequence); err != nil && !errors.Is(err, inbox.ErrNotFound) {
+		if err := s.remove(ctx, oldest.Sequence); err != nil && !errors.Is(err, inbox.ErrNotFound) {
 			return err
 		}
 		s.count(size(m) - oldest.size())

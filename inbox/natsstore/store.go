@@ -1,11 +1,13 @@
 package natsstore
 
 import (
+	"bytes"
+	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/url"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -54,72 +56,74 @@ type store struct {
 	work    sync.WaitGroup // what runs in the background
 	closing sync.Once
 
-	kick    chan struct{} // asks for apply
 	applies sync.Mutex    // one apply at a time
-	ready   chan struct{} // closed when apply has succeeded
+	ready   chan struct{} // closed when apply has succeeded; then the next two are set
+	// The streams and, as in queues, the consumers.
+	messages, claims jetstream.Stream
+	consumers        []jetstream.Consumer
+
+	stir    chan struct{} // asks for a look whether everything is in place
 	ackWait atomic.Int64  // of the consumers, in nanoseconds
 	silent  atomic.Int32  // questions in a row that the server has not answered
 	asking  atomic.Bool   // whether it is being looked up if the server answers at all
 
-	mu        sync.Mutex
-	settings  inbox.Settings
-	problem   error // why it is not ready
-	isReady   bool
-	want      int // callers of Lease that wait
-	streams   map[string]jetstream.Stream
-	consumers []jetstream.Consumer // as in queues
-	used      int64                // bytes, as last read and counted since
-	usedAt    time.Time            // when they were read
-
-	connected  context.Context // ends when the connection does
-	disconnect context.CancelFunc
+	mu       sync.Mutex
+	settings inbox.Settings
+	problem  error     // why it is not ready
+	want     int       // callers of Lease that wait
+	used     int64     // bytes, as last read and counted since
+	usedAt   time.Time // when they were read
 
 	wanted [2]chan struct{} // of new ones and of retries: somebody waits
 	handed chan jetstream.Msg
 	room   chan struct{} // held by who makes room
 
-	troubled chan struct{} // asks for a look at the consumers
+	handedAt atomic.Int64  // when a caller of Lease got something, in Unix nanoseconds
+	turns    chan struct{} // held by who puts while deliveries lag behind
 }
 
-// open connects, waits a while until everything is made, and otherwise goes on in the background. Errors that will not pass
-// by themselves are returned if they show in that while.
+// open connects, and tries for a while to make everything. Otherwise that goes on in the background, unless the error is one
+// that will not pass by itself.
 func open(ctx context.Context, config *Nats, name string, settings inbox.Settings, logger *zap.Logger) (*store, error) {
 	s := &store{
 		config: config, names: newNames(name), logger: logger, settings: settings, clock: config.clock,
-		kick: make(chan struct{}, 1), ready: make(chan struct{}), handed: make(chan jetstream.Msg), room: make(chan struct{}, 1), troubled: make(chan struct{}, 1),
+		ready: make(chan struct{}), stir: make(chan struct{}, 1), handed: make(chan jetstream.Msg), room: make(chan struct{}, 1),
+		turns:   make(chan struct{}, putsAtOnce),
 		problem: errors.New("not connected yet"),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
-	s.connected, s.disconnect = context.WithCancel(s.ctx)
 	if err := s.connect(name); err != nil {
 		s.cancel()
 		return nil, err
 	}
-	found := make(chan error, 1)
-	s.work.Go(func() { s.keepReady(found) })
-	s.work.Go(s.watch)
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
+	err := s.apply(ctx)
+	for permanent := (unfit{}); err != nil && s.sleep(ctx, 100*time.Millisecond); err = s.apply(ctx) {
+		if errors.As(err, &permanent) {
+			_ = s.Close()
+			return nil, err
+		}
+	}
+	if err != nil {
+		last := s.connection.LastError()
+		switch {
+		case s.connection.IsConnected() || last == nil:
+		case refused(last):
+			_ = s.Close()
+			return nil, fmt.Errorf("nats: the servers refuse the connection: %s", config.redact(last))
+		default:
+			err = last
+		}
+		s.logger.Warn("inbox not ready: NATS JetStream is not reachable; requests are answered 503 until it is",
+			zap.Strings("servers", config.hosts()), s.zapError(err))
+	}
+	s.work.Go(s.lookAfter)
 	for i := range s.wanted {
 		s.wanted[i] = make(chan struct{}, 1)
 		s.work.Go(func() { s.pull(i) })
 	}
-
-	ctx, cancel := context.WithTimeout(ctx, openTimeout)
-	defer cancel()
-	select {
-	case <-s.ready:
-		return s, nil
-	case err := <-found:
-		_ = s.Close()
-		return nil, err
-	case <-ctx.Done():
-		if err := s.connection.LastError(); refused(err) && !s.connection.IsConnected() {
-			_ = s.Close()
-			return nil, fmt.Errorf("nats: the servers refuse the connection: %s", config.redact(err))
-		}
-		s.logger.Warn("inbox not ready: NATS JetStream is not reachable; requests are answered 503 until it is",
-			zap.Strings("servers", config.hosts()), zap.String("error", s.whyNot()))
-		return s, nil
-	}
+	return s, nil
 }
 
 // refused reports whether a server was reached, and did not accept the credentials.
@@ -146,15 +150,12 @@ func (s *store) connect(name string) error {
 			if err == nil || s.ctx.Err() != nil {
 				return
 			}
-			s.logger.Warn("inbox disconnected from NATS", zap.String("error", s.config.redact(err)))
+			s.logger.Warn("inbox disconnected from NATS", s.zapError(err))
 		}),
 		nats.ConnectHandler(func(c *nats.Conn) { s.greet(c, "inbox connected to NATS") }),
 		nats.ReconnectHandler(func(c *nats.Conn) { s.greet(c, "inbox connected to NATS again") }),
-		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) {
-			s.logger.Debug("inbox cannot connect to NATS", zap.String("error", s.config.redact(err)))
-		}),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
-			s.logger.Warn("NATS reports an error", zap.String("error", s.config.redact(err)))
+			s.logger.Warn("NATS reports an error", s.zapError(err))
 		}),
 	}
 	if s.config.Creds != "" {
@@ -185,15 +186,9 @@ func (s *store) connect(name string) error {
 
 // greet is called with each new connection.
 func (s *store) greet(c *nats.Conn, words string) {
-	s.mu.Lock()
-	s.disconnect()
-	s.connected, s.disconnect = context.WithCancel(s.ctx)
-	s.mu.Unlock()
 	s.silent.Store(0)
-	version := c.ConnectedServerVersion()
-	s.logger.Info(words, zap.String("server", address(c.ConnectedUrl())), zap.String("version", version))
-	s.wake()
-	signal(s.troubled)
+	s.logger.Info(words, zap.String("server", address(c.ConnectedUrl())), zap.String("version", c.ConnectedServerVersion()))
+	signal(s.stir)
 }
 
 // address is a server's URL without user, password and token.
@@ -205,9 +200,6 @@ func address(server string) string {
 	return parsed.Scheme + "://" + parsed.Host
 }
 
-// wake asks for a look whether everything is in place.
-func (s *store) wake() { signal(s.kick) }
-
 // signal wakes whoever waits for it, now or the next time.
 func signal(waiting chan<- struct{}) {
 	select {
@@ -216,72 +208,121 @@ func signal(waiting chan<- struct{}) {
 	}
 }
 
-// keepReady makes what is missing, at first and whenever it is asked to. What does not pass by itself goes to found.
-func (s *store) keepReady(found chan<- error) {
-	wait := 100 * time.Millisecond
+// lookAfter makes what is missing, now and then and whenever it is asked to, and looks whether the consumers know what the stream
+// has.
+func (s *store) lookAfter() {
+	differs := make([]int, len(queues))
+	pause, wait := s.config.patience/6, firstPause
+	if !s.isReady() {
+		pause = 0
+	}
 	for {
+		timer := time.NewTimer(pause)
+		inTime := false
+		select {
+		case <-s.ctx.Done():
+			return
+		case <-s.stir:
+		case <-timer.C:
+			inTime = true
+		}
 		ctx, cancel := context.WithTimeout(s.ctx, setupTimeout)
 		err := s.apply(ctx)
-		cancel()
-		if s.ctx.Err() != nil {
-			return
-		}
-		var permanent unfit
-		switch {
-		case err == nil:
-			wait = 100 * time.Millisecond
-		case errors.As(err, &permanent):
-			select {
-			case found <- err: // Open still waits, or never asks
-			default:
+		switch permanent := (unfit{}); {
+		case err != nil:
+			pause, wait = wait, min(2*wait, 5*time.Second)
+			if s.ctx.Err() == nil && errors.As(err, &permanent) {
+				s.logger.Error("inbox cannot use NATS", s.zapError(err))
+			} else {
+				s.logger.Debug("inbox not ready yet", s.zapError(err))
 			}
-			s.logger.Error("inbox cannot use NATS", zap.String("error", s.config.redact(err)))
-			wait = max(wait, 5*time.Second)
+		case inTime && s.agree(ctx, differs):
+			pause, wait = s.config.patience, firstPause
 		default:
-			s.logger.Debug("inbox not ready yet", zap.String("error", s.config.redact(err)))
+			pause, wait = s.config.patience/6, firstPause
 		}
-		pause := time.Duration(0)
+		cancel()
+	}
+}
+
+// agree compares what each consumer knows with what the stream has. One that differs for three looks is deleted and made again: it
+// then hands out everything that is to be delivered, and claims keep apart what is in flight.
+func (s *store) agree(ctx context.Context, differs []int) bool {
+	all := true
+	for i, queue := range queues {
+		what, err := s.differs(ctx, i)
+		if err == nil && what == "" {
+			differs[i] = 0
+			continue
+		}
+		all = false
+		if err == nil {
+			differs[i]++
+		}
+		if differs[i] >= 3 { // an inbox that is busy may differ once
+			differs[i] = 0
+			s.logger.Warn("a consumer of the inbox is wrong; it is made again", zap.String("consumer", queue[0]), zap.String("problem", what))
+			err = s.js.DeleteConsumer(ctx, s.names.messages, queue[0])
+			signal(s.stir)
+		}
 		if err != nil {
-			pause = wait
-			wait = min(2*wait, 5*time.Second)
-		}
-		if !s.await(pause, s.kick) {
-			return
-		}
-		if err == nil && !s.sleep(s.ctx, 50*time.Millisecond) { // a server that has just come back may need a moment
-			return
+			s.logger.Debug("inbox could not look after a consumer", s.zapError(err))
 		}
 	}
+	return all
 }
 
-// await waits for a signal, or a time at most if it is not 0; false where the store ends.
-func (s *store) await(wait time.Duration, signal <-chan struct{}) bool {
-	var ends <-chan time.Time
-	if wait > 0 {
-		timer := time.NewTimer(wait)
-		defer timer.Stop()
-		ends = timer.C
-	}
-	select {
-	case <-ends:
-	case <-signal:
-	case <-s.ctx.Done():
-		return false
-	}
-	return true
-}
-
-// whyNot says why the store is not ready, without secrets.
-func (s *store) whyNot() string {
-	if err := s.connection.LastError(); err != nil && !s.connection.IsConnected() {
-		return s.config.redact(err)
+// differs says what is wrong with a consumer: it has forgotten something, or counts what is no more, or does not hand out what has
+// been due for long, though somebody waits for it.
+func (s *store) differs(ctx context.Context, i int) (string, error) {
+	before, err := s.known(ctx, i)
+	if err != nil {
+		return "", err
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.problem == nil {
-		return ""
+	waits := s.want > 0 && i < len(s.wanted)
+	s.mu.Unlock()
+	page, read, overdue := 1, 0, false
+	if waits {
+		page = 100
 	}
-	return s.config.redact(s.problem)
+	there, err := s.each(ctx, queues[i], 0, page, func(m *inbox.Message) bool {
+		due := m.Received
+		if m.Due.After(due) {
+			due = m.Due
+		}
+		read++
+		overdue = waits && s.clock().Sub(due) > time.Duration(s.ackWait.Load())+s.config.patience
+		return waits && !overdue && read < 1000
+	})
+	if err != nil {
+		return "", err
+	}
+	known, err := s.known(ctx, i)
+	switch {
+	case err != nil:
+		return "", err
+	case there < min(before, known) || there > max(before, known): // it may change meanwhile
+		return fmt.Sprintf("it knows %d messages of %d", known, there), nil
+	case overdue:
+		return "it does not hand out what is due", nil
+	}
+	return "", nil
+}
+
+// known is how many messages a consumer has still to hand out, or has handed out.
+func (s *store) known(ctx context.Context, i int) (number int64, err error) {
+	err = s.ask(ctx, func(ctx context.Context) error {
+		info, err := s.consumers[i].Info(ctx)
+		if err == nil {
+			number = int64(info.NumPending) + int64(info.NumAckPending)
+		}
+		return err
+	})
+	if errors.Is(err, jetstream.ErrConsumerNotFound) {
+		signal(s.stir)
+	}
+	return number, err
 }
 
 // apply makes the streams and the consumers where they are absent, checks them where they are there, and sets what the
@@ -296,10 +337,6 @@ func (s *store) apply(ctx context.Context) (err error) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.problem = err
-		if err == nil && !s.isReady {
-			s.isReady = true
-			close(s.ready)
-		}
 	}()
 	if !s.connection.IsConnected() {
 		return errors.New("not connected")
@@ -307,16 +344,13 @@ func (s *store) apply(ctx context.Context) (err error) {
 	if err := checkVersion(s.connection.ConnectedServerVersion()); err != nil {
 		return err
 	}
-	streams := map[string]jetstream.Stream{}
-	for _, want := range []jetstream.StreamConfig{
-		s.stream(s.names.messages, "requests that the app has taken, or is still to take", s.names.filters(statesOf[""])...),
-		s.stream(s.names.claims, "who delivers what at this moment", s.names.subject+"claim.*.*"),
-	} {
-		stream, err := s.ensureStream(ctx, want)
-		if err != nil {
-			return err
-		}
-		streams[want.Name] = stream
+	messages, err := s.ensureStream(ctx, s.stream(s.names.messages, "requests that the app has taken, or is still to take", s.names.filters(statesOf[""])...))
+	if err != nil {
+		return err
+	}
+	claims, err := s.ensureStream(ctx, s.stream(s.names.claims, "who delivers what at this moment", s.names.subject+"claim.*.*"))
+	if err != nil {
+		return err
 	}
 	var consumers []jetstream.Consumer
 	var wait time.Duration
@@ -328,23 +362,33 @@ func (s *store) apply(ctx context.Context) (err error) {
 		consumers, wait = append(consumers, consumer), max(wait, effective)
 	}
 	s.ackWait.Store(int64(wait))
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.streams, s.consumers = streams, consumers
+	if !s.isReady() {
+		s.messages, s.claims, s.consumers = messages, claims, consumers
+		close(s.ready)
+	}
 	return nil
+}
+
+func (s *store) isReady() bool {
+	select {
+	case <-s.ready:
+		return true
+	default:
+		return false
+	}
 }
 
 // queues are the consumers. The first two hand out what is to be delivered: two, as a server hands out what it hands out again
 // before all that is new, and many retries would keep first deliveries waiting. The others only count.
 var queues = [][]string{{stateNew}, {stateRetry}, {stateDelivered, stateDropped}, {stateDead}}
 
+// checkVersion refuses an old server.
 func checkVersion(version string) error {
 	var major, minor int
-	if _, err := fmt.Sscanf(version, "%d.%d", &major, &minor); err != nil {
-		return unfitf("nats: the server's version %.32q cannot be read; it must be %d.%d or later", version, minimum[0], minimum[1])
-	}
-	if major < minimum[0] || major == minimum[0] && minor < minimum[1] {
-		return unfitf("nats: the server's version is %.32s; it must be %d.%d or later", version, minimum[0], minimum[1])
+	_, err := fmt.Sscanf(version, "%d.%d", &major, &minor)
+	if err != nil || major < minimum[0] || major == minimum[0] && minor < minimum[1] {
+		return unfitf("nats: the server's version is %.32q; the inbox needs %d.%d or later: update the servers, or use a bolt store",
+			version, minimum[0], minimum[1])
 	}
 	return nil
 }
@@ -376,37 +420,34 @@ func (s *store) ensureStream(ctx context.Context, want jetstream.StreamConfig) (
 		return nil, fmt.Errorf("nats: stream %s: %w", want.Name, err)
 	}
 	have := existing.CachedInfo().Config
-	var differs []string
-	differ := func(what string, have, want any) {
-		if fmt.Sprint(have) != fmt.Sprint(want) {
-			differs = append(differs, fmt.Sprintf("%s is %v, must be %v", what, have, want))
-		}
+	if problem := otherwise(have, want, "subjects", "retention", "storage", "discard", "discard_new_per_subject", "max_msgs", "max_bytes",
+		"max_msgs_per_subject", "max_age", "allow_msg_ttl", "allow_direct", "no_ack", "sealed", "deny_delete", "deny_purge", "mirror", "sources"); problem != "" {
+		return nil, unfitf("nats: the stream %s is not as the inbox needs it: %s", want.Name, problem)
 	}
-	differ("subjects", have.Subjects, want.Subjects)
-	differ("retention", have.Retention, want.Retention)
-	differ("storage", have.Storage, want.Storage)
-	differ("discard", have.Discard, want.Discard)
-	differ("max_msgs", have.MaxMsgs, want.MaxMsgs)
-	differ("max_bytes", have.MaxBytes, want.MaxBytes)
-	differ("max_msgs_per_subject", have.MaxMsgsPerSubject, want.MaxMsgsPerSubject)
-	differ("discard_new_per_subject", have.DiscardNewPerSubject, false)
-	differ("allow_direct", have.AllowDirect, false)
-	differ("no_ack", have.NoAck, false)
-	differ("sealed", have.Sealed, false)
-	differ("deny_delete", have.DenyDelete, false)
-	differ("deny_purge", have.DenyPurge, false)
-	differ("mirror", have.Mirror != nil, false)
-	differ("sources", len(have.Sources), 0)
-	differ("max_age", have.MaxAge, want.MaxAge)
-	differ("allow_msg_ttl", have.AllowMsgTTL, true)
-	if len(differs) > 0 {
-		return nil, unfitf("nats: the stream %s is not as the inbox needs it: %s", want.Name, strings.Join(differs, "; "))
-	}
-	if have.Replicas != want.Replicas {
+	if have.Replicas != want.Replicas && !s.isReady() {
 		s.logger.Warn("inbox stream has another number of replicas; change it with `nats stream edit`, or the configuration",
 			zap.String("stream", want.Name), zap.Int("has", have.Replicas), zap.Int("configured", want.Replicas))
 	}
 	return existing, nil
+}
+
+// otherwise says which of some settings, by their names in JSON, are not as they must be.
+func otherwise(have, want any, names ...string) string {
+	var settings [2]map[string]json.RawMessage
+	for i, config := range []any{have, want} {
+		var encoded bytes.Buffer
+		encoder := json.NewEncoder(&encoded)
+		encoder.SetEscapeHTML(false)
+		_ = encoder.Encode(config) // it always can be
+		_ = json.Unmarshal(encoded.Bytes(), &settings[i])
+	}
+	var differ []string
+	for _, name := range names {
+		if is, must := settings[0][name], settings[1][name]; !bytes.Equal(is, must) {
+			differ = append(differ, fmt.Sprintf("%s is %s, must be %s", name, cmp.Or(string(is), "not set"), cmp.Or(string(must), "not set")))
+		}
+	}
+	return strings.Join(differ, "; ")
 }
 
 // ensureConsumer makes a consumer, or checks the one that is there, and returns its AckWait. That only grows: gateways with
@@ -432,12 +473,10 @@ func (s *store) ensureConsumer(ctx context.Context, queue []string, ackWait time
 		return nil, 0, fmt.Errorf("nats: consumer %s of %s: %w", want.Durable, s.names.messages, err)
 	}
 	have := existing.CachedInfo().Config
-	if have.AckPolicy != want.AckPolicy || have.DeliverPolicy != want.DeliverPolicy || have.MaxDeliver > 0 || have.MaxAckPending > 0 ||
-		have.FilterSubject != want.FilterSubject || !slices.Equal(have.FilterSubjects, want.FilterSubjects) || have.DeliverSubject != "" ||
-		have.HeadersOnly || have.PauseUntil != nil || len(have.BackOff) > 0 {
-		return nil, 0, unfitf("nats: the consumer %s of the stream %s is not as the inbox needs it: a pull consumer of %s with explicit acks, "+
-			"deliver policy all, and no limit of deliveries or of pending acks; delete it, and it is made anew",
-			want.Durable, s.names.messages, strings.Join(s.names.filters(queue), " and "))
+	if problem := otherwise(have, want, "filter_subject", "filter_subjects", "deliver_policy", "deliver_subject", "ack_policy", "max_deliver",
+		"max_ack_pending", "headers_only", "pause_until", "backoff"); problem != "" {
+		return nil, 0, unfitf("nats: the consumer %s of the stream %s is not as the inbox needs it: %s; delete it, and it is made anew",
+			want.Durable, s.names.messages, problem)
 	}
 	if have.AckWait >= ackWait {
 		return existing, have.AckWait, nil
@@ -456,42 +495,28 @@ func (s *store) Configure(settings inbox.Settings) error {
 	}
 	s.mu.Lock()
 	s.settings = settings
-	ready := s.isReady
 	s.mu.Unlock()
-	if !ready {
-		s.wake()
-		return nil
-	}
 	ctx, cancel := context.WithTimeout(s.ctx, openTimeout)
 	defer cancel()
 	err := s.apply(ctx)
 	var permanent unfit
-	if errors.As(err, &permanent) {
-		return err
+	if err != nil && !errors.As(err, &permanent) {
+		s.logger.Warn("inbox settings wait for NATS", s.zapError(err))
+		signal(s.stir)
+		return nil
 	}
-	if err != nil {
-		s.logger.Warn("inbox settings wait for NATS", zap.String("error", s.config.redact(err)))
-		s.wake()
-	}
-	return nil
-}
-
-// handle is for questions about a stream.
-func (s *store) handle(stream string) jetstream.Stream {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.streams[stream]
+	return err
 }
 
 // usable returns why nothing can be stored or read now.
 func (s *store) usable() error {
 	s.mu.Lock()
-	ready, problem := s.isReady, s.problem
+	problem := s.problem
 	s.mu.Unlock()
 	switch {
 	case s.ctx.Err() != nil:
 		return inbox.ErrClosed
-	case !ready:
+	case !s.isReady():
 		return fmt.Errorf("NATS JetStream is not ready: %s", s.config.redact(problem))
 	}
 	return nil
@@ -535,78 +560,6 @@ func (s *store) heard(ctx context.Context, err error) {
 }
 
 func (s *store) zapError(err error) zap.Field { return zap.String("error", s.config.redact(err)) }
-
-// watch looks now and then whether the consumers know what the stream has, and sooner after trouble. One that has forgotten
-// something, or counts what is no more, is deleted and made again: it then hands out everything that is to be delivered, and
-// claims keep apart what is in flight.
-func (s *store) watch() {
-	differs := make([]int, len(queues))
-	for pause := s.config.patience; s.await(pause, s.troubled); {
-		if pause = s.config.patience; s.usable() != nil {
-			continue
-		}
-		for i, queue := range queues {
-			known, there, err := s.compare(i)
-			if err != nil { // trouble still
-				pause = s.config.patience / 6
-			} else if known == there {
-				differs[i] = 0
-			} else if differs[i]++; differs[i] < 3 { // an inbox that is busy may differ once
-				pause = s.config.patience / 6
-			} else {
-				s.logger.Warn("a consumer of the inbox differs from its stream; it is made again", zap.String("consumer", queue[0]),
-					zap.Int64("knows", known), zap.Int64("stored", there))
-				err = s.js.DeleteConsumer(s.ctx, s.names.messages, queue[0])
-				differs[i] = 0
-				s.wake()
-			}
-			if err != nil && s.ctx.Err() == nil {
-				s.logger.Debug("inbox could not look after a consumer", s.zapError(err))
-			}
-		}
-	}
-}
-
-// compare counts what a consumer knows and what there is. They are the same where what there is lies between what the consumer
-// knew before and after that.
-func (s *store) compare(i int) (known, there int64, err error) {
-	ctx, cancel := context.WithTimeout(s.ctx, setupTimeout)
-	defer cancel()
-	before, err := s.known(ctx, i)
-	if err != nil {
-		return 0, 0, err
-	}
-	reader, err := s.reader(ctx, queues[i], 1)
-	if err != nil {
-		return 0, 0, err
-	}
-	there = int64(reader.CachedInfo().NumPending)
-	s.discard(reader)
-	known, err = s.known(ctx, i)
-	if min(before, known) <= there && there <= max(before, known) {
-		known = there
-	}
-	return known, there, err
-}
-
-// known is how many messages a consumer has still to hand out, or has handed out.
-func (s *store) known(ctx context.Context, i int) (int64, error) {
-	s.mu.Lock()
-	consumer := s.consumers[i]
-	s.mu.Unlock()
-	var number int64
-	err := s.ask(ctx, func(ctx context.Context) error {
-		info, err := consumer.Info(ctx)
-		if err == nil {
-			number = int64(info.NumPending) + int64(info.NumAckPending)
-		}
-		return err
-	})
-	if errors.Is(err, jetstream.ErrConsumerNotFound) {
-		s.wake()
-	}
-	return number, err
-}
 
 // Close ends all that waits and runs, and the connection.
 func (s *store) Close() error {

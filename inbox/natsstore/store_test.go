@@ -373,14 +373,14 @@ func testForeignStream(t *testing.T, server *server) {
 	}{
 		"memory, other subjects": {
 			jetstream.StreamConfig{Name: "INBOX_foreign1", Subjects: []string{"foreign1.>"}, Storage: jetstream.MemoryStorage},
-			[]string{"INBOX_foreign1", "subjects is [foreign1.>]", "storage is Memory, must be File", "discard is DiscardOld, must be DiscardNew"},
+			[]string{"INBOX_foreign1", `subjects is ["foreign1.>"]`, `storage is "memory", must be "file"`, `discard is "old", must be "new"`, "allow_msg_ttl is not set, must be true"},
 		},
 		"limits": {
 			jetstream.StreamConfig{
 				Name: "INBOX_foreign2", Subjects: []string{"inbox.foreign2.new.*"}, Discard: jetstream.DiscardNew,
 				MaxMsgsPerSubject: 1, MaxBytes: 1 << 20, MaxAge: time.Hour, MaxMsgs: 10,
 			},
-			[]string{"max_bytes is 1048576, must be -1", "max_age is 1h0m0s, must be 0s", "max_msgs is 10, must be -1"},
+			[]string{"max_bytes is 1048576, must be -1", "max_age is 3600000000000, must be 0", "max_msgs is 10, must be -1"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
