@@ -262,7 +262,7 @@ func (s *store) counts(ctx context.Context) (inbox.Stats, error) {
 	for i := range counts {
 		all.Go(func() { counts[i], errs[i] = s.known(ctx, i) })
 	}
-	all.Go(func() { bytes, errs[6] = s.bytes(ctx) })
+	all.Go(func() { _, bytes, errs[6] = s.usage(ctx) })
 	all.Wait()
 	stats := inbox.Stats{Pending: counts[0] + counts[1], Delivered: counts[2], Dead: counts[3], Bytes: bytes}
 	for _, received := range oldest {

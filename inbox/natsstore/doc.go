@@ -30,8 +30,8 @@
 //
 // # What looks after the consumers
 //
-// Every half minute, and sooner after trouble, a gateway compares what each consumer knows with what the stream has. One that differs
-// for three looks is deleted and made again, and then hands out everything that is pending; claims keep apart what is in flight. The
+// Every half minute, and sooner after trouble, a gateway compares what the consumers know with what the stream has: first in all, as
+// a server has to count one by one what each should know, which took a second with 120,000 messages. One that differs for three looks is deleted and made again, and then hands out everything that is pending; claims keep apart what is in flight. The
 // runs that brought this back are of TestServerDies, which kills the only server three times under load, with server 2.11.12:
 //
 //   - A consumer counted 15 messages as pending that were gone, and in another run 60 instead of 50.

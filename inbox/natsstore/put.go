@@ -126,27 +126,25 @@ func (s *store) full(ctx context.Context, need int64) (bool, error) {
 	case age < time.Second && used+need <= limit:
 		return false, nil
 	}
-	used, err := s.bytes(ctx)
+	_, used, err := s.usage(ctx)
 	return used+need > limit, err
 }
 
-// bytes are those of the stream.
-func (s *store) bytes(ctx context.Context) (int64, error) {
-	var bytes int64
-	err := s.ask(ctx, func(ctx context.Context) error {
+// usage is what the stream holds.
+func (s *store) usage(ctx context.Context) (messages, bytes int64, err error) {
+	err = s.ask(ctx, func(ctx context.Context) error {
 		info, err := s.messages.Info(ctx)
 		if err == nil {
-			bytes = int64(info.State.Bytes)
+			messages, bytes = int64(info.State.Msgs), int64(info.State.Bytes)
 		}
 		return err
 	})
-	if err != nil {
-		return 0, err
+	if err == nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.used, s.usedAt = bytes, time.Now()
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.used, s.usedAt = bytes, time.Now()
-	return s.used, nil
+	return messages, bytes, err
 }
 
 // count notes that so many bytes were stored.
