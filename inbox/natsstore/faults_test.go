@@ -131,8 +131,8 @@ func TestFaults(t *testing.T) {
 			more(faults[i].what)
 			done[faults[i].what]++
 			acked, takenTwice := f.numbers()
-			t.Logf("%7.1f min  %-28s %8d acknowledged, %d still to come, %d taken twice, %d leased by two at once, %d outcomes too late, %d failed puts",
-				time.Since(begun).Minutes(), faults[i].what, acked, f.missing(), takenTwice, f.count(&f.twice), f.late(), f.failures("put"))
+			t.Logf("%7.1f min  %-28s %8d acknowledged, %d still to come, %d taken twice (%d in hand of a killed gateway), %d leased by two at once, %d outcomes too late, %d failed puts",
+				time.Since(begun).Minutes(), faults[i].what, acked, f.missing(), takenTwice, f.inKilled(), f.count(&f.twice), f.late(), f.failures("put"))
 			time.Sleep(5 * time.Second)
 		}
 	}
@@ -168,4 +168,11 @@ func (f *fleet) failures(what string) int {
 	f.lock.Lock()
 	defer f.lock.Unlock()
 	return f.failed[what]
+}
+
+// inKilled is how many messages were in hand of a gateway when that was killed.
+func (f *fleet) inKilled() int {
+	f.lock.Lock()
+	defer f.lock.Unlock()
+	return len(f.killed)
 }
