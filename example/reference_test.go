@@ -35,7 +35,7 @@ func packageFiles(t *testing.T, directory string) []*ast.File {
 		if strings.HasSuffix(name, "_test.go") {
 			continue
 		}
-		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.SkipObjectResolution)
+		file, err := parser.ParseFile(token.NewFileSet(), name, nil, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -134,7 +134,7 @@ func codeReasons(t *testing.T) map[string]bool {
 		files := packageFiles(t, directory)
 		values := constants(files)
 		for name, value := range values {
-			if strings.HasPrefix(name, "reason") && word.MatchString(value) {
+			if strings.HasPrefix(strings.ToLower(name), "reason") && word.MatchString(value) {
 				found[value] = true
 			}
 		}
@@ -164,10 +164,6 @@ func codeReasons(t *testing.T) map[string]bool {
 				case *ast.KeyValueExpr:
 					if key, ok := node.Key.(*ast.Ident); ok && (key.Name == "Reason" || key.Name == "reason") {
 						add(node.Value, values)
-					}
-				case *ast.CompositeLit:
-					if name, ok := node.Type.(*ast.Ident); ok && name.Name == "rejection" && len(node.Elts) == 3 {
-						add(node.Elts[1], values)
 					}
 				case *ast.AssignStmt:
 					for i, target := range node.Lhs {
@@ -361,6 +357,10 @@ func TestReferenceHasEveryName(t *testing.T) {
 					}
 				case *ast.CallExpr:
 					switch called(node) {
+					case "newFamily":
+						for _, name := range familyTypes(node) {
+							types["chinaums"][name] = true
+						}
 					case "NewDesc":
 						if name, ok := literal(node.Args[0]); ok {
 							metrics[name] = true
@@ -397,6 +397,32 @@ func TestReferenceHasEveryName(t *testing.T) {
 		table := func(text string) string { return firstCells(strings.Split(text, "| `Ce-Type`")[i+1]) }
 		inBoth(t, "Event types", table, types[platform])
 	}
+}
+
+// familyTypes are the types of a family of events: its name, and the names of its states.
+func familyTypes(call *ast.CallExpr) []string {
+	family, _ := literal(field(call.Args[0], "name"))
+	states := field(call.Args[0], "states")
+	if variable, ok := states.(*ast.Ident); ok && variable.Obj != nil {
+		states = variable.Obj.Decl.(*ast.ValueSpec).Values[0]
+	}
+	types := []string{family + ".unknown"}
+	for _, state := range states.(*ast.CompositeLit).Elts {
+		if name, _ := literal(state.(*ast.KeyValueExpr).Value.(*ast.CompositeLit).Elts[0]); name != "" {
+			types = append(types, family+"."+name)
+		}
+	}
+	return types
+}
+
+// field is the value of a field in a composite literal.
+func field(expression ast.Expr, name string) ast.Expr {
+	for _, element := range expression.(*ast.CompositeLit).Elts {
+		if pair := element.(*ast.KeyValueExpr); pair.Key.(*ast.Ident).Name == name {
+			return pair.Value
+		}
+	}
+	return nil
 }
 
 // The placeholders are the names that the handlers' own functions know.
