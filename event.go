@@ -220,8 +220,20 @@ func appendRFC3339(dst, text []byte) ([]byte, bool) {
 	if len(text) != len(time.DateTime) {
 		return dst, false
 	}
-	if _, err := time.Parse(time.DateTime, string(text)); err != nil {
+	for i, c := range text {
+		if sample := time.DateTime[i]; c != sample && (c < '0' || c > '9' || sample < '0' || sample > '9') {
+			return dst, false
+		}
+	}
+	// Digits compare as their numbers do. Every month has the days 1 to 28.
+	month, day := string(text[5:7]), string(text[8:10])
+	if month < "01" || month > "12" || day < "01" || string(text[11:13]) > "23" || string(text[14:16]) > "59" || string(text[17:]) > "59" {
 		return dst, false
+	}
+	if day > "28" {
+		if _, err := time.Parse(time.DateOnly, string(text[:len(time.DateOnly)])); err != nil {
+			return dst, false
+		}
 	}
 	dst = append(append(dst, text[:len(time.DateOnly)]...), 'T')
 	return append(append(dst, text[len(time.DateOnly)+1:]...), "+08:00"...), true

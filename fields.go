@@ -2,6 +2,7 @@ package chinaums
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/maphash"
@@ -59,7 +60,7 @@ type notifyFields struct {
 	known  [decidingFields]int16 // where a deciding field stands in fields, counted from 1
 	// Likewise where its name stands in another spelling, if it does not stand in its own.
 	respelled [decidingFields]int16
-	sorted    []int16             // the indexes of fields, in the order in which they are signed
+	sorted    []sortKey           // in the order in which the fields are signed
 	seen      map[uint64]struct{} // the hashes of the other names
 	folded    []byte              // a name
 	text      []byte              // a copy of the body, with every name and value decoded in place: decoding never lengthens
@@ -118,21 +119,35 @@ func (f *notifyFields) parse(body []byte) error {
 func (f *notifyFields) parseForm(body []byte) error {
 	f.reset()
 	f.text = append(f.text, body...)
+	// The next percent sign and plus at or after the current pair: a pair before both needs no decoding.
+	percent, plus := -1, -1
 	for start, next := 0, 0; start < len(body); start = next {
 		end := indexByteFrom(body, '&', start)
 		next = end + 1
 		if end == start {
 			continue
 		}
-		equals := min(indexByteFrom(body, '=', start), end)
-		nameEnd := f.decodeForm(body, start, equals)
-		if nameEnd < 0 {
-			return newParseError(reasonEncoding, "parameter name %s: broken percent-encoding", text.Name(body[start:equals]))
+		if percent < start {
+			percent = indexByteFrom(body, '%', start)
 		}
-		valueStart := min(equals+1, end)
-		valueEnd := f.decodeForm(body, valueStart, end)
-		if valueEnd < 0 {
-			return newParseError(reasonEncoding, "parameter %s: broken percent-encoding", text.Name(f.text[start:nameEnd]))
+		if plus < start {
+			plus = indexByteFrom(body, '+', start)
+		}
+		equals, valueStart := end, end
+		if cut := bytes.IndexByte(body[start:end], '='); cut >= 0 {
+			equals, valueStart = start+cut, start+cut+1
+		}
+		nameEnd, valueEnd := equals, end
+		if escape := min(percent, plus); escape < end {
+			if escape < equals {
+				nameEnd = f.decodeForm(body, start, equals)
+			}
+			if nameEnd < 0 {
+				return newParseError(reasonEncoding, "parameter name %s: broken percent-encoding", text.Name(body[start:equals]))
+			}
+			if valueEnd = f.decodeForm(body, valueStart, end); valueEnd < 0 {
+				return newParseError(reasonEncoding, "parameter %s: broken percent-encoding", text.Name(f.text[start:nameEnd]))
+			}
 		}
 		if valueEnd == valueStart && !f.keepEmpty {
 			continue
@@ -163,9 +178,6 @@ func indexByteFrom(text []byte, c byte, start int) int {
 // decodeForm decodes the percent-encoding and plus signs of body[start:end] into f.text at the same place. It returns
 // where the decoded text ends, or -1.
 func (f *notifyFields) decodeForm(body []byte, start, end int) int {
-	if bytes.IndexByte(body[start:end], '%') < 0 && bytes.IndexByte(body[start:end], '+') < 0 {
-		return end
-	}
 	text := f.text
 	n := start
 	for i := start; i < end; i++ {
@@ -299,19 +311,72 @@ func (f *notifyFields) add(nameStart, nameEnd, valueStart, valueEnd int) error {
 	return nil
 }
 
+// sortKey places a field in the signed order: the beginning of its name, so that most comparisons do not touch the
+// name, and in the low bits its index.
+type sortKey uint64
+
+const (
+	sortIndexBits = 10 // enough for maxNotifyFields
+	sortIndexMask = 1<<sortIndexBits - 1
+)
+
+// maxInsertionSort is the number of fields up to which an insertion sort is the faster one.
+const maxInsertionSort = 64
+
 // sort orders the fields by the raw bytes of their names, as they are signed, and finds a repeated name.
 func (f *notifyFields) sort() error {
-	f.sorted = f.sorted[:0]
+	sorted := slices.Grow(f.sorted[:0], len(f.fields))
 	for i := range f.fields {
-		f.sorted = append(f.sorted, int16(i))
-	}
-	slices.SortFunc(f.sorted, func(a, b int16) int { return bytes.Compare(f.name(&f.fields[a]), f.name(&f.fields[b])) })
-	for i := 1; i < len(f.sorted); i++ {
-		if name := f.name(&f.fields[f.sorted[i]]); bytes.Equal(name, f.name(&f.fields[f.sorted[i-1]])) {
-			return newParseError(reasonRepeated, "parameter %s is repeated", text.Name(name))
+		key := newSortKey(f.name(&f.fields[i]), i)
+		sorted = append(sorted, key)
+		if len(f.fields) > maxInsertionSort {
+			continue
 		}
+		j := i
+		for ; j > 0 && key < sorted[j-1]; j-- {
+			sorted[j] = sorted[j-1]
+		}
+		sorted[j] = key
+	}
+	if len(sorted) > maxInsertionSort {
+		slices.Sort(sorted)
+	}
+	f.sorted = sorted
+
+	// Whole names decide among those that begin alike.
+	for start := 0; start < len(sorted); {
+		end := start + 1
+		for end < len(sorted) && sorted[start]&^sortIndexMask == sorted[end]&^sortIndexMask {
+			end++
+		}
+		if alike := sorted[start:end]; len(alike) > 1 {
+			slices.SortFunc(alike, func(a, b sortKey) int { return bytes.Compare(f.name(f.at(a)), f.name(f.at(b))) })
+			for i := 1; i < len(alike); i++ {
+				if name := f.name(f.at(alike[i])); bytes.Equal(name, f.name(f.at(alike[i-1]))) {
+					return newParseError(reasonRepeated, "parameter %s is repeated", text.Name(name))
+				}
+			}
+		}
+		start = end
 	}
 	return nil
+}
+
+func (f *notifyFields) at(key sortKey) *notifyField { return &f.fields[key&sortIndexMask] }
+
+// newSortKey takes as much of the name's first eight bytes, filled up with zeros, as leaves room for the index. Such
+// numbers order as the names do, or are alike.
+func newSortKey(name []byte, index int) sortKey {
+	var prefix uint64
+	if len(name) >= 8 {
+		prefix = binary.BigEndian.Uint64(name)
+	} else {
+		for _, c := range name {
+			prefix = prefix<<8 | uint64(c)
+		}
+		prefix <<= 8 * (8 - len(name))
+	}
+	return sortKey(prefix&^sortIndexMask | uint64(index))
 }
 
 // get returns the value of a parameter; the bytes are valid until release.
@@ -340,8 +405,8 @@ func (f *notifyFields) getKnown(number int) ([]byte, bool) {
 func (f *notifyFields) appendStringToSign(dst []byte) []byte {
 	dst = slices.Grow(dst, len(f.text)+len(f.fields)) // a JSON literal has no quotes whose place could be taken by '=' and '&'
 	start := len(dst)
-	for _, i := range f.sorted {
-		field := &f.fields[i]
+	for _, key := range f.sorted {
+		field := f.at(key)
 		if field.number == fieldSign {
 			continue
 		}
@@ -440,7 +505,7 @@ func (f *notifyFields) ambiguousNames() error {
 			return errors.New("two parameter names differ in letter case only")
 		}
 		f.seen[hash] = struct{}{}
-		if number, ok := numbersByFold[string(withoutJoints(name))]; ok {
+		if number := numberOfFolded(name); number >= 0 {
 			if f.known[number] != 0 || f.respelled[number] != 0 {
 				return fmt.Errorf("%s is there in two spellings", fieldTable[number].name)
 			}
@@ -456,15 +521,26 @@ var seed = maphash.MakeSeed()
 // fold returns a name with its letter case folded as Unicode does it, rune by rune: names that are one have one such text.
 // It is empty for a name that is empty, holds '&' or '=', or is not UTF-8, and valid until the next call.
 func (f *notifyFields) fold(name []byte) []byte {
-	f.folded = f.folded[:0]
+	f.folded = append(f.folded[:0], name...)
+	for i, c := range name {
+		if c >= utf8.RuneSelf {
+			return f.foldRunes(name)
+		}
+		if c == '&' || c == '=' {
+			return nil
+		}
+		f.folded[i] = lowerASCII(c)
+	}
+	return f.folded
+}
+
+// foldRunes is fold for a name that is not all ASCII.
+func (f *notifyFields) foldRunes(name []byte) []byte {
 	if bytes.ContainsAny(name, "&=") || !utf8.Valid(name) {
 		return nil
 	}
+	f.folded = f.folded[:0]
 	for len(name) > 0 {
-		if name[0] < utf8.RuneSelf {
-			f.folded, name = append(f.folded, lowerASCII(name[0])), name[1:]
-			continue
-		}
 		r, size := utf8.DecodeRune(name)
 		name = name[size:]
 		least := r
@@ -481,10 +557,7 @@ func (f *notifyFields) fold(name []byte) []byte {
 
 // foldedNumber is fieldNumber for a name in any letter case, with joints or without.
 func (f *notifyFields) foldedNumber(name []byte) int {
-	if number, ok := numbersByFold[string(withoutJoints(f.fold(name)))]; ok {
-		return number
-	}
-	return -1
+	return numberOfFolded(f.fold(name))
 }
 
 // nextPair returns the name of the first pair that stands in value behind an '&', and what comes after that name: what
@@ -540,7 +613,10 @@ func (f *notifyFields) mixed() error {
 	_, hasOrder := f.word(fieldMerOrderID)
 	if hasStatus || hasOrder {
 		for number, known := range fieldTable[:decidingFields] {
-			if _, ok := f.word(number); ok && known.of == ofBill {
+			if known.of != ofBill {
+				continue
+			}
+			if _, ok := f.word(number); ok {
 				return fmt.Errorf("%s beside an order", known.name)
 			}
 		}

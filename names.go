@@ -100,27 +100,34 @@ var fieldTable = [namedFields]fieldInfo{
 	fieldRefundSubOrders:     {name: "refundSubOrders", rule: normalize.JSON},
 }
 
-// numbersByLength holds the numbers of fieldTable by the length of the name, of which few are alike; numbersByFold those
-// of the deciding fields by their names in small letters.
-var numbersByLength, numbersByFold = func() (byLength [24][]int, byFold map[string]int) {
-	byFold = make(map[string]int, decidingFields)
+// numbersBySlot holds the numbers of fieldTable, each in the slot of its name; foldedNames the names of the deciding fields in
+// small letters.
+var numbersBySlot, foldedNames = func() (bySlot [slots]uint8, folded [decidingFields]string) {
 	for number, known := range fieldTable {
-		byLength[len(known.name)] = append(byLength[len(known.name)], number)
+		bySlot[slotOf([]byte(known.name))] = uint8(number)
 		if number < decidingFields {
-			byFold[strings.ToLower(known.name)] = number
+			folded[number] = strings.ToLower(known.name)
 		}
 	}
-	return byLength, byFold
+	return bySlot, folded
 }()
+
+// slots is how many numbersBySlot has.
+const slots = 128
+
+// slotOf returns where a name stands in numbersBySlot. No two names of fieldTable have one slot, and a name has the same in
+// small letters, since none begins or ends with a capital.
+func slotOf(name []byte) uint8 {
+	if len(name) == 0 {
+		return 0
+	}
+	return (uint8(len(name)) + 4*name[0] + 2*name[len(name)-1]) % slots
+}
 
 // tableNumber returns the number of a name in fieldTable, or -1.
 func tableNumber(name []byte) int {
-	if len(name) < len(numbersByLength) {
-		for _, number := range numbersByLength[len(name)] {
-			if string(name) == fieldTable[number].name {
-				return number
-			}
-		}
+	if number := int(numbersBySlot[slotOf(name)]); string(name) == fieldTable[number].name {
+		return number
 	}
 	return -1
 }
@@ -145,15 +152,29 @@ const joints = "_-"
 
 // withoutJoints takes the joints out of a name, in place.
 func withoutJoints(name []byte) []byte {
-	if !bytes.ContainsAny(name, joints) {
+	if bytes.IndexByte(name, joints[0]) < 0 && bytes.IndexByte(name, joints[1]) < 0 {
 		return name
 	}
 	return slices.DeleteFunc(name, func(c byte) bool { return strings.IndexByte(joints, c) >= 0 })
 }
 
+// numberOfFolded returns the number of a deciding field by its folded name, with joints or without, or -1. It takes the
+// joints out of the name.
+func numberOfFolded(name []byte) int {
+	name = withoutJoints(name)
+	if number := numbersBySlot[slotOf(name)]; number < decidingFields && string(name) == foldedNames[number] {
+		return int(number)
+	}
+	return -1
+}
+
 // ruleOf says what a field's text becomes in JSON: an amount by the name's end, anything else by the table.
 func ruleOf(name []byte) normalize.Rule {
-	if bytes.HasSuffix(name, amountSuffix) || bytes.HasSuffix(name, contributeSuffix) {
+	if len(name) == 0 {
+		return normalize.None
+	}
+	last := name[len(name)-1]
+	if last == 't' && bytes.HasSuffix(name, amountSuffix) || last == 'e' && bytes.HasSuffix(name, contributeSuffix) {
 		return normalize.Amount
 	}
 	if number := tableNumber(name); number >= 0 {

@@ -196,7 +196,7 @@ func parseBodySig(header string) (bodySig, error) {
 			return bodySig{}, fmt.Errorf("authorization header: the value of %s has no closing quote", name)
 		case value == "":
 			return bodySig{}, fmt.Errorf("authorization header: the value of %s is empty", name)
-		case strings.ContainsFunc(value, func(c rune) bool { return c < ' ' || c > '~' || c == '\\' }):
+		case slices.ContainsFunc([]byte(value), func(c byte) bool { return c < ' ' || c > '~' || c == '\\' }):
 			return bodySig{}, fmt.Errorf("authorization header: the value of %s has a byte that is not allowed", name)
 		}
 		*parameters[i].value = value
