@@ -87,7 +87,7 @@ var (
 
 func referenceTime(text string) (string, bool) {
 	parsed, err := time.ParseInLocation("2006-01-02 15:04:05", text, time.FixedZone("", 8*3600))
-	if err != nil || len(text) != 19 {
+	if err != nil || parsed.Format("2006-01-02 15:04:05") != text { // ParseInLocation also takes a space and one digit
 		return "", false
 	}
 	return parsed.Format(time.RFC3339), true
