@@ -81,15 +81,15 @@ var (
 	errHead     = errors.New("the answer's head is too large")
 	errStatus   = errors.New("an answer without a valid status")
 	errInterim  = errors.New("too many interim answers")
-	errUnsent   = errors.New("the request's head holds a character that must not be sent")
+	errUnsent   = errors.New("the request's head cannot be sent: its target is no path, or it holds a character that must not stand there")
 	postRequest = &http.Request{Method: http.MethodPost}
 )
 
 // Do makes one exchange. The answer's body is read whole into content, which is the caller's to release. An answer of 101
 // is returned without one. An error is an *Error.
 func (c *Client) Do(r *Request) (answer *http.Response, content body.Pooled, err error) {
-	if !valid(r) {
-		return nil, content, &Error{NotDialed, errUnsent}
+	if err = r.Check(); err != nil {
+		return nil, content, &Error{NotDialed, err}
 	}
 	for {
 		var k *conn
@@ -142,21 +142,24 @@ type conn struct {
 func (k *conn) exchange(r *Request, c *Client) (answer *http.Response, content body.Pooled, progress Progress, keep bool, err error) {
 	k.out = appendHead(k.out[:0], r, c.MaxIdle > 0)
 	k.in.left, k.in.seen = c.MaxHead, false
-	var written int64
-	var failed error
+	first, rest := r.Body, r.Body[:0]
+	if len(r.Body) > atOnce {
+		first, rest = r.Body[:joined], r.Body[joined:]
+	}
+	// Before anything is read: what is there while no byte has been written is no answer to this request.
+	written, failed := k.write(first)
 	ended := false
-	if len(r.Body) <= atOnce {
-		// A server that does not want the request may answer and close before it is written.
-		if written, failed = k.write(r.Body); failed == nil || written > 0 {
-			answer, content, keep, err = k.read(r.MaxAnswer)
-		} else {
-			err = failed
-		}
-	} else {
+	switch {
+	case failed != nil && written == 0:
+		err = failed
+	case failed != nil || len(rest) == 0:
+		// A server that does not want the request may have answered, and closed, before it was written.
+		answer, content, keep, err = k.read(r.MaxAnswer)
+	default:
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			written, failed = k.write(r.Body)
+			_, failed = k.Write(rest)
 		}()
 		answer, content, keep, err = k.read(r.MaxAnswer)
 		select {
@@ -183,7 +186,7 @@ func (k *conn) exchange(r *Request, c *Client) (answer *http.Response, content b
 	return answer, content, progress, keep && failed == nil, err
 }
 
-// write writes the head, which is in k.out, and the body. It tells how many bytes have left, sealed ones included.
+// write writes the head, which is in k.out, and content. It tells how many bytes have left, sealed ones included.
 func (k *conn) write(content []byte) (written int64, err error) {
 	if k.under != nil {
 		k.under.written = 0
@@ -304,17 +307,17 @@ func appendHead(b []byte, r *Request, keep bool) []byte {
 	return append(b, "\r\n\r\n"...)
 }
 
-// valid reports whether nothing in the request could end a line or a word of its head.
-func valid(r *Request) bool {
-	if !word(r.Target) || !word(r.Host) {
-		return false
+// Check reports an error where the target is no path, or anything in the request could end a line or a word of its head.
+func (r *Request) Check() error {
+	if !word(r.Target) || r.Target[0] != '/' || !word(r.Host) {
+		return errUnsent
 	}
 	for i := range r.Fields {
 		if f := &r.Fields[i]; !token(f.Name) || !line(f.Value) {
-			return false
+			return errUnsent
 		}
 	}
-	return true
+	return nil
 }
 
 // line reports that a text has no control character but a tab.

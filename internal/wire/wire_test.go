@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -265,6 +266,7 @@ func TestNotSent(t *testing.T) {
 		"a line in a host":   {Target: "/", Host: "h\nX: y"},
 		"no host":            {Target: "/"},
 		"no target":          {Host: "h"},
+		"no path":            {Target: "@h/", Host: "h"},
 		"a tab in a path":    {Target: "/\t", Host: "h"},
 		"DEL in a value":     {Target: "/", Host: "h", Fields: []Field{{"X", "\x7f"}}},
 		"a colon in a name":  {Target: "/", Host: "h", Fields: []Field{{"X:", "a"}}},
@@ -405,5 +407,30 @@ func TestHead(t *testing.T) {
 	_, _, _ = post(single, "{}")
 	if got := <-heads; got != want+"Connection: close\r\nContent-Length: 2\r\n\r\n{}" {
 		t.Errorf("%q", got)
+	}
+}
+
+// full is a connection that takes no byte.
+type full struct{ *net.TCPConn }
+
+func (full) Write([]byte) (int, error) { return 0, os.ErrDeadlineExceeded }
+
+// TestAnswerToNothing: a large body is written while the answer is read. What had come before its first byte was taken for
+// the answer, though nothing of the request had been written.
+func TestAnswerToNothing(t *testing.T) {
+	for _, size := range []int{2, atOnce + 1} {
+		s := startServer(t, "tcp", nil, func(p *peer) { p.write(ok("stray")); hold(p) })
+		c := s.client(t, nil)
+		c.Dial = func(ctx context.Context) (net.Conn, error) {
+			raw, err := s.dial(ctx)
+			if err != nil {
+				return nil, err
+			}
+			return full{raw.(*net.TCPConn)}, nil
+		}
+		status, answer, err := post(c, strings.Repeat("x", size))
+		if failed, ok := errors.AsType[*Error](err); !ok || failed.Progress != Dialed {
+			t.Errorf("%d bytes: status %d, %q, %v", size, status, answer, err)
+		}
 	}
 }
