@@ -166,6 +166,9 @@ func (g *Guard) judge(w http.ResponseWriter, r *http.Request, resolve func() Acc
 		timeout:     time.Duration(g.Timeout),
 		client:      r.Context(),
 	}
+	if r.URL.Opaque != "" { // it would be sent in place of the path
+		return call, g.paths.refusal("").because("path", nil)
+	}
 	if !g.paths.allowed(r.URL.Path) {
 		return call, g.paths.refusal(r.URL.Path).because("path", nil)
 	}

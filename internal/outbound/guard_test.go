@@ -321,3 +321,16 @@ func TestPanicBeforeTheChain(t *testing.T) {
 		t.Errorf("%d log lines", observed.Len())
 	}
 }
+
+// TestOpaque: a request line such as `POST a:b HTTP/1.1` leaves the path empty. A rewrite in front then gave it one, which was
+// judged, but what went out was the b.
+func TestOpaque(t *testing.T) {
+	guard := newGuard(t, []string{"all"}, nil, []string{"/v1/netpay/query"})
+	r := httptest.NewRequest(http.MethodPost, "/v1/netpay/query", strings.NewReader("{}"))
+	r.Header.Set("Content-Type", "application/json")
+	r.URL.Opaque = "@evil.example/v1/netpay/refund"
+	_, _, refusal := guard.Admit(httptest.NewRecorder(), r, func() Account { return testAccount{} })
+	if refusal == nil || refusal.Status != http.StatusForbidden || refusal.Reason != "path" {
+		t.Errorf("%v", refusal)
+	}
+}
