@@ -13,6 +13,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
+	"github.com/caddy-chinaums/caddy-chinaums/internal/body"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/wire"
 )
@@ -207,7 +208,9 @@ func (p *Proxy) pass(w http.ResponseWriter, call *Call, answer *http.Response) (
 		header["Content-Length"] = call.own[1:]
 	}
 	w.WriteHeader(answer.StatusCode)
-	_, _ = w.Write(call.answer.Bytes)
+	if _, err := w.Write(call.answer.Bytes); err != nil {
+		call.answer = body.Pooled{} // not for others: HTTP/2's server may still look at it when the client has reset the stream
+	}
 	return nil
 }
 

@@ -181,6 +181,9 @@ func (s *Sender) send(to Endpoint, r *wire.Request) (answer *http.Response, cont
 
 // roundTrip is send through net/http's client.
 func (s *Sender) roundTrip(to Endpoint, r *wire.Request) (answer *http.Response, content body.Pooled, _ bool, err error) {
+	if err = r.Check(); err != nil {
+		return nil, content, false, err
+	}
 	var sent atomic.Bool
 	// Not the caller's context: what it holds of a reverse_proxy around the handler would say where to dial.
 	ctx := context.WithValue(context.Background(), caddy.ReplacerCtxKey, caddy.NewReplacer())
@@ -195,9 +198,11 @@ func (s *Sender) roundTrip(to Endpoint, r *wire.Request) (answer *http.Response,
 	for _, field := range r.Fields {
 		out.Header[field.Name] = append(out.Header[field.Name], field.Value)
 	}
-	body.Set(out, r.Body)
+	// Not the caller's buffer, which others get: net/http may still read it when the answer is there.
+	request := bytes.Clone(r.Body)
+	body.Set(out, request)
 	if r.Again || onlyHTTP1(s.next) {
-		out.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(r.Body)), nil }
+		out.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(request)), nil }
 	}
 	if r.Again {
 		out.Header["X-Idempotency-Key"] = nil // so net/http knows that it may; it is not sent
@@ -207,7 +212,6 @@ func (s *Sender) roundTrip(to Endpoint, r *wire.Request) (answer *http.Response,
 	}
 	defer answer.Body.Close()
 	if answer.StatusCode != http.StatusSwitchingProtocols {
-		// Not into a buffer of others': net/http may still read the request when the answer is there.
 		content.Bytes, err = body.Read(answer.Body, answer.ContentLength, r.MaxAnswer)
 	}
 	return answer, content, true, err
