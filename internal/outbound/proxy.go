@@ -140,7 +140,7 @@ func (p *Proxy) fields(r *http.Request, call *Call, authorization string) []wire
 		}
 	} else {
 		out := r.WithContext(r.Context())
-		out.Header = scrub(r.Header)
+		out.Header = scrub(r.Header).Clone() // a replacement writes into the values, which the access log shows
 		p.HeaderUp.ApplyToRequest(out)
 		for name, values := range out.Header {
 			if notUp(name) || ofConnection(name) {

@@ -147,19 +147,19 @@ func TestHeaderUp(t *testing.T) {
 	p := &Proxy{HeaderUp: &headers.HeaderOps{Set: http.Header{
 		"X-Added": {"a"}, "Authorization": {"x"}, "Accept-Encoding": {"gzip"}, "Content-Length": {"1"}, "Transfer-Encoding": {"chunked"},
 		"Connection": {"close"}, "Host": {"evil"}, "Idempotency-Key": {"k"}, "Te": {"trailers"}, "Expect": {"100-continue"},
-	}, Delete: []string{"User-Agent"}}}
+	}, Delete: []string{"User-Agent"}, Replace: map[string][]headers.Replacement{"Accept": {{Search: "app", Replace: "a secret"}}}}}
 	r := httptest.NewRequest(http.MethodPost, "/v1/x", nil)
 	r = r.WithContext(context.WithValue(r.Context(), caddy.ReplacerCtxKey, caddy.NewReplacer()))
-	r.Header = http.Header{"User-Agent": {"app"}, "Content-Type": {"application/json"}, "Cookie": {"c"}}
+	r.Header = http.Header{"User-Agent": {"app"}, "Accept": {"app"}, "Content-Type": {"application/json"}, "Cookie": {"c"}}
 	var got []string
 	for _, field := range p.fields(r, new(Call), "signed") {
 		got = append(got, field.Name+": "+field.Value)
 	}
 	slices.Sort(got)
-	if want := []string{"Accept-Encoding: identity", "Authorization: signed", "Content-Type: application/json", "X-Added: a"}; !slices.Equal(got, want) {
+	if want := []string{"Accept-Encoding: identity", "Accept: a secret", "Authorization: signed", "Content-Type: application/json", "X-Added: a"}; !slices.Equal(got, want) {
 		t.Errorf("%q", got)
 	}
-	if r.Host != "example.com" || r.Header.Get("User-Agent") != "app" {
+	if r.Host != "example.com" || r.Header.Get("User-Agent") != "app" || r.Header.Get("Accept") != "app" {
 		t.Errorf("the client's request has changed: %s %v", r.Host, r.Header)
 	}
 }
