@@ -110,7 +110,6 @@ func TestUnfit(t *testing.T) {
 		"":                        func(*reverseproxy.HTTPTransport) {},
 		"versions":                func(t *reverseproxy.HTTPTransport) { t.Versions = []string{"1.1", "2"} },
 		"forward_proxy_url":       func(t *reverseproxy.HTTPTransport) { t.ForwardProxyURL = "http://127.0.0.1:1" },
-		"network_proxy":           func(t *reverseproxy.HTTPTransport) { t.NetworkProxyRaw = []byte(`{"from":"none"}`) },
 		"read_timeout":            func(t *reverseproxy.HTTPTransport) { t.ReadTimeout = 1 },
 		"write_timeout":           func(t *reverseproxy.HTTPTransport) { t.WriteTimeout = 1 },
 		"response_header_timeout": func(t *reverseproxy.HTTPTransport) { t.ResponseHeaderTimeout = 1 },

@@ -93,8 +93,6 @@ func unfit(t *reverseproxy.HTTPTransport) string {
 		return "versions"
 	case t.ForwardProxyURL != "":
 		return "forward_proxy_url"
-	case len(t.NetworkProxyRaw) > 0:
-		return "network_proxy"
 	case t.ReadTimeout > 0:
 		return "read_timeout"
 	case t.WriteTimeout > 0:
@@ -128,7 +126,7 @@ func (s *Sender) client(to Endpoint) (client *wire.Client, why string) {
 		s.clients[to] = client
 	}
 	if client == nil {
-		return nil, "a proxy of the environment"
+		return nil, "a proxy"
 	}
 	return client, ""
 }
@@ -207,7 +205,11 @@ func (s *Sender) roundTrip(to Endpoint, r *wire.Request) (answer *http.Response,
 	if r.Again {
 		out.Header["X-Idempotency-Key"] = nil // so net/http knows that it may; it is not sent
 	}
-	if answer, err = s.next.RoundTrip(out); err != nil {
+	next := s.next
+	if r.Fresh {
+		next = s.fresh()
+	}
+	if answer, err = next.RoundTrip(out); err != nil {
 		return nil, content, sent.Load(), err
 	}
 	defer answer.Body.Close()
@@ -215,6 +217,20 @@ func (s *Sender) roundTrip(to Endpoint, r *wire.Request) (answer *http.Response,
 		content.Bytes, err = body.Read(answer.Body, answer.ContentLength, r.MaxAnswer)
 	}
 	return answer, content, true, err
+}
+
+// fresh returns net/http's client without the connections that it keeps.
+func (s *Sender) fresh() http.RoundTripper {
+	transport, ok := s.next.(*http.Transport)
+	if onlyHTTP1(s.next) {
+		transport, ok = s.next.(*reverseproxy.HTTPTransport).Transport, true
+	}
+	if !ok {
+		return s.next // over HTTP/2 all share one connection
+	}
+	transport = transport.Clone()
+	transport.DisableKeepAlives = true
+	return transport
 }
 
 // connectionTrace sets sent when a connection is there for a request. net/http asks for another one within one round trip

@@ -4,11 +4,18 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/body"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/wire"
@@ -82,5 +89,54 @@ func TestAnswerOfALostClient(t *testing.T) {
 			t.Fatalf("the first's connection has %s", client.given)
 		}
 		defer other.Release()
+	}
+}
+
+// TestFresh: a question that must not fail for an old connection goes out on a new one with net/http's client too.
+func TestFresh(t *testing.T) {
+	var connections atomic.Int32
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("{}")) }))
+	server.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			connections.Add(1)
+		}
+	}
+	server.Start()
+	defer server.Close()
+	address := server.Listener.Addr().String()
+	standard := new(http.Transport)
+	for name, next := range map[string]http.RoundTripper{
+		"net/http's": standard, "Caddy's": &reverseproxy.HTTPTransport{Versions: []string{"1.1"}, Transport: new(http.Transport)},
+	} {
+		connections.Store(0)
+		for range 3 {
+			_, answer, _, err := Through(next).Ask(t.Context(), Endpoint{"http", address, address}, &Question{Path: "/", Content: []byte("{}"), MaxAnswer: 10, Fresh: true})
+			if err != nil || string(answer) != "{}" {
+				t.Fatalf("%s, %v", answer, err)
+			}
+		}
+		if n := connections.Load(); n != 3 {
+			t.Errorf("%s: %d connections", name, n)
+		}
+	}
+}
+
+// TestProxyOfTheConfiguration: network_proxy is gone from a transport that has been provisioned, so the log blamed the
+// environment for it.
+func TestProxyOfTheConfiguration(t *testing.T) {
+	ctx, cancel := caddy.NewContext(caddy.Context{Context: t.Context()})
+	defer cancel()
+	core, logs := observer.New(zap.InfoLevel)
+	h := &reverseproxy.HTTPTransport{NetworkProxyRaw: []byte(`{"from":"url","url":"http://127.0.0.1:1"}`)}
+	if err := setUp(ctx, h, ""); err != nil {
+		t.Fatal(err)
+	}
+	to := testAccount{}.Endpoint()
+	s := NewSender(h, []Endpoint{to}, zap.New(core))
+	if client, _ := s.client(to); client != nil {
+		t.Error("past the proxy")
+	}
+	if lines := logs.All(); len(lines) != 1 || lines[0].ContextMap()["because_of"] != "a proxy" {
+		t.Errorf("%v", lines)
 	}
 }
