@@ -389,7 +389,7 @@ func TestRawClients(t *testing.T) { inEveryForm(t, testRawClients) }
 
 func testRawClients(t *testing.T) {
 	platform := newRawPlatform(t, func(x *exchange) bool { x.write(answered("{}")); return true })
-	g := startGateway(t, []string{"shop " + platform.url}, "", "handle_path /impatient/* {\n chinaums_proxy {\n timeout 400ms\n}\n}\nhandle {\n chinaums_proxy {\n max_size 1KiB\n}\n}", nil)
+	g := startGateway(t, []string{"shop " + platform.url}, "", "handle_path /impatient/* {\n chinaums_proxy {\n timeout 400ms\n}\n}\n@rewritten header X-Rewritten *\nhandle @rewritten {\n rewrite * /v1/x\n chinaums_proxy {\n paths /v1/x\n}\n}\nhandle {\n chinaums_proxy {\n max_size 1KiB\n}\n}", nil)
 	start := "POST /v1/x HTTP/1.1\r\nHost: " + g.address + "\r\nContent-Type: application/json\r\nConnection: close\r\n"
 	impatient := strings.Replace(start, "/v1/x", "/impatient/v1/x", 1)
 	cases := []struct {
@@ -421,6 +421,7 @@ func testRawClients(t *testing.T) {
 		{"a folded header", start + "X-A: b\r\n Authorization: x\r\nContent-Length: 2\r\n\r\n{}", "200", "{}"},
 		{"absolute form", strings.Replace(start, "/v1/x", "http://"+g.address+"/v1/x", 1) + "Content-Length: 2\r\n\r\n{}", "200", "{}"},
 		{"a form that is no path", strings.Replace(start, "/v1/x", "evil:v1/x", 1) + "Content-Length: 2\r\n\r\n{}", "403", ""},
+		{"a form that is no path, rewritten", strings.Replace(start, "/v1/x", "evil:v1/refund", 1) + "X-Rewritten: yes\r\nContent-Length: 2\r\n\r\n{}", "403", ""},
 		{"double slash", strings.Replace(start, "/v1/x", "/v1//x", 1) + "Content-Length: 2\r\n\r\n{}", "403", ""},
 		{"double slash in front", strings.Replace(start, "/v1/x", "//v1/x", 1) + "Content-Length: 2\r\n\r\n{}", "403", ""},
 		{"dots", strings.Replace(start, "/v1/x", "/v1/y/../x", 1) + "Content-Length: 2\r\n\r\n{}", "403", ""},
