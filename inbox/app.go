@@ -100,6 +100,7 @@ type box struct {
 	settings Settings
 	logger   *zap.Logger // with the inbox's name
 	delivery *delivery   // nil: no handler delivers its messages
+	intake   *Handler    // the first that takes requests into it; nil: none does
 
 	// The store, from Start on. It stays when the configuration is put away: requests may still be under way then, and
 	// the store itself knows whether it is closed.

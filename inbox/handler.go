@@ -174,6 +174,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		}
 	}
 	h.metrics, h.events, h.ended = app.metrics, app.emit, ctx.Done()
+	if h.box.intake == nil {
+		h.box.intake = h
+	}
 	h.logger, h.notes = ctx.Logger().With(zap.String("inbox", h.Inbox)), ratelog.New(10)
 	return h.provisionDelivery(ctx)
 }

@@ -1,0 +1,80 @@
+package inbox
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+
+	"github.com/caddy-chinaums/caddy-chinaums/internal/ratelog"
+)
+
+// Intake returns what takes requests of this process itself into an inbox, as if they had come to its first handler. It
+// returns nil when the request is safely stored, or one with its id was. again delivers that one once more.
+func (a *App) Intake(name string) (func(ctx context.Context, r *http.Request, content []byte, again bool) error, error) {
+	b, err := a.claim(name)
+	if err != nil {
+		return nil, err
+	}
+	alone := &Handler{Inbox: name, box: b, metrics: a.metrics, events: a.emit, ended: a.ctx.Done(), logger: b.logger, notes: ratelog.New(10)}
+	if err := alone.check(); err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context, r *http.Request, content []byte, again bool) error {
+		h := b.intake
+		if h == nil {
+			h = alone
+		}
+		return h.take(r.WithContext(ctx), content, again)
+	}, nil
+}
+
+// take is ServeHTTP for a request that comes from this process.
+func (h *Handler) take(r *http.Request, content []byte, again bool) error {
+	r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), nil, nil)
+	stored, err := capture(r, content)
+	if err != nil {
+		return err
+	}
+	message := &Message{Received: time.Now(), Request: stored.encode(), Subject: clip(r.Header.Get("Ce-Subject"), maxSubject)}
+	if message.ID, message.Key, err = h.identify(r, content); err != nil {
+		return err
+	}
+	receipt, err := h.put(r, message)
+	if err == nil && receipt == Repeated && again {
+		err = h.redeliver(r.Context(), message.ID)
+	}
+	if err == nil {
+		h.logger.Debug("request of this process stored", zap.String("message_id", clip(message.ID, loggedID)), zap.Stringer("receipt", receipt))
+	}
+	return err
+}
+
+// redeliver delivers the message of an id once more.
+func (h *Handler) redeliver(ctx context.Context, id string) error {
+	store := h.box.current()
+	if store == nil {
+		return errNotReady
+	}
+	query := Query{Search: id, Limit: 100}
+	for {
+		found, err := store.List(ctx, query)
+		if err != nil || len(found) == 0 {
+			return err // it was removed meanwhile: it comes in anew with the next one
+		}
+		for _, message := range found {
+			if message.ID != id {
+				continue
+			}
+			if _, err = store.Redeliver(ctx, message.Seq, true); errors.Is(err, ErrLeased) {
+				return nil
+			}
+			return err
+		}
+		query.After = found[len(found)-1].Seq
+	}
+}
