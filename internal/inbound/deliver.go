@@ -21,11 +21,21 @@ type Context struct {
 
 	// Confirmed is an extension attribute: the platform's answer when it was asked about the event.
 	Confirmed string
+
+	// Evidence and Ordered are extension attributes of events that a watch follows: what told of it, and whether the order is
+	// one that went through a gateway.
+	Evidence, Ordered string
 }
+
+// The words of Context.Evidence.
+const (
+	EvidenceNotify = "notify"
+	EvidenceQuery  = "query"
+)
 
 // Headers sets the attributes as HTTP headers. Values are percent-encoded as in the CloudEvents HTTP binding, 3.1.3.2.
 func (c *Context) Headers(header http.Header) {
-	values := make([]string, 0, 7) // one array for all of them
+	values := make([]string, 0, 9) // one array for all of them
 	set := func(name, value string) {
 		if value != "" {
 			values = append(values, value)
@@ -39,6 +49,8 @@ func (c *Context) Headers(header http.Header) {
 	set("Ce-Subject", percentEncode(c.Subject))
 	set("Ce-Time", c.Time)
 	set("Ce-Confirmed", c.Confirmed)
+	set("Ce-Evidence", c.Evidence)
+	set("Ce-Ordered", c.Ordered)
 }
 
 func percentEncode(s string) string {

@@ -22,7 +22,7 @@ func NewMetrics(registry prometheus.Registerer, subsystem string) (*Metrics, err
 	m := &Metrics{
 		notifies: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: "caddy", Subsystem: subsystem, Name: "notifies_total",
-			Help: "Notifies, by merchant, event type, result (taken, failed, rejected, observed) and reason.",
+			Help: "Notifies, by merchant, event type, result (taken, repeated, failed, rejected, observed) and reason.",
 		}, []string{"merchant", "type", "result", "reason"}),
 		last: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Namespace: "caddy", Subsystem: subsystem, Name: "last_notify_timestamp_seconds",

@@ -99,9 +99,34 @@ type Event struct {
 	Label string
 	// Word returns the value of one of the event's own placeholders.
 	Word func(name string) (string, bool)
+	// Follow is told what becomes of the event; nil: nobody is.
+	Follow Following
 
 	reason string // why the app has not taken it, or ""
 }
+
+// Following follows an event.
+type Following interface {
+	// Notified is told before the app gets the event.
+	Notified(ctx context.Context) Notice
+	// Taken is told whether the app has taken it. It is called unless the notice says that the app is not to get it.
+	Taken(taken bool)
+}
+
+// Notice is what is known of an event's order, and whether the app is to get the event.
+type Notice struct {
+	Ordered string // Context.Ordered
+
+	Told    bool // the app has it already
+	Busy    bool // it is being told at this moment: the platform is to repeat the notify
+	Refused bool // it is not what was ordered
+}
+
+// Reasons of an event that the app does not get because of a Notice.
+const (
+	ReasonBusy  = "busy"
+	ReasonOrder = "order"
+)
 
 // Rejection says why a notify is not believed, and with which status it is answered.
 type Rejection struct {
@@ -173,7 +198,33 @@ func (n *Notify) handle(w http.ResponseWriter, r *http.Request, account Account,
 		return
 	}
 	n.metrics.Verified(account.Name(), time.Now())
+	if event.Follow != nil && !n.follow(w, r, account, event) {
+		return
+	}
 	n.deliver(w, r, next, account, event, content)
+}
+
+// follow tells whoever follows the event, and reports whether the app is to get it. If not, it answers.
+func (n *Notify) follow(w http.ResponseWriter, r *http.Request, account Account, event *Event) bool {
+	notice := event.Follow.Notified(r.Context())
+	event.Evidence, event.Ordered = EvidenceNotify, notice.Ordered
+	switch {
+	case notice.Told:
+		event.Placeholders(r, n.platform.Name, account)
+		if err := Say(w, http.StatusOK, n.platform.Success); err != nil {
+			n.logger.Debug("the sender of an event that the app had hung up", zap.Error(err))
+		}
+		n.metrics.Notified(account.Name(), event.Label, "repeated", "")
+		event.logAccess(r, account, "repeated", "")
+		return false
+	case notice.Busy:
+		n.reject(w, r, account, &Rejection{Status: http.StatusServiceUnavailable, Reason: ReasonBusy, Detail: errors.New("the app is being told of it at this moment")})
+		return false
+	case notice.Refused:
+		n.reject(w, r, account, &Rejection{Status: http.StatusConflict, Reason: ReasonOrder, Detail: errors.New("amount or mid is not what was ordered")})
+		return false
+	}
+	return true
 }
 
 // read checks the request and reads its body.
@@ -259,7 +310,12 @@ func (n *Notify) deliver(w http.ResponseWriter, r *http.Request, next caddyhttp.
 
 	out, cancel := Prepare(r, given, contentType, keep, &event.Context, time.Duration(n.Timeout))
 	defer cancel()
+	taken := false
+	if event.Follow != nil {
+		defer func() { event.Follow.Taken(taken) }() // also where a handler panics
+	}
 	delivered := verdict.Deliver(out, next, n.Ack, n.logger)
+	taken = delivered.Taken
 
 	status, word, result, reason := http.StatusOK, n.platform.Success, "taken", ""
 	if !delivered.Taken {
@@ -477,9 +533,11 @@ func (e *Event) structured() []byte {
 		Subject         string          `json:"subject,omitempty"`
 		Time            string          `json:"time,omitempty"`
 		Confirmed       string          `json:"confirmed,omitempty"`
+		Evidence        string          `json:"evidence,omitempty"`
+		Ordered         string          `json:"ordered,omitempty"`
 		DataContentType string          `json:"datacontenttype"`
 		Data            json.RawMessage `json:"data"`
-	}{"1.0", e.ID, e.Source, e.Type, e.Subject, e.Time, e.Confirmed, "application/json", json.RawMessage("null")})
+	}{"1.0", e.ID, e.Source, e.Type, e.Subject, e.Time, e.Confirmed, e.Evidence, e.Ordered, "application/json", json.RawMessage("null")})
 	if err != nil {
 		panic(err) // strings always marshal
 	}
