@@ -74,8 +74,8 @@ func (o *Order) inTheWay(call Call) *Track {
 	return nil
 }
 
-// unavailable refuses a call that could not be written down.
-func unavailable() *Refusal {
+// Unavailable refuses a call that could not be written down.
+func Unavailable() *Refusal {
 	return &Refusal{Status: 503, Code: CodeUnavailable, RetryAfter: 5 * time.Second,
 		Chinese: "无法记录这笔资金操作，未发送，请稍后再试",
 		English: "the call could not be written down, and was not sent; try again later"}

@@ -30,6 +30,9 @@ const (
 
 var allStates = []State{"", Sent, Open, Paid, PartRefunded, Refunded, Closed, Unseen, Stuck, Unresolved, Succeeded, Failed}
 
+// States are the states of orders and other calls.
+func States() []State { return slices.Clone(allStates[1:]) }
+
 // The table of the states: what becomes of one by a fact. What does not stand here changes nothing. So nothing leads from
 // paid back to unpaid, nor from succeeded to anything; and time, by which alone lost, unseen and stuck come, leads neither to
 // closed nor to failed.

@@ -250,7 +250,7 @@ func (w *Watch) Before(ctx context.Context, merchant, path string, body []byte, 
 		c.Logger.Error("the watch cannot write a call down", w.fields(t, zap.Error(err))...)
 		if call.Kind.money() && c.Refunds == Enforce {
 			w.later(merchant, call.Order, t.flight, t.land(NotSent, "", nil)) // it may have been written after all
-			return nil, unavailable()
+			return nil, Unavailable()
 		}
 	}
 	if refusal != nil {
