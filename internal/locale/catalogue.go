@@ -22,6 +22,25 @@ var catalogue = map[string]string{
 	"auth: %q is neither %s nor %s": "auth：%q 既不是 %s 也不是 %s",
 	"proxy_protocol is refused: a platform does not speak it": "不允许使用 proxy_protocol：平台不支持该协议",
 
+	// the watch
+	"watch: %w":                     "watch：%w",
+	"watch: store: %w":              "watch：store：%w",
+	"watch: inbox: %w":              "watch：inbox：%w",
+	"watch is given twice":          "watch 写了两次",
+	"watch: surplus argument %q":    "watch：多余的参数 %q",
+	"orders: %w":                    "orders：%w",
+	"uri: %q is no path":            "uri：%q 不是路径",
+	"refunds: %q is not one of: %s": "refunds：%q 不是这些之一：%s",
+	"amounts: %q is not one of: %s": "amounts：%q 不是这些之一：%s",
+	"orders: the ages must be positive and rise, and be at most ten years":   "orders：各时长必须大于零并递增，且不超过十年",
+	"unknown: the times must be positive and rise, and be at most ten years": "unknown：各时长必须大于零并递增，且不超过十年",
+	"keep: must be positive, and at most ten years":                          "keep：必须大于零，且不超过十年",
+	"rate: must be more than 0, and at most %d":                              "rate：必须大于 0，且不超过 %d",
+	"%s: rate: %q is not a number of queries a second, at most %d":           "%s：rate：%q 不是每秒查询次数（最多 %d）",
+
+	"the watch knows no order and no refund of the number %q":                     "watch 不知道单号或退款号 %q",
+	"several merchants have an order of the number %q; say which with --merchant": "多个商户有单号 %q 的订单，请用 --merchant 指明",
+
 	// the chinaums app and its Caddyfile
 	"reading the %s block above: %v":        "读取上文的 %s 块：%v",
 	"%s takes a block, not %q":              "%s 后面应是花括号块，而不是 %q",

@@ -23,7 +23,7 @@ func Directive(d *caddyfile.Dispenser, of string, account *string, option func(o
 
 // Accounts reads the global option of a platform's app into configs, which is a part of app. Several blocks merge, so that
 // existing may be what an earlier one has read. option reads the option at the cursor, if an account has one of this name;
-// check, which may be nil, looks at the whole account.
+// check, which may be nil, looks at the whole account. more read further options of the app, if they know the one at the cursor.
 //
 //	<name> {
 //	    <kind> <account> {
@@ -31,7 +31,8 @@ func Directive(d *caddyfile.Dispenser, of string, account *string, option func(o
 //	    }
 //	}
 func Accounts[Config any](d *caddyfile.Dispenser, existing any, name, kind string, app any, configs *map[string]*Config,
-	option func(*Config, *Options) (known bool, err error), check func(account string, config *Config) error) (any, error) {
+	option func(*Config, *Options) (known bool, err error), check func(account string, config *Config) error,
+	more ...func(d *caddyfile.Dispenser) (known bool, err error)) (any, error) {
 	if earlier, ok := existing.(httpcaddyfile.App); ok {
 		if err := json.Unmarshal(earlier.Value, app); err != nil {
 			return nil, d.WrapErr(locale.Errorf("reading the %s block above: %v", name, err))
@@ -44,7 +45,20 @@ func Accounts[Config any](d *caddyfile.Dispenser, existing any, name, kind strin
 	if d.NextArg() {
 		return nil, d.WrapErr(locale.Errorf("%s takes a block, not %q", name, d.Val()))
 	}
+	further := func() (known bool, err error) {
+		for _, option := range more {
+			if known, err = option(d); known || err != nil {
+				break
+			}
+		}
+		return known, err
+	}
 	for d.NextBlock(0) {
+		if known, err := further(); err != nil {
+			return nil, err
+		} else if known {
+			continue
+		}
 		if d.Val() != kind {
 			return nil, d.WrapErr(locale.Errorf("unknown option %q; %s has %s", d.Val(), name, kind))
 		}

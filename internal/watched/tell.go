@@ -1,0 +1,94 @@
+package watched
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"github.com/caddy-chinaums/caddy-chinaums/internal/inbound"
+	"github.com/caddy-chinaums/caddy-chinaums/watch"
+)
+
+// Intake takes a request into an inbox, and returns nil when it can no longer be lost. again delivers it also where one with
+// its id was delivered before.
+type Intake func(ctx context.Context, r *http.Request, content []byte, again bool) error
+
+// Content is the content of a watch's event: what a notify of it would have become.
+type Content struct {
+	inbound.Context
+	Data string // the normalized JSON
+}
+
+// teller hands what a query has found to the inbox.
+type teller Watched
+
+// nowhere is the host where an order names none.
+const nowhere = "localhost"
+
+// Tell implements watch.Teller.
+func (t *teller) Tell(ctx context.Context, _ string, event *watch.Event) error {
+	content, ok := event.Content.(*Content)
+	if !ok {
+		return fmt.Errorf("the event %s has no content", event.Type)
+	}
+	host, uri := nowhere, t.config.URI
+	if event.Order != nil && event.Order.Notify != "" {
+		host, uri, _ = strings.Cut(event.Order.Notify, "/")
+		uri = "/" + uri
+	}
+	address, err := url.ParseRequestURI(uri)
+	if err != nil {
+		return fmt.Errorf("the notifyUrl's path: %w", err)
+	}
+	r := &http.Request{
+		Method: http.MethodPost, URL: address, RequestURI: uri, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Host: host, RemoteAddr: "127.0.0.1:0",
+		Header: http.Header{"Content-Type": {"application/json; charset=utf-8"}, "Content-Length": {strconv.Itoa(len(content.Data))}},
+	}
+	attributes := content.Context
+	attributes.Evidence, attributes.Ordered = inbound.EvidenceQuery, event.Ordered
+	attributes.Headers(r.Header)
+	return t.intake(ctx, r.WithContext(ctx), []byte(content.Data), event.Again)
+}
+
+// Follow is what the notify handler tells of an event: the order's number, and what the notify says.
+func (w *Watched) Follow(merchant, order string, f watch.Finding) inbound.Following {
+	return &following{w: w, merchant: merchant, order: order, finding: f}
+}
+
+type following struct {
+	w               *Watched
+	merchant, order string
+	finding         watch.Finding
+	told            *shared // the watch that knows of it
+}
+
+// Notified implements inbound.Following.
+func (f *following) Notified(ctx context.Context) (n inbound.Notice) {
+	if f.told = f.w.await(ctx); f.told == nil {
+		return inbound.Notice{Ordered: watch.OrderedUnseen}
+	}
+	notice, err := f.told.Notified(context.WithoutCancel(ctx), f.merchant, f.order, f.finding)
+	if err != nil {
+		return inbound.Notice{Ordered: watch.OrderedUnseen} // it goes its way, and is written down later
+	}
+	return inbound.Notice{
+		Ordered: notice.Ordered, Told: notice.Told, Busy: notice.Busy,
+		Refused: notice.Ordered == watch.OrderedDiffers && f.w.config.Amounts == watch.Reject,
+	}
+}
+
+// Taken implements inbound.Following.
+func (f *following) Taken(taken bool) {
+	if f.told != nil {
+		f.told.Taken(f.merchant, f.order, f.finding.Event.ID, taken)
+	}
+}
+
+// Interface guards
+var (
+	_ watch.Teller      = (*teller)(nil)
+	_ inbound.Following = (*following)(nil)
+)
