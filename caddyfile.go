@@ -7,6 +7,7 @@ import (
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/syntax"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/watched"
 )
 
 func init() {
@@ -40,10 +41,13 @@ func init() {
 //	        environment production|test
 //	        upstream    <scheme://host[:port]>
 //	    }
+//	    watch {
+//	        <options of the watch>
+//	    }
 //	}
 func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 	app := new(App)
-	return syntax.Accounts(d, existing, "chinaums", "merchant", app, &app.Merchants, (*Merchant).option, checkMerchant)
+	return syntax.Accounts(d, existing, "chinaums", "merchant", app, &app.Merchants, (*Merchant).option, checkMerchant, watched.Option(&app.Watch))
 }
 
 // option reads the option at the cursor, if a merchant has one of this name.

@@ -97,7 +97,7 @@ func TestAdapt(t *testing.T) {
 	}
 }
 
-// refusal is one case of a file in testdata/adapt/errors: a name, what stands in the site (or, in merchant.txt, in the
+// refusal is one case of a file in testdata/adapt/errors: a name, what stands in the site (or, in merchant.txt and watch*.txt, in the
 // chinaums global option), and the message.
 type refusal struct{ name, body, want string }
 
@@ -105,8 +105,11 @@ func (r refusal) String() string { return "=== " + r.name + "\n" + r.body + "---
 
 // config is the whole Caddyfile.
 func (r refusal) config(file string) string {
-	if filepath.Base(file) == "merchant.txt" {
+	switch filepath.Base(file) {
+	case "merchant.txt":
 		return chinaumsBlock(strings.TrimSuffix(r.body, "\n"))
+	case "watch.txt", "watch-load.txt":
+		return chinaumsBlock("merchant shop {\nnotify_key {env.UMS_NOTIFY_KEY}\n}\n" + strings.TrimSuffix(r.body, "\n"))
 	}
 	return site(strings.TrimSuffix(r.body, "\n"))
 }
@@ -135,7 +138,7 @@ func refusals(t testing.TB) (files []string, cases map[string][]refusal) {
 	return files, cases
 }
 
-// TestAdaptErrors: what is refused, and the message. What is in load.txt adapts, and is refused when it loads.
+// TestAdaptErrors: what is refused, and the message. What is in load.txt and watch-load.txt adapts, and is refused when it loads.
 func TestAdaptErrors(t *testing.T) {
 	setKeys(t)
 	files, cases := refusals(t)
@@ -145,7 +148,7 @@ func TestAdaptErrors(t *testing.T) {
 		for _, test := range cases[file] {
 			t.Run(room+"/"+test.name, func(t *testing.T) {
 				adapted, err := adaptOrError(test.config(file))
-				if room == "load" {
+				if strings.HasSuffix(room, "load") {
 					if err != nil {
 						t.Fatalf("it does not adapt: %v", err)
 					}

@@ -197,8 +197,28 @@ func (c *confirmer) call(ctx context.Context, m *merchant, q *question, number s
 	if err != nil {
 		return nil, err // strings always marshal
 	}
+	answer, err := m.ask(ctx, now, nonce, q.path, content)
+	if err != nil {
+		return nil, err
+	}
+	parsed, err := parseAnswer(answer)
+	if err != nil {
+		return nil, err
+	}
+	switch code := parsed.fields["errCode"]; code {
+	case "SUCCESS":
+		return parsed, nil
+	case "NO_ORDER":
+		return nil, errNoSuchOrder
+	default:
+		return nil, fmt.Errorf("the platform answered %s", text.Name(code))
+	}
+}
+
+// ask sends one signed query, and returns the platform's answer.
+func (m *merchant) ask(ctx context.Context, now time.Time, nonce, path string, content []byte) ([]byte, error) {
 	res, answer, _, err := m.Sender().Ask(ctx, m.endpoint, &outbound.Question{
-		Path: q.path, Authorization: m.signer.authorization(now, nonce, content), Content: content, MaxAnswer: maxConfirmAnswer,
+		Path: path, Authorization: m.signer.authorization(now, nonce, content), Content: content, MaxAnswer: maxConfirmAnswer,
 	})
 	if err != nil {
 		return nil, err
@@ -213,18 +233,7 @@ func (c *confirmer) call(ctx context.Context, m *merchant, q *question, number s
 	if res.StatusCode != http.StatusOK {
 		return nil, fmt.Errorf("the platform answered with status %d", res.StatusCode)
 	}
-	parsed, err := parseAnswer(answer)
-	if err != nil {
-		return nil, err
-	}
-	switch code := parsed.fields["errCode"]; code {
-	case "SUCCESS":
-		return parsed, nil
-	case "NO_ORDER":
-		return nil, errNoSuchOrder
-	default:
-		return nil, fmt.Errorf("the platform answered %s", text.Name(code))
-	}
+	return answer, nil
 }
 
 // parseAnswer reads an answer. billPayment is an object or, as in notifies, its text.

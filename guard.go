@@ -73,6 +73,7 @@ func (g *Guard) Provision(ctx caddy.Context) error {
 	if g.merchant, err = app.merchants.Ref(g.Merchant, needsAppKey); err != nil {
 		return fmt.Errorf("chinaums_guard: %w", err)
 	}
+	g.Watch = app.watched.Calls()
 	if err = g.Guard.Provision(ctx, &outward, app.calls, app.flights); err != nil {
 		return fmt.Errorf("chinaums_guard: %w", err)
 	}

@@ -97,7 +97,7 @@ func (p *H5) Provision(ctx caddy.Context) error {
 	if p.merchant, err = app.merchants.Ref(p.Merchant, needsAppKey); err != nil {
 		return locale.Errorf("chinaums_h5: %w", err)
 	}
-	p.guard = outbound.Guard{Allow: p.Allow, Token: p.Token, Paths: p.Paths, MaxSize: p.MaxSize}
+	p.guard = outbound.Guard{Allow: p.Allow, Token: p.Token, Paths: p.Paths, MaxSize: p.MaxSize, Watch: app.watched.Calls()}
 	if len(p.guard.Paths) == 0 {
 		p.guard.Paths = h5Paths
 	}

@@ -6,6 +6,8 @@ import (
 	_ "github.com/caddy-chinaums/caddy-chinaums/inbox/boltstore"
 	// The second platform.
 	_ "github.com/caddy-chinaums/caddy-chinaums/shouqianba"
+	// The watch's store that needs no server; watch/natsstore is for those who ask for it.
+	_ "github.com/caddy-chinaums/caddy-chinaums/watch/boltstore"
 	// The webhook signature comes with the plugin, as the contract with users says.
 	_ "github.com/caddy-chinaums/caddy-chinaums/webhook"
 )

@@ -7,7 +7,7 @@
 //
 // The files: module.go the app and its merchants; caddyfile.go every Caddyfile form; names.go, signer.go, fields.go and
 // event.go the protocol, without Caddy; guard.go, proxy.go, token.go and h5.go the way out; notify.go, confirm.go and
-// return.go the way in; command*.go the commands. What other platforms do alike is in internal.
+// return.go the way in; watch*.go what the watch has to know; admin.go and command*.go the admin API and the commands. What other platforms do alike is in internal.
 package chinaums
 
 import (
@@ -23,6 +23,7 @@ import (
 	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/outbound"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/platform"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/watched"
 )
 
 func init() {
@@ -49,6 +50,9 @@ const (
 //				mid {env.UMS_MID}
 //				environment test
 //			}
+//			watch {
+//				refunds enforce
+//			}
 //		}
 //	}
 //
@@ -63,12 +67,17 @@ const (
 //				"mid": ["{env.UMS_MID}"],
 //				"environment": "test"
 //			}
-//		}
+//		},
+//		"watch": {"refunds": "enforce"}
 //	}
 type App struct {
 	// The merchants, by a name of the user's own: letters, digits, `.`, `_` and `-`, beginning with a letter or digit.
 	Merchants map[string]*Merchant `json:"merchants,omitempty"`
 
+	// Follow orders and refunds until their end is known and the app was told. Default: nobody does.
+	Watch *watched.Config `json:"watch,omitempty"`
+
+	watched   *watched.Watched // nil: nobody does
 	merchants accounts.Directory[*merchant]
 	calls     *outbound.Metrics
 	notifies  *inbound.Metrics
@@ -146,9 +155,16 @@ func (App) CaddyModule() caddy.ModuleInfo {
 func (a *App) UnmarshalJSON(data []byte) (err error) {
 	var document struct {
 		Merchants map[string]json.RawMessage `json:"merchants"`
+		Watch     json.RawMessage            `json:"watch"`
 	}
 	if err = platform.UnmarshalStrict(data, &document); err == nil {
 		a.Merchants, err = platform.UnmarshalAccounts[Merchant](document.Merchants, ofMerchant)
+	}
+	if err == nil && len(document.Watch) > 0 && string(document.Watch) != "null" {
+		a.Watch = new(watched.Config)
+		if err = platform.UnmarshalStrict(document.Watch, a.Watch); err != nil {
+			return locale.Errorf("watch: %w", err)
+		}
 	}
 	return err
 }
@@ -171,7 +187,10 @@ func (a *App) Provision(ctx caddy.Context) (err error) {
 	if a.clock, err = newClockGuard(ctx.GetMetricsRegistry(), a.logger); err != nil {
 		return locale.Errorf("registering metrics: %w", err)
 	}
-	return nil
+	a.watched, err = watched.New(ctx, a.Watch, watched.Parts{
+		Name: "chinaums", Orders: watchedAges, Platform: &watching{time.Now}, Send: a.sendQuery, Label: watchLabel,
+	})
+	return err
 }
 
 func (a *App) resolve(name string, config *Merchant) (*merchant, error) {
@@ -304,7 +323,7 @@ func checkSharedNotifyKeys(merchants []*merchant) error {
 }
 
 // Start implements caddy.App.
-func (a *App) Start() error { return nil }
+func (a *App) Start() error { return a.watched.Start() }
 
 // Stop implements caddy.App.
 func (a *App) Stop() error {
@@ -315,7 +334,7 @@ func (a *App) Stop() error {
 // Cleanup waits for the calls that have been sent, so that neither stop nor reload cuts a payment.
 func (a *App) Cleanup() error {
 	platform.Land(a.flights, a.patience, a.logger)
-	return nil
+	return a.watched.Cleanup()
 }
 
 // merchantRef is a directive's merchant: a fixed one, or a name that each request gives.

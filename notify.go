@@ -17,6 +17,7 @@ import (
 	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/normalize"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/text"
+	"github.com/caddy-chinaums/caddy-chinaums/watch"
 )
 
 func init() {
@@ -196,14 +197,21 @@ func (n *Notify) verify(m *merchant, content []byte, header http.Header) (*inbou
 		}
 		n.logger.Debug("event confirmed", zap.String("merchant", m.name), zap.String("event", event.ID), zap.String("confirmed", event.Confirmed))
 	}
-	return &inbound.Event{
+	verified := &inbound.Event{
 		Context: inbound.Context{
 			ID: event.ID, Source: source, Type: event.Type, Subject: event.Subject, Time: event.Time,
 			Confirmed: event.Confirmed,
 		},
 		Data: event.Data, Label: metricType(event.Type),
 		Word: event.word,
-	}, nil
+	}
+	if n.app.watched != nil && !n.Observe {
+		if order, f := noticed(fields.claim(), event.Type); order != "" {
+			f.Event = &watch.Event{ID: event.ID, Type: event.Type}
+			verified.Follow = n.app.watched.Follow(m.name, order, f)
+		}
+	}
+	return verified, nil
 }
 
 // identify adds to a rejection what helps to find these fields in a log.
@@ -249,7 +257,9 @@ func (m *merchant) verifyFields(fields *notifyFields) *inbound.Rejection {
 }
 
 // source is the Ce-Source of the merchant's events.
-func (m *merchant) source() string { return "/chinaums/" + m.name }
+func (m *merchant) source() string { return sourceOf(m.name) }
+
+func sourceOf(merchant string) string { return "/chinaums/" + merchant }
 
 // reasonReadsOtherwise is why `format original` refuses a true notify.
 const reasonReadsOtherwise = "reads_otherwise"

@@ -79,6 +79,7 @@ func (p *Proxy) Provision(ctx caddy.Context) error {
 	}
 	if err == nil {
 		var endpoints []outbound.Endpoint
+		p.Watch = app.watched.Calls()
 		for _, m := range p.merchant.Reachable() {
 			endpoints = append(endpoints, m.endpoint)
 		}

@@ -1,6 +1,6 @@
-// Command caddy is Caddy with its standard modules, this plugin, and its opt-in store for NATS JetStream: what
+// Command caddy is Caddy with its standard modules, this plugin, and its opt-in stores for NATS JetStream: what
 //
-//	xcaddy build --with github.com/caddy-chinaums/caddy-chinaums --with github.com/caddy-chinaums/caddy-chinaums/inbox/natsstore
+//	xcaddy build --with github.com/caddy-chinaums/caddy-chinaums --with github.com/caddy-chinaums/caddy-chinaums/inbox/natsstore --with github.com/caddy-chinaums/caddy-chinaums/watch/natsstore
 //
 // generates.
 package main
@@ -13,6 +13,7 @@ import (
 
 	_ "github.com/caddy-chinaums/caddy-chinaums"
 	_ "github.com/caddy-chinaums/caddy-chinaums/inbox/natsstore"
+	_ "github.com/caddy-chinaums/caddy-chinaums/watch/natsstore"
 )
 
 func main() {

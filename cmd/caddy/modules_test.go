@@ -35,6 +35,7 @@ var inlineKeys = map[string]string{
 	"http.reverse_proxy.transport": "protocol",
 	"http.reverse_proxy.upstreams": "source",
 	"inbox.stores":                 "store",
+	"watch.stores":                 "store",
 }
 
 func TestModuleDocs(t *testing.T) {

@@ -22,6 +22,10 @@ func init() { caddy.RegisterModule(Provider{}) }
 //
 //	{
 //		chinaums {
+//			merchant shop {
+//				app_id {env.UMS_APP_ID}
+//				app_key {env.UMS_APP_KEY}
+//			}
 //			watch {
 //				store bolt {
 //					path /var/lib/caddy/watch.db

@@ -28,6 +28,10 @@ func init() { caddy.RegisterModule(new(Nats)) }
 //
 //	{
 //		chinaums {
+//			merchant shop {
+//				app_id {env.UMS_APP_ID}
+//				app_key {env.UMS_APP_KEY}
+//			}
 //			watch {
 //				store nats nats://127.0.0.1:4222 {
 //					replicas 3

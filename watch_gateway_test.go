@@ -1,0 +1,486 @@
+package chinaums
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"go.uber.org/zap"
+
+	"github.com/caddy-chinaums/caddy-chinaums/internal/sandbox"
+	"github.com/caddy-chinaums/caddy-chinaums/watch"
+)
+
+// watchedGateway is a gateway with a watch and an inbox, between a merchant's app and a sandbox.
+type watchedGateway struct {
+	t        *testing.T
+	platform *sandbox.ChinaUMS
+	keys     sandbox.Options
+	app      *merchantApp
+	url      string
+	config   string
+	log      *logged
+	numbers  int
+}
+
+// startWatched starts one. Nobody has to wait long for a look; options are further ones of the watch.
+func startWatched(t *testing.T, options string) *watchedGateway {
+	t.Helper()
+	platform, upstream := startSandbox(t, sandbox.Options{Manual: true})
+	address, directory := freeAddress(t), t.TempDir()
+	g := &watchedGateway{t: t, platform: platform, keys: platform.Options(), app: newMerchantApp(t, nil), url: "http://" + address}
+	unknown := "50ms 100ms 200ms 400ms 800ms 1600ms 3s 6s 12s 24s 48s 96s"
+	if strings.Contains(options, "unknown") {
+		unknown = ""
+	} else {
+		unknown = "unknown " + unknown
+	}
+	orders := "orders 50ms 100ms 200ms 400ms 800ms 1600ms 3s 6s 12s 24s 48s 96s"
+	if strings.Contains(options, "orders") {
+		orders = ""
+	}
+	global := strings.Replace(merchantOptions(upstream), "\t\t}\n\t}\n", "\t\t}\n\t\twatch {\n\t\t\tstore bolt {\n\t\t\t\tpath "+
+		filepath.Join(directory, "watch.db")+"\n\t\t\t}\n\t\t\trate 500\n\t\t\t"+orders+"\n\t\t\t"+unknown+"\n\t\t\t"+options+"\n\t\t}\n\t}\n\tinbox {\n\t\tstore bolt {\n\t\t\tpath "+
+		filepath.Join(directory, "inbox.db")+"\n\t\t}\n\t}\n", 1)
+	g.config = global + notifySite(address, `@h5 path /v1/netpay/trade/h5-pay
+	chinaums_h5 @h5
+	handle_path /long/* {
+		chinaums_guard
+		reverse_proxy {
+			dynamic chinaums
+			transport chinaums
+		}
+	}
+	chinaums_proxy /v1/netpay/*
+	chinaums_notify /notify
+	inbox /notify {
+		retry 20ms
+		deliver {
+			reverse_proxy `+g.app.URL+`
+		}
+	}`)
+	g.log = startCaddy(t, g.config)
+	return g
+}
+
+func (g *watchedGateway) number() string {
+	g.numbers++
+	return fmt.Sprintf("%s20261129%05d", g.keys.SourceCode, g.numbers)
+}
+
+// call calls an interface, or its long form at /long.
+func (g *watchedGateway) call(path string, fields map[string]any, headers ...string) answer {
+	g.t.Helper()
+	all := map[string]any{"requestTimestamp": time.Now().In(beijing).Format(time.DateTime), "mid": g.keys.MID, "tid": g.keys.TID, "instMid": "APPDEFAULT"}
+	maps.Copy(all, fields)
+	content, _ := json.Marshal(all)
+	return do(g.t, newRequest(g.t, "POST", g.url+path, string(content), append(headers, "Content-Type: application/json")...))
+}
+
+// want checks what a call became: status, errCode and outcome.
+func (g *watchedGateway) want(a answer, status int, code, outcome string) {
+	g.t.Helper()
+	var body struct{ ErrCode string }
+	_ = json.Unmarshal([]byte(a.body), &body)
+	if a.status != status || code != "" && body.ErrCode != code || a.header.Get("Gateway-Outcome") != outcome {
+		g.t.Errorf("%d %s, %s; want %d %s, %s", a.status, a.body, a.header.Get("Gateway-Outcome"), status, code, outcome)
+	}
+}
+
+// order makes an order of 10 yuan.
+func (g *watchedGateway) order(more map[string]any) string {
+	g.t.Helper()
+	number := g.number()
+	fields := map[string]any{"merOrderId": number, "totalAmount": 1000, "notifyUrl": g.url + "/notify"}
+	maps.Copy(fields, more)
+	g.want(g.call("/v1/netpay/trade/precreate", fields), 200, "SUCCESS", "answered")
+	return number
+}
+
+// paid makes an order, has it paid, and waits until the app was told.
+func (g *watchedGateway) paid() string {
+	g.t.Helper()
+	number := g.order(nil)
+	if err := g.platform.Pay(number); err != nil {
+		g.t.Fatal(err)
+	}
+	g.told("payment.succeeded", number)
+	return number
+}
+
+func (g *watchedGateway) refund(order, refund string, amount int, headers ...string) answer {
+	g.t.Helper()
+	return g.call("/v1/netpay/refund", map[string]any{"merOrderId": order, "refundOrderId": refund, "refundAmount": amount}, headers...)
+}
+
+// told waits for the next event that the app gets, which has to be this one.
+func (g *watchedGateway) told(eventType, order string) received {
+	g.t.Helper()
+	var got []received
+	eventually(g.t, eventType+" of "+order, func() bool {
+		got = append(got, g.app.seen()...)
+		return len(got) > 0
+	})
+	if len(got) != 1 || got[0].header.Get("Ce-Type") != "com.chinaums."+eventType || got[0].header.Get("Ce-Subject") != order {
+		g.t.Fatalf("the app was told %+v, want one %s of %s", got, eventType, order)
+	}
+	return got[0]
+}
+
+// returned is how often money went back for an order, by the platform's own books.
+func (g *watchedGateway) returned(order string) (times int) {
+	g.t.Helper()
+	for _, o := range g.platform.Orders() {
+		if o.MerOrderID == order || o.BillNo == order {
+			times += len(o.Returns)
+		}
+	}
+	return times
+}
+
+// notify has the platform send a notify.
+func (g *watchedGateway) notify(number string, kind sandbox.Kind, status int) {
+	g.t.Helper()
+	delivery, err := g.platform.Notify(g.t.Context(), number, kind, sandbox.Genuine)
+	if err != nil || delivery.Status != status {
+		g.t.Fatalf("%v, %+v, want status %d", err, delivery, status)
+	}
+}
+
+// TestWatchNotifyNeverSent: a payment whose notify never comes reaches the app all the same, as what the notify would have
+// become; when it comes after all it is acknowledged, and the app is not told twice.
+func TestWatchNotifyNeverSent(t *testing.T) {
+	g := startWatched(t, "")
+	number := g.order(nil)
+	if err := g.platform.Pay(number); err != nil {
+		t.Fatal(err)
+	}
+	got := g.told("payment.succeeded", number)
+	id := sha256Lines("v1\n/chinaums/shop\ncom.chinaums.payment.succeeded\nmid=" + g.keys.MID + "\nmerOrderId=" + number + "\nstatus=TRADE_SUCCESS\ntotalAmount=1000\n")
+	for name, want := range map[string]string{
+		"Ce-Id": id, "Ce-Source": "/chinaums/shop", "Ce-Evidence": "query", "Ce-Ordered": "true", "Content-Type": "application/json; charset=utf-8",
+	} {
+		if got.header.Get(name) != want {
+			t.Errorf("%s is %q, want %q", name, got.header.Get(name), want)
+		}
+	}
+	if got.method != "POST" || got.uri != "/notify" || "http://"+got.host != g.url {
+		t.Errorf("%s %s at %s", got.method, got.uri, got.host)
+	}
+	var event map[string]any
+	if err := json.Unmarshal([]byte(got.body), &event); err != nil || event["totalAmount"] != 1000.0 || event["merOrderId"] != number ||
+		event["mid"] != g.keys.MID || event["errCode"] != nil || event["status"] != "TRADE_SUCCESS" {
+		t.Errorf("%v: %s", err, got.body)
+	}
+	g.notify(number, sandbox.KindPayment, 200)
+	if metricValue(t, "caddy_chinaums_notifies_total", map[string]string{
+		"merchant": "shop", "type": "com.chinaums.payment.succeeded", "result": "repeated", "reason": "",
+	}) != 1 {
+		t.Error("the late notify was not told as repeated")
+	}
+	if n := metricValue(t, "caddy_chinaums_watch_found_total", map[string]string{"type": "com.chinaums.payment.succeeded"}); n != 1 {
+		t.Errorf("found %v", n)
+	}
+	second := g.order(nil) // the platform's notify comes first
+	if err := g.platform.Pay(second); err != nil {
+		t.Fatal(err)
+	}
+	g.told("payment.succeeded", second)
+	if seen := g.app.seen(); len(seen) != 0 {
+		t.Errorf("told again: %+v", seen)
+	}
+}
+
+// TestWatchNotify: what comes by a notify says so, and is not told by a query.
+func TestWatchNotify(t *testing.T) {
+	g := startWatched(t, "orders off")
+	number := g.order(nil)
+	if err := g.platform.Pay(number); err != nil {
+		t.Fatal(err)
+	}
+	g.notify(number, sandbox.KindPayment, 200)
+	if got := g.told("payment.succeeded", number); got.header.Get("Ce-Evidence") != "notify" || got.header.Get("Ce-Ordered") != "true" {
+		t.Errorf("%v", got.header)
+	}
+	g.notify(number, sandbox.KindPayment, 200)
+	foreign := g.number() // no gateway has seen it
+	if err := g.platform.Deduct(sandbox.Deduction{MerOrderID: foreign, TotalAmount: 5, NotifyURL: g.url + "/notify"}); err != nil {
+		t.Fatal(err)
+	}
+	g.notify(foreign, sandbox.KindDeduction, 200)
+	if got := g.told("deduction.succeeded", foreign); got.header.Get("Ce-Ordered") != "unseen" {
+		t.Errorf("%v", got.header)
+	}
+}
+
+// TestWatchLostRefund: the answer to a refund is lost. A second one with another number is refused while its fate is open; then
+// the platform says that it has succeeded, and the app is told. What could not be sent twice is sent once.
+func TestWatchLostRefund(t *testing.T) {
+	for _, long := range []string{"", "/long"} {
+		t.Run("by"+long, func(t *testing.T) {
+			g := startWatched(t, "")
+			number := g.paid()
+			first, second := g.number(), g.number()
+			g.platform.Break(sandbox.Fault{Kind: sandbox.Processing, Path: "/v1/netpay/refund", Queries: 1000},
+				sandbox.Fault{Kind: sandbox.CutExecuted, Path: "/v1/netpay/refund"})
+			fields := map[string]any{"merOrderId": number, "refundOrderId": first, "refundAmount": 600}
+			g.want(g.call(long+"/v1/netpay/refund", fields), 502, "GATEWAY_BAD_RESPONSE", "unknown")
+			a := g.refund(number, second, 600)
+			g.want(a, 409, "GATEWAY_REFUND_UNRESOLVED", "not_sent")
+			if !strings.Contains(a.body, first) {
+				t.Errorf("%s does not name what is in the way", a.body)
+			}
+			g.want(g.refund(number, first, 500), 422, "GATEWAY_INVALID", "not_sent")
+			g.want(g.refund(number, first, 600), 200, "SUCCESS", "answered") // the same again is no second one
+			if err := g.platform.FinishRefund(first, "SUCCESS"); err != nil {
+				t.Fatal(err)
+			}
+			got := g.told("refund.succeeded", number)
+			id := sha256Lines("v1\n/chinaums/shop\ncom.chinaums.refund.succeeded\nmid=" + g.keys.MID + "\nmerOrderId=" + number +
+				"\nrefundStatus=SUCCESS\nrefundOrderId=" + first + "\n")
+			if got.header.Get("Ce-Id") != id || got.header.Get("Ce-Evidence") != "query" {
+				t.Errorf("%v", got.header)
+			}
+			g.notify(first, sandbox.KindRefund, 200)
+			if seen := g.app.seen(); len(seen) != 0 {
+				t.Errorf("told again: %+v", seen)
+			}
+			g.want(g.refund(number, second, 600), 422, "GATEWAY_INVALID", "not_sent") // more than is left
+			g.want(g.refund(number, second, 400), 200, "SUCCESS", "answered")
+			if n := g.returned(number); n != 2 {
+				t.Errorf("money went back %d times", n)
+			}
+		})
+	}
+}
+
+// TestWatchOverride: who names the number in the way gets through, and the platform never sees the header.
+func TestWatchOverride(t *testing.T) {
+	g := startWatched(t, "")
+	number := g.paid()
+	first, second := g.number(), g.number()
+	g.platform.Break(sandbox.Fault{Kind: sandbox.Processing, Path: "/v1/netpay/refund", Queries: 1000})
+	g.want(g.refund(number, first, 100), 200, "SUCCESS", "answered")
+	g.want(g.refund(number, second, 100, "Gateway-Guard-Override: "+second), 409, "GATEWAY_REFUND_UNRESOLVED", "not_sent")
+	g.want(g.refund(number, second, 100, "Gateway-Guard-Override: "+first), 200, "SUCCESS", "answered")
+	if len(g.log.lines("the guard of refunds was overridden", first)) != 1 {
+		t.Error("it is not logged")
+	}
+	if a := g.refund(g.number(), g.number(), 5); a.header.Get("Gateway-Guard") != "unseen" {
+		t.Errorf("%v", a.header)
+	}
+}
+
+// TestWatchAmounts: a notify that does not say what was ordered.
+func TestWatchAmounts(t *testing.T) {
+	for option, want := range map[string]struct {
+		status  int
+		ordered string
+	}{"amounts warn": {200, "differs"}, "amounts reject": {409, ""}, "amounts off": {200, "true"}} {
+		t.Run(option, func(t *testing.T) {
+			g := startWatched(t, option+"\n\t\t\torders off")
+			number := g.order(nil)
+			message, err := sandbox.Notify{Key: g.keys.NotifyKey, Fields: map[string]string{"merOrderId": number, "mid": g.keys.MID, "totalAmount": "1"}}.Build()
+			if err != nil {
+				t.Fatal(err)
+			}
+			a := do(t, newRequest(t, "POST", g.url+"/notify", string(message.Body), "Content-Type: "+message.ContentType))
+			if a.status != want.status {
+				t.Fatalf("answered %d %s", a.status, a.body)
+			}
+			if want.status != 200 {
+				if a.body != "FAILED" || len(g.log.lines(`"reason":"order"`)) == 0 || len(g.app.seen()) != 0 {
+					t.Errorf("%s", a.body)
+				}
+				return
+			}
+			if got := g.told("payment.succeeded", number); got.header.Get("Ce-Ordered") != want.ordered {
+				t.Errorf("%v", got.header)
+			}
+		})
+	}
+}
+
+// TestWatchLink: a link is followed, though nobody was called; NO_ORDER proves nothing before the buyer opens it.
+func TestWatchLink(t *testing.T) {
+	g := startWatched(t, "")
+	number := g.number()
+	a := g.call("/v1/netpay/trade/h5-pay", map[string]any{"merOrderId": number, "totalAmount": 700, "notifyUrl": g.url + "/notify"})
+	g.want(a, 200, "", "not_sent")
+	var link struct{ URL string }
+	if err := json.Unmarshal([]byte(a.body), &link); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the platform was asked", func() bool {
+		return metricValue(t, "caddy_chinaums_watch_queries_total", map[string]string{"result": "absent"}) > 0
+	})
+	do(t, newRequest(t, "GET", link.URL, ""))
+	if err := g.platform.Pay(number); err != nil {
+		t.Fatal(err)
+	}
+	if got := g.told("payment.succeeded", number); got.header.Get("Ce-Evidence") != "query" || got.header.Get("Ce-Ordered") != "true" {
+		t.Errorf("%v", got.header)
+	}
+}
+
+// TestWatchOutlivesReload: what went out under one configuration is followed under the next, which has other settings.
+func TestWatchOutlivesReload(t *testing.T) {
+	g := startWatched(t, "unknown 1h")
+	number := g.paid()
+	first := g.number()
+	g.platform.Break(sandbox.Fault{Kind: sandbox.CutExecuted, Path: "/v1/netpay/refund"}, sandbox.Fault{Kind: sandbox.NoOrder, Times: -1})
+	g.want(g.refund(number, first, 600), 502, "GATEWAY_BAD_RESPONSE", "unknown")
+	g.want(g.refund(number, g.number(), 600), 409, "GATEWAY_REFUND_UNRESOLVED", "not_sent")
+	g.platform.Heal()
+	next := strings.Replace(strings.Replace(g.config, "unknown 1h", "unknown 50ms 100ms 1s 2s 4s 8s 16s 32s", 1), "{\n", "{\n\tadmin off\n", 1)
+	if err := caddy.Load(adapt(t, next), true); err != nil {
+		t.Fatal(err)
+	}
+	// The row's next look is an hour away; the guard asks, once a second at most, and finds it.
+	eventually(t, "the guard knows", func() bool { return g.refundAfterReload(number, g.number(), 600).status == 422 })
+	g.told("refund.succeeded", number)
+	if n := g.returned(number); n != 1 {
+		t.Errorf("money went back %d times", n)
+	}
+}
+
+func (g *watchedGateway) refundAfterReload(order, refund string, amount int) answer {
+	g.t.Helper()
+	content, _ := json.Marshal(map[string]any{
+		"requestTimestamp": time.Now().In(beijing).Format(time.DateTime), "mid": g.keys.MID, "tid": g.keys.TID, "instMid": "APPDEFAULT",
+		"merOrderId": order, "refundOrderId": refund, "refundAmount": amount,
+	})
+	return doAfterReload(g.t, func() *http.Request {
+		return newRequest(g.t, "POST", g.url+"/v1/netpay/refund", string(content), "Content-Type: application/json")
+	})
+}
+
+// TestWatchRestart: the gateway ends between the line and the answer. What was written down and has no outcome is unknown at the
+// next start, and is followed.
+func TestWatchRestart(t *testing.T) {
+	g := startWatched(t, "")
+	number := g.paid()
+	first := g.number()
+	g.platform.Break(sandbox.Fault{Kind: sandbox.CutExecuted, Path: "/v1/netpay/refund"}, sandbox.Fault{Kind: sandbox.NoOrder, Times: -1})
+	g.want(g.refund(number, first, 300), 502, "GATEWAY_BAD_RESPONSE", "unknown")
+	if err := caddy.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	g.platform.Heal()
+	if err := caddy.Load(adapt(t, strings.Replace(g.config, "{\n", "{\n\tadmin off\n", 1)), true); err != nil {
+		t.Fatal(err)
+	}
+	g.told("refund.succeeded", number)
+}
+
+// TestWatchBill: a bill is paid and paid back, with lost notifies and a lost answer.
+func TestWatchBill(t *testing.T) {
+	g := startWatched(t, "")
+	bill, day := g.number(), time.Now().In(beijing).Format(time.DateOnly)
+	g.want(g.call("/v1/netpay/bills/get-qrcode", map[string]any{
+		"instMid": "QRPAYDEFAULT", "billNo": bill, "billDate": day, "totalAmount": 2100, "notifyUrl": g.url + "/notify",
+	}), 200, "SUCCESS", "answered")
+	if err := g.platform.Pay(bill); err != nil {
+		t.Fatal(err)
+	}
+	got := g.told("bill.paid", bill)
+	id := sha256Lines("v1\n/chinaums/shop\ncom.chinaums.bill.paid\nmid=" + g.keys.MID + "\nbillNo=" + bill + "\nbillDate=" + day + "\nbillStatus=PAID\n")
+	if got.header.Get("Ce-Id") != id || got.header.Get("Ce-Time") == "" {
+		t.Errorf("%v", got.header)
+	}
+	g.notify(bill, sandbox.KindBill, 200)
+	refund := g.number()
+	fields := map[string]any{"instMid": "QRPAYDEFAULT", "billNo": bill, "billDate": day, "refundOrderId": refund, "refundAmount": 100}
+	g.platform.Break(sandbox.Fault{Kind: sandbox.CutExecuted, Path: "/v1/netpay/bills/refund"})
+	g.want(g.call("/v1/netpay/bills/refund", fields), 502, "GATEWAY_BAD_RESPONSE", "unknown")
+	g.told("refund.succeeded", bill+"0")
+	g.notify(refund, sandbox.KindRefund, 200)
+	if seen := g.app.seen(); len(seen) != 0 {
+		t.Errorf("told again: %+v", seen)
+	}
+	fields["refundOrderId"], fields["refundAmount"] = g.number(), 2100
+	g.want(g.call("/v1/netpay/bills/refund", fields), 422, "GATEWAY_INVALID", "not_sent")
+}
+
+// TestWatchUnavailable: where a line cannot be written, refunds and captures are refused, and orders go on and are counted.
+func TestWatchUnavailable(t *testing.T) {
+	platform, upstream := startSandbox(t, sandbox.Options{Manual: true})
+	keys, address := platform.Options(), freeAddress(t)
+	log := startCaddy(t, strings.Replace(merchantOptions(upstream), "\t\t}\n\t}\n", "\t\t}\n\t\twatch {\n\t\t\tstore test_broken\n\t\t}\n\t}\n\tinbox {\n\t\tstore bolt {\n\t\t\tpath "+
+		filepath.Join(t.TempDir(), "inbox.db")+"\n\t\t}\n\t}\n", 1)+
+		notifySite(address, "chinaums_proxy /v1/netpay/*"))
+	g := &watchedGateway{t: t, platform: platform, keys: keys, url: "http://" + address}
+	number := g.order(nil)
+	for path, code := range map[string]string{
+		"/v1/netpay/refund": "GATEWAY_WATCH_UNAVAILABLE", "/v1/netpay/secure-complete": "GATEWAY_WATCH_UNAVAILABLE", "/v1/netpay/secure-cancel": "GATEWAY_WATCH_UNAVAILABLE",
+	} {
+		a := g.call(path, map[string]any{"merOrderId": number, "refundOrderId": g.number(), "refundAmount": 5, "completedAmount": 5})
+		g.want(a, 503, code, "not_sent")
+		if a.header.Get("Retry-After") == "" {
+			t.Errorf("%s: %v", path, a.header)
+		}
+	}
+	g.want(g.call("/v1/netpay/close", map[string]any{"merOrderId": number}), 200, "SUCCESS", "answered")
+	if n := metricValue(t, "caddy_chinaums_watch_unwritten_total", map[string]string{"kind": "order"}); n < 1 {
+		t.Errorf("%v orders counted", n)
+	}
+	if len(log.lines("the watch cannot write a call down", number)) == 0 {
+		t.Error("it is not logged")
+	}
+}
+
+// brokenStore is a store on a full disk.
+type brokenStore struct{}
+
+func init() { caddy.RegisterModule(brokenStore{}) }
+
+func (brokenStore) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "watch.stores.test_broken", New: func() caddy.Module { return new(brokenStore) }}
+}
+
+func (brokenStore) UnmarshalCaddyfile(*caddyfile.Dispenser) error { return nil }
+func (brokenStore) Key(name string) string                        { return name }
+func (brokenStore) Open(context.Context, string, *zap.Logger) (watch.Store, error) {
+	return brokenStore{}, nil
+}
+func (brokenStore) Get(context.Context, string) (e watch.Entry, err error) {
+	return e, watch.ErrNotFound
+}
+func (brokenStore) Put(context.Context, string, []byte, uint64) (uint64, error) {
+	return 0, errors.New("no space left on device")
+}
+func (brokenStore) Delete(context.Context, string, uint64) error       { return watch.ErrConflict }
+func (brokenStore) All(context.Context, func(watch.Entry) error) error { return nil }
+func (brokenStore) Changes(context.Context, func(watch.Entry)) error   { return nil }
+func (brokenStore) Shared() bool                                       { return false }
+func (brokenStore) Close() error                                       { return nil }
+
+// TestWatchJSON: what only JSON can say wrongly.
+func TestWatchJSON(t *testing.T) {
+	setKeys(t)
+	config := func(watch string) string {
+		return `{"admin":{"disabled":true},"apps":{"chinaums":{"merchants":{"shop":{"notify_key":["k"]}},"watch":` + watch + `}}}`
+	}
+	for watch, want := range map[string]string{
+		`{"rat":1}`: `unknown field "rat"`, `{"orders":"of"}`: "orders", `{"orders":[-1]}`: "orders", `{"unknown":[]}`: "unknown", `{"rate":-1}`: "rate",
+		`{"refunds":"on"}`: "refunds", `{"amounts":"on"}`: "amounts", `{"store":{"store":"none"}}`: "store", `{"give_up":-5}`: "give_up", `{"keep":-5}`: "keep",
+	} {
+		if got := loadJSONError(t, config(watch)); !strings.Contains(got, "watch: ") || !strings.Contains(got, want) {
+			t.Errorf("%s: %q does not say %q", watch, got, want)
+		}
+	}
+	for _, watch := range []string{"null", "{}", `{"orders":"off"}`, `{"orders":["1m"]}`} {
+		if got := loadJSONError(t, config(watch)); got != "" {
+			t.Errorf("%s: %s", watch, got)
+		}
+	}
+}
