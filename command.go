@@ -23,7 +23,8 @@ func init() {
 		Short: "Signs, verifies, notifies and plays ChinaUMS (银联商务)",
 		Long: `
 Signs a call's body; says whether a saved notify verifies and, if not, which known
-mistake explains it; sends a test notify; plays the platform on this machine.
+mistake explains it; sends a test notify; plays the platform on this machine; shows what the watch of the
+running Caddy knows of orders and refunds.
 
 Keys never come from an argument. They come from a Caddy configuration
 (--config, with --merchant where there are several), or else from the
@@ -31,6 +32,7 @@ environment: UMS_APP_ID and UMS_APP_KEY for calls, UMS_NOTIFY_KEY for notifies, 
 for the mid of a test notify.`,
 		CobraFunc: func(cmd *cobra.Command) {
 			cmd.AddCommand(signCommand(), verifyCommand(), notifyCommand(), sandboxCommand(), devCommand(),
+				ordersCommand(), orderCommand(), queryCommand(), resendCommand(), reconcileCommand(),
 				cli.VersionCommand(version), cli.HealthCommand())
 			locale.Help(cmd)
 		},
