@@ -24,6 +24,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	_ "github.com/caddy-chinaums/caddy-chinaums/inbox/natsstore"
+	_ "github.com/caddy-chinaums/caddy-chinaums/watch/natsstore"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/sandbox"
 	"github.com/caddy-chinaums/caddy-chinaums/webhook"
 )
@@ -554,12 +555,14 @@ func TestReferenceOptions(t *testing.T) {
 		"<id>", "1", "<sn>", "1", "<key>", "{env.APP_SECRET}", "<code>", "{env.APP_SECRET}", " [<previous>…]", "", "<mid…>", "898000000000000",
 		"<scheme://host[:port]>", "http://127.0.0.1:1", "<PEM or file>…", "{env.SQB_PUBLIC_KEY}", "<cidr…>", "10.0.0.0/8",
 		"<path…>", "/v1/netpay/query", "<size>", "32KiB", "<duration>", "5s", "<name…>", "goods", "<url…>", "nats://127.0.0.1:4222",
-		"<placeholders>", "{http.request.header.A}", "<placeholder>", "{http.request.header.A}", "<delay…>", "5s 1m", "<number>", "4",
+		"<placeholders>", "{http.request.header.A}", "<placeholder>", "{http.request.header.A}", "<delay…>", "5s 1m", "<number>", "4", "<name>", "default", "<path>", "/notify", "<age…>", "1m 2m", "<time…>", "5s 1m",
 		"deliver", "deliver {\nrespond OK\n}")
 	code := regexp.MustCompile("`([^`]+)`")
 	owner, tested := "", 0
 	for line := range strings.Lines(section) {
 		switch {
+		case strings.HasPrefix(line, "### Global option `chinaums`: `watch`"):
+			owner = "watch"
 		case strings.HasPrefix(line, "### Global option `chinaums`"):
 			owner = "merchant"
 		case strings.HasPrefix(line, "### Global option `shouqianba`"):
@@ -611,7 +614,7 @@ func TestReferenceOptions(t *testing.T) {
 func withOption(owner, option string) string {
 	account := "app_id 1\napp_key {env.UMS_APP_KEY}\nnotify_key {env.UMS_NOTIFY_KEY}\n"
 	terminal := "terminal_sn 1\nterminal_key {env.APP_SECRET}\npublic_key {env.SQB_PUBLIC_KEY}\n"
-	site, inboxes := "", ""
+	site, inboxes, watch := "", "", ""
 	switch owner {
 	case "inboxes":
 		inboxes = "inbox {\n" + option + "\n}\n"
@@ -621,6 +624,8 @@ func withOption(owner, option string) string {
 			site += "deliver {\nrespond OK\n}\n"
 		}
 		site += "}\n"
+	case "watch":
+		watch = "watch {\n" + option + "\n}\n"
 	case "merchant":
 		account = without(account, option) + option + "\n"
 	case "terminal":
@@ -635,7 +640,7 @@ func withOption(owner, option string) string {
 	default:
 		return ""
 	}
-	return "{\n" + inboxes + "chinaums {\nmerchant shop {\n" + account + "}\n}\nshouqianba {\nterminal till {\n" + terminal + "}\n}\n}\nhttp://:1 {\n" + site + "}\n"
+	return "{\n" + inboxes + "chinaums {\nmerchant shop {\n" + account + "}\n" + watch + "}\nshouqianba {\nterminal till {\n" + terminal + "}\n}\n}\nhttp://:1 {\n" + site + "}\n"
 }
 
 // without takes the lines out that name one of the options.

@@ -50,7 +50,8 @@ func packageFiles(t *testing.T, directory string) []*ast.File {
 // productDirectories are where the words come from.
 var productDirectories = []string{
 	".", "shouqianba", "webhook", "inbox", "inbox/boltstore", "inbox/natsstore",
-	"internal/outbound", "internal/inbound", "internal/syntax", "internal/verdict",
+	"internal/outbound", "internal/inbound", "internal/syntax", "internal/verdict", "internal/watched",
+	"watch", "watch/boltstore", "watch/natsstore",
 }
 
 // constants are the string constants of these files, by their names.
@@ -130,7 +131,7 @@ func codeReasons(t *testing.T) map[string]bool {
 		}
 	}
 	word := regexp.MustCompile(`^[a-z][a-z_]*$`)
-	for _, directory := range []string{".", "shouqianba", "internal/outbound", "internal/inbound", "inbox"} {
+	for _, directory := range []string{".", "shouqianba", "internal/outbound", "internal/inbound", "internal/watched", "inbox"} {
 		files := packageFiles(t, directory)
 		values := constants(files)
 		for name, value := range values {
@@ -348,7 +349,10 @@ func TestReferenceHasEveryName(t *testing.T) {
 					}
 					if parts["Namespace"] == "caddy" {
 						subsystems := []string{parts["Subsystem"]}
-						if subsystems[0] == "" { // both platforms'
+						switch {
+						case directory == "internal/watched": // which one platform has
+							subsystems = platforms[:1]
+						case subsystems[0] == "": // both platforms'
 							subsystems = platforms
 						}
 						for _, subsystem := range subsystems {
@@ -364,6 +368,10 @@ func TestReferenceHasEveryName(t *testing.T) {
 					case "NewDesc":
 						if name, ok := literal(node.Args[0]); ok {
 							metrics[name] = true
+						}
+					case "say": // of the watch
+						if name, ok := literal(node.Args[1]); ok {
+							events["chinaums."+name] = true
 						}
 					case "Emit", "emit", "events":
 						for _, argument := range node.Args {
