@@ -140,6 +140,9 @@ func (n *Notify) Provision(ctx caddy.Context) error {
 		n.confirmer = confirming
 		patience *= 2
 	}
+	if n.Observe && n.app.watched != nil {
+		n.logger.Warn("the watch is not told of notifies under observe: it tells the app of each payment itself", zap.String("option", "observe"))
+	}
 	n.app.patience = max(n.app.patience, patience)
 	return nil
 }

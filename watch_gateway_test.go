@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net/http"
+	"net/http/httptest"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -278,6 +280,45 @@ func TestWatchOverride(t *testing.T) {
 	if a := g.refund(g.number(), g.number(), 5); a.header.Get("Gateway-Guard") != "unseen" {
 		t.Errorf("%v", a.header)
 	}
+}
+
+// TestWatchBusy: while a refund is on its way no other one of the order is sent, whatever its number. The platform sees nothing of
+// the guard's headers.
+func TestWatchBusy(t *testing.T) {
+	arrived, release := make(chan http.Header), make(chan struct{})
+	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		if r.URL.Path == "/v1/netpay/refund" {
+			arrived <- r.Header
+			<-release
+		}
+		_, _ = io.WriteString(w, `{"errCode":"SUCCESS","refundStatus":"SUCCESS"}`)
+	}))
+	defer upstream.Close()
+	setKeys(t)
+	address := freeAddress(t)
+	startCaddy(t, strings.Replace(merchantOptions(upstream.URL), "\t\t}\n\t}\n", "\t\t}\n\t\twatch {\n\t\t\tstore bolt {\n\t\t\t\tpath "+
+		filepath.Join(t.TempDir(), "watch.db")+"\n\t\t\t}\n\t\t}\n\t}\n\tinbox {\n\t\tstore bolt {\n\t\t\tpath "+filepath.Join(t.TempDir(), "inbox.db")+
+		"\n\t\t}\n\t}\n", 1)+notifySite(address, "chinaums_proxy /v1/netpay/* {\n\t\theader_up X-A b\n\t}"))
+	g := &watchedGateway{t: t, url: "http://" + address}
+	first := make(chan answer)
+	go func() { first <- g.refund("O1", "R1", 5, "Gateway-Guard-Override: x") }()
+	header := <-arrived
+	for _, refund := range []string{"R2", "R1"} {
+		a := g.refund("O1", refund, 5)
+		g.want(a, 409, "GATEWAY_BUSY", "not_sent")
+		if a.header.Get("Retry-After") != "5" {
+			t.Errorf("%v", a.header)
+		}
+	}
+	close(release)
+	a := <-first
+	g.want(a, 200, "SUCCESS", "answered")
+	if a.header.Get("Gateway-Guard") != "unseen" || header.Get("Gateway-Guard-Override") != "" || header.Get("X-A") != "b" {
+		t.Errorf("%v, %v", a.header, header)
+	}
+	go func() { <-arrived }()
+	g.want(g.refund("O1", "R2", 5), 200, "SUCCESS", "answered")
 }
 
 // TestWatchAmounts: a notify that does not say what was ordered.
