@@ -452,6 +452,56 @@ func TestWatchBill(t *testing.T) {
 	g.want(g.call("/v1/netpay/bills/refund", fields), 422, "GATEWAY_INVALID", "not_sent")
 }
 
+// TestWatchGuarantee: the answer to a completion is lost; what is found is what the platform's notify says. Nothing can be paid back
+// before, as the completion's end is not known.
+func TestWatchGuarantee(t *testing.T) {
+	g := startWatched(t, "")
+	number := g.order(map[string]any{"secureTransaction": "true"})
+	if err := g.platform.Pay(number); err != nil {
+		t.Fatal(err)
+	}
+	g.told("guarantee.uncompleted", number)
+	g.platform.Break(sandbox.Fault{Kind: sandbox.CutExecuted, Path: "/v1/netpay/secure-complete"})
+	g.want(g.call("/v1/netpay/secure-complete", map[string]any{"merOrderId": number, "completedAmount": 600}), 502, "GATEWAY_BAD_RESPONSE", "unknown")
+	got := g.told("guarantee.partly_completed", number)
+	id := sha256Lines("v1\n/chinaums/shop\ncom.chinaums.guarantee.partly_completed\nmid=" + g.keys.MID + "\nmerOrderId=" + number +
+		"\nsecureStatus=PARTLY_COMPLETED\ncompleteAmount=600\n")
+	if got.header.Get("Ce-Id") != id {
+		t.Errorf("%v", got.header)
+	}
+	g.notify(number, sandbox.KindGuarantee, 200)
+
+	canceled := g.order(map[string]any{"secureTransaction": "true"})
+	if err := g.platform.Pay(canceled); err != nil {
+		t.Fatal(err)
+	}
+	g.told("guarantee.uncompleted", canceled)
+	g.platform.Break(sandbox.Fault{Kind: sandbox.CutExecuted, Path: "/v1/netpay/secure-cancel"})
+	g.want(g.call("/v1/netpay/secure-cancel", map[string]any{"merOrderId": canceled}), 502, "GATEWAY_BAD_RESPONSE", "unknown")
+	g.told("guarantee.canceled", canceled)
+	if n := g.returned(canceled); n != 1 {
+		t.Errorf("money went back %d times", n)
+	}
+}
+
+// TestWatchLatePaid: an order that the platform had called closed is paid after all. It is told as paid, and somebody is called.
+func TestWatchLatePaid(t *testing.T) {
+	g := startWatched(t, "")
+	number := g.order(nil)
+	eventually(t, "the order's answer is written down", func() bool {
+		return metricValue(t, "caddy_chinaums_watch_orders", map[string]string{"state": "open"}) == 1
+	})
+	g.want(g.call("/v1/netpay/close", map[string]any{"merOrderId": number}), 200, "SUCCESS", "answered")
+	if err := g.platform.PayClosed(number); err != nil {
+		t.Fatal(err)
+	}
+	g.notify(number, sandbox.KindPayment, 200)
+	g.told("payment.succeeded", number)
+	if len(g.log.lines(`"level":"error"`, "had called closed was paid", number)) != 1 {
+		t.Error("nobody is called")
+	}
+}
+
 // TestWatchUnavailable: where a line cannot be written, refunds and captures are refused, and orders go on and are counted.
 func TestWatchUnavailable(t *testing.T) {
 	platform, upstream := startSandbox(t, sandbox.Options{Manual: true})
