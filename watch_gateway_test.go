@@ -488,10 +488,12 @@ func TestWatchGuarantee(t *testing.T) {
 func TestWatchLatePaid(t *testing.T) {
 	g := startWatched(t, "")
 	number := g.order(nil)
-	eventually(t, "the order's answer is written down", func() bool {
+	open := func() bool {
 		return metricValue(t, "caddy_chinaums_watch_orders", map[string]string{"state": "open"}) == 1
-	})
+	}
+	eventually(t, "the order's answer is written down", open)
 	g.want(g.call("/v1/netpay/close", map[string]any{"merOrderId": number}), 200, "SUCCESS", "answered")
+	eventually(t, "the close's answer is written down", func() bool { return !open() })
 	if err := g.platform.PayClosed(number); err != nil {
 		t.Fatal(err)
 	}
