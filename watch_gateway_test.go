@@ -577,3 +577,25 @@ func TestWatchJSON(t *testing.T) {
 		}
 	}
 }
+
+// TestWatchNeedsADelivery: what nobody delivers is not told. A query's event waited in the inbox for ever, and the notify that
+// came later was answered SUCCESS without the app.
+func TestWatchNeedsADelivery(t *testing.T) {
+	platform, upstream := startSandbox(t, sandbox.Options{Manual: true})
+	keys, address, directory := platform.Options(), freeAddress(t), t.TempDir()
+	app := newMerchantApp(t, func(http.ResponseWriter, *http.Request) {})
+	log := startCaddy(t, strings.Replace(merchantOptions(upstream), "\t\t}\n\t}\n", "\t\t}\n\t\twatch {\n\t\t\tstore bolt {\n\t\t\t\tpath "+
+		filepath.Join(directory, "watch.db")+"\n\t\t\t}\n\t\t\trate 500\n\t\t\torders 50ms 100ms\n\t\t}\n\t}\n\tinbox {\n\t\tstore bolt {\n\t\t\tpath "+
+		filepath.Join(directory, "inbox.db")+"\n\t\t}\n\t}\n", 1)+
+		notifySite(address, "chinaums_proxy /v1/netpay/*\n\tchinaums_notify /notify\n\treverse_proxy /notify "+app.URL))
+	g := &watchedGateway{t: t, platform: platform, keys: keys, url: "http://" + address, app: app, log: log}
+	number := g.order(nil)
+	if err := platform.Pay(number); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a query finds the payment", func() bool { return len(log.lines("no handler delivers from this inbox")) > 0 })
+	g.notify(number, sandbox.KindPayment, 200)
+	if got := app.seen(); len(got) != 1 {
+		t.Errorf("the app got %d events", len(got))
+	}
+}

@@ -25,6 +25,10 @@ func (a *App) Intake(name string) (func(ctx context.Context, r *http.Request, co
 		return nil, err
 	}
 	return func(ctx context.Context, r *http.Request, content []byte, again bool) error {
+		// What waits here for ever would be taken for told, and the notify of it acknowledged.
+		if b.delivery == nil {
+			return errNoDelivery
+		}
 		h := b.intake
 		if h == nil {
 			h = alone
@@ -32,6 +36,8 @@ func (a *App) Intake(name string) (func(ctx context.Context, r *http.Request, co
 		return h.take(r.WithContext(ctx), content, again)
 	}, nil
 }
+
+var errNoDelivery = errors.New("no handler delivers from this inbox; add an inbox directive to a site")
 
 // take is ServeHTTP for a request that comes from this process.
 func (h *Handler) take(r *http.Request, content []byte, again bool) error {

@@ -310,13 +310,7 @@ func (o *Order) begin(call Call, flight string, now, lands int64) *Track {
 	t := &o.Track
 	if call.Kind.order() {
 		if settled := o.State != "" && o.State != Sent && o.State != Closed && o.State != Unseen; !settled {
-			o.Kind, o.Amount, o.Mid, o.Notify, o.Path = call.Kind, call.Amount, call.Mid, call.Notify, call.Path
-			o.Expires = now + defaultExpiry.Milliseconds()
-			if !call.Expires.IsZero() {
-				o.Expires = call.Expires.UnixMilli()
-			}
-			o.Fields = maps.Clone(call.Fields)
-			o.Absent = 0
+			o.terms(call, now)
 		}
 		o.Seen = true
 	} else if t = o.call(call.Number); t == nil || call.Number == "" {
@@ -325,9 +319,22 @@ func (o *Order) begin(call Call, flight string, now, lands int64) *Track {
 		t.Kind, t.Path, t.Amount, t.Whole, t.Fields = call.Kind, call.Path, call.Amount, call.Whole, maps.Clone(call.Fields)
 	}
 	o.note(now, "sent", o.name(t), call.Path)
+	if t.Flight != "" { // an earlier sending is still on its way: no refusal of this one says anything about it
+		o.become(t, isLost, now)
+	}
 	o.become(t, isSent, now)
 	t.Flight, t.Lands, t.Sent = flight, lands, now
 	return t
+}
+
+// terms takes over what was ordered last: the platform takes it over with an order of the same number.
+func (o *Order) terms(call Call, now int64) {
+	o.Kind, o.Amount, o.Mid, o.Notify, o.Path = call.Kind, call.Amount, call.Mid, call.Notify, call.Path
+	o.Expires = now + defaultExpiry.Milliseconds()
+	if at := call.Expires.UnixMilli(); at > now { // a clock may be wrong
+		o.Expires = at
+	}
+	o.Fields, o.Absent, o.Differs = maps.Clone(call.Fields), 0, false
 }
 
 // flown returns the call that a flight belongs to, or nil.

@@ -348,7 +348,9 @@ func (t *Ticket) land(outcome Outcome, code string, f *Finding) func(o *Order, n
 				return false
 			}
 		}
-		track.Flight, track.Lands = "", 0
+		if track.Flight == t.flight || track.Flight == "" {
+			track.Flight, track.Lands = "", 0
+		}
 		if outcome == NotSent {
 			o.note(now, "answer", o.name(track), string(outcome))
 			if track.State == t.begun {
@@ -373,6 +375,9 @@ func (t *Ticket) land(outcome Outcome, code string, f *Finding) func(o *Order, n
 		}
 		if track != &o.Track && (f.Call == Nothing || f.Call == IsAbsent) {
 			f.Call = IsPending
+		}
+		if track == &o.Track && f.Order == IsOpen && !o.State.paid() {
+			o.terms(t.call, now)
 		}
 		o.learn(track, &f, "answer", now)
 		return true

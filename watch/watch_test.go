@@ -621,3 +621,40 @@ func TestReconcile(t *testing.T) {
 		}
 	})
 }
+
+// TestOrderedAgain: an order or link of the same number that is made again has its own amount and expiry. The first ones
+// stayed, so that the notify of the old price was `true`, and that of the new one `differs`.
+func TestOrderedAgain(t *testing.T) {
+	inTime(t, func(s *watch.Settings) { s.Amounts = watch.Reject }, func(t *testing.T, g *gateway) {
+		g.ordered("A1", 100)
+		after(20 * time.Minute)
+		g.call("/link", request{Order: "A1", Amount: 90, Mid: "898", Expires: -8 * time.Hour}, watch.Answered, "SUCCESS")
+		after(time.Second)
+		if o := g.row("A1"); o.Amount != 90 || time.UnixMilli(o.Expires).Before(time.Now().Add(20*time.Minute)) {
+			t.Errorf("amount %d, expires %v", o.Amount, time.UnixMilli(o.Expires))
+		}
+		if n := g.notify("A1", answer{Order: watch.IsPaid, Amount: 90, Mid: "898"}, true); n.Ordered != watch.OrderedTrue {
+			t.Errorf("the notify of the new price is %s", n.Ordered)
+		}
+	})
+}
+
+// TestTwoAtOnce: of two calls of one number at once the second is refused, and the first one's answer is lost. The refusal
+// ended both, so that nobody asked any more.
+func TestTwoAtOnce(t *testing.T) {
+	inTime(t, nil, func(t *testing.T, g *gateway) {
+		first, _ := g.Before(t.Context(), "shop", "/order", request{Order: "A1", Amount: 100}.body(), "")
+		g.call("/order", request{Order: "A1", Amount: 100}, watch.Answered, "BAD_SIGN")
+		after(time.Second)
+		g.After(first, watch.Unknown, "", nil)
+		after(time.Second)
+		if is := g.state("A1"); is != watch.Sent {
+			t.Errorf("the order is %s", is)
+		}
+		g.bank.order("A1", watch.IsPaid, 100)
+		after(time.Hour)
+		if is := g.state("A1"); is != watch.Paid {
+			t.Errorf("the order is %s", is)
+		}
+	})
+}
