@@ -87,8 +87,8 @@ func (*watching) Classify(called string, body []byte) (call watch.Call, ok bool)
 	case watch.KindCapture:
 		call.Amount = fenOf(said["completedAmount"])
 	}
-	call.Fields = make(map[string]string, 5)
-	for _, name := range [...]string{"mid", "tid", "instMid", "merOrderId", "billNo", "billDate", "refundOrderId"} {
+	call.Fields = make(map[string]string, 6)
+	for _, name := range [...]string{"mid", "tid", "instMid", "merOrderId", "billNo", "billDate", "refundOrderId", "secureTransaction"} {
 		if value := said[name]; value != "" {
 			call.Fields[name] = bounded(value)
 		}
@@ -334,6 +334,10 @@ func (p *watching) readOrder(order *watch.Order, call *watch.Track, said map[str
 		if f.Call == watch.Nothing {
 			f.Call = watch.IsPending
 		}
+	}
+	// The documents' answer does not say what became of money that is held (E1.2-RSP); only the notify does.
+	if order.Fields["secureTransaction"] == "true" && said["secureStatus"] == "" {
+		return f, nil
 	}
 	// Of an order that nobody paid the platform sends no notify. The app is told only where it could not know.
 	if f.Order == watch.IsPaid || f.Order == watch.IsPartRefunded || f.Order == watch.IsRefunded ||

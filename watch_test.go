@@ -130,6 +130,8 @@ func readOrders() (order *watch.Order, refund, bare, billRefund *watch.Track, bi
 // TestWatchRead: what the answers to queries mean, and those of another order or refund, which mean nothing.
 func TestWatchRead(t *testing.T) {
 	order, refund, bare, billRefund, bill := readOrders()
+	held, _, _, _, _ := readOrders()
+	held.Fields["secureTransaction"] = "true"
 	for _, test := range []struct {
 		name   string
 		order  *watch.Order
@@ -143,6 +145,8 @@ func TestWatchRead(t *testing.T) {
 		{"open", order, nil, 0, `{"errCode":"SUCCESS","merOrderId":"O1","status":"NEW_ORDER","totalAmount":100}`, watch.IsOpen, "", false},
 		{"waiting", order, nil, 0, `{"errCode":"SUCCESS","merOrderId":"O1","status":"WAIT_BUYER_PAY"}`, watch.IsOpen, "", false},
 		{"paid", order, nil, 0, `{"errCode":"SUCCESS","merOrderId":"O1","status":"TRADE_SUCCESS","totalAmount":100}`, watch.IsPaid, "payment.succeeded", false},
+		{"held, and not said so", held, nil, 0, `{"errCode":"SUCCESS","merOrderId":"O1","status":"TRADE_SUCCESS","totalAmount":100}`, watch.IsPaid, "", false},
+		{"held", held, nil, 0, `{"errCode":"SUCCESS","merOrderId":"O1","status":"TRADE_SUCCESS","totalAmount":100,"secureStatus":"UNCOMPLETED"}`, watch.IsPaid, "guarantee.uncompleted", false},
 		{"paid, in another spelling", order, nil, 0, `{"errCode":"SUCCESS","merOrderId":"O1","status":"success","totalAmount":"100"}`, watch.IsPaid, "payment.succeeded", false},
 		{"paid, and a refund is open", order, nil, 0, `{"errCode":"SUCCESS","merOrderId":"O1","status":"TRADE_SUCCESS","totalAmount":100,"refundAmount":30}`, watch.IsPaid, "payment.succeeded", false},
 		{"paid, and partly back", order, nil, 0, `{"errCode":"SUCCESS","merOrderId":"O1","status":"TRADE_REFUND","totalAmount":100,"refundAmount":30}`, watch.IsPartRefunded, "payment.succeeded", false},

@@ -102,9 +102,9 @@ func (w *Watch) queryAll(ctx context.Context, merchant, number string, again boo
 
 // sweep removes, once a day, what has ended long ago.
 func (w *Watch) sweep() {
-	for {
+	for pause := 10 * time.Minute; ; pause = daily { // some processes live for less than a day
 		select {
-		case <-w.clock.After(daily):
+		case <-w.clock.After(pause):
 		case <-w.ctx.Done():
 			return
 		}
