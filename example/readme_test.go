@@ -24,8 +24,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	_ "github.com/caddy-chinaums/caddy-chinaums/inbox/natsstore"
-	_ "github.com/caddy-chinaums/caddy-chinaums/watch/natsstore"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/sandbox"
+	_ "github.com/caddy-chinaums/caddy-chinaums/watch/natsstore"
 	"github.com/caddy-chinaums/caddy-chinaums/webhook"
 )
 
