@@ -81,14 +81,13 @@ func TestLockTakenOver(t *testing.T) {
 	storage := newMemory()
 	first := p.start(storage)
 	p.credential(first)
-	p.clock.set("2026-11-25 08:00:00")
 
 	second := newKeeper()
 	second.now = p.clock.Now
 	t.Cleanup(func() { _ = second.Destruct() })
 	o := p.owner(storage)
 	var stoodStill atomic.Bool
-	p.server.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	between := func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != checkinPath {
 			p.platform.ServeHTTP(w, r)
 			return
@@ -107,7 +106,9 @@ func TestLockTakenOver(t *testing.T) {
 		}
 		w.WriteHeader(answer.Code)
 		_, _ = w.Write(answer.Body.Bytes())
-	})
+	}
+	p.between.Store(&between)
+	p.clock.set("2026-11-25 08:00:00") // from here on the first server may check in by itself
 	p.newest(p.credential(first))
 	p.newest(&credential{sn: p.stored(storage).SN, key: p.stored(storage).Key})
 	p.counts(1, 2)

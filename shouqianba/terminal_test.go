@@ -13,6 +13,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -138,6 +139,7 @@ type played struct {
 	t        testing.TB
 	platform *sandbox.Shouqianba
 	server   *httptest.Server
+	between  atomic.Pointer[func(http.ResponseWriter, *http.Request)] // what a test puts between the server and the platform
 	clock    *clock
 	logged   *observer.ObservedLogs
 	logger   *zap.Logger
@@ -155,7 +157,13 @@ func play(t testing.TB, options sandbox.ShouqianbaOptions) *played {
 	if p.platform, err = sandbox.NewShouqianba(options); err != nil {
 		t.Fatal(err)
 	}
-	p.server = serveAt(t, p.platform, freeAddress(t))
+	p.server = serveAt(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if between := p.between.Load(); between != nil {
+			(*between)(w, r)
+			return
+		}
+		p.platform.ServeHTTP(w, r)
+	}), freeAddress(t))
 	t.Cleanup(p.platform.Close)
 	core, logs := observer.New(zapcore.DebugLevel)
 	p.logger, p.logged = zap.New(core), logs
