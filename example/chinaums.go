@@ -106,6 +106,7 @@ func newChinaUMS() (*story, error) {
 	}
 	return &story{
 		platform: platform, config: chinaumsConfig, word: "SUCCESS", order: order, walk: walk,
+		done: done,
 		environment: map[string]string{
 			"UMS_APP_ID": keys.AppID, "UMS_APP_KEY": keys.AppKey, "UMS_NOTIFY_KEY": keys.NotifyKey, "UMS_MID": keys.MID,
 		},

@@ -6,6 +6,8 @@
 //
 //	go run ./example                        runs one order and ends     跑完一笔订单后退出
 //	go run ./example -platform shouqianba   with Shouqianba             换成收钱吧
+//	go run ./example -watch                 loses a notify and the answer to a refund, and follows both
+//	                                        丢一条通知、丢一笔退款的返回，看网关怎么补单、怎么防重复退款
 //	go run ./example -serve                 keeps running for you       保持运行，供您试用
 //
 // The directories php, python and node hold merchant apps in one file each, with the Caddyfile of their gateway.
@@ -43,10 +45,11 @@ import (
 
 func main() {
 	name := flag.String("platform", "chinaums", "chinaums or shouqianba")
+	watched := flag.Bool("watch", false, "lose a notify and the answer to a refund, and follow both")
 	serve := flag.Bool("serve", false, "stay up after the walk")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	err := run(ctx, os.Stdout, *name, *serve)
+	err := run(ctx, os.Stdout, *name, *watched, *serve)
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "example:", err)
@@ -73,9 +76,14 @@ type story struct {
 	word        string // what the platform hears when the app has taken an event
 	order       string // the order's number
 	walk        func(ctx context.Context, d *demo) error
+	done        string // what has happened when the walk has come to its end
+	cleanup     func() error
 	// hint is a call for the user to try.
 	hintPath, hintBody string
 }
+
+// done is the end of the walk without a watch.
+const done = "Done: one order paid, notified and refunded. 完成：一笔订单已支付、通知并退款。"
 
 // demo holds the three parties.
 type demo struct {
@@ -84,6 +92,7 @@ type demo struct {
 	gatewayOut, gatewayIn, app string
 	secret                     string
 	servers                    []*http.Server
+	events                     chan received // what the app got, as it comes
 
 	mu       sync.Mutex
 	received []received
@@ -95,15 +104,19 @@ type received struct {
 	body   []byte
 }
 
-func run(ctx context.Context, out io.Writer, name string, serve bool) error {
+func run(ctx context.Context, out io.Writer, name string, watched, serve bool) error {
 	var (
 		s   *story
 		err error
 	)
-	switch name {
-	case "chinaums":
+	switch {
+	case watched && name == "chinaums":
+		s, err = newWatched()
+	case watched:
+		err = fmt.Errorf("-watch: there is no such walk with %q, only with chinaums", name)
+	case name == "chinaums":
 		s, err = newChinaUMS()
-	case "shouqianba":
+	case name == "shouqianba":
 		s, err = newShouqianba()
 	default:
 		err = fmt.Errorf("-platform: %q is neither chinaums nor shouqianba", name)
@@ -111,7 +124,7 @@ func run(ctx context.Context, out io.Writer, name string, serve bool) error {
 	if err != nil {
 		return err
 	}
-	d := &demo{story: s, out: out, secret: rand.Text()}
+	d := &demo{story: s, out: out, secret: rand.Text(), events: make(chan received, 100)}
 	defer d.stop()
 	if err := d.start(); err != nil {
 		return err
@@ -121,7 +134,7 @@ func run(ctx context.Context, out io.Writer, name string, serve bool) error {
 	if err := d.walk(limited, d); err != nil {
 		return err
 	}
-	d.say("Done: one order paid, notified and refunded. 完成：一笔订单已支付、通知并退款。")
+	d.say("%s", d.done)
 	if !serve {
 		return nil
 	}
@@ -184,46 +197,66 @@ func (d *demo) stop() {
 	for _, server := range d.servers {
 		_ = server.Close()
 	}
+	if d.cleanup != nil {
+		if err := d.cleanup(); err != nil {
+			_, _ = fmt.Fprintln(d.out, "cleaning up:", err)
+		}
+	}
 }
 
 func (d *demo) say(format string, args ...any) { _, _ = fmt.Fprintf(d.out, format+"\n", args...) }
 
-// call does what the merchant's app does: plain JSON, no cryptography. It returns the platform's own answer.
+// replied is what the merchant's app gets back.
+type replied struct {
+	status  int
+	outcome string
+	answer  map[string]any
+}
+
+// call calls the platform, which has to answer. It returns the platform's own answer.
 func (d *demo) call(ctx context.Context, path string, fields map[string]any) (map[string]any, error) {
+	got, err := d.post(ctx, path, fields)
+	// What an app must look at first: has the platform answered at all?
+	if err == nil && got.outcome != "answered" {
+		err = fmt.Errorf("%s: outcome %q", path, got.outcome)
+	}
+	return got.answer, err
+}
+
+// post does what the merchant's app does: plain JSON, no cryptography.
+func (d *demo) post(ctx context.Context, path string, fields map[string]any) (got replied, err error) {
 	body, err := json.Marshal(fields)
 	if err != nil {
-		return nil, err
+		return got, err
 	}
 	d.say("app → gateway      POST %s\n                   %s", path, body)
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+d.gatewayOut+path, bytes.NewReader(body))
 	if err != nil {
-		return nil, err
+		return got, err
 	}
 	req.Header.Set("Content-Type", "application/json")
 	res, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return nil, err
+		return got, err
 	}
 	defer res.Body.Close()
 	content, err := io.ReadAll(io.LimitReader(res.Body, 1<<20))
 	if err != nil {
-		return nil, err
+		return got, err
 	}
-	if calls := d.platform.Calls(); len(calls) > 0 {
-		d.say("gateway → platform the same bytes, and this header:\n                   Authorization: %s",
-			calls[len(calls)-1].Header.Get("Authorization"))
+	calls := d.platform.Calls()
+	i := slices.IndexFunc(calls, func(c sandbox.Call) bool { return c.Path == path && bytes.Equal(c.Body, body) })
+	if i >= 0 {
+		d.say("gateway → platform the same bytes, and this header:\n                   Authorization: %s", calls[i].Header.Get("Authorization"))
+	} else {
+		d.say("gateway ✗ platform nothing was sent 没有发出")
 	}
 	d.say("gateway → app      %s, Gateway-Outcome: %s\n                   %s\n", res.Status, res.Header.Get("Gateway-Outcome"), content)
-
-	// What an app must look at first: has the platform answered at all?
-	if outcome := res.Header.Get("Gateway-Outcome"); outcome != "answered" {
-		return nil, fmt.Errorf("%s: outcome %q", path, outcome)
+	got.status, got.outcome = res.StatusCode, res.Header.Get("Gateway-Outcome")
+	if err := json.Unmarshal(content, &got.answer); err != nil {
+		return got, fmt.Errorf("%s: %w", path, err)
 	}
-	var answer map[string]any
-	if err := json.Unmarshal(content, &answer); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	return answer, nil
+	return got, nil
 }
 
 // takeEvent is the merchant's app's side of a notify.
@@ -239,7 +272,12 @@ func (d *demo) takeEvent(w http.ResponseWriter, r *http.Request) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.received = append(d.received, received{r.Header.Clone(), body})
+	event := received{r.Header.Clone(), body}
+	d.received = append(d.received, event)
+	select {
+	case d.events <- event:
+	default: // nobody waits for so many
+	}
 	// 2xx with an empty body: taken.
 }
 
@@ -261,17 +299,22 @@ func (d *demo) notified(ctx context.Context, kind sandbox.Kind, eventType string
 	}
 	d.say("platform → gateway POST /notify, signed, %s; the signature is right\n                   %s",
 		deliveries[i].ContentType, deliveries[i].Body)
-	d.say("gateway → app      POST /notify")
-	for _, name := range []string{"Ce-Id", "Ce-Type", "Ce-Source", "Ce-Subject", "Ce-Time", "Webhook-Signature"} {
-		d.say("                   %s: %s", name, event.header.Get(name))
-	}
-	d.say("                   %s", event.body)
-	d.say("app → gateway      200, empty: taken")
+	d.show(event, "Ce-Id", "Ce-Type", "Ce-Source", "Ce-Subject", "Ce-Time", "Webhook-Signature")
 	d.say("gateway → platform %d %s\n", deliveries[i].Status, deliveries[i].Answer)
 	if deliveries[i].Answer != d.word {
 		return fmt.Errorf("the gateway said %q, not %q", deliveries[i].Answer, d.word)
 	}
 	return nil
+}
+
+// show shows an event that the app has taken, with some of its headers.
+func (d *demo) show(event received, headers ...string) {
+	d.say("gateway → app      POST /notify")
+	for _, name := range headers {
+		d.say("                   %s: %s", name, event.header.Get(name))
+	}
+	d.say("                   %s", event.body)
+	d.say("app → gateway      200, empty: taken")
 }
 
 // listen serves handler on a free loopback port.

@@ -106,6 +106,7 @@ func newShouqianba() (*story, error) {
 	}
 	return &story{
 		platform: platform, config: shouqianbaConfig, word: "success", order: order, walk: walk,
+		done: done,
 		environment: map[string]string{
 			"SQB_TERMINAL_SN": keys.TerminalSN, "SQB_TERMINAL_KEY": keys.TerminalKey, "SQB_PUBLIC_KEY": platform.PublicKey(),
 		},
