@@ -72,7 +72,7 @@ func (s series) matches(name, matchers string) (bool, error) {
 
 func scrape(t *testing.T, url string) (all []series) {
 	t.Helper()
-	line := regexp.MustCompile(`^(caddy_[a-z_]+)\{(.*)\} `)
+	line := regexp.MustCompile(`^(caddy_[a-z_]+)(?:\{(.*)\})? `)
 	label := regexp.MustCompile(`([a-z_]+)="((?:[^"\\]|\\.)*)"`)
 	for text := range strings.Lines(do(t, newRequest(t, "GET", url, "")).body) {
 		parts := line.FindStringSubmatch(text)
@@ -103,18 +103,26 @@ func TestAlerts(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	// A platform that answers queries and hangs up on refunds.
+	// A platform that answers queries and hangs up on refunds. What is ordered is paid, and no notify says so.
 	platform := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/v1/netpay/refund" {
+		switch r.URL.Path {
+		case "/v1/netpay/refund":
 			panic(http.ErrAbortHandler)
+		case "/v1/netpay/query":
+			io.WriteString(w, `{"errCode":"SUCCESS","merOrderId":"O1","mid":"898340149000005","totalAmount":100,"status":"TRADE_SUCCESS"}`)
+		default:
+			io.WriteString(w, `{"errCode":"SUCCESS"}`)
 		}
-		io.WriteString(w, `{"errCode":"SUCCESS"}`)
 	}))
 	defer platform.Close()
 	address := freeAddress(t)
 	options := strings.Replace(merchantOptions(platform.URL), "\t\t\tupstream", "\t\t\tmid 898340149000005\n\t\t\tupstream", 1)
 	options = strings.Replace(options, "{\n", "{\n\tinbox {\n\t\tstore bolt {\n\t\t\tpath "+filepath.Join(t.TempDir(), "inbox.db")+"\n\t\t}\n\t}\n", 1)
-	startCaddy(t, options+`http://`+address+` {
+	watching := func(options, block string) string {
+		return strings.Replace(options, "\t\t}\n\t}\n}\n", "\t\t}\n\t\twatch {\n"+block+"\n\t\t}\n\t}\n}\n", 1)
+	}
+	startCaddy(t, watching(options, "store bolt {\npath "+filepath.Join(t.TempDir(), "watch.db")+"\n}\nrate 100\nunknown 50ms 100ms 200ms\n"+
+		"orders 50ms 100ms 200ms 400ms 800ms 2s 4s 8s\ngive_up 300ms")+`http://`+address+` {
 	bind 127.0.0.1
 	metrics /metrics
 	inbox /inbox {
@@ -131,6 +139,12 @@ func TestAlerts(t *testing.T) {
 	call := func(path, contentType string) {
 		do(t, newRequest(t, "POST", "http://"+address+path, "{}", "Content-Type: "+contentType))
 	}
+	watched := func(path, fields string) {
+		do(t, newRequest(t, "POST", "http://"+address+"/v1/netpay/"+path, `{"merOrderId":"O1","mid":"898340149000005",`+fields+`}`, "Content-Type: application/json"))
+	}
+	watched("trade/precreate", `"totalAmount":100`)
+	watched("refund", `"refundOrderId":"R1","refundAmount":1`)
+	watched("refund", `"refundOrderId":"R2","refundAmount":1`)
 	call("/v1/netpay/query", "application/json")
 	call("/v1/netpay/refund", "application/json")
 	call("/v1/netpay/query", "text/plain")
@@ -139,7 +153,16 @@ func TestAlerts(t *testing.T) {
 		// The app does not take the genuine one: all three are answered FAILED.
 		_, _ = runCommand(notifyCommand(), "", "--set", "mid=898340149000005", "--variant", variant, "http://"+address+"/notify")
 	}
-	counted := scrape(t, "http://"+address+"/metrics")
+	var counted []series
+	eventually(t, "the payment is found, and the refund is given up", func() bool {
+		counted = scrape(t, "http://"+address+"/metrics")
+		return slices.ContainsFunc(counted, func(s series) bool { return s.name == "caddy_chinaums_watch_found_total" }) &&
+			slices.ContainsFunc(counted, func(s series) bool { return s.name == "caddy_chinaums_watch_orders" && s.labels["state"] == "stuck" })
+	})
+	address = freeAddress(t) // a gateway whose watch cannot write
+	startCaddy(t, watching(options, "store test_broken")+"http://"+address+" {\n\tbind 127.0.0.1\n\tmetrics /metrics\n\tchinaums_proxy /v1/*\n}")
+	watched("refund", `"refundOrderId":"R1","refundAmount":1`)
+	counted = append(counted, scrape(t, "http://"+address+"/metrics")...)
 
 	var names []string
 	for _, group := range document.Groups {
@@ -194,7 +217,7 @@ func TestAlerts(t *testing.T) {
 			})
 		}
 	}
-	if len(names) != 8 {
+	if len(names) != 13 {
 		t.Errorf("%d rules: %q", len(names), names)
 	}
 }

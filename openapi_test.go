@@ -69,11 +69,22 @@ var ownAnswers = []struct {
 	{405, "NotPost", "GATEWAY_BAD_REQUEST", "not_sent", "只接受 POST / only POST is accepted"},
 	{413, "TooLarge", "GATEWAY_BAD_REQUEST", "not_sent", "请求体超过 max_size / the body is larger than max_size"},
 	{415, "NotJSON", "GATEWAY_BAD_REQUEST", "not_sent", "Content-Type 必须是 application/json / the Content-Type must be application/json"},
-	{422, "Invalid", "GATEWAY_INVALID", "not_sent", "validate reject：字段不符合接口文档，见 fields / fields do not fit the documents, see fields"},
+	{409, "Guarded", "GATEWAY_REFUND_UNRESOLVED", "not_sent", "watch：GATEWAY_BUSY 该订单的另一笔资金操作正在进行，按 Retry-After 重试；GATEWAY_REFUND_UNRESOLVED 另一笔退款结果未知 / another money call of this order is on its way, or the outcome of another refund is not known"},
+	{422, "Invalid", "GATEWAY_INVALID", "not_sent", "validate reject：字段不符合接口文档，见 fields；watch：金额超过可退余额，或与此前的金额不同 / fields do not fit the documents, see fields; more than can be refunded, or another amount than before"},
 	{425, "EarlyData", "GATEWAY_BAD_REQUEST", "not_sent", "不接受 TLS 早期数据 / no TLS early data"},
 	{500, "Internal", "GATEWAY_INTERNAL", "", "网关内部错误，以 outcome 为准 / internal error of the gateway; outcome tells"},
 	{502, "BadGateway", "GATEWAY_UNREACHABLE", "", "GATEWAY_UNREACHABLE：无法连接平台，未发出，可以重试；GATEWAY_BAD_RESPONSE：应答不完整或无效，结果未知，先查询 / not sent, or outcome unknown: query before repeating"},
+	{503, "Unwritten", "GATEWAY_WATCH_UNAVAILABLE", "not_sent", "watch：无法记录这笔资金操作，未发出 / the call could not be written down, and was not sent"},
 	{504, "Timeout", "GATEWAY_TIMEOUT", "unknown", "平台未按时应答，结果未知，先查询 / no answer in time; the outcome is unknown, query before repeating"},
+}
+
+// watchedAnswers are the statuses that only a gateway with a watch gives, by the interfaces that move money back or on. Where
+// there is a 409, the header Gateway-Guard-Override is read.
+var watchedAnswers = map[string][]int{
+	"/v1/netpay/refund":               {409, 503},
+	"/v1/netpay/secure-cancel":        {409, 503},
+	"/v1/netpay/bills/preauth-cancel": {409, 503},
+	"/v1/netpay/secure-complete":      {503},
 }
 
 // member is one member of an object whose order matters to a reader.
@@ -348,23 +359,35 @@ func openAPIDocument(t testing.TB) []byte {
 		file := interfaces[operation.path].Schema
 		schema := schemaFile(t, file)
 		name := component(file)
+		headers := outcome
+		if watchedAnswers[operation.path] != nil || operation.path == "/v1/netpay/close" {
+			headers = append(slices.Clone(outcome), member{"Gateway-Guard", ref("headers", "GatewayGuard")})
+		}
 		answers := ordered{{"200", ordered{
 			{"description", "平台的应答，原样转交；errCode 为 SUCCESS 表示成功 / the platform's own answer"},
-			{"headers", outcome},
+			{"headers", headers},
 			{"content", jsonContent(component(operation.response), nil)},
 		}}}
 		for _, own := range ownAnswers {
+			if (own.status == 409 || own.status == 503) && !slices.Contains(watchedAnswers[operation.path], own.status) {
+				continue
+			}
 			answers = append(answers, member{strconv.Itoa(own.status), ref("responses", own.name)})
 		}
 		answers = append(answers, member{"default", ref("responses", "Platform")})
-		paths = append(paths, member{operation.path, ordered{{"post", ordered{
+		post := ordered{
 			{"summary", schema.get("title")},
 			{"description", schema.get("description")},
 			{"operationId", strings.ToLower(name[:1]) + name[1:]},
 			{"tags", []any{operation.tag}},
-			{"requestBody", ordered{{"required", true}, {"content", jsonContent(name, schema.get("examples"))}}},
-			{"responses", answers},
-		}}}})
+		}
+		if slices.Contains(watchedAnswers[operation.path], 409) {
+			post = append(post, member{"parameters", []any{ref("parameters", "GatewayGuardOverride")}})
+		}
+		paths = append(paths, member{operation.path, ordered{{"post", append(post,
+			member{"requestBody", ordered{{"required", true}, {"content", jsonContent(name, schema.get("examples"))}}},
+			member{"responses", answers},
+		)}}})
 	}
 	var tagList []any
 	for _, tag := range tags {
@@ -387,12 +410,17 @@ func openAPIDocument(t testing.TB) []byte {
 	var responses ordered
 	for _, own := range ownAnswers {
 		headers := outcome
-		if own.status == 405 {
+		switch own.status {
+		case 405:
 			headers = append(slices.Clone(outcome), member{"Allow", ordered{{"schema", ordered{{"type", "string"}, {"enum", []any{"POST"}}}}}})
+		case 409, 503:
+			headers = append(slices.Clone(outcome), member{"Retry-After", ordered{{"description", "秒 / seconds"}, {"schema", ordered{{"type", "integer"}}}}})
 		}
 		var list any
-		if own.status == 422 {
-			list = schemaFile(t, "gateway.json").get("examples")
+		for _, example := range schemaFile(t, "gateway.json").get("examples").([]any) {
+			if example.(ordered).get("errCode") == own.code {
+				list = []any{example}
+			}
 		}
 		responses = append(responses, member{own.name, ordered{
 			{"description", own.description}, {"headers", headers}, {"content", jsonContent("Gateway", list)},
@@ -446,11 +474,19 @@ func openAPIDocument(t testing.TB) []byte {
 		}}}}}},
 		{"components", ordered{
 			{"securitySchemes", ordered{{"token", ordered{{"type", "http"}, {"scheme", "bearer"}, {"description", "网关设置了 token 时 / where the gateway asks for one"}}}}},
-			{"headers", ordered{{"GatewayOutcome", ordered{
-				{"description", "answered 平台已应答；not_sent 平台不可能收到，可以重试；unknown 可能已执行，先查询"},
-				{"required", true},
-				{"schema", ref("schemas", "Outcome")},
-			}}}},
+			{"parameters", ordered{{"GatewayGuardOverride", header("Gateway-Guard-Override",
+				"watch：填挡住的那个号（见 errMsg），即可放行，并记入日志 / the number that is in the way, as errMsg names it: the call passes, and is logged")}}},
+			{"headers", ordered{
+				{"GatewayOutcome", ordered{
+					{"description", "answered 平台已应答；not_sent 平台不可能收到，可以重试；unknown 可能已执行，先查询"},
+					{"required", true},
+					{"schema", ref("schemas", "Outcome")},
+				}},
+				{"GatewayGuard", ordered{
+					{"description", "watch：unseen 该订单没有经过网关，无从核对 / no gateway has seen the order, and there was nothing to check"},
+					{"schema", ordered{{"type", "string"}, {"enum", []any{"unseen"}}}},
+				}},
+			}},
 			{"responses", responses},
 			{"schemas", schemas},
 		}},
@@ -549,7 +585,12 @@ func TestOpenAPIStructure(t *testing.T) {
 		}
 		responses := dig(t, post, "responses").(map[string]any)
 		statuses := slices.Sorted(maps.Keys(responses))
-		if want := strings.Fields("200 400 403 404 405 413 415 422 425 500 502 504 default"); !slices.Equal(statuses, want) {
+		want := strings.Fields("200 400 403 404 405 413 415 422 425 500 502 504 default")
+		for _, status := range watchedAnswers[path] {
+			want = append(want, strconv.Itoa(status))
+		}
+		slices.Sort(want)
+		if !slices.Equal(statuses, want) {
 			t.Errorf("%s: answers %v, want %v", path, statuses, want)
 		}
 		for status, response := range responses {
@@ -610,9 +651,11 @@ func TestOpenAPIReferences(t *testing.T) {
 			t.Errorf("schema %s is used nowhere", name)
 		}
 	}
-	for name := range dig(t, document, "components", "responses").(map[string]any) {
-		if !reached["#/components/responses/"+name] {
-			t.Errorf("response %s is used nowhere", name)
+	for _, kind := range []string{"responses", "headers", "parameters"} {
+		for name := range dig(t, document, "components", kind).(map[string]any) {
+			if !reached["#/components/"+kind+"/"+name] {
+				t.Errorf("%s: %s is used nowhere", kind, name)
+			}
 		}
 	}
 }

@@ -46,13 +46,13 @@ func main() {
 			RequestTimestamp: now, Mid: mid, Tid: tid, InstMid: inst, MerOrderId: order, RefundOrderId: &refund, RefundAmount: 101,
 			PlatformAmount: new(int64(1)), SubOrders: &[]chinaums.RefundSubOrdersItem{{Mid: new("898310148160568"), TotalAmount: new(int64(99))}},
 		}
-		r, err := c.RefundWithResponse(ctx, call)
+		r, err := c.RefundWithResponse(ctx, nil, call)
 		check(err)
 		refused := answered(r.HTTPResponse, r.Body, r.JSON422)
 		fmt.Println("refused", outcome(r.HTTPResponse), refused.ErrCode, (*refused.Fields)[0].Name, (*refused.Fields)[0].Rule)
 
 		call.RefundAmount = 100
-		r, err = c.RefundWithResponse(ctx, call)
+		r, err = c.RefundWithResponse(ctx, nil, call)
 		check(err)
 		a := answered(r.HTTPResponse, r.Body, r.JSON200)
 		fmt.Println("refund", outcome(r.HTTPResponse), a.ErrCode, *a.RefundStatus, fen(a.RefundAmount))

@@ -53,12 +53,12 @@ func main() {
 			RequestTimestamp: now, Mid: mid, Tid: tid, InstMid: inst, MerOrderId: order, RefundOrderId: text(refund), RefundAmount: 101,
 			PlatformAmount: number(1), SubOrders: []chinaums.RefundSubOrdersItem{{Mid: text("898310148160568"), TotalAmount: number(99)}},
 		}
-		r, err := c.Refund(ctx, call)
+		r, err := c.Refund(ctx, call, chinaums.RefundParams{})
 		refused := answered[*chinaums.InvalidHeaders](r, err)
 		fmt.Println("refused", refused.GatewayOutcome, refused.Response.ErrCode, refused.Response.Fields[0].Name, refused.Response.Fields[0].Rule)
 
 		call.RefundAmount = 100
-		r, err = c.Refund(ctx, call)
+		r, err = c.Refund(ctx, call, chinaums.RefundParams{})
 		a := answered[*chinaums.RefundResultHeaders](r, err)
 		fmt.Println("refund", a.GatewayOutcome, a.Response.ErrCode, a.Response.RefundStatus.Value, fen(a.Response.RefundAmount))
 
