@@ -25,6 +25,7 @@ import (
 
 	_ "github.com/caddy-chinaums/caddy-chinaums/inbox/natsstore"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/sandbox"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/testutil"
 	_ "github.com/caddy-chinaums/caddy-chinaums/watch/natsstore"
 	"github.com/caddy-chinaums/caddy-chinaums/webhook"
 )
@@ -314,6 +315,7 @@ const (
 	troublePage    = "docs/en/troubleshooting.md"
 	designPage     = "docs/en/design.md"
 	migrationPage  = "docs/en/migration.md"
+	watchPage      = "docs/en/watch.md"
 )
 
 // The proxy and its long form are in JSON what the page shows.
@@ -820,6 +822,47 @@ func TestShouqianbaSideBySide(t *testing.T) {
 	}
 	if got := app.headers("Ce-Source") + " " + app.headers("Ce-Subject"); got != "/chinaums/shop /shouqianba/till "+order+" tea2" {
 		t.Errorf("the app got %s", got)
+	}
+}
+
+// The smallest Caddyfile of the page about the watch, with its defaults: the answer to a refund and its notify are lost, a second
+// refund with another number is not sent, and the app is told of the first.
+func TestWatchPage(t *testing.T) {
+	t.Setenv("XDG_DATA_HOME", diskDirectory(t))
+	app, address := startRecorder(t)
+	chinaums, shouqianba := platforms(t)
+	out, in := shownCaddyfile(t, watchPage, "\t\twatch\n", address, chinaums, shouqianba)
+	keys, order := chinaums.Options(), chinaums.Options().SourceCode+"20261124000000001"
+	call := func(path, fields string) (outcome, answer string) {
+		return post(t, out+path, fmt.Sprintf(`{"requestTimestamp":"%s","mid":"%s","tid":"%s","instMid":"APPDEFAULT","merOrderId":"%s",%s}`,
+			time.Now().In(time.FixedZone("CST", 8*3600)).Format(time.DateTime), keys.MID, keys.TID, order, fields))
+	}
+	if outcome, answer := call("/v1/netpay/trade/precreate", `"tradeType":"APP","totalAmount":100,"notifyUrl":"http://`+in+`/notify"`); outcome != "answered" {
+		t.Fatal(outcome, answer)
+	}
+	if err := chinaums.Pay(order); err != nil {
+		t.Fatal(err)
+	}
+	if err := chinaums.WaitDelivered(t.Context(), order, sandbox.KindPayment); err != nil {
+		t.Fatal(err)
+	}
+	testutil.Eventually(t, "the app is told of the payment", func() bool { return app.headers("Ce-Type") != "" })
+	chinaums.Break(sandbox.Fault{Kind: sandbox.CutExecuted, Path: "/v1/netpay/refund"}, sandbox.Fault{Kind: sandbox.NoNotify, Times: -1})
+	if outcome, answer := call("/v1/netpay/refund", `"refundAmount":100,"refundOrderId":"`+order+`R1"`); outcome != "unknown" {
+		t.Fatal(outcome, answer)
+	}
+	// The gateway asks about the first one, and refuses the second in any case.
+	if outcome, answer := call("/v1/netpay/refund", `"refundAmount":100,"refundOrderId":"`+order+`R2"`); outcome != "not_sent" {
+		t.Error(outcome, answer)
+	}
+	testutil.Eventually(t, "the app is told of the refund", func() bool {
+		return app.headers("Ce-Type") == "com.chinaums.payment.succeeded com.chinaums.refund.succeeded"
+	})
+	if got := app.headers("Ce-Evidence"); got != "notify query" {
+		t.Error(got)
+	}
+	if book, _ := chinaums.Order(order); len(book.Returns) != 1 {
+		t.Errorf("%+v", book.Returns)
 	}
 }
 
