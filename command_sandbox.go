@@ -95,7 +95,7 @@ export UMS_SOURCE=%s
 
 func devCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "dev [--app <address>|fastcgi://<address>] [--platform shouqianba] [--port <first>]",
+		Use:   "dev [--app <address>|fastcgi://<address>] [--platform shouqianba] [--port <first>] [--watch]",
 		Short: "Runs sandbox, gateway and your app in one terminal",
 		Long: `
 Plays the platform on loopback, runs the gateway in front of it, and sends each event
@@ -111,22 +111,27 @@ directory, php-cgi is started. Otherwise the gateway accepts every event.
 
 The app gets events as POST /notify. APP_SECRET is fresh too, unless it is set in the
 environment. PHP gets it with BOOK, GATEWAY, NOTIFY_URL, and UMS_MID, UMS_TID and
-UMS_SOURCE (Shouqianba: SQB_TERMINAL_SN).`,
+UMS_SOURCE (Shouqianba: SQB_TERMINAL_SN).
+
+With --watch the gateway follows orders and refunds, and keeps events in an inbox. The
+admin API is on the fifth port.`,
 		Args: cobra.NoArgs,
 		Example: `  caddy chinaums dev
   caddy chinaums dev --app 127.0.0.1:8903
   caddy chinaums dev --app fastcgi://127.0.0.1:9000
-  caddy chinaums dev --platform shouqianba`,
+  caddy chinaums dev --platform shouqianba
+  caddy chinaums dev --watch`,
 	}
 	flags := cmd.Flags()
 	app := flags.String("app", "", "Where your app takes events: host:port, fastcgi://host:port or fastcgi:///path/of/a.sock")
 	platform := flags.String("platform", dev.ChinaUMS, "chinaums or shouqianba")
-	port := flags.Int("port", dev.DefaultPort, "First of four ports: platform, way out, way in, pages of a PHP app")
+	port := flags.Int("port", dev.DefaultPort, "First of the ports: platform, way out, way in, pages of a PHP app, admin API")
+	watching := flags.Bool("watch", false, "Follow orders and refunds, with an inbox")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 		defer stop()
 		err := dev.Run(ctx, dev.Options{
-			Platform: *platform, App: *app, Port: *port, Chinese: locale.Chinese(), Out: cmd.OutOrStdout(), Err: cmd.ErrOrStderr(),
+			Platform: *platform, App: *app, Port: *port, Watch: *watching, Chinese: locale.Chinese(), Out: cmd.OutOrStdout(), Err: cmd.ErrOrStderr(),
 		})
 		if err != nil {
 			return fmt.Errorf("dev: %w", err)

@@ -82,7 +82,7 @@ func (s *transcript) shows(t *testing.T, texts ...string) {
 	}
 }
 
-// freePorts returns the first of four free ports in a row.
+// freePorts returns the first of five free ports in a row.
 func freePorts(t *testing.T) int {
 	t.Helper()
 	for first, count := 0, 0; ; {
@@ -94,7 +94,7 @@ func freePorts(t *testing.T) int {
 		if port != first+count {
 			first, count = port, 0
 		}
-		if count++; count == 4 {
+		if count++; count == 5 {
 			return first
 		}
 	}
@@ -175,7 +175,7 @@ func (d *dev) ends(t *testing.T, signal os.Signal) {
 	case <-time.After(time.Minute):
 		t.Fatal("it did not end")
 	}
-	for i := range 4 {
+	for i := range 5 {
 		if connection, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", d.port+i)); err == nil {
 			_ = connection.Close()
 			t.Errorf("port %d is still open", d.port+i)
@@ -279,6 +279,41 @@ func TestDevCommands(t *testing.T) {
 			d.ends(t, os.Interrupt)
 		})
 	}
+}
+
+// With a watch: a notification gets lost, and the payment is found; `caddy chinaums orders` shows what is printed.
+func TestDevWatch(t *testing.T) {
+	d := startDev(t, nil, "--watch")
+	shell(t, d.printed(t, "Lose the next notification. The watch finds the payment 10 s after the order, or later"))
+	shell(t, d.printed(t, "Order for 49.90 yuan")+d.printed(t, "Pay"))
+	address := fmt.Sprintf("127.0.0.1:%d", d.port+4)
+	d.shows(t, "./caddy chinaums orders --address "+address+"\n")
+	orders := func(arguments ...string) string {
+		t.Helper()
+		binary, err := os.Executable()
+		if err != nil {
+			t.Fatal(err)
+		}
+		command := exec.Command(binary, append(append([]string{"chinaums"}, arguments...), "--address", address)...)
+		command.Env = []string{"LC_ALL=C", asCaddy + "=1"}
+		output, err := command.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v: %s", err, output)
+		}
+		return string(output)
+	}
+	if got := orders("orders"); !strings.Contains(got, "SAND0000001") {
+		t.Error(got)
+	}
+	orders("query", "SAND0000001") // sooner than by itself
+	d.shows(t, "--> com.chinaums.payment.succeeded SAND0000001 49.90  ", "(found by a query)\n", "<-- 200 from your app\n")
+	shell(t, d.printed(t, "Refund 9.90 yuan"))
+	d.shows(t, "POST /v1/netpay/refund  200 answered SUCCESS", "<-- in the inbox: SUCCESS to the platform\n")
+	d.shows(t, "--> com.chinaums.refund.succeeded SAND0000001 9.90  ")
+	if got := orders("orders", "--state", "refunded_part"); !strings.Contains(got, "SAND0000001R=succeeded") {
+		t.Error(got)
+	}
+	d.ends(t, os.Interrupt)
 }
 
 // The README's five commands, as they stand there. They are those that the command prints.

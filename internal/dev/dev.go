@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
@@ -46,8 +47,11 @@ type Options struct {
 	// every event is taken.
 	App string
 
-	// Port is the first of four; see DefaultPort.
+	// Port is the first of four, or of five with a watch; see DefaultPort.
 	Port int
+
+	// Watch follows orders and refunds, keeps events in an inbox until the app has taken them, and opens the admin API.
+	Watch bool
 
 	// Chinese writes in Chinese instead of in English.
 	Chinese bool
@@ -69,8 +73,11 @@ type run struct {
 
 // Run plays platform, gateway and app until ctx ends. An error says why they could not start.
 func Run(ctx context.Context, options Options) error {
-	if options.Port < 1 || options.Port > 65535-pages {
-		return fmt.Errorf("--port: %d is not between 1 and %d", options.Port, 65535-pages)
+	if options.Port < 1 || options.Port > 65535-adminSide {
+		return fmt.Errorf("--port: %d is not between 1 and %d", options.Port, 65535-adminSide)
+	}
+	if options.Watch && options.Platform == Shouqianba {
+		return fmt.Errorf("--watch: there is none for %s", Shouqianba)
 	}
 	r := &run{Options: options, texts: english}
 	if r.Chinese {
@@ -85,7 +92,11 @@ func Run(ctx context.Context, options Options) error {
 		return err
 	}
 	defer r.platform.Close()
-	if r.directory, err = os.MkdirTemp("", "caddy-chinaums-dev-"); err != nil {
+	parent := ""
+	if info, err := os.Stat("/var/tmp"); r.Watch && err == nil && info.IsDir() {
+		parent = "/var/tmp" // the inbox needs a disk, and /tmp may be in memory
+	}
+	if r.directory, err = os.MkdirTemp(parent, "caddy-chinaums-dev-"); err != nil {
 		return err
 	}
 	defer os.RemoveAll(r.directory)
@@ -107,6 +118,7 @@ const (
 	wayOut
 	wayIn
 	pages
+	adminSide
 )
 
 func (r *run) address(offset int) string { return net.JoinHostPort(host, strconv.Itoa(r.Port+offset)) }
@@ -120,6 +132,9 @@ func (r *run) start(ctx context.Context) error {
 	ours := []int{wayOut, wayIn}
 	if r.app.php() {
 		ours = append(ours, pages)
+	}
+	if r.Watch {
+		ours = append(ours, adminSide)
 	}
 	for _, offset := range ours { // Caddy would share a port with another Caddy
 		listener, err := net.Listen("tcp", r.address(offset))
@@ -213,8 +228,13 @@ type command struct{ step, line string }
 
 // caddyfile is the gateway's configuration.
 func (r *run) caddyfile() string {
+	admin, account := "off", r.platform.account()
+	if r.Watch { // soon enough for somebody who waits for it
+		admin = r.address(adminSide)
+		account = strings.TrimSuffix(account, "\t}\n") + "\t\twatch {\n\t\t\torders 10s 20s 40s 1m 2m 5m 10m 20m\n\t\t}\n\t}\n"
+	}
 	config := fmt.Sprintf(`{
-	admin off
+	admin %s
 	persist_config off
 	auto_https off
 	grace_period 3s
@@ -227,7 +247,7 @@ func (r *run) caddyfile() string {
 		protocols h1
 	}
 %s}
-`, filepath.ToSlash(filepath.Join(r.directory, "storage")), r.platform.account())
+`, admin, filepath.ToSlash(filepath.Join(r.directory, "storage")), account)
 	site := func(offset int, lines string) {
 		config += fmt.Sprintf("\nhttp://:%d {\n\tbind %s\n%s}\n", r.Port+offset, host, lines)
 	}
@@ -250,13 +270,15 @@ func (r *run) caddyfile() string {
 		`+r.platform.prefix()+`_proxy
 	}
 `)
+	delivery := "webhook_signature {env.APP_SECRET}\nchinaums_dev app\n" + app
+	if r.Watch {
+		delivery = "inbox {\nretry 1s 2s 4s 8s 16s 32s\ndeliver {\nroute {\n" + delivery + "\n}\n}\n}"
+	}
 	site(wayIn, `	handle /notify {
 		route {
 			chinaums_dev notify
 			`+r.platform.prefix()+`_notify
-			webhook_signature {env.APP_SECRET}
-			chinaums_dev app
-			`+app+`
+			`+delivery+`
 		}
 	}
 	respond 404

@@ -83,7 +83,8 @@ func TestReadAppFindsPHP(t *testing.T) {
 func TestOptionsAreChecked(t *testing.T) {
 	for says, options := range map[string]Options{
 		"--port: 0 ":             {Platform: ChinaUMS},
-		"--port: 65533 ":         {Platform: ChinaUMS, Port: 65533},
+		"--port: 65532 ":         {Platform: ChinaUMS, Port: 65532},
+		"--watch: there is none": {Platform: Shouqianba, Port: DefaultPort, Watch: true},
 		`--platform: "alipay" `:  {Platform: "alipay", Port: DefaultPort, App: ":1"},
 		`--app: "shop" is neith`: {Platform: ChinaUMS, Port: DefaultPort, App: "shop"},
 	} {
@@ -99,7 +100,7 @@ func TestStrangersTextIsHarmless(t *testing.T) {
 	var out bytes.Buffer
 	p := &printer{w: &out, texts: english}
 	evil := "a\x1b[2J\r\n\u202e\x9b1m" + strings.Repeat("long", 100)
-	header := http.Header{"Ce-Type": {evil + ".refund."}, "Ce-Subject": {evil}, "Ce-Id": {evil}}
+	header := http.Header{"Ce-Type": {evil + ".refund."}, "Ce-Subject": {evil}, "Ce-Id": {evil}, "Ce-Evidence": {"query"}}
 	p.event(header, []byte(`{"refundAmount":"a\u001b[2J\r\n`+strings.Repeat("long", 100)+`"}`))
 	r := httptest.NewRequest(http.MethodPost, "/", nil)
 	r.Method, r.URL.Path = evil, evil
@@ -108,9 +109,10 @@ func TestStrangersTextIsHarmless(t *testing.T) {
 	p.told(422, evil, evil)
 	p.told(0, evil, evil)
 	p.rejected(403, evil, evil)
+	p.stored(evil)
 	lines := strings.Split(strings.TrimSuffix(out.String(), "\n"), "\n")
-	if len(lines) != 6 {
-		t.Errorf("%d lines, not 6: %q", len(lines), out.String())
+	if len(lines) != 7 {
+		t.Errorf("%d lines, not 7: %q", len(lines), out.String())
 	}
 	for _, line := range lines {
 		if len(line) > 1500 || strings.ContainsFunc(line, func(r rune) bool { return r < ' ' || r > '~' }) {
@@ -135,7 +137,8 @@ func TestTexts(t *testing.T) {
 		for _, text := range []string{
 			texts.running, texts.page, texts.calls, texts.notifies, texts.app, texts.noApp, texts.ownApp, texts.pages,
 			texts.variables, texts.record, texts.typing, texts.legend, texts.call, texts.took, texts.refused, texts.silent, texts.forged,
-			texts.steps["order"], texts.steps["pay"], texts.steps["query"], texts.steps["refund"],
+			texts.admin, texts.kept, texts.replied, texts.found,
+			texts.steps["order"], texts.steps["pay"], texts.steps["query"], texts.steps["refund"], texts.steps["lose"], texts.steps["orders"],
 		} {
 			if text == "" {
 				t.Errorf("a text is missing: %+v", texts)

@@ -79,10 +79,14 @@ func (t *tap) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.H
 		err := next.ServeHTTP(answer, r.WithContext(context.WithValue(r.Context(), exchangeKey{}, x)))
 		x.mu.Lock()
 		defer x.mu.Unlock()
-		if x.event {
-			p.told(x.status, string(answer.start), placeholder(r, "reason"))
-		} else {
-			p.rejected(answer.statusOr(err), string(answer.start), placeholder(r, "reason"))
+		status, word, reason := answer.statusOr(err), string(answer.start), placeholder(r, "reason")
+		switch {
+		case x.event:
+			p.told(x.status, word, reason)
+		case status < 300 && reason == "":
+			p.stored(word)
+		default:
+			p.rejected(status, word, reason)
 		}
 		return err
 	default:
@@ -108,6 +112,8 @@ func (t *tap) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.H
 				x.status = http.StatusOK
 			}
 			x.mu.Unlock()
+		} else {
+			p.line("<-- "+p.replied, answer.statusOr(err)) // the inbox decides what to make of it
 		}
 		return err
 	}
@@ -221,8 +227,15 @@ func (p *printer) event(header http.Header, content []byte) {
 			amount = " " + yuan(fmt.Sprint(value))
 		}
 	}
-	p.line("--> %s %s%s  %s", clean(kind), clean(header.Get("Ce-Subject")), amount, clean(header.Get("Ce-Id")))
+	found := ""
+	if header.Get("Ce-Evidence") == "query" {
+		found = "  " + p.found
+	}
+	p.line("--> %s %s%s  %s%s", clean(kind), clean(header.Get("Ce-Subject")), amount, clean(header.Get("Ce-Id")), found)
 }
+
+// stored prints what the platform hears of a notification that the inbox has, or that the app has had.
+func (p *printer) stored(word string) { p.line("<-- "+p.kept, clean(word)) }
 
 // told prints what the app made of an event, and the word that the platform got.
 func (p *printer) told(status int, word, reason string) {
