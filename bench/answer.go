@@ -14,7 +14,8 @@ type answer struct {
 	status int
 	length int // of the whole, head and body; 0 while something is missing
 	body   []byte
-	last   bool // the server closes the connection
+	last   bool   // the server closes the connection
+	told   []byte // its Gateway-Outcome
 }
 
 // maxAnswer is more than any peer has to say here.
@@ -53,6 +54,8 @@ func parseAnswer(buffer []byte) (answer, error) {
 			chunked = bytes.EqualFold(value, []byte("chunked"))
 		case bytes.EqualFold(name, []byte("Connection")):
 			a.last = bytes.EqualFold(value, []byte("close"))
+		case bytes.EqualFold(name, []byte("Gateway-Outcome")):
+			a.told = value
 		}
 	}
 	switch {

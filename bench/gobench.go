@@ -49,7 +49,7 @@ func parseBenchmarks(output string) []benchmarkLine {
 	return all
 }
 
-// benchmarks writes a table for each benchmark, and a plot where its cases are numbers.
+// benchmarks writes a table for each benchmark.
 func (r *report) benchmarks() {
 	if len(r.results.Benchmarks) == 0 {
 		return
@@ -59,10 +59,14 @@ func (r *report) benchmarks() {
 	var groups []string
 	cases := make(map[string][]benchmarkLine)
 	for _, b := range r.results.Benchmarks {
-		if cases[b.Group] == nil {
-			groups = append(groups, b.Group)
+		group := b.Title
+		if group == "" {
+			group = strings.TrimPrefix(b.Group, "Benchmark")
 		}
-		cases[b.Group] = append(cases[b.Group], b)
+		if cases[group] == nil {
+			groups = append(groups, group)
+		}
+		cases[group] = append(cases[group], b)
 	}
 	for _, group := range groups {
 		var units []string // of all cases, in the order in which they come first
@@ -73,11 +77,7 @@ func (r *report) benchmarks() {
 				}
 			}
 		}
-		heading := cases[group][0].Title
-		if heading == "" {
-			heading = strings.TrimPrefix(group, "Benchmark")
-		}
-		r.line("\n### %s", heading)
+		r.line("\n### %s", group)
 		var rows [][]string
 		for _, b := range cases[group] {
 			row := []string{b.Case}
@@ -93,35 +93,5 @@ func (r *report) benchmarks() {
 			rows = append(rows, row)
 		}
 		r.table(append([]string{""}, units...), rows)
-		r.benchmarkPlots(group, heading, units, cases[group])
 	}
 }
-
-var caseNumber = regexp.MustCompile(`^\D*(\d+)$`) // 1000, depth=1000
-
-// benchmarkPlots draws every unit over the number in the cases' names, if all have one and there are at least three.
-func (r *report) benchmarkPlots(group, heading string, units []string, cases []benchmarkLine) {
-	for _, unit := range units {
-		var x []float64
-		var y []spread
-		for _, b := range cases {
-			match := caseNumber.FindStringSubmatch(b.Case)
-			i := slices.Index(b.Units, unit)
-			if match == nil || i < 0 {
-				continue
-			}
-			value, _ := strconv.ParseFloat(match[1], 64)
-			if value <= 0 || len(x) > 0 && value <= x[len(x)-1] || b.Value[i] <= 0 {
-				continue
-			}
-			x, y = append(x, value), append(y, spread{b.Value[i], b.Value[i], b.Value[i]})
-		}
-		if len(x) < 3 {
-			continue
-		}
-		name := strings.ToLower("go-" + strings.TrimPrefix(group, "Benchmark") + "-" + notWord.ReplaceAllString(unit, "-") + ".svg")
-		r.plot(name, heading+", "+unit, linePlot(heading, "", unit, x, []series{{label: unit, y: y}}))
-	}
-}
-
-var notWord = regexp.MustCompile(`\W+`)

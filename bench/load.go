@@ -17,7 +17,7 @@ import (
 type aim struct {
 	address  string // 127.0.0.1:port
 	requests [][]byte
-	accept   int // the status of a right answer
+	accept   int // the status of a right answer; 0: any, and what it tells of the call is counted
 }
 
 // load is a number of connections over which requests go, one at a time on each. With several aims every connection is
@@ -34,10 +34,11 @@ type load struct {
 
 // outcome is what one aim made of a load.
 type outcome struct {
-	answered  int           // all, those included that came after the time was up
-	inTime    int           // before the time was up
-	latencies []int64       // nanoseconds, unsorted. At a rate they count from the moment at which the request was due
-	took      time.Duration // from the first request to the end of time
+	answered  int            // all, those included that came after the time was up
+	inTime    int            // before the time was up
+	latencies []int64        // nanoseconds, unsorted. At a rate they count from the moment at which the request was due
+	took      time.Duration  // from the first request to the end of time
+	told      map[string]int // by Gateway-Outcome: how many answers, of an aim that accepts any
 }
 
 // perSecond is how many requests were answered in a second.
@@ -170,8 +171,9 @@ const patience = 20 * time.Second
 // phase sends requests for a time, and then waits for the answers that are missing.
 func (g *generator) phase(duration time.Duration, counting bool) error {
 	g.outcomes = make([]outcome, len(g.aims))
-	if counting {
-		for i := range g.outcomes {
+	for i := range g.outcomes {
+		g.outcomes[i].told = make(map[string]int)
+		if counting {
 			g.outcomes[i].latencies = make([]int64, 0, 1<<16)
 		}
 	}
@@ -347,7 +349,10 @@ func (g *generator) ready(i int, events uint32) error {
 	if answer.length == 0 {
 		return nil // there is more to come
 	}
-	if answer.status != g.aims[c.aim].accept {
+	switch accept := g.aims[c.aim].accept; {
+	case accept == 0 && len(answer.told) > 0:
+		g.outcomes[c.aim].told[string(answer.told)]++
+	case answer.status != accept:
 		return fmt.Errorf("%s: answered %q", g.aims[c.aim].address, c.buffer[:min(c.filled, 400)])
 	}
 	return g.answered(i, answer.last)

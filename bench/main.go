@@ -45,7 +45,7 @@ func main() {
 }
 
 // parts are what can be measured on its own.
-var parts = []string{"compare", "pairs", "growth", "memory"}
+var parts = []string{"compare", "pairs", "stale", "growth", "memory"}
 
 func runBench(arguments []string) error {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
@@ -55,6 +55,8 @@ func runBench(arguments []string) error {
 	only := flags.String("only", strings.Join(parts, ","), "what to measure")
 	commit := flags.String("commit", "", "what was measured, for the report")
 	from := flags.String("from", "", "make the report of this results.json anew, and measure nothing")
+	against := flags.String("against", "", "another Caddy with the plugin: -only against compares the two")
+	profile := flags.String("profile", "", "file for -only profile: a CPU profile of the plugin under load")
 	rounds := flags.Int("rounds", 0, "rounds of the comparison, instead of the plan's")
 	extra := flags.String("benchmarks", "", "output of go test -bench whose tables the report is to have too")
 	if err := flags.Parse(arguments); err != nil {
@@ -88,7 +90,7 @@ func runBench(arguments []string) error {
 			return errors.New("-caddy: which?")
 		}
 		measured = results{Plan: chosen, Missing: make(map[string]string), Ways: make(map[string]map[string]*figures)}
-		if failure = measure(&measured, *caddy, strings.Split(*only, ",")); failure != nil {
+		if failure = measure(&measured, tools{caddy: *caddy, against: *against, profile: *profile}, strings.Split(*only, ",")); failure != nil {
 			measured.Machine.Failure = failure.Error() // what there is so far is worth keeping
 		}
 		measured.Machine.Commit, measured.Machine.Short = *commit, *short
@@ -108,7 +110,7 @@ func runBench(arguments []string) error {
 }
 
 // measure measures the chosen parts.
-func measure(measured *results, caddy string, chosen []string) error {
+func measure(measured *results, given tools, chosen []string) error {
 	scratch, err := os.MkdirTemp("", "bench")
 	if err != nil {
 		return err
@@ -117,8 +119,12 @@ func measure(measured *results, caddy string, chosen []string) error {
 	if err := os.Chmod(scratch, 0o755); err != nil { //nolint:gosec // nginx's workers and PHP read it
 		return err
 	}
-	b := &bench{plan: measured.Plan, tools: findTools(caddy, scratch), results: measured, progress: os.Stderr}
-	if b.tools.caddy, err = filepath.Abs(caddy); err != nil {
+	b := &bench{plan: measured.Plan, tools: findTools(scratch), results: measured, progress: os.Stderr}
+	b.tools.profile = given.profile
+	if b.tools.caddy, err = filepath.Abs(given.caddy); err != nil {
+		return err
+	}
+	if b.tools.against, err = filepath.Abs(given.against); err != nil {
 		return err
 	}
 	measured.Machine = describeMachine(b.tools)
@@ -146,14 +152,19 @@ func measure(measured *results, caddy string, chosen []string) error {
 				steps = append(steps, func() error { return b.compare(way) })
 			}
 		case "pairs":
-			for _, way := range ways {
-				steps = append(steps, func() error { return b.pair(way, bufferedName, pluginName) })
+			for _, p := range pairs {
+				steps = append(steps, func() error { return b.pair(p.way, b.sites[p.floor], b.sites[p.other], p.large, p.paced) })
 			}
-			steps = append(steps, func() error { return b.pair(wayIn, plainName, pluginName) })
+		case "stale":
+			steps = append(steps, b.stale)
 		case "growth":
 			steps = append(steps, b.growth)
 		case "memory":
 			steps = append(steps, b.memory)
+		case "against":
+			steps = append(steps, b.against)
+		case "profile":
+			steps = append(steps, b.profile)
 		default:
 			return fmt.Errorf("-only: %q is none of %s", part, strings.Join(parts, ", "))
 		}
@@ -163,8 +174,9 @@ func measure(measured *results, caddy string, chosen []string) error {
 				return err
 			}
 		}
-		if after, too := b.usage(); part == "compare" && ok && too {
-			measured.Machine.Others, measured.Machine.Steal = after.since(before)
+		if after, too := b.usage(); (part == "compare" || part == "pairs") && ok && too {
+			others, steal := after.since(before)
+			measured.Machine.Others, measured.Machine.Steal = max(measured.Machine.Others, others), max(measured.Machine.Steal, steal)
 		}
 	}
 	return nil

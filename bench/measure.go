@@ -24,6 +24,9 @@ type plan struct {
 	Connections int
 	Rates       map[string]float64 // calls a second, by way
 	PairRounds  int
+	StaleRounds int
+	StaleTurn   time.Duration
+	StaleRate   float64 // calls a second, of each
 	GrowTurn    time.Duration
 	GrowRounds  int
 	Bodies      []int
@@ -32,24 +35,25 @@ type plan struct {
 	Concurrency []int
 	Concurrent  int // calls under way when memory is read
 	Body        int // bytes of a call
+	LargeBody   int // of a large one
 	FieldCount  int // of a notify
 }
 
 var fullPlan = plan{
 	Rounds: 9, Turn: 600 * time.Millisecond, RateTurn: 1500 * time.Millisecond, Warm: 150 * time.Millisecond, Connections: 32,
 	Rates:      map[string]float64{wayOut: 1000, wayTLS: 400, wayIn: 1000},
-	PairRounds: 21, GrowTurn: 300 * time.Millisecond, GrowRounds: 3,
+	PairRounds: 21, StaleRounds: 5, StaleTurn: 3 * time.Second, StaleRate: 800, GrowTurn: 300 * time.Millisecond, GrowRounds: 3,
 	Bodies: []int{100, 1 << 10, 10 << 10, 100 << 10, 1 << 20}, Fields: []int{5, 10, 30, 60, 120, 250},
 	Merchants: []int{1, 10, 100, 1000, 10000}, Concurrency: []int{1, 10, 100, 1000}, Concurrent: 1000,
-	Body: 1 << 10, FieldCount: 30,
+	Body: 1 << 10, LargeBody: 1 << 20, FieldCount: 30,
 }
 
 var shortPlan = plan{
 	Rounds: 1, Turn: 200 * time.Millisecond, RateTurn: 300 * time.Millisecond, Warm: 50 * time.Millisecond, Connections: 8,
 	Rates:      map[string]float64{wayOut: 300, wayTLS: 200, wayIn: 300},
-	PairRounds: 1, GrowTurn: 150 * time.Millisecond, GrowRounds: 1,
+	PairRounds: 1, StaleRounds: 1, StaleTurn: 300 * time.Millisecond, StaleRate: 200, GrowTurn: 150 * time.Millisecond, GrowRounds: 1,
 	Bodies: []int{100, 10 << 10, 1 << 20}, Fields: []int{5, 30, 250}, Merchants: []int{1, 100}, Concurrency: []int{1, 100},
-	Concurrent: 100, Body: 1 << 10, FieldCount: 30,
+	Concurrent: 100, Body: 1 << 10, LargeBody: 1 << 20, FieldCount: 30,
 }
 
 // figures are those of one peer on one way, one value a round.
@@ -64,9 +68,16 @@ type figures struct {
 // pairFigures are those of two peers whose requests alternated on the same connections, in the same window.
 type pairFigures struct {
 	Way, Floor, Other  string
+	Large              bool `json:",omitempty"` // the body is a large one
 	FloorCPU, OtherCPU []float64
-	FloorP50, OtherP50 []float64
-	FloorP99, OtherP99 []float64
+	FloorP50, OtherP50 []float64 `json:",omitempty"` // at a rate; of some pairs only
+	FloorP99, OtherP99 []float64 `json:",omitempty"`
+}
+
+// staleFigures are what one product told of its calls to a platform that closes kept connections, one value a round.
+type staleFigures struct {
+	Way, Product            string
+	Calls, Unknown, NotSent []float64
 }
 
 // curve is how the cost of a call grows with something.
@@ -99,6 +110,7 @@ type results struct {
 	Missing  map[string]string // by product: why it was not measured
 	Ways     map[string]map[string]*figures
 	Pairs    []*pairFigures
+	Stale    []*staleFigures `json:",omitempty"`
 	Curves   []*curve
 	Memories []memoryFigures
 
@@ -280,7 +292,7 @@ func (b *bench) present(way string, round int, names ...string) []*site {
 	var all []*site
 	for _, p := range products {
 		s := b.sites[p.name]
-		if s == nil || !s.goes(way) || len(names) > 0 && !strings.Contains(" "+strings.Join(names, " ")+" ", " "+p.name+" ") {
+		if s == nil || s.aside || !s.goes(way) || len(names) > 0 && !strings.Contains(" "+strings.Join(names, " ")+" ", " "+p.name+" ") {
 			continue
 		}
 		all = append(all, s)
@@ -358,7 +370,7 @@ func (b *bench) compare(way string) error {
 	table := make(map[string]*figures)
 	b.results.Ways[way] = table
 	for name, s := range b.sites {
-		if s.goes(way) {
+		if s.goes(way) && !s.aside {
 			table[name] = new(figures)
 		}
 	}
@@ -393,12 +405,29 @@ func (b *bench) compare(way string) error {
 	return nil
 }
 
-// pair measures two products in the same window, request by request: what the targets in percent are judged by.
-func (b *bench) pair(way, floor, other string) error {
-	one, two := b.sites[floor], b.sites[other]
+// pairs are measured in the same windows, request by request: what most targets are judged by.
+var pairs = []struct {
+	way, floor, other string
+	large, paced      bool // with a large body; at a fixed rate too
+}{
+	{way: wayOut, floor: bufferedName, other: pluginName, paced: true},
+	{way: wayTLS, floor: bufferedName, other: pluginName, paced: true},
+	{way: wayIn, floor: bufferedName, other: pluginName, paced: true},
+	{way: wayOut, floor: bufferedName, other: pluginName, large: true},
+	{way: wayOut, floor: bufferedName, other: standardName},
+	{way: wayTLS, floor: bufferedName, other: standardName},
+	{way: wayOut, floor: bufferedName, other: longName},
+	{way: wayTLS, floor: bufferedName, other: longName},
+}
+
+// pair measures two products.
+func (b *bench) pair(way string, one, two *site, large, paced bool) error {
 	body := b.body(way)
+	if large {
+		body = callBody(b.plan.LargeBody)
+	}
 	aims := []aim{{one.address(way), b.requests(one, way, body, ""), 200}, {two.address(way), b.requests(two, way, body, ""), 200}}
-	p := &pairFigures{Way: way, Floor: floor, Other: other}
+	p := &pairFigures{Way: way, Floor: one.name, Other: two.name, Large: large}
 	b.results.Pairs = append(b.results.Pairs, p)
 	for round := range b.plan.PairRounds {
 		m, err := b.turn(way, load{aims: aims, connections: b.plan.Connections, warm: b.plan.Warm, duration: b.plan.Turn}, one, two)
@@ -406,6 +435,10 @@ func (b *bench) pair(way, floor, other string) error {
 			return err
 		}
 		p.FloorCPU, p.OtherCPU = append(p.FloorCPU, m[0].cpu), append(p.OtherCPU, m[1].cpu)
+		b.say("%s, side by side, round %d: %s %.1f µs, %s %.1f µs CPU: %.3f", way, round+1, one.name, m[0].cpu, two.name, m[1].cpu, m[1].cpu/m[0].cpu)
+		if !paced {
+			continue
+		}
 		r, err := b.turn(way, load{
 			aims: aims, connections: 2 * b.plan.Connections, rate: 2 * b.plan.Rates[way], warm: b.plan.Warm, duration: b.plan.RateTurn,
 		}, one, two)
@@ -414,8 +447,57 @@ func (b *bench) pair(way, floor, other string) error {
 		}
 		p.FloorP50, p.OtherP50 = append(p.FloorP50, r[0].p50), append(p.OtherP50, r[1].p50)
 		p.FloorP99, p.OtherP99 = append(p.FloorP99, r[0].p99), append(p.OtherP99, r[1].p99)
-		b.say("%s, side by side, round %d: %s %.1f µs, %s %.1f µs CPU: %.3f; p99 %.0f, %.0f µs", way, round+1, floor, m[0].cpu, other,
-			m[1].cpu, m[1].cpu/m[0].cpu, r[0].p99, r[1].p99)
+		b.say("%s, side by side, round %d: p99 %.0f, %.0f µs", way, round+1, r[0].p99, r[1].p99)
+	}
+	return nil
+}
+
+// stale counts the calls of unknown outcome, all at the same time, to a platform that closes kept connections. It answers
+// every call that it reads: each unknown is one that was not executed.
+func (b *bench) stale() error {
+	closing := b.tools
+	closing.platform.Platform, closing.platform.PlatformTLS = closing.platform.Closing, closing.platform.ClosingTLS
+	var sites []*site
+	for _, name := range []string{pluginName, standardName, longName} {
+		s, err := open(productOf(name), closing)
+		if err != nil {
+			return err
+		}
+		defer s.close()
+		sites = append(sites, s)
+	}
+	for _, way := range []string{wayOut, wayTLS} {
+		var all []*staleFigures
+		var aims []aim
+		for _, s := range sites {
+			all = append(all, &staleFigures{Way: way, Product: s.name})
+			aims = append(aims, aim{s.address(way), b.requests(s, way, b.body(way), ""), 0})
+		}
+		b.results.Stale = append(b.results.Stale, all...)
+		for round := range b.plan.StaleRounds {
+			before, err := b.upstream.saw(way)
+			if err != nil {
+				return err
+			}
+			outcomes, err := run(load{aims: aims, connections: 2 * b.plan.Connections, rate: float64(len(aims)) * b.plan.StaleRate, duration: b.plan.StaleTurn})
+			if err != nil {
+				return err
+			}
+			after, err := b.upstream.saw(way)
+			if err != nil {
+				return err
+			}
+			answered := 0
+			for i, o := range outcomes {
+				f := all[i]
+				f.Calls, f.Unknown, f.NotSent = append(f.Calls, float64(o.answered)), append(f.Unknown, float64(o.told["unknown"])), append(f.NotSent, float64(o.told["not_sent"]))
+				answered += o.told["answered"]
+				b.say("%s, connections closed, round %d: %-14s of %d calls %d unknown, %d not sent", way, round+1, f.Product, o.answered, o.told["unknown"], o.told["not_sent"])
+			}
+			if seen := after.minus(before); seen.Requests != int64(answered) || seen.Wrong > 0 {
+				return fmt.Errorf("%s, connections closed: %d calls executed, %d answered; %s", way, seen.Requests, answered, seen.FirstWrong)
+			}
+		}
 	}
 	return nil
 }

@@ -36,6 +36,7 @@ type product struct {
 	title string
 	works bool     // signs and verifies
 	ways  []string // on which it differs from its neighbor; nil: all
+	aside bool     // measured beside others only: in pairs, and where connections are closed
 	mode  string
 	needs func(*site) error // the programs
 	files []string
@@ -44,9 +45,10 @@ type product struct {
 
 // The names of those that the targets are about.
 const (
-	plainName    = "caddy"
 	bufferedName = "caddy-buffered"
 	pluginName   = "plugin"
+	longName     = "long"
+	standardName = "net-http"
 	nginxName    = "nginx"
 	njsName      = "njs"
 	njsJSONName  = "njs-json"
@@ -56,9 +58,16 @@ const (
 
 // products are the peers. Neighbors here are neighbors in time.
 var products = []product{
-	{name: plainName, title: "Caddy, `reverse_proxy`", needs: needCaddy, files: []string{"plain.caddyfile"}, start: startCaddy},
-	{name: bufferedName, title: "Caddy, `reverse_proxy` with `request_buffers`", mode: "buffered", needs: needCaddy, files: []string{"plain.caddyfile"}, start: startCaddy},
+	{name: bufferedName, title: "Caddy, `reverse_proxy` with `request_buffers`", needs: needCaddy, files: []string{"plain.caddyfile"}, start: startCaddy},
 	{name: pluginName, title: "**Caddy with this plugin**", works: true, needs: needCaddy, files: []string{"plugin.caddyfile"}, start: startCaddy},
+	{
+		name: longName, title: "the long form: guard, `reverse_proxy`, transport", works: true, ways: []string{wayOut, wayTLS}, aside: true, mode: longName,
+		needs: needCaddy, files: []string{"plugin.caddyfile"}, start: startCaddy,
+	},
+	{
+		name: standardName, title: "the proxy where net/http's client sends", works: true, ways: []string{wayOut, wayTLS}, aside: true, mode: standardName,
+		needs: needCaddy, files: []string{"plugin.caddyfile"}, start: startCaddy,
+	},
 	{name: nginxName, title: "nginx", mode: "plain", needs: needNginx, start: startNginx},
 	{name: luaName, title: "nginx + Lua", works: true, mode: "lua", needs: needNginx, files: []string{"chinaums.lua"}, start: startNginx},
 	{name: njsName, title: "nginx + njs", works: true, mode: "njs", needs: needNginx, files: []string{"sign.js", "verify.js"}, start: startNginx},
@@ -105,12 +114,13 @@ type tools struct {
 	caddy, nginx, fpm string
 	modules           string // nginx's
 	scratch           string
+	against, profile  string         // another Caddy, to be compared with; a file to be written
 	platform          upstreamReport // the addresses
 }
 
 // findTools looks for the programs; those that are missing are left empty.
-func findTools(caddy, scratch string) tools {
-	t := tools{caddy: caddy, scratch: scratch}
+func findTools(scratch string) tools {
+	t := tools{scratch: scratch}
 	t.nginx = firstFile("nginx", "/usr/sbin/nginx")
 	t.fpm = firstFile("php-fpm", "/usr/sbin/php-fpm*")
 	if found := firstFile("", "/usr/lib/nginx/modules/ngx_http_js_module.so", "/usr/lib64/nginx/modules/ngx_http_js_module.so"); found != "" {
@@ -144,10 +154,9 @@ type site struct {
 	Directory, CA              string
 	Platform, PlatformTLS, App string
 	Ports                      map[string]int
-	Buffered                   bool
 	Mode                       string
 	Modules                    []string
-	AppID                      string
+	AppID, Admin               string
 	Merchants                  []merchant
 
 	processes []*process
@@ -197,7 +206,7 @@ func open(p product, t tools) (*site, error) {
 	s := &site{
 		product: p, tools: t, Root: os.Geteuid() == 0, Cores: runtime.NumCPU(), Children: 8 * runtime.NumCPU(),
 		CA: filepath.Join(t.scratch, "ca.pem"), Platform: t.platform.Platform, PlatformTLS: t.platform.PlatformTLS, App: t.platform.App,
-		Ports: make(map[string]int), Buffered: p.mode == "buffered", Mode: p.mode, AppID: appID,
+		Ports: make(map[string]int), Mode: p.mode, AppID: appID,
 	}
 	for i, way := range ways {
 		s.Ports[way] = ports[i]

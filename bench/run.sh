@@ -1,12 +1,13 @@
 #!/bin/sh
 # Measures this plugin against what its users would use instead, and writes RESULTS.md and the plots beside this file.
 #
-#   bench/run.sh [-short] [-out directory] [-only compare,pairs,growth,memory]
+#   bench/run.sh [-short] [-out directory] [-only compare,pairs,stale,growth,memory]
 #   bench/run.sh -install                    # the peers, from Debian; then run it without
 #   bench/run.sh -from bench/results.json    # the report of what was measured before
 #
 # A short run writes into a temporary directory unless -out says where. Needs Linux and Go; peers that are not installed
-# are left out, and the report says so.
+# are left out, and the report says so. A whole run begins with the depth of the inbox's stores; for NATS, NATS_SERVER_BINARY
+# may name a nats-server of 2.11 or later.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -14,7 +15,7 @@ peers="nginx libnginx-mod-http-js libnginx-mod-http-lua lua-resty-core php-fpm p
 
 case ${1:-} in
 -h | -help | --help)
-	sed -n '2,9s/^#\( \|$\)//p' bench/run.sh
+	sed -n '2,10s/^#\( \|$\)//p' bench/run.sh
 	exit
 	;;
 esac
@@ -35,15 +36,24 @@ trap 'exit 1' INT TERM
 
 out=bench
 measure=yes
+whole=yes
 for argument in "$@"; do
 	case $argument in
-	-short | --short) out=$scratch ;;
-	-from | --from | -from=* | --from=*) measure= ;;
+	-short | --short) out=$scratch whole= ;;
+	-from | --from | -from=* | --from=*) measure= whole= ;;
+	-only | --only | -only=* | --only=*) whole= ;;
 	esac
 done
 
 (cd bench && go build -buildvcs=false -o "$scratch/bench" .)
 commit=
+if [ -n "$whole" ]; then
+	for store in bolt nats; do
+		echo "# Inbox depth, store $store"
+		CHINAUMS_DEPTH="1000 100000 1000000" go test -run '^$' -bench Depth -benchtime 3x -timeout 1h "./inbox/${store}store"
+	done >"$scratch/benchmarks"
+	set -- -benchmarks "$scratch/benchmarks" "$@"
+fi
 if [ -n "$measure" ]; then
 	go build -buildvcs=false -o "$scratch/caddy" ./cmd/caddy
 	commit=$(git rev-parse --short HEAD 2>/dev/null || true)

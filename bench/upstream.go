@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"io"
 	"math/big"
+	mathrand "math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -52,7 +53,8 @@ type counts struct {
 
 // upstreamReport is a line that the upstream prints.
 type upstreamReport struct {
-	Platform, PlatformTLS, App string // addresses, in the first line only
+	Platform, PlatformTLS, App string // addresses
+	Closing, ClosingTLS        string // of the platform, where it closes kept connections
 	PlatformSaw, AppSaw        counts
 }
 
@@ -100,7 +102,17 @@ func runUpstream(directory string) error {
 	if report.Platform, err = listen(nil, platform); err != nil {
 		return err
 	}
-	if report.PlatformTLS, err = listen(&tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS12}, platform); err != nil {
+	secure := &tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS12}
+	if report.PlatformTLS, err = listen(secure, platform); err != nil {
+		return err
+	}
+	hasty := func(connection net.Conn) {
+		serve(&closing{Conn: connection}, "application/json", platformAnswer, u.call)
+	}
+	if report.Closing, err = listen(nil, hasty); err != nil {
+		return err
+	}
+	if report.ClosingTLS, err = listen(secure, hasty); err != nil {
 		return err
 	}
 	if report.App, err = listen(nil, func(connection net.Conn) { serve(connection, "text/plain", appAnswer, u.notify) }); err != nil {
@@ -239,6 +251,32 @@ func serve(connection net.Conn, contentType, content string, look func(head, bod
 		}
 		filled = copy(buffer, buffer[end+length:filled])
 	}
+}
+
+// closing is a connection that the server ends without a word while nothing is under way: half of the times after a
+// random part of closingWindow, the other half not at all.
+type closing struct {
+	net.Conn
+	kept bool // a request has been answered, and none has begun since
+}
+
+const closingWindow = time.Millisecond
+
+func (c *closing) Read(p []byte) (int, error) {
+	var end time.Time
+	if wait := mathrand.N(2 * closingWindow); c.kept && wait < closingWindow {
+		end = time.Now().Add(wait)
+	}
+	if err := c.SetReadDeadline(end); err != nil {
+		return 0, err
+	}
+	c.kept = false
+	return c.Conn.Read(p)
+}
+
+func (c *closing) Write(p []byte) (int, error) {
+	c.kept = true
+	return c.Conn.Write(p)
 }
 
 // bodyLength is a request's Content-Length.
