@@ -42,7 +42,7 @@ type plan struct {
 var fullPlan = plan{
 	Rounds: 9, Turn: 600 * time.Millisecond, RateTurn: 1500 * time.Millisecond, Warm: 150 * time.Millisecond, Connections: 32,
 	Rates:      map[string]float64{wayOut: 1000, wayTLS: 400, wayIn: 1000},
-	PairRounds: 21, StaleRounds: 5, StaleTurn: 3 * time.Second, StaleRate: 800, GrowTurn: 300 * time.Millisecond, GrowRounds: 3,
+	PairRounds: 21, StaleRounds: 5, StaleTurn: 4 * time.Second, StaleRate: 400, GrowTurn: 300 * time.Millisecond, GrowRounds: 3,
 	Bodies: []int{100, 1 << 10, 10 << 10, 100 << 10, 1 << 20}, Fields: []int{5, 10, 30, 60, 120, 250},
 	Merchants: []int{1, 10, 100, 1000, 10000}, Concurrency: []int{1, 10, 100, 1000}, Concurrent: 1000,
 	Body: 1 << 10, LargeBody: 1 << 20, FieldCount: 30,
