@@ -527,7 +527,7 @@ func TestReport(t *testing.T) {
 	text := string(content)
 	for _, part := range []string{
 		"commit abcdef0", "2 cores, a <fast> one, 4 GiB, Linux 6.1.0", "nginx + Lua is cheaper than the plugin", "it does this in 38 % of the CPU time",
-		"nginx + PHP-FPM takes 5.0 times", "Left out: nginx + njs", "| ≤ 0.75 × | 0.70 × (0.70–1.30) | yes |", "| ≤ 2.00 × | 2.10 × | **no** |",
+		"nginx + PHP-FPM takes 5.0 times", "Left out: nginx + njs", "| ≤ 0.75 × | 0.700 × (0.700–1.300) | yes |", "| ≤ 2.00 × | 2.100 × (2.100–2.100) | **no** |",
 		"| ≤ +5 % | +20.0 % (+20.0 to +20.0) | **no** |", "| ≤ 1 % | 0.50 % (0.50–10.00) | yes |", "outbound: 38 % of the plugin's CPU time",
 		"| outbound, 1 MiB, CPU µs a call | 400 | 840 | 2.100 ×", "| outbound, the long form: guard, `reverse_proxy`, transport, CPU µs a call | 100 | 120 |",
 		"| outbound, **Caddy with this plugin** | 4000 | 115 | 2.88 % | 3 |",

@@ -56,7 +56,6 @@ func runBench(arguments []string) error {
 	commit := flags.String("commit", "", "what was measured, for the report")
 	from := flags.String("from", "", "make the report of this results.json anew, and measure nothing")
 	against := flags.String("against", "", "another Caddy with the plugin: -only against compares the two")
-	profile := flags.String("profile", "", "file for -only profile: a CPU profile of the plugin under load")
 	rounds := flags.Int("rounds", 0, "rounds of the comparison, instead of the plan's")
 	extra := flags.String("benchmarks", "", "output of go test -bench whose tables the report is to have too")
 	if err := flags.Parse(arguments); err != nil {
@@ -90,7 +89,7 @@ func runBench(arguments []string) error {
 			return errors.New("-caddy: which?")
 		}
 		measured = results{Plan: chosen, Missing: make(map[string]string), Ways: make(map[string]map[string]*figures)}
-		if failure = measure(&measured, tools{caddy: *caddy, against: *against, profile: *profile}, strings.Split(*only, ",")); failure != nil {
+		if failure = measure(&measured, *caddy, *against, strings.Split(*only, ",")); failure != nil {
 			measured.Machine.Failure = failure.Error() // what there is so far is worth keeping
 		}
 		measured.Machine.Commit, measured.Machine.Short = *commit, *short
@@ -110,7 +109,7 @@ func runBench(arguments []string) error {
 }
 
 // measure measures the chosen parts.
-func measure(measured *results, given tools, chosen []string) error {
+func measure(measured *results, caddy, against string, chosen []string) error {
 	scratch, err := os.MkdirTemp("", "bench")
 	if err != nil {
 		return err
@@ -120,11 +119,10 @@ func measure(measured *results, given tools, chosen []string) error {
 		return err
 	}
 	b := &bench{plan: measured.Plan, tools: findTools(scratch), results: measured, progress: os.Stderr}
-	b.tools.profile = given.profile
-	if b.tools.caddy, err = filepath.Abs(given.caddy); err != nil {
+	if b.tools.caddy, err = filepath.Abs(caddy); err != nil {
 		return err
 	}
-	if b.tools.against, err = filepath.Abs(given.against); err != nil {
+	if b.tools.against, err = filepath.Abs(against); err != nil {
 		return err
 	}
 	measured.Machine = describeMachine(b.tools)
@@ -163,8 +161,6 @@ func measure(measured *results, given tools, chosen []string) error {
 			steps = append(steps, b.memory)
 		case "against":
 			steps = append(steps, b.against)
-		case "profile":
-			steps = append(steps, b.profile)
 		default:
 			return fmt.Errorf("-only: %q is none of %s", part, strings.Join(parts, ", "))
 		}

@@ -452,6 +452,24 @@ func (b *bench) pair(way string, one, two *site, large, paced bool) error {
 	return nil
 }
 
+// against measures the plugin beside the same of another program.
+func (b *bench) against() error {
+	others := b.tools
+	others.caddy = b.tools.against
+	other, err := open(productOf(pluginName), others)
+	if err != nil {
+		return err
+	}
+	defer other.close()
+	other.name = "against"
+	for _, way := range ways {
+		if err := b.pair(way, other, b.sites[pluginName], false, false); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // stale counts the calls of unknown outcome, all at the same time, to a platform that closes kept connections. It answers
 // every call that it reads: each unknown is one that was not executed.
 func (b *bench) stale() error {

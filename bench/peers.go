@@ -114,7 +114,7 @@ type tools struct {
 	caddy, nginx, fpm string
 	modules           string // nginx's
 	scratch           string
-	against, profile  string         // another Caddy, to be compared with; a file to be written
+	against           string         // another Caddy, to be compared with
 	platform          upstreamReport // the addresses
 }
 
@@ -156,7 +156,7 @@ type site struct {
 	Ports                      map[string]int
 	Mode                       string
 	Modules                    []string
-	AppID, Admin               string
+	AppID                      string
 	Merchants                  []merchant
 
 	processes []*process
