@@ -476,12 +476,16 @@ func (b *bench) stale() error {
 	closing := b.tools
 	closing.platform.Platform, closing.platform.PlatformTLS = closing.platform.Closing, closing.platform.ClosingTLS
 	var sites []*site
+	defer func() {
+		for _, s := range sites {
+			s.close()
+		}
+	}()
 	for _, name := range []string{pluginName, standardName, longName} {
 		s, err := open(productOf(name), closing)
 		if err != nil {
 			return err
 		}
-		defer s.close()
 		sites = append(sites, s)
 	}
 	for _, way := range []string{wayOut, wayTLS} {

@@ -3,6 +3,7 @@
 #
 #   bench/run.sh [-short] [-out directory] [-only compare,pairs,stale,growth,memory]
 #   bench/run.sh -install                    # the peers, from Debian; then run it without
+#   bench/run.sh -only against -against ./other-caddy -out /tmp    # two builds of the plugin, side by side
 #   bench/run.sh -from bench/results.json    # the report of what was measured before
 #
 # A short run writes into a temporary directory unless -out says where. Needs Linux and Go; peers that are not installed
@@ -15,7 +16,7 @@ peers="nginx libnginx-mod-http-js libnginx-mod-http-lua lua-resty-core php-fpm p
 
 case ${1:-} in
 -h | -help | --help)
-	sed -n '2,10s/^#\( \|$\)//p' bench/run.sh
+	sed -n '2,11s/^#\( \|$\)//p' bench/run.sh
 	exit
 	;;
 esac
