@@ -282,6 +282,7 @@ func (s *store) Settle(ctx context.Context, message *inbox.Message, outcome inbo
 			s.drop(s.names.messages, held.of.Sequence)
 		}
 		s.count(-held.of.size())
+	case errors.Is(err, errBehind) && time.Now().After(held.until): // it was deleted: nobody can before
 	case !errors.Is(err, errMoved):
 		return fmt.Errorf("not recorded: %s", s.config.redact(err))
 	}

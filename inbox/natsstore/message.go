@@ -194,6 +194,10 @@ func size(m *nats.Msg) int64 {
 // errMoved is an error of publish: the last message of the id, or the claim, is not the expected one.
 var errMoved = errors.New("the subject's last message is another one")
 
+// errBehind is an error of move: the last message of the id is an older one than was seen. It was deleted; or the server that
+// answers led until lately, and knows neither of its successor nor of what that has stored.
+var errBehind = errors.New("the server knows less than it has handed out")
+
 // publish stores one message and waits for the server's word that it is stored. from is the seq that the last message matching
 // a subject must have, 0: there must be none.
 func (s *store) publish(ctx context.Context, m *nats.Msg, matching string, from uint64) (seq uint64, err error) {
@@ -227,7 +231,7 @@ func (s *store) publish(ctx context.Context, m *nats.Msg, matching string, from 
 }
 
 // move publishes a message until it is known what came of that, or ctx ends. It expects that of the messages in a stream that match
-// a subject the last one has the seq from, 0: that there is none. Else the error is errMoved, and last is the one there is.
+// a subject the last one has the seq from, 0: that there is none. Else the error is errMoved, and last is the later one there is.
 func (s *store) move(ctx context.Context, in jetstream.Stream, m *nats.Msg, matching string, from uint64) (seq uint64, last *kept, err error) {
 	for pause := firstPause; ; pause = min(2*pause, longestPause) {
 		if seq, err = s.publish(ctx, m, matching, from); err == nil || errors.Is(err, inbox.ErrTooLarge) {
@@ -238,8 +242,10 @@ func (s *store) move(ctx context.Context, in jetstream.Stream, m *nats.Msg, matc
 			switch {
 			case err == nil && last != nil && last.header.Get(headerStep) == m.Header.Get(headerStep):
 				return last.Sequence, nil, nil // by a try whose answer was lost
-			case err == nil && last.seq() != from:
+			case err == nil && last.seq() > from:
 				return 0, last, errMoved
+			case err == nil && last.seq() < from:
+				err = errBehind
 			case err == nil:
 				err = errors.New("the server contradicts itself about what is stored")
 			}

@@ -135,6 +135,7 @@ func TestProxied(t *testing.T) {
 		"late removal":      testLateRemoval,
 		"late revival":      testLateRevival,
 		"lost answers":      testLostAnswers,
+		"server behind":     testServerBehind,
 		"lost removal":      testLostRemoval,
 		"message not found": testMessageNotFound,
 		"silent read":       testSilentRead,
@@ -228,6 +229,35 @@ func testLostAnswers(t *testing.T, server *server) {
 	settle(t, s, m, isDelivered)
 	if !p.sprung() || m.Seq == seq {
 		t.Errorf("no answer to an outcome was lost, or it is not known; seq %d", m.Seq)
+	}
+	counted(t, s, 0, 1, 0)
+}
+
+// What became of a message comes to a server that led until it was frozen, and does not know yet that it leads no more, nor what
+// was stored meanwhile: it answers that the compare has failed, and that the message is not there. That was taken for somebody
+// else's move: Settle returned nil, nothing was recorded, and what the app had taken came again after the lease.
+func testServerBehind(t *testing.T, server *server) {
+	const asked, other = `"last_by_subj":"inbox.behind.*.`, `"last_by_subj":"nobox.behind.*.`
+	var p *proxy
+	p = newProxy(t, server, func(_, server net.Conn, data []byte) {
+		if bytes.Contains(data, []byte(asked)) {
+			_, _ = server.Write(bytes.ReplaceAll(data, []byte(asked), []byte(other)))
+			return
+		}
+		p.arm(asked)
+		expected := jetstream.ExpectedLastSubjSeqHeader + ": "
+		_, _ = server.Write(bytes.ReplaceAll(data, []byte(expected+"1\r\n"), []byte(expected+"9\r\n")))
+	})
+	s := patient(t, p.url(), "behind")
+	put(t, s, message("a"), inbox.Stored)
+	m := take(t, s)
+	p.arm(jetstream.ExpectedLastSubjSeqHeader + ": 1\r\n")
+	settle(t, s, m, isDelivered)
+	if !p.sprung() {
+		t.Error("it was not looked up why the compare has failed")
+	}
+	if m.Seq == 1 {
+		t.Fatal("nothing is recorded")
 	}
 	counted(t, s, 0, 1, 0)
 }

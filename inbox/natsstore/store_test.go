@@ -775,3 +775,26 @@ func TestCaddyfile(t *testing.T) {
 		})
 	}
 }
+
+// TestDeletedMeanwhile: what an operator has deleted after its lease is settled by doing nothing. Else who delivers it would try
+// for ever.
+func TestDeletedMeanwhile(t *testing.T) {
+	t.Parallel()
+	settings := defaults()
+	settings.Lease = 500 * time.Millisecond
+	s := openStore(t, provider(t, func(n *Nats) { n.patience = time.Hour }, oneServer(t, "").url()), "deleted", settings)
+	put(t, s, message("a"), inbox.Stored)
+	m := take(t, s)
+	if err := s.messages.DeleteMsg(t.Context(), m.Seq); err != nil {
+		t.Fatal(err)
+	}
+	attempt := func() error {
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		return s.Settle(ctx, m, isDelivered)
+	}
+	eventually(t, "it is settled", func() bool { return attempt() == nil })
+	if left := time.Until(m.Lease.(*lease).until); left > 0 {
+		t.Errorf("that nobody has it was believed %v before the end of the lease", left)
+	}
+}
