@@ -178,7 +178,7 @@ var doors = []door{
 		files: func(s source) bool { return within(s.room(), "watch") },
 		closed: func(s source, i imported) bool {
 			room, ok := i.ours()
-			return ok && !within(room, "watch") && room != "internal/syntax" && room != "internal/secret" ||
+			return ok && !within(room, "watch") && (engine(s.room()) == "" || room != "internal/boltfile" && room != "internal/natsconn") ||
 				engine(s.room()) != "" && engine(room) != "" && engine(room) != engine(s.room())
 		},
 	},
@@ -215,6 +215,23 @@ var doors = []door{
 		closed: func(_ source, i imported) bool {
 			room, ok := i.ours()
 			return ok && (within(room, "inbox/natsstore") || within(room, "watch/natsstore"))
+		},
+	},
+	{
+		// A Caddy without these stores is built without the NATS client.
+		name:  "natsconn is for the stores in NATS",
+		files: func(s source) bool { return engine(s.room()) != "natsstore" && s.room() != "internal/natstest" },
+		closed: func(_ source, i imported) bool {
+			room, ok := i.ours()
+			return ok && room == "internal/natsconn"
+		},
+	},
+	{
+		name:  "natstest is for tests",
+		files: func(s source) bool { return s.room() != "internal/natstest" },
+		closed: func(_ source, i imported) bool {
+			room, ok := i.ours()
+			return ok && room == "internal/natstest"
 		},
 	},
 	{
@@ -366,7 +383,13 @@ func TestDoorsClose(t *testing.T) {
 		{file: "watch/guard.go", path: "go.uber.org/zap"},
 		{file: "watch/natsstore/store.go", path: ours + "watch/boltstore", want: "watch imports"},
 		{file: "watch/natsstore/store.go", path: ours + "watch"},
-		{file: "watch/natsstore/module.go", path: ours + "internal/secret"},
+		{file: "watch/natsstore/module.go", path: ours + "internal/natsconn"},
+		{file: "watch/boltstore/module.go", path: ours + "internal/boltfile"},
+		{file: "watch/guard.go", path: ours + "internal/boltfile", want: "watch imports"},
+		{file: "watch/boltstore/module.go", path: ours + "internal/natsconn", want: "natsconn is for"},
+		{file: "module.go", path: ours + "internal/natsconn", want: "natsconn is for"},
+		{file: "inbox/natsstore/store.go", path: ours + "internal/natsconn"},
+		{file: "inbox/natsstore/store.go", path: ours + "internal/natstest", want: "natstest is for tests"},
 		{file: "watch/natsstore/module.go", path: "github.com/caddyserver/caddy/v2"},
 		{file: "module.go", path: ours + "watch"},
 		{file: "imports.go", path: ours + "watch/natsstore", blank: true, want: "the root does not"},

@@ -50,6 +50,7 @@ func packageFiles(t *testing.T, directory string) []*ast.File {
 // productDirectories are where the words come from.
 var productDirectories = []string{
 	".", "shouqianba", "webhook", "inbox", "inbox/boltstore", "inbox/natsstore",
+	"internal/boltfile", "internal/natsconn",
 	"internal/outbound", "internal/inbound", "internal/syntax", "internal/verdict", "internal/watched",
 	"watch", "watch/boltstore", "watch/natsstore",
 }

@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-chinaums/caddy-chinaums/inbox"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/boltfile"
 )
 
 func TestCaddyfile(t *testing.T) {
@@ -61,7 +62,7 @@ func TestCaddyfile(t *testing.T) {
 // provision makes a provider as Caddy does.
 func provision(t *testing.T, path string) *Provider {
 	t.Helper()
-	p := &Provider{Path: path}
+	p := &Provider{boltfile.Options{Path: path}}
 	ctx, cancel := caddy.NewContext(caddy.Context{Context: t.Context()})
 	t.Cleanup(cancel)
 	if err := p.Provision(ctx); err != nil {
@@ -98,7 +99,7 @@ func TestKey(t *testing.T) {
 	if a, b := byDefault.Key("a"), byDefault.Key("b"); a == b || !strings.HasSuffix(a, filepath.Join("inbox", "a.db")) {
 		t.Errorf("keys %q and %q", a, b)
 	}
-	if err := (&Provider{Path: "{env.INBOX_NOT_SET}/a.db"}).Provision(caddy.Context{}); err == nil || !strings.HasPrefix(err.Error(), "path: ") {
+	if err := (&Provider{boltfile.Options{Path: "{env.INBOX_NOT_SET}/a.db"}}).Provision(caddy.Context{}); err == nil || !strings.HasPrefix(err.Error(), "path: ") {
 		t.Errorf("a placeholder that is empty: %v", err)
 	}
 	if provision(t, "").Ordered() != nil {
@@ -140,9 +141,12 @@ func TestKeyStaysTheSame(t *testing.T) {
 	if err := os.Symlink(filepath.Join(directory, "disk"), link); err != nil {
 		t.Skip("symbolic links cannot be made here:", err)
 	}
-	p := &Provider{path: filepath.Join(link, "caddy", "inbox", "default.db")}
+	p := &Provider{boltfile.Options{Path: filepath.Join(link, "caddy", "inbox", "default.db")}}
+	if err := p.Provision(caddy.Context{}); err != nil {
+		t.Fatal(err)
+	}
 	before := p.Key("default")
-	if err := os.MkdirAll(filepath.Dir(p.path), 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Dir(p.Path), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	if after := p.Key("default"); after != before {

@@ -5,9 +5,7 @@ package faults
 import (
 	"context"
 	"fmt"
-	"net"
 	"net/http"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -16,51 +14,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/caddy-chinaums/caddy-chinaums/internal/natstest"
 )
-
-// needNATS is the program of a NATS server that is new enough, as the tests of natsstore want it.
-func needNATS(t testing.TB) string {
-	t.Helper()
-	program := needTool(t, "nats-server", "/usr/sbin/nats-server")
-	version, err := exec.Command(program, "--version").Output()
-	var minor int
-	if _, scan := fmt.Sscanf(string(version), "nats-server: v2.%d", &minor); err == nil && scan == nil && minor < 11 {
-		if os.Getenv("CHINAUMS_E2E") == "1" {
-			t.Fatalf("%s is older than 2.11: %s", program, version)
-		}
-		t.Skipf("%s is older than 2.11: %s", program, version)
-	}
-	return program
-}
-
-// startNATS runs a NATS server with JetStream until the test ends, and returns its address.
-func startNATS(t testing.TB) string {
-	t.Helper()
-	program := needNATS(t)
-	address := freeAddress(t)
-	_, port, _ := strings.Cut(address, ":")
-	log := new(tail)
-	command := exec.Command(program, "-js", "-a", "127.0.0.1", "-p", port, "-sd", filepath.Join(t.TempDir(), "jetstream"))
-	command.Stderr = log
-	if err := command.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = command.Process.Kill()
-		_ = command.Wait()
-		if t.Failed() {
-			t.Logf("the end of the log of NATS:\n%s", log.end())
-		}
-	})
-	within(t, time.Minute, "NATS", func() bool {
-		connection, err := net.Dial("tcp", address)
-		if err == nil {
-			_ = connection.Close()
-		}
-		return err == nil
-	})
-	return address
-}
 
 // TestTwoGatewaysShareNATS: each message is delivered once, by one or the other. When one of them is killed, what it had
 // in flight comes again, from the other, and the rest once.
@@ -68,10 +24,10 @@ func TestTwoGatewaysShareNATS(t *testing.T) {
 	t.Parallel()
 	needBinary(t)
 	const concurrency = 4
-	address := startNATS(t)
+	server := natstest.Run(t, "")
 	a := newApp(t, troubled)
 	member := func(name string) *gateway {
-		return newGateway(t, name, "\tinbox {\n\t\tstore nats nats://"+address+"\n\t}", `inbox {
+		return newGateway(t, name, "\tinbox {\n\t\tstore nats "+server.URL()+"\n\t}", `inbox {
 	retry 100ms 300ms 1s
 	timeout 2s
 	concurrency `+fmt.Sprint(concurrency)+`
@@ -149,7 +105,7 @@ type cluster struct {
 
 func startCluster(t testing.TB) *cluster {
 	t.Helper()
-	program := needNATS(t)
+	program := natstest.Binary(t)
 	c := &cluster{t: t}
 	var routes []string
 	for range 3 {

@@ -23,6 +23,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-chinaums/caddy-chinaums/inbox"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/natstest"
 )
 
 // authority makes certificates for the tests.
@@ -96,10 +97,10 @@ func TestTLS(t *testing.T) {
 		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	})
 	mine, myKey := a.issue("gateway", &x509.Certificate{ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
-	server := newServer(t, freePorts(t, 1)[0], fmt.Sprintf("tls { cert_file: %q, key_file: %q, ca_file: %q, verify: true }", certificate, key, ca))
-	server.start()
-	url := fmt.Sprintf("tls://127.0.0.1:%d", server.port)
-	eventually(t, "the server is up", func() bool {
+	server := natstest.New(t, natstest.Ports(t, 1)[0], fmt.Sprintf("tls { cert_file: %q, key_file: %q, ca_file: %q, verify: true }", certificate, key, ca))
+	server.Start()
+	url := fmt.Sprintf("tls://127.0.0.1:%d", server.Port)
+	natstest.Eventually(t, "the server is up", func() bool {
 		connection, err := nats.Connect(url, nats.RootCAs(ca), nats.ClientCert(mine, myKey))
 		if err == nil {
 			connection.Close()
@@ -189,18 +190,18 @@ func TestCreds(t *testing.T) {
 		"-----BEGIN USER NKEY SEED-----\n%s\n------END USER NKEY SEED------\n", userToken, seed), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	server := newServer(t, freePorts(t, 1)[0], fmt.Sprintf(
+	server := natstest.New(t, natstest.Ports(t, 1)[0], fmt.Sprintf(
 		"operator: %q\nsystem_account: %s\nresolver: MEMORY\nresolver_preload { %s: %q, %s: %q }",
 		operatorToken, systemID, systemID, systemToken, accountID, accountToken))
-	server.start()
-	eventually(t, "the server is up", func() bool {
-		connection, err := nats.Connect(server.url(), nats.UserCredentials(creds))
+	server.Start()
+	natstest.Eventually(t, "the server is up", func() bool {
+		connection, err := nats.Connect(server.URL(), nats.UserCredentials(creds))
 		if err == nil {
 			connection.Close()
 		}
 		return err == nil
 	})
-	opened, err := provider(t, func(n *Nats) { n.Creds = creds }, server.url()).Open(t.Context(), "creds", defaults(), testLogger(t))
+	opened, err := provider(t, func(n *Nats) { n.Creds = creds }, server.URL()).Open(t.Context(), "creds", defaults(), testLogger(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -224,7 +225,7 @@ func TestCreds(t *testing.T) {
 	}
 
 	// Without them it is refused, and says so.
-	if opened, err := provider(t, nil, server.url()).Open(t.Context(), "creds", defaults(), zap.NewNop()); err == nil {
+	if opened, err := provider(t, nil, server.URL()).Open(t.Context(), "creds", defaults(), zap.NewNop()); err == nil {
 		_ = opened.Close()
 		t.Error("opened without credentials")
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/caddy-chinaums/caddy-chinaums/inbox"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/natsconn"
 )
 
 // each calls do with each message in some states above a seq, without its request, until do returns false. It returns how many
@@ -33,7 +34,7 @@ func (s *store) each(ctx context.Context, states []string, after uint64, page in
 	received, begun := uint64(0), time.Now()
 	for left := int(number); left > 0; {
 		asked, got := min(left, page), 0
-		batch, err := reader.Fetch(asked, jetstream.FetchMaxWait(requestTimeout))
+		batch, err := reader.Fetch(asked, jetstream.FetchMaxWait(natsconn.RequestTimeout))
 		if err != nil {
 			return 0, err
 		}
@@ -88,15 +89,7 @@ func (s *store) List(ctx context.Context, query inbox.Query) ([]*inbox.Message, 
 		}
 		return len(found) < query.Limit
 	})
-	return found, s.redacted(err)
-}
-
-// redacted is an error without secrets.
-func (s *store) redacted(err error) error {
-	if err == nil || s.config.redact(err) == err.Error() {
-		return err
-	}
-	return errors.New(s.config.redact(err))
+	return found, s.config.Redacted(err)
 }
 
 // current reads the message of a seq, if that is the last one of its id.
@@ -110,14 +103,14 @@ func (s *store) current(ctx context.Context, seq uint64) (*kept, *inbox.Message,
 	}
 	k, err := s.at(ctx, seq)
 	if err != nil {
-		return none(s.redacted(err))
+		return none(s.config.Redacted(err))
 	}
 	if k == nil {
 		return none(inbox.ErrNotFound)
 	}
 	last, err := s.lastOf(ctx, k.digest)
 	if err != nil {
-		return none(s.redacted(err))
+		return none(s.config.Redacted(err))
 	}
 	if last.seq() != seq {
 		return none(inbox.ErrNotFound)
@@ -163,7 +156,7 @@ func (s *store) Redeliver(ctx context.Context, seq uint64, force bool) (uint64, 
 	case errors.Is(err, errMoved): // somebody was faster
 		return 0, inbox.ErrNotFound
 	case err != nil:
-		return 0, fmt.Errorf("not redelivered: %s", s.config.redact(err))
+		return 0, fmt.Errorf("not redelivered: %s", s.config.Redact(err))
 	}
 	s.count(size(moved))
 	if moved.Subject != k.Subject {
@@ -178,7 +171,7 @@ func (s *store) hold(ctx context.Context, k *kept) error {
 	if err == nil && claim == 0 {
 		err = inbox.ErrLeased
 	}
-	return s.redacted(err)
+	return s.config.Redacted(err)
 }
 
 // Delete removes a message.
@@ -195,7 +188,7 @@ func (s *store) Delete(ctx context.Context, seq uint64, force bool) error {
 			return err
 		}
 	}
-	return s.redacted(s.remove(ctx, seq))
+	return s.config.Redacted(s.remove(ctx, seq))
 }
 
 // DeleteDead removes dead messages.
@@ -217,7 +210,7 @@ func (s *store) DeleteDead(ctx context.Context, before time.Time) (int, error) {
 		}
 		return failed == nil
 	})
-	return removed, s.redacted(errors.Join(failed, err))
+	return removed, s.config.Redacted(errors.Join(failed, err))
 }
 
 // Stats asks the consumers, which may be a moment behind the stream: until two answers are the same, a few times.
@@ -235,7 +228,7 @@ func (s *store) Stats(ctx context.Context) (inbox.Stats, error) {
 		before := stats
 		var err error
 		if stats, err = s.counts(ctx); err != nil {
-			return inbox.Stats{}, s.redacted(err)
+			return inbox.Stats{}, s.config.Redacted(err)
 		}
 		if i > 0 && stats == before {
 			break

@@ -12,14 +12,15 @@ import (
 	"time"
 
 	"github.com/caddy-chinaums/caddy-chinaums/inbox"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/natstest"
 )
 
 // BenchmarkPut puts messages of 1 KiB, each waiting for its acknowledgment, from one sender and from 64.
 func BenchmarkPut(b *testing.B) {
-	server := oneServer(b, "")
+	server := natstest.Run(b, "")
 	for _, senders := range []int{1, 64} {
 		b.Run(fmt.Sprint(senders), func(b *testing.B) {
-			s := openStore(b, provider(b, nil, server.url()), fmt.Sprintf("put%d.%d", senders, b.N), defaults())
+			s := openStore(b, provider(b, nil, server.URL()), fmt.Sprintf("put%d.%d", senders, b.N), defaults())
 			request := make([]byte, 1024)
 			var next atomic.Int64
 			var all sync.WaitGroup
@@ -42,10 +43,10 @@ func BenchmarkPut(b *testing.B) {
 
 // BenchmarkDeliver leases and settles messages, by one caller and by eight, which is the default of a handler.
 func BenchmarkDeliver(b *testing.B) {
-	server := oneServer(b, "")
+	server := natstest.Run(b, "")
 	for _, holders := range []int{1, 8} {
 		b.Run(fmt.Sprint(holders), func(b *testing.B) {
-			s := openStore(b, provider(b, nil, server.url()), fmt.Sprintf("deliver%d.%d", holders, b.N), defaults())
+			s := openStore(b, provider(b, nil, server.URL()), fmt.Sprintf("deliver%d.%d", holders, b.N), defaults())
 			var next atomic.Int64
 			var all sync.WaitGroup
 			for range 64 {
@@ -82,9 +83,9 @@ func BenchmarkDeliver(b *testing.B) {
 
 // BenchmarkBoth puts with 64 senders while eight callers deliver, as much as they can.
 func BenchmarkBoth(b *testing.B) {
-	server := oneServer(b, "")
+	server := natstest.Run(b, "")
 	for b.Loop() {
-		s := openStore(b, provider(b, nil, server.url()), fmt.Sprint("both", time.Now().UnixNano()), defaults())
+		s := openStore(b, provider(b, nil, server.URL()), fmt.Sprint("both", time.Now().UnixNano()), defaults())
 		ctx, cancel := context.WithTimeout(b.Context(), 5*time.Second)
 		var next, puts, delivered atomic.Int64
 		var all sync.WaitGroup

@@ -18,39 +18,40 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/caddy-chinaums/caddy-chinaums/inbox"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/natstest"
 )
 
 // newCluster starts three servers, and waits until they keep a replicated stream.
-func newCluster(t *testing.T) []*server {
+func newCluster(t *testing.T) []*natstest.Server {
 	t.Helper()
 	servers, _ := newLinkedCluster(t)
 	return servers
 }
 
 // newLinkedCluster also returns how they reach each other: who cuts off a server lets its links hang.
-func newLinkedCluster(t *testing.T) (servers []*server, links [3][]*proxy) {
+func newLinkedCluster(t *testing.T) (servers []*natstest.Server, links [3][]*proxy) {
 	t.Helper()
-	ports := freePorts(t, 6)
+	ports := natstest.Ports(t, 6)
 	for i := range 3 {
 		var routes []string
 		for j := range 3 {
 			if i != j {
-				link := newProxy(t, &server{port: ports[3+j]}, nil)
+				link := newProxy(t, &natstest.Server{Port: ports[3+j]}, nil)
 				links[i], links[j] = append(links[i], link), append(links[j], link)
 				routes = append(routes, fmt.Sprintf("%q", link.url()))
 			}
 		}
 		// Nobody is told of another way.
-		servers = append(servers, newServer(t, ports[i], fmt.Sprintf("cluster { name: fleet, listen: \"127.0.0.1:%d\", advertise: \"127.0.0.1:1\", "+
+		servers = append(servers, natstest.New(t, ports[i], fmt.Sprintf("cluster { name: fleet, listen: \"127.0.0.1:%d\", advertise: \"127.0.0.1:1\", "+
 			"no_advertise: true, routes: [%s] }", ports[3+i], strings.Join(routes, ", "))))
 	}
 	for _, s := range servers {
-		s.start()
+		s.Start()
 	}
 	for _, s := range servers {
-		s.usable()
+		s.Usable()
 	}
-	connection, err := nats.Connect(servers[0].url())
+	connection, err := nats.Connect(servers[0].URL())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -59,7 +60,7 @@ func newLinkedCluster(t *testing.T) (servers []*server, links [3][]*proxy) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "a replicated stream", func() bool {
+	natstest.Eventually(t, "a replicated stream", func() bool {
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 		defer cancel()
 		_, err := js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{Name: "probe", Subjects: []string{"probe"}, Replicas: 3})
@@ -68,27 +69,21 @@ func newLinkedCluster(t *testing.T) (servers []*server, links [3][]*proxy) {
 	return servers, links
 }
 
-func urls(servers []*server) []string {
+func urls(servers []*natstest.Server) []string {
 	var all []string
 	for _, s := range servers {
-		all = append(all, s.url())
+		all = append(all, s.URL())
 	}
 	return all
 }
 
-// signal sends a signal to the server's process.
-func (s *server) signal(signal syscall.Signal) {
-	if s.command != nil {
-		_ = s.command.Process.Signal(signal)
-	}
-}
-
 // freeze stops it, and returns when it stands still: the signal alone does not wait for that, and what a server does in
 // between counts.
-func (s *server) freeze() {
-	s.signal(syscall.SIGSTOP)
-	eventually(s.t, "the server stands still", func() bool {
-		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.command.Process.Pid))
+func freeze(t *testing.T, s *natstest.Server) {
+	t.Helper()
+	s.Signal(syscall.SIGSTOP)
+	natstest.Eventually(t, "the server stands still", func() bool {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.Pid()))
 		if err != nil { // no Linux
 			time.Sleep(time.Second)
 			return true
@@ -99,10 +94,10 @@ func (s *server) freeze() {
 }
 
 // leader is the server that leads the inbox's stream of requests.
-func leader(t *testing.T, s *store, servers []*server) int {
+func leader(t *testing.T, s *store, servers []*natstest.Server) int {
 	t.Helper()
 	found := -1
-	eventually(t, "a leader", func() bool {
+	natstest.Eventually(t, "a leader", func() bool {
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 		defer cancel()
 		stream, err := s.js.Stream(ctx, s.names.messages)
@@ -110,7 +105,7 @@ func leader(t *testing.T, s *store, servers []*server) int {
 			return false
 		}
 		for i, server := range servers {
-			if stream.CachedInfo().Cluster.Leader == fmt.Sprintf("s%d", server.port) {
+			if stream.CachedInfo().Cluster.Leader == fmt.Sprintf("s%d", server.Port) {
 				found = i
 				return true
 			}
@@ -382,28 +377,28 @@ func TestCluster(t *testing.T) {
 	more := func(number int) {
 		t.Helper()
 		before, _ := f.numbers()
-		eventually(t, "the gateways go on", func() bool { now, _ := f.numbers(); return now >= before+number })
+		natstest.Eventually(t, "the gateways go on", func() bool { now, _ := f.numbers(); return now >= before+number })
 	}
 	phase("all well", func() { more(300) })
 	phase("the leader is killed", func() {
 		i := leader(t, stores[0], servers)
-		servers[i].kill()
+		servers[i].Kill()
 		more(300)
-		servers[i].start()
-		servers[i].usable()
+		servers[i].Start()
+		servers[i].Usable()
 		more(100)
 	})
 	phase("the leader is frozen, and comes back", func() {
 		i := leader(t, stores[0], servers)
-		servers[i].freeze()
+		freeze(t, servers[i])
 		more(300)
-		servers[i].signal(syscall.SIGCONT)
+		servers[i].Signal(syscall.SIGCONT)
 		more(300)
 	})
 	phase("two are frozen: no quorum", func() {
 		i := leader(t, stores[0], servers)
-		servers[(i+1)%3].freeze()
-		servers[(i+2)%3].freeze()
+		freeze(t, servers[(i+1)%3])
+		freeze(t, servers[(i+2)%3])
 		for j, s := range stores {
 			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 			id := fmt.Sprint("no quorum ", j)
@@ -412,17 +407,17 @@ func TestCluster(t *testing.T) {
 			}
 			cancel()
 		}
-		servers[(i+1)%3].signal(syscall.SIGCONT)
-		servers[(i+2)%3].signal(syscall.SIGCONT)
+		servers[(i+1)%3].Signal(syscall.SIGCONT)
+		servers[(i+2)%3].Signal(syscall.SIGCONT)
 		more(300)
 	})
 	phase("no quorum for longer than a lease", func() {
 		i := leader(t, stores[0], servers)
-		servers[(i+1)%3].freeze()
-		servers[(i+2)%3].freeze()
+		freeze(t, servers[(i+1)%3])
+		freeze(t, servers[(i+2)%3])
 		time.Sleep(timeout + n.slack) // whatever is leased now has run out then
-		servers[(i+1)%3].signal(syscall.SIGCONT)
-		servers[(i+2)%3].signal(syscall.SIGCONT)
+		servers[(i+1)%3].Signal(syscall.SIGCONT)
+		servers[(i+2)%3].Signal(syscall.SIGCONT)
 		more(300)
 	})
 	phase("the end", func() {
@@ -467,27 +462,27 @@ func TestFrozen(t *testing.T) {
 	t.Parallel()
 	servers := newCluster(t)
 	s := openStore(t, provider(t, func(n *Nats) { n.Replicas = 3 }, urls(servers)...), "frozen", defaults())
-	eventually(t, "it is connected to one that leads nothing", func() bool {
+	natstest.Eventually(t, "it is connected to one that leads nothing", func() bool {
 		connected := s.connection.ConnectedUrl()
-		leads := servers[leader(t, s, servers)].url()
+		leads := servers[leader(t, s, servers)].URL()
 		if connected == leads {
 			_ = s.connection.ForceReconnect()
 			time.Sleep(time.Second)
 		}
 		return connected != leads
 	})
-	eventually(t, "something is stored", func() bool {
+	natstest.Eventually(t, "something is stored", func() bool {
 		_, err := s.Put(t.Context(), message("before"))
 		return err == nil
 	})
 	for _, server := range servers {
-		if server.url() == s.connection.ConnectedUrl() {
-			server.freeze()
-			defer server.signal(syscall.SIGCONT)
+		if server.URL() == s.connection.ConnectedUrl() {
+			freeze(t, server)
+			defer server.Signal(syscall.SIGCONT)
 		}
 	}
 	begun := time.Now()
-	eventually(t, "something is stored", func() bool {
+	natstest.Eventually(t, "something is stored", func() bool {
 		_, err := s.Put(t.Context(), message("after"))
 		return err == nil
 	})
@@ -511,14 +506,14 @@ func TestReplicated(t *testing.T) {
 	t.Parallel()
 	settings := defaults()
 	settings.Remember = 2 * time.Second
-	s := openStore(t, provider(t, func(n *Nats) { n.Replicas = 3 }, newCluster(t)[0].url()), "replicated", settings)
+	s := openStore(t, provider(t, func(n *Nats) { n.Replicas = 3 }, newCluster(t)[0].URL()), "replicated", settings)
 	select {
 	case <-s.ready:
 	case <-time.After(time.Minute):
 		t.Fatal("not ready")
 	}
 	for i := range 3 {
-		eventually(t, "it is stored", func() bool {
+		natstest.Eventually(t, "it is stored", func() bool {
 			_, err := s.Put(t.Context(), message(fmt.Sprint(i)))
 			return err == nil
 		})
@@ -528,7 +523,7 @@ func TestReplicated(t *testing.T) {
 		all, err := s.List(t.Context(), inbox.Query{State: inbox.Pending, Limit: 10})
 		return err == nil && len(all) == 3
 	}
-	eventually(t, "lists are complete, wherever they are read", func() bool {
+	natstest.Eventually(t, "lists are complete, wherever they are read", func() bool {
 		for range 20 {
 			if !complete() {
 				return false
@@ -542,7 +537,7 @@ func TestReplicated(t *testing.T) {
 		}
 	}
 	settle(t, s, take(t, s), isDelivered)
-	eventually(t, "what was delivered is removed", func() bool {
+	natstest.Eventually(t, "what was delivered is removed", func() bool {
 		stats, err := s.Stats(t.Context())
 		return err == nil && stats.Delivered == 0 && stats.Pending == 2
 	})
@@ -554,9 +549,9 @@ func TestReplicated(t *testing.T) {
 // TestServerDies kills the only server and starts it again, under load: what was acknowledged is there.
 func TestServerDies(t *testing.T) {
 	t.Parallel()
-	server := oneServer(t, "")
+	server := natstest.Run(t, "")
 	settings := inbox.Settings{Remember: time.Hour, Lease: 5 * time.Second, MaxDelay: time.Hour}
-	s := openStore(t, provider(t, nil, server.url()), "one", settings)
+	s := openStore(t, provider(t, nil, server.URL()), "one", settings)
 	f := newFleet(t)
 	ctx, stop := context.WithCancel(t.Context())
 	delivering, stopDelivering := context.WithCancel(t.Context())
@@ -572,19 +567,19 @@ func TestServerDies(t *testing.T) {
 	const kills = 3
 	for range kills {
 		before, _ := f.numbers()
-		eventually(t, "the gateway goes on", func() bool { now, _ := f.numbers(); return now >= before+200 })
-		server.kill()
+		natstest.Eventually(t, "the gateway goes on", func() bool { now, _ := f.numbers(); return now >= before+200 })
+		server.Kill()
 		moment, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 		if _, err := s.Put(moment, &inbox.Message{ID: "nobody", Received: time.Now(), Request: []byte("request of nobody")}); err == nil {
 			t.Error("without a server, a message was acknowledged")
 		}
 		cancel()
-		server.start()
-		server.usable()
+		server.Start()
+		server.Usable()
 	}
 	stop()
 	senders.Wait()
-	eventually(t, "everything is delivered", func() bool {
+	natstest.Eventually(t, "everything is delivered", func() bool {
 		stats, err := s.Stats(t.Context())
 		return err == nil && stats.Pending == 0 && f.missing() == 0
 	})

@@ -2,11 +2,8 @@ package natsstore
 
 import (
 	"bytes"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"net/url"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -14,7 +11,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
-	"github.com/caddyserver/caddy/v2"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/natstest"
 )
 
 // hard is a password with everything that a URL, a list of URLs or a quoted text takes for its own.
@@ -39,13 +36,13 @@ func TestCredentialsInURL(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			ports := freePorts(t, 2)
-			server := newServer(t, ports[0], test.server)
-			server.start()
+			ports := natstest.Ports(t, 2)
+			server := natstest.New(t, ports[0], test.server)
+			server.Start()
 			address := func(port int, user *url.Userinfo) string {
 				return strings.ReplaceAll(fmt.Sprintf("nats://%s@127.0.0.1:%d", user, port), ",", "%2C")
 			}
-			eventually(t, "the server is up", func() bool {
+			natstest.Eventually(t, "the server is up", func() bool {
 				connection, err := nats.Connect(address(ports[0], test.user))
 				if err == nil {
 					connection.Close()
@@ -73,61 +70,5 @@ func TestCredentialsInURL(t *testing.T) {
 				}
 			}
 		})
-	}
-}
-
-// TestRedactForms: whatever way an error spells a secret, it is not shown.
-func TestRedactForms(t *testing.T) {
-	t.Parallel()
-	for _, password := range []string{hard, "s3cret", "s3cret,", "s3cret word", "s3cret@,", `s3cret"`, "a", "s3cret$&+,/:;=?@"} {
-		for _, user := range []*url.Userinfo{url.UserPassword("gate", password), url.User(password)} {
-			server := "nats://" + strings.ReplaceAll(user.String(), ",", "%2C") + "@127.0.0.1:4222"
-			n := provider(t, nil, server, "nats://gate:s3cret-and-more@127.0.0.1:4223")
-			inJSON, err := json.Marshal(password)
-			if err != nil {
-				t.Fatal(err)
-			}
-			inURL, quoted := strings.TrimPrefix(user.String(), "gate:"), strconv.Quote(password)
-			for name, spelt := range map[string]string{
-				"plain": password, "in a URL": inURL, "as given": strings.ReplaceAll(inURL, ",", "%2C"),
-				"in a query": url.QueryEscape(password), "in a path": url.PathEscape(password),
-				"quoted": quoted[1 : len(quoted)-1], "in JSON": string(inJSON[1 : len(inJSON)-1]), "of another server": "s3cret-and-more",
-			} {
-				if got := n.redact(errors.New("<" + spelt + ">")); got != "<[redacted]>" {
-					t.Errorf("%q %s: %s", password, name, got)
-				}
-			}
-		}
-	}
-}
-
-// TestURLsThatArePasswords: where a mark of a password was left as it is, a part of it would become a server's name, and be
-// shown as one. Such a URL is refused, and nothing of it shown.
-func TestURLsThatArePasswords(t *testing.T) {
-	t.Parallel()
-	for _, test := range []struct{ name, url string }{
-		{"a comma", "nats://gate:s3cret,word@127.0.0.1:4222"},
-		{"a comma behind digits", "nats://gate:4711,s3cret@127.0.0.1:4222"},
-		{"a comma in a token", "nats://s3cret,word@127.0.0.1:4222"},
-		{"a slash", "nats://gate:s3cret/word@127.0.0.1:4222"},
-		{"a slash behind digits", "nats://gate:4711/s3cret@127.0.0.1:4222"},
-		{"a question mark", "tls://s3cret?word@127.0.0.1:4222"},
-		{"a number sign", "tls://s3cret#word@127.0.0.1:4222"},
-		{"a percent sign", "nats://gate:s3cret%zz@127.0.0.1:4222"},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			n := &Nats{URLs: []string{test.url}}
-			err := n.Provision(caddy.Context{})
-			if err == nil {
-				t.Fatalf("accepted as %v", n.hosts())
-			}
-			if words := err.Error(); !strings.Contains(words, "%2C") || strings.Contains(words, "s3cret") || strings.Contains(words, "4711") {
-				t.Errorf("error %v", err)
-			}
-		})
-	}
-	n := provider(t, nil, "nats://a:4222,b,nats://gate:pass@a", "tls://gate:pass@c/", "gate:pass@d")
-	if got := strings.Join(n.hosts(), " "); got != "nats://a:4222 nats://b:4222 nats://d:4222 tls://c:4222" {
-		t.Errorf("servers %s", got)
 	}
 }

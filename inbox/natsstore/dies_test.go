@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/caddy-chinaums/caddy-chinaums/inbox"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/natstest"
 )
 
 // dyingLease is longer than the others take while the gateway that dies is still alive.
@@ -24,9 +25,9 @@ func TestGatewayDies(t *testing.T) {
 		return
 	}
 	t.Parallel()
-	server := oneServer(t, "")
+	server := natstest.Run(t, "")
 	settings := inbox.Settings{Remember: time.Hour, Lease: dyingLease, MaxDelay: time.Hour}
-	s := openStore(t, provider(t, nil, server.url()), "pair", settings)
+	s := openStore(t, provider(t, nil, server.URL()), "pair", settings)
 	const messages = 40
 	for i := range messages {
 		if _, err := s.Put(t.Context(), &inbox.Message{ID: fmt.Sprint(i), Received: time.Now()}); err != nil {
@@ -34,7 +35,7 @@ func TestGatewayDies(t *testing.T) {
 		}
 	}
 	command := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestGatewayDies$", "-test.v")
-	command.Env = append(os.Environ(), "NATSSTORE_GATEWAY="+server.url())
+	command.Env = append(os.Environ(), "NATSSTORE_GATEWAY="+server.URL())
 	output, err := command.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)

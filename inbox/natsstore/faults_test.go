@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/caddy-chinaums/caddy-chinaums/inbox"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/natstest"
 )
 
 // gateway is one of a fleet, which can be killed and started again.
@@ -60,14 +61,14 @@ func TestFaults(t *testing.T) {
 			return len(f.acked), len(f.recorded)
 		}
 		acked, settled := progress()
-		eventually(t, "the gateways go on after: "+what, func() bool {
+		natstest.Eventually(t, "the gateways go on after: "+what, func() bool {
 			a, s := progress()
 			return a >= acked+50 && s >= settled+50
 		})
 	}
 	back := func(i int) {
-		servers[i].start()
-		servers[i].usable()
+		servers[i].Start()
+		servers[i].Usable()
 	}
 	leads := func() int { return leader(t, gateways[0].store.Load(), servers) }
 	hang := func(i int, hung bool) {
@@ -79,30 +80,30 @@ func TestFaults(t *testing.T) {
 		what string
 		do   func()
 	}{
-		{"the leader killed", func() { i := leads(); servers[i].kill(); more("a kill"); back(i) }},
-		{"another killed", func() { i := (leads() + 1) % 3; servers[i].kill(); more("a kill"); back(i) }},
+		{"the leader killed", func() { i := leads(); servers[i].Kill(); more("a kill"); back(i) }},
+		{"another killed", func() { i := (leads() + 1) % 3; servers[i].Kill(); more("a kill"); back(i) }},
 		{"the leader frozen for 50 s", func() {
 			i := leads()
-			servers[i].freeze()
+			freeze(t, servers[i])
 			time.Sleep(50 * time.Second)
-			servers[i].signal(syscall.SIGCONT)
+			servers[i].Signal(syscall.SIGCONT)
 		}},
 		{"one frozen for 50 s", func() {
 			i := rand.IntN(3)
-			servers[i].freeze()
+			freeze(t, servers[i])
 			time.Sleep(50 * time.Second)
-			servers[i].signal(syscall.SIGCONT)
+			servers[i].Signal(syscall.SIGCONT)
 		}},
 		{"the leader cut off for 20 s", func() { i := leads(); hang(i, true); time.Sleep(20 * time.Second); hang(i, false) }},
 		{"one cut off for 20 s", func() { i := rand.IntN(3); hang(i, true); time.Sleep(20 * time.Second); hang(i, false) }},
 		{"two killed for 10 s", func() {
 			i := rand.IntN(3)
-			servers[i].kill()
-			servers[(i+1)%3].kill()
+			servers[i].Kill()
+			servers[(i+1)%3].Kill()
 			time.Sleep(10 * time.Second)
-			servers[i].start()
+			servers[i].Start()
 			back((i + 1) % 3)
-			servers[i].usable()
+			servers[i].Usable()
 		}},
 		{"a gateway killed", func() {
 			g := gateways[rand.IntN(2)]
@@ -113,9 +114,7 @@ func TestFaults(t *testing.T) {
 		}},
 		{"rolling restart", func() {
 			for i := range servers {
-				servers[i].signal(syscall.SIGTERM)
-				<-servers[i].done
-				servers[i].command = nil
+				servers[i].Stop(syscall.SIGTERM)
 				back(i)
 				more("a restart")
 			}

@@ -40,7 +40,7 @@ func (s *store) Lease(ctx context.Context) (*inbox.Message, error) {
 			return m, nil
 		} else if err != nil {
 			if s.ctx.Err() == nil {
-				s.logger.Warn("inbox could not take a message; it comes again", s.zapError(err))
+				s.logger.Warn("inbox could not take a message; it comes again", s.config.Error(err))
 			}
 			s.putBack(handed, time.Second)
 		}
@@ -103,8 +103,8 @@ func (s *store) pull(i int) {
 			failures = 0
 			continue
 		}
-		s.logger.Debug("inbox could not ask for messages", s.zapError(err))
-		s.heard(s.ctx, err)
+		s.logger.Debug("inbox could not ask for messages", s.config.Error(err))
+		s.connection.Heard(s.ctx, err)
 		if failures++; failures > 1 { // perhaps the consumer is gone
 			signal(s.stir)
 		}
@@ -220,7 +220,7 @@ func (s *store) putBack(handed jetstream.Msg, delay time.Duration) {
 		err = handed.Nak()
 	}
 	if err != nil && s.ctx.Err() == nil {
-		s.logger.Debug("inbox could not give back a message", s.zapError(err))
+		s.logger.Debug("inbox could not give back a message", s.config.Error(err))
 	}
 }
 
@@ -284,7 +284,7 @@ func (s *store) Settle(ctx context.Context, message *inbox.Message, outcome inbo
 		s.count(-held.of.size())
 	case errors.Is(err, errBehind) && time.Now().After(held.until): // it was deleted: nobody can before
 	case !errors.Is(err, errMoved):
-		return fmt.Errorf("not recorded: %s", s.config.redact(err))
+		return fmt.Errorf("not recorded: %s", s.config.Redact(err))
 	}
 	held.done = true
 	return nil

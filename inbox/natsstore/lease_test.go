@@ -14,17 +14,18 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-chinaums/caddy-chinaums/inbox"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/natstest"
 )
 
 // handedOut takes what a consumer of the store has to hand out, as a gateway does, and does nothing with it.
-func handedOut(t *testing.T, server *server, s *store, queue string, number int) []jetstream.Msg {
+func handedOut(t *testing.T, server *natstest.Server, s *store, queue string, number int) []jetstream.Msg {
 	t.Helper()
 	consumer, err := jetStream(t, server).Consumer(t.Context(), s.names.messages, queue)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var all []jetstream.Msg
-	eventually(t, "the consumer hands out", func() bool {
+	natstest.Eventually(t, "the consumer hands out", func() bool {
 		batch, err := consumer.Fetch(number-len(all), jetstream.FetchMaxWait(time.Second))
 		if err != nil {
 			t.Fatal(err)
@@ -41,13 +42,13 @@ func handedOut(t *testing.T, server *server, s *store, queue string, number int)
 // a second time.
 func TestHandedOutAgain(t *testing.T) {
 	t.Parallel()
-	server := oneServer(t, "")
+	server := natstest.Run(t, "")
 	for queue, prepare := range map[string]func(t *testing.T, s *store){
 		stateNew:   func(*testing.T, *store) {},
 		stateRetry: func(t *testing.T, s *store) { settle(t, s, take(t, s), retryIn(0)) },
 	} {
 		begin := func(t *testing.T, name string) (s *store, lease func(jetstream.Msg) *inbox.Message) {
-			s = patient(t, server.url(), name+"_"+queue)
+			s = patient(t, server.URL(), name+"_"+queue)
 			put(t, s, message("a"), inbox.Stored)
 			prepare(t, s)
 			return s, func(m jetstream.Msg) *inbox.Message {
@@ -114,8 +115,8 @@ func TestHandedOutAgain(t *testing.T) {
 // over after a time that it was told of itself.
 func TestLongerTimeoutElsewhere(t *testing.T) {
 	t.Parallel()
-	server := oneServer(t, "")
-	n, settings := provider(t, func(n *Nats) { n.patience = time.Hour }, server.url()), defaults()
+	server := natstest.Run(t, "")
+	n, settings := provider(t, func(n *Nats) { n.patience = time.Hour }, server.URL()), defaults()
 	settings.Lease = 500 * time.Millisecond
 	short := openStore(t, n, "timeouts", settings)
 	settings.Lease = time.Minute
@@ -140,11 +141,11 @@ func TestLongerTimeoutElsewhere(t *testing.T) {
 // once; what was in flight meanwhile is not delivered again.
 func TestForgotten(t *testing.T) {
 	t.Parallel()
-	server := oneServer(t, "")
+	server := natstest.Run(t, "")
 	for _, queue := range []string{stateNew, stateRetry} {
 		t.Run(queue, func(t *testing.T) {
 			t.Parallel()
-			n, settings := provider(t, func(n *Nats) { n.patience = 300 * time.Millisecond }, server.url()), defaults()
+			n, settings := provider(t, func(n *Nats) { n.patience = 300 * time.Millisecond }, server.URL()), defaults()
 			settings.Lease = time.Minute
 			stores := []*store{openStore(t, n, "forgotten_"+queue, settings), openStore(t, n, "forgotten_"+queue, settings)}
 			put(t, stores[0], message("in flight"), inbox.Stored)
@@ -183,10 +184,10 @@ func TestForgotten(t *testing.T) {
 // load and started again, never went back to nine messages whose time had come.) It is delivered all the same.
 func TestStuck(t *testing.T) {
 	t.Parallel()
-	server := oneServer(t, "")
+	server := natstest.Run(t, "")
 	settings := defaults()
 	settings.Lease = time.Second
-	s := openStore(t, provider(t, func(n *Nats) { n.patience = 300 * time.Millisecond }, server.url()), "stuck", settings)
+	s := openStore(t, provider(t, func(n *Nats) { n.patience = 300 * time.Millisecond }, server.URL()), "stuck", settings)
 	put(t, s, message("a"), inbox.Stored)
 	settle(t, s, take(t, s), retryIn(2*time.Second)) // whatever has asked for it puts it back until then
 	stuck := handedOut(t, server, s, stateRetry, 1)[0]

@@ -18,6 +18,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/caddy-chinaums/caddy-chinaums/inbox"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/natsconn"
 )
 
 // The states of a message, which are parts of its subject.
@@ -213,19 +214,14 @@ func (s *store) publish(ctx context.Context, m *nats.Msg, matching string, from 
 		}
 		return err
 	})
-	var api *jetstream.APIError
+	api, _ := errors.AsType[*jetstream.APIError](err)
 	switch {
 	case err == nil:
 		return seq, nil
-	case errors.Is(err, nats.ErrMaxPayload):
+	case natsconn.IsConflict(err):
+		return 0, errMoved
+	case errors.Is(err, nats.ErrMaxPayload), api != nil && api.ErrorCode == jetstream.JSErrCodeStreamMessageExceedsMaximum:
 		return 0, inbox.ErrTooLarge
-	case errors.As(err, &api):
-		switch api.ErrorCode {
-		case jetstream.JSErrCodeStreamWrongLastSequence, jetstream.JSErrCodeStreamWrongLastSequenceConstant:
-			return 0, errMoved
-		case jetstream.JSErrCodeStreamMessageExceedsMaximum:
-			return 0, inbox.ErrTooLarge
-		}
 	}
 	return 0, err
 }
@@ -334,15 +330,15 @@ func (s *store) remove(ctx context.Context, seq uint64) error {
 func (s *store) drop(stream string, seq uint64) {
 	err := s.connection.Publish("$JS.API.STREAM.MSG.DELETE."+stream, fmt.Appendf(nil, `{"seq":%d,"no_erase":true}`, seq))
 	if err != nil && s.ctx.Err() == nil {
-		s.logger.Debug("inbox could not remove a message", s.zapError(err))
+		s.logger.Debug("inbox could not remove a message", s.config.Error(err))
 	}
 }
 
 // ask asks a server once.
 func (s *store) ask(ctx context.Context, question func(context.Context) error) error {
-	bounded, cancel := context.WithTimeout(ctx, requestTimeout)
+	bounded, cancel := context.WithTimeout(ctx, natsconn.RequestTimeout)
 	defer cancel()
 	err := question(bounded)
-	s.heard(ctx, err)
+	s.connection.Heard(ctx, err)
 	return err
 }

@@ -13,13 +13,15 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/caddy-chinaums/caddy-chinaums/inbox"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/natsconn"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/natstest"
 )
 
 // proxy stands between a gateway and its server. The next thing sent to the server in which an armed word stands goes to hold
 // instead, which may change it, keep it for later, or lose it.
 type proxy struct {
 	listener net.Listener
-	server   *server
+	server   *natstest.Server
 	word     atomic.Pointer[string]
 	hold     func(client, server net.Conn, data []byte)
 	lost     time.Duration // if not 0: what was armed is sent on, and for so long nothing of what the server says
@@ -27,7 +29,7 @@ type proxy struct {
 	hung     atomic.Bool   // nothing is sent on any more, either way
 }
 
-func newProxy(t *testing.T, server *server, hold func(client, server net.Conn, data []byte)) *proxy {
+func newProxy(t *testing.T, server *natstest.Server, hold func(client, server net.Conn, data []byte)) *proxy {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -49,7 +51,7 @@ func newProxy(t *testing.T, server *server, hold func(client, server net.Conn, d
 
 // serve ends with the client. Its connection to the server stays open then: something may be on its way there still.
 func (p *proxy) serve(client net.Conn) {
-	server, err := net.Dial("tcp", p.server.url()[len("nats://"):])
+	server, err := net.Dial("tcp", p.server.URL()[len("nats://"):])
 	if err != nil {
 		_ = client.Close()
 		return
@@ -130,8 +132,8 @@ func patient(t *testing.T, url, name string) *store {
 // TestProxied: answers are lost, late or wrong. The tests share a server.
 func TestProxied(t *testing.T) {
 	t.Parallel()
-	shared := oneServer(t, "")
-	for name, test := range map[string]func(t *testing.T, server *server){
+	shared := natstest.Run(t, "")
+	for name, test := range map[string]func(t *testing.T, server *natstest.Server){
 		"late removal":      testLateRemoval,
 		"late revival":      testLateRevival,
 		"lost answers":      testLostAnswers,
@@ -151,15 +153,15 @@ func TestProxied(t *testing.T) {
 }
 
 // A dead message is to be removed as it was revived, and one with its id is stored before that is done: the new one stays.
-func testLateRemoval(t *testing.T, server *server) {
+func testLateRemoval(t *testing.T, server *natstest.Server) {
 	late := make(chan struct{})
 	p := newProxy(t, server, broken(late))
-	one, two := patient(t, p.url(), "late_removal"), patient(t, server.url(), "late_removal")
+	one, two := patient(t, p.url(), "late_removal"), patient(t, server.URL(), "late_removal")
 	put(t, two, message("a"), inbox.Stored)
 	settle(t, two, take(t, two), isDead)
 	p.arm("STREAM.MSG.DELETE." + one.names.messages)
 	put(t, one, message("a"), inbox.Revived)
-	eventually(t, "something is to be removed", p.sprung)
+	natstest.Eventually(t, "something is to be removed", p.sprung)
 	settle(t, two, take(t, two), isDead)
 	put(t, two, message("a"), inbox.Revived)
 	close(late)
@@ -175,14 +177,14 @@ func testLateRemoval(t *testing.T, server *server) {
 // counted fails if there are other numbers of messages after a while.
 func counted(t *testing.T, s *store, pending, delivered, dead int64) {
 	t.Helper()
-	eventually(t, fmt.Sprintf("%d are pending, %d delivered, %d dead", pending, delivered, dead), func() bool {
+	natstest.Eventually(t, fmt.Sprintf("%d are pending, %d delivered, %d dead", pending, delivered, dead), func() bool {
 		stats, err := s.Stats(t.Context())
 		return err == nil && stats.Pending == pending && stats.Delivered == delivered && stats.Dead == dead
 	})
 }
 
 // A dead message is revived, and that arrives after it was revived, delivered, and given up again: it changes nothing.
-func testLateRevival(t *testing.T, server *server) {
+func testLateRevival(t *testing.T, server *natstest.Server) {
 	late := make(chan struct{})
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -193,7 +195,7 @@ func testLateRevival(t *testing.T, server *server) {
 			_, _ = server.Write(data)
 		}()
 	})
-	one, two := patient(t, p.url(), "late_revival"), patient(t, server.url(), "late_revival")
+	one, two := patient(t, p.url(), "late_revival"), patient(t, server.URL(), "late_revival")
 	put(t, two, message("a"), inbox.Stored)
 	m := take(t, two)
 	settle(t, two, m, isDead)
@@ -209,7 +211,7 @@ func testLateRevival(t *testing.T, server *server) {
 }
 
 // The answers to a put, to a claim and to an outcome are lost. Each is known again when it is repeated.
-func testLostAnswers(t *testing.T, server *server) {
+func testLostAnswers(t *testing.T, server *natstest.Server) {
 	p := newProxy(t, server, nil)
 	p.lost = 500 * time.Millisecond // what the server says then is lost, so the question is asked again later
 	s := patient(t, p.url(), "lost_answers")
@@ -236,7 +238,7 @@ func testLostAnswers(t *testing.T, server *server) {
 // What became of a message comes to a server that led until it was frozen, and does not know yet that it leads no more, nor what
 // was stored meanwhile: it answers that the compare has failed, and that the message is not there. That was taken for somebody
 // else's move: Settle returned nil, nothing was recorded, and what the app had taken came again after the lease.
-func testServerBehind(t *testing.T, server *server) {
+func testServerBehind(t *testing.T, server *natstest.Server) {
 	const asked, other = `"last_by_subj":"inbox.behind.*.`, `"last_by_subj":"nobox.behind.*.`
 	var p *proxy
 	p = newProxy(t, server, func(_, server net.Conn, data []byte) {
@@ -263,7 +265,7 @@ func testServerBehind(t *testing.T, server *server) {
 }
 
 // A message was moved, and the former one is still there, as its removal was lost: it is not delivered, and goes.
-func testLostRemoval(t *testing.T, server *server) {
+func testLostRemoval(t *testing.T, server *natstest.Server) {
 	p := newProxy(t, server, func(net.Conn, net.Conn, []byte) {}) // what is held is lost
 	settings := defaults()
 	settings.Lease = 500 * time.Millisecond
@@ -272,14 +274,14 @@ func testLostRemoval(t *testing.T, server *server) {
 	m := take(t, s)
 	p.arm("STREAM.MSG.DELETE." + s.names.messages)
 	settle(t, s, m, isDelivered)
-	eventually(t, "something is to be removed", p.sprung)
+	natstest.Eventually(t, "something is to be removed", p.sprung)
 	put(t, s, message("a"), inbox.Repeated)
 	never(t, 3*time.Second, s) // longer than the lease
 	counted(t, s, 0, 1, 0)
 }
 
 // A server says once that a message is not there, as servers do of any error of their disk. It is delivered all the same.
-func testMessageNotFound(t *testing.T, server *server) {
+func testMessageNotFound(t *testing.T, server *natstest.Server) {
 	const asked = `"last_by_subj":"inbox.not_found.*.`
 	p := newProxy(t, server, func(_, server net.Conn, data []byte) {
 		_, _ = server.Write(bytes.ReplaceAll(data, []byte(asked), []byte(strings.Replace(asked, "inbox", "nobox", 1))))
@@ -298,9 +300,9 @@ func testMessageNotFound(t *testing.T, server *server) {
 
 // The server stands still, for longer than the client waits, when it is asked for what there is. Then nothing was read, which is
 // not the same as that there is nothing.
-func testSilentRead(t *testing.T, server *server) {
+func testSilentRead(t *testing.T, server *natstest.Server) {
 	p := newProxy(t, server, func(_, server net.Conn, data []byte) {
-		time.Sleep(requestTimeout + time.Second)
+		time.Sleep(natsconn.RequestTimeout + time.Second)
 		_, _ = server.Write(data)
 	})
 	s := patient(t, p.url(), "silent")
@@ -311,14 +313,14 @@ func testSilentRead(t *testing.T, server *server) {
 	if all, err := s.List(t.Context(), inbox.Query{Limit: 10}); err == nil && len(all) != 3 || !p.sprung() {
 		t.Errorf("%d listed", len(all))
 	}
-	eventually(t, "all are listed", func() bool {
+	natstest.Eventually(t, "all are listed", func() bool {
 		all, err := s.List(t.Context(), inbox.Query{Limit: 10})
 		return err == nil && len(all) == 3
 	})
 }
 
 // Who revives a dead message ends before the dead one is removed. It is, once the message is handed out.
-func testLeftOfReplaced(t *testing.T, server *server) {
+func testLeftOfReplaced(t *testing.T, server *natstest.Server) {
 	p := newProxy(t, server, func(net.Conn, net.Conn, []byte) {}) // what is held is lost
 	s := patient(t, p.url(), "replaced")
 	put(t, s, message("a"), inbox.Stored)
@@ -326,7 +328,7 @@ func testLeftOfReplaced(t *testing.T, server *server) {
 	counted(t, s, 0, 0, 1)
 	p.arm("STREAM.MSG.DELETE." + s.names.messages)
 	put(t, s, message("a"), inbox.Revived)
-	eventually(t, "something is to be removed", p.sprung)
+	natstest.Eventually(t, "something is to be removed", p.sprung)
 	if stats, err := s.Stats(t.Context()); err != nil || stats.Dead != 1 {
 		t.Fatalf("the dead one is gone: %+v, error %v", stats, err)
 	}
@@ -336,7 +338,7 @@ func testLeftOfReplaced(t *testing.T, server *server) {
 }
 
 // A server says that there is a message of an id, and that there is none. Who puts one tries again, and not all the time.
-func testPutWaits(t *testing.T, server *server) {
+func testPutWaits(t *testing.T, server *natstest.Server) {
 	const asked, other = `"last_by_subj":"inbox.waits.*.`, `"last_by_subj":"nobox.waits.*.`
 	var p *proxy
 	p = newProxy(t, server, func(_, server net.Conn, data []byte) {
@@ -359,7 +361,7 @@ func testPutWaits(t *testing.T, server *server) {
 
 // The server of the connection stands still and closes nothing: another one is taken, long before the client's pings would tell.
 // That took 24 s, in which everything that came was refused.
-func testHung(t *testing.T, server *server) {
+func testHung(t *testing.T, server *natstest.Server) {
 	proxies := []*proxy{newProxy(t, server, nil), newProxy(t, server, nil)}
 	s := openStore(t, provider(t, nil, proxies[0].url(), proxies[1].url()), "hung", defaults())
 	put(t, s, message("before"), inbox.Stored)
@@ -369,7 +371,7 @@ func testHung(t *testing.T, server *server) {
 		}
 	}
 	begun := time.Now()
-	eventually(t, "something is stored", func() bool {
+	natstest.Eventually(t, "something is stored", func() bool {
 		_, err := s.Put(t.Context(), message("after"))
 		return err == nil
 	})

@@ -52,7 +52,7 @@ func (s *store) Put(ctx context.Context, message *inbox.Message) (inbox.Receipt,
 	case s.ctx.Err() != nil:
 		return 0, inbox.ErrClosed
 	}
-	return 0, fmt.Errorf("not stored in time: %s", s.config.redact(err))
+	return 0, fmt.Errorf("not stored in time: %s", s.config.Redact(err))
 }
 
 // lags reports whether messages wait for callers of Lease, and not the other way round.

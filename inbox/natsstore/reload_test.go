@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -13,56 +12,6 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	_ "github.com/caddyserver/caddy/v2/modules/logging"
 )
-
-var keyDigest = regexp.MustCompile(` [0-9a-f]{16} `)
-
-// plainKey is a key without the digest, which is another one in each process.
-func plainKey(key string) string { return keyDigest.ReplaceAllString(key, " ") }
-
-// TestKeyOfCredentials: with other credentials a store is opened anew at a reload. They used to be passed over: the client
-// went on with the old ones, until its connection broke. The key shows nothing of them.
-func TestKeyOfCredentials(t *testing.T) {
-	t.Parallel()
-	const server = "nats://gate:s3cret@127.0.0.1:4222"
-	base := provider(t, nil, server).Key("x")
-	if !keyDigest.MatchString(base) || plainKey(base) != "nats:nats://127.0.0.1:4222 INBOX_x" {
-		t.Errorf("key %q", base)
-	}
-	keys := map[string]string{base: "the first"}
-	for _, test := range []struct {
-		name   string
-		change func(*Nats)
-		url    string
-	}{
-		{"a password", nil, "nats://gate:s3cret2@127.0.0.1:4222"},
-		{"a user", nil, "nats://gate2:s3cret@127.0.0.1:4222"},
-		{"a token", nil, "nats://s3cret@127.0.0.1:4222"},
-		{"none", nil, "nats://127.0.0.1:4222"},
-		{"creds", func(n *Nats) { n.Creds = "a" }, server},
-		{"other creds", func(n *Nats) { n.Creds = "b" }, server},
-		{"ca", func(n *Nats) { n.CA = "a" }, server},
-		{"cert", func(n *Nats) { n.CertFile, n.KeyFile = "a", "b" }, server},
-		{"another key file", func(n *Nats) { n.CertFile, n.KeyFile = "a", "c" }, server},
-	} {
-		key := provider(t, test.change, test.url).Key("x")
-		if other, taken := keys[key]; taken {
-			t.Errorf("%s: the key of %s, %s", test.name, other, key)
-		}
-		keys[key] = test.name
-		if plainKey(key) != plainKey(base) {
-			t.Errorf("%s: key %q", test.name, key)
-		}
-	}
-	// What is the same is the same, in any order.
-	two := []string{server, "tls://gate:s3cret@b"}
-	one, other := provider(t, nil, two[0], two[1]), provider(t, nil, two[1]+","+two[0])
-	if one.Key("x") != other.Key("x") || provider(t, nil, server).Key("x") != base {
-		t.Error("equal configurations have different keys")
-	}
-	if one.Key("x") == one.Key("y") {
-		t.Error("two inboxes have one key")
-	}
-}
 
 // TestWrittenOut: a password that stands in the configuration is warned of, as the merchants' keys are, and not shown.
 func TestWrittenOut(t *testing.T) {

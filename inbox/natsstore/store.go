@@ -7,47 +7,34 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/url"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 
 	"github.com/caddy-chinaums/caddy-chinaums/inbox"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/natsconn"
 )
 
 // How long things take at most. All of them are bounds, not costs.
 const (
-	requestTimeout = 2 * time.Second  // one question to a server, before it is asked again
-	storeTimeout   = 5 * time.Second  // all tries of one Put or of one claim
-	openTimeout    = 5 * time.Second  // before Open returns with a server that is not there yet
-	setupTimeout   = 20 * time.Second // making the streams, once
-	pullTime       = 30 * time.Second // one question for the next messages
-	heartbeat      = 2 * time.Second  // of a server that is asked, and has nothing
-	linger         = time.Second / 2  // how long a message that nobody waits for any more is kept for the next who asks
-	firstPause     = 20 * time.Millisecond
-	longestPause   = 500 * time.Millisecond // between tries
+	storeTimeout = 5 * time.Second  // all tries of one Put or of one claim
+	setupTimeout = 20 * time.Second // making the streams, once
+	pullTime     = 30 * time.Second // one question for the next messages
+	heartbeat    = 2 * time.Second  // of a server that is asked, and has nothing
+	linger       = time.Second / 2  // how long a message that nobody waits for any more is kept for the next who asks
+	firstPause   = 20 * time.Millisecond
+	longestPause = 500 * time.Millisecond // between tries
 )
-
-// minimum is the oldest server that will do: it has per-message TTLs, and compares expected sequences for subjects with wildcards.
-var minimum = [2]int{2, 11}
-
-// unfit is an error that does not pass by itself.
-type unfit struct{ error }
-
-func (u unfit) Unwrap() error { return u.error }
-
-func unfitf(format string, args ...any) error { return unfit{fmt.Errorf(format, args...)} }
 
 type store struct {
 	config     *Nats
 	names      names
 	logger     *zap.Logger
-	connection *nats.Conn
+	connection *natsconn.Conn
 	js         jetstream.JetStream
 	clock      func() time.Time
 
@@ -92,31 +79,14 @@ func open(ctx context.Context, config *Nats, name string, settings inbox.Setting
 		problem: errors.New("not connected yet"),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
-	if err := s.connect(name); err != nil {
+	var err error
+	if s.connection, err = config.Connect("inbox", name, logger, func() { signal(s.stir) }); err != nil {
 		s.cancel()
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, openTimeout)
-	defer cancel()
-	err := s.apply(ctx)
-	for permanent := (unfit{}); err != nil && s.sleep(ctx, 100*time.Millisecond); err = s.apply(ctx) {
-		if errors.As(err, &permanent) {
-			_ = s.Close()
-			return nil, err
-		}
-	}
-	if err != nil {
-		last := s.connection.LastError()
-		switch {
-		case s.connection.IsConnected() || last == nil:
-		case refused(last):
-			_ = s.Close()
-			return nil, fmt.Errorf("nats: the servers refuse the connection: %s", config.redact(last))
-		default:
-			err = last
-		}
-		s.logger.Warn("inbox not ready: NATS JetStream is not reachable; requests are answered 503 until it is",
-			zap.Strings("servers", config.hosts()), s.zapError(err))
+	s.js = s.connection.JetStream
+	if err := s.connection.Start(ctx, "requests", s.apply); err != nil {
+		return nil, errors.Join(err, s.Close())
 	}
 	s.work.Go(s.lookAfter)
 	for i := range s.wanted {
@@ -124,80 +94,6 @@ func open(ctx context.Context, config *Nats, name string, settings inbox.Setting
 		s.work.Go(func() { s.pull(i) })
 	}
 	return s, nil
-}
-
-// refused reports whether a server was reached, and did not accept the credentials.
-func refused(err error) bool {
-	return errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrAuthExpired) || errors.Is(err, nats.ErrAuthRevoked) ||
-		errors.Is(err, nats.ErrAccountAuthExpired)
-}
-
-func (s *store) connect(name string) error {
-	settings := nats.GetDefaultOptions()
-	settings.Servers = s.config.servers // one by one: nats.Connect takes them in one text, and a comma of a password would end one
-	options := []nats.Option{
-		nats.Name("caddy inbox " + name),
-		nats.MaxReconnects(-1),
-		nats.RetryOnFailedConnect(true),
-		nats.IgnoreAuthErrorAbort(), // credentials may be mended on the server's side
-		nats.ReconnectWait(500 * time.Millisecond),
-		nats.ReconnectJitter(250*time.Millisecond, 500*time.Millisecond),
-		nats.ReconnectBufSize(-1), // what cannot be sent now has failed: it must not be sent behind the caller's back later
-		nats.PingInterval(10 * time.Second),
-		nats.MaxPingsOutstanding(2),
-		nats.Timeout(2 * time.Second),
-		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
-			if err == nil || s.ctx.Err() != nil {
-				return
-			}
-			s.logger.Warn("inbox disconnected from NATS", s.zapError(err))
-		}),
-		nats.ConnectHandler(func(c *nats.Conn) { s.greet(c, "inbox connected to NATS") }),
-		nats.ReconnectHandler(func(c *nats.Conn) { s.greet(c, "inbox connected to NATS again") }),
-		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
-			s.logger.Warn("NATS reports an error", s.zapError(err))
-		}),
-	}
-	if s.config.Creds != "" {
-		options = append(options, nats.UserCredentials(s.config.Creds))
-	}
-	if s.config.CA != "" {
-		options = append(options, nats.RootCAs(s.config.CA))
-	}
-	if s.config.CertFile != "" {
-		options = append(options, nats.ClientCert(s.config.CertFile, s.config.KeyFile))
-	}
-	for _, option := range options {
-		if err := option(&settings); err != nil {
-			return fmt.Errorf("nats: cannot connect: %s", s.config.redact(err))
-		}
-	}
-	connection, err := settings.Connect()
-	if err != nil {
-		return fmt.Errorf("nats: cannot connect: %s", s.config.redact(err))
-	}
-	s.connection = connection
-	if s.js, err = jetstream.New(connection); err != nil {
-		connection.Close()
-		return fmt.Errorf("nats: %s", s.config.redact(err))
-	}
-	return nil
-}
-
-// greet is called with each new connection.
-func (s *store) greet(c *nats.Conn, words string) {
-	s.silent.Store(0)
-	s.logger.Info(words, zap.String("server", address(c.ConnectedUrl())), zap.String("version", c.ConnectedServerVersion()))
-	signal(s.stir)
-}
-
-// address is a server's URL without user, password and token.
-func address(server string) string {
-	parsed, err := url.Parse(server)
-	if err != nil || parsed.Host == "" {
-		return ""
-	}
-	return parsed.Scheme + "://" + parsed.Host
 }
 
 // signal wakes whoever waits for it, now or the next time.
@@ -228,13 +124,13 @@ func (s *store) lookAfter() {
 		}
 		ctx, cancel := context.WithTimeout(s.ctx, setupTimeout)
 		err := s.apply(ctx)
-		switch permanent := (unfit{}); {
+		switch {
 		case err != nil:
 			pause, wait = wait, min(2*wait, 5*time.Second)
-			if s.ctx.Err() == nil && errors.As(err, &permanent) {
-				s.logger.Error("inbox cannot use NATS", s.zapError(err))
+			if s.ctx.Err() == nil && natsconn.IsUnfit(err) {
+				s.logger.Error("inbox cannot use NATS", s.config.Error(err))
 			} else {
-				s.logger.Debug("inbox not ready yet", s.zapError(err))
+				s.logger.Debug("inbox not ready yet", s.config.Error(err))
 			}
 		case inTime && s.agree(ctx, differs):
 			pause, wait = s.config.patience, firstPause
@@ -266,7 +162,7 @@ func (s *store) agree(ctx context.Context, differs []int) bool {
 			signal(s.stir)
 		}
 		if err != nil {
-			s.logger.Debug("inbox could not look after a consumer", s.zapError(err))
+			s.logger.Debug("inbox could not look after a consumer", s.config.Error(err))
 		}
 	}
 	return all
@@ -359,7 +255,7 @@ func (s *store) apply(ctx context.Context) (err error) {
 	if !s.connection.IsConnected() {
 		return errors.New("not connected")
 	}
-	if err := checkVersion(s.connection.ConnectedServerVersion()); err != nil {
+	if err := natsconn.CheckVersion(s.connection.ConnectedServerVersion()); err != nil {
 		return err
 	}
 	messages, err := s.ensureStream(ctx, s.stream(s.names.messages, "requests that the app has taken, or is still to take", s.names.filters(statesOf[""])...))
@@ -400,17 +296,6 @@ func (s *store) isReady() bool {
 // before all that is new, and many retries would keep first deliveries waiting. The others only count.
 var queues = [][]string{{stateNew}, {stateRetry}, {stateDelivered, stateDropped}, {stateDead}}
 
-// checkVersion refuses an old server.
-func checkVersion(version string) error {
-	var major, minor int
-	_, err := fmt.Sscanf(version, "%d.%d", &major, &minor)
-	if err != nil || major < minimum[0] || major == minimum[0] && minor < minimum[1] {
-		return unfitf("nats: the server's version is %.32q; the inbox needs %d.%d or later: update the servers, or use a bolt store",
-			version, minimum[0], minimum[1])
-	}
-	return nil
-}
-
 func (s *store) stream(name, description string, subjects ...string) jetstream.StreamConfig {
 	return jetstream.StreamConfig{
 		Name: name, Description: "caddy inbox: " + description, Subjects: subjects,
@@ -440,7 +325,7 @@ func (s *store) ensureStream(ctx context.Context, want jetstream.StreamConfig) (
 	have := existing.CachedInfo().Config
 	if problem := otherwise(have, want, "subjects", "retention", "storage", "discard", "discard_new_per_subject", "max_msgs", "max_bytes",
 		"max_msgs_per_subject", "max_age", "allow_msg_ttl", "allow_direct", "no_ack", "sealed", "deny_delete", "deny_purge", "mirror", "sources"); problem != "" {
-		return nil, unfitf("nats: the stream %s is not as the inbox needs it: %s", want.Name, problem)
+		return nil, natsconn.Unfitf("nats: the stream %s is not as the inbox needs it: %s", want.Name, problem)
 	}
 	if have.Replicas != want.Replicas && !s.isReady() {
 		s.logger.Warn("inbox stream has another number of replicas; change it with `nats stream edit`, or the configuration",
@@ -493,7 +378,7 @@ func (s *store) ensureConsumer(ctx context.Context, queue []string, ackWait time
 	have := existing.CachedInfo().Config
 	if problem := otherwise(have, want, "filter_subject", "filter_subjects", "deliver_policy", "deliver_subject", "ack_policy", "max_deliver",
 		"max_ack_pending", "headers_only", "pause_until", "backoff"); problem != "" {
-		return nil, 0, unfitf("nats: the consumer %s of the stream %s is not as the inbox needs it: %s; delete it, and it is made anew",
+		return nil, 0, natsconn.Unfitf("nats: the consumer %s of the stream %s is not as the inbox needs it: %s; delete it, and it is made anew",
 			want.Durable, s.names.messages, problem)
 	}
 	if have.AckWait >= ackWait {
@@ -514,12 +399,11 @@ func (s *store) Configure(settings inbox.Settings) error {
 	s.mu.Lock()
 	s.settings = settings
 	s.mu.Unlock()
-	ctx, cancel := context.WithTimeout(s.ctx, openTimeout)
+	ctx, cancel := context.WithTimeout(s.ctx, storeTimeout)
 	defer cancel()
 	err := s.apply(ctx)
-	var permanent unfit
-	if err != nil && !errors.As(err, &permanent) {
-		s.logger.Warn("inbox settings wait for NATS", s.zapError(err))
+	if err != nil && !natsconn.IsUnfit(err) {
+		s.logger.Warn("inbox settings wait for NATS", s.config.Error(err))
 		signal(s.stir)
 		return nil
 	}
@@ -535,7 +419,7 @@ func (s *store) usable() error {
 	case s.ctx.Err() != nil:
 		return inbox.ErrClosed
 	case !s.isReady():
-		return fmt.Errorf("NATS JetStream is not ready: %s", s.config.redact(problem))
+		return fmt.Errorf("NATS JetStream is not ready: %s", s.config.Redact(problem))
 	}
 	return nil
 }
@@ -554,31 +438,6 @@ func (s *store) sleep(ctx context.Context, pause time.Duration) bool {
 	}
 }
 
-// heard notes whether the server answers. One that has hung closes no connection: after two questions in vain it is asked for a
-// sign of life, and if there is none, another server is taken.
-func (s *store) heard(ctx context.Context, err error) {
-	if !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, nats.ErrTimeout) && !errors.Is(err, jetstream.ErrNoHeartbeat) {
-		s.silent.Store(0)
-		return
-	}
-	if ctx.Err() != nil || s.silent.Add(1) < 2 || !s.asking.CompareAndSwap(false, true) {
-		return
-	}
-	go func() {
-		defer s.asking.Store(false)
-		s.silent.Store(0)
-		if !s.connection.IsConnected() || s.connection.FlushTimeout(requestTimeout/2) == nil {
-			return // it lives; perhaps another one leads, and does not
-		}
-		s.logger.Warn("the NATS server does not answer; the inbox takes another", zap.String("server", address(s.connection.ConnectedUrl())))
-		if err := s.connection.ForceReconnect(); err != nil && s.ctx.Err() == nil {
-			s.logger.Warn("inbox cannot reconnect to NATS", s.zapError(err))
-		}
-	}()
-}
-
-func (s *store) zapError(err error) zap.Field { return zap.String("error", s.config.redact(err)) }
-
 // Close ends all that waits and runs, and the connection.
 func (s *store) Close() error {
 	s.closing.Do(func() {
@@ -586,7 +445,7 @@ func (s *store) Close() error {
 		s.work.Wait()
 		// What was given back without waiting is with the server before the connection ends.
 		if s.connection.IsConnected() {
-			_ = s.connection.FlushTimeout(requestTimeout)
+			_ = s.connection.FlushTimeout(natsconn.RequestTimeout)
 		}
 		s.connection.Close()
 	})

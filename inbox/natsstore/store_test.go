@@ -10,16 +10,14 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
 
-	"github.com/caddyserver/caddy/v2"
-
 	"github.com/caddy-chinaums/caddy-chinaums/inbox"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/natstest"
 )
 
 func defaults() inbox.Settings {
@@ -84,8 +82,8 @@ func (c *changingClock) jump(change time.Duration) { c.change.Add(int64(change))
 // TestServer holds the store to what only this one has to prove; the tests share a server.
 func TestServer(t *testing.T) {
 	t.Parallel()
-	shared := oneServer(t, "")
-	for name, test := range map[string]func(t *testing.T, server *server){
+	shared := natstest.Run(t, "")
+	for name, test := range map[string]func(t *testing.T, server *natstest.Server){
 		"many poisoned ones":        testPoison,
 		"remember":                  testRemember,
 		"clock":                     testClock,
@@ -106,8 +104,8 @@ func TestServer(t *testing.T) {
 }
 
 // Thousands that fail and wait keep nobody waiting, and each comes again when it is due.
-func testPoison(t *testing.T, server *server) {
-	s := openStore(t, provider(t, nil, server.url()), "poison", defaults())
+func testPoison(t *testing.T, server *natstest.Server) {
+	s := openStore(t, provider(t, nil, server.URL()), "poison", defaults())
 	const poisoned = 2500
 	var all sync.WaitGroup
 	for sender := range 16 {
@@ -163,17 +161,17 @@ func testPoison(t *testing.T, server *server) {
 }
 
 // What was delivered is forgotten after its time, what is dead or pending is not.
-func testRemember(t *testing.T, server *server) {
+func testRemember(t *testing.T, server *natstest.Server) {
 	settings := defaults()
 	settings.Remember = 2 * time.Second
-	s := openStore(t, provider(t, nil, server.url()), "remember", settings)
+	s := openStore(t, provider(t, nil, server.URL()), "remember", settings)
 	for _, id := range []string{"old", "dead", "pending"} {
 		put(t, s, message(id), inbox.Stored)
 	}
 	settle(t, s, take(t, s), isDelivered)
 	put(t, s, message("old"), inbox.Repeated)
 	settle(t, s, take(t, s), isDead)
-	eventually(t, "what was delivered is removed", func() bool {
+	natstest.Eventually(t, "what was delivered is removed", func() bool {
 		stats, err := s.Stats(t.Context())
 		return err == nil && stats.Delivered == 0 && stats.Dead == 1 && stats.Pending == 1
 	})
@@ -187,9 +185,9 @@ func testRemember(t *testing.T, server *server) {
 }
 
 // A clock that is set back makes due what is due later than any delay was.
-func testClock(t *testing.T, server *server) {
+func testClock(t *testing.T, server *natstest.Server) {
 	clock := new(changingClock)
-	s := openStore(t, provider(t, func(n *Nats) { n.clock = clock.now }, server.url()), "clock", defaults())
+	s := openStore(t, provider(t, func(n *Nats) { n.clock = clock.now }, server.URL()), "clock", defaults())
 	put(t, s, message("a"), inbox.Stored)
 	settle(t, s, take(t, s), retryIn(2*time.Second))
 	clock.jump(-10 * 365 * 24 * time.Hour)
@@ -265,8 +263,8 @@ func takeAll(t *testing.T, number int, stores ...*store) (taken map[string]int, 
 }
 
 // Two gateways share an inbox: each message goes to one of them, once.
-func testTwoGateways(t *testing.T, server *server) {
-	n := provider(t, nil, server.url())
+func testTwoGateways(t *testing.T, server *natstest.Server) {
+	n := provider(t, nil, server.URL())
 	stores := []*store{openStore(t, n, "two", defaults()), openStore(t, n, "two", defaults())}
 	const messages = 300
 	var stored, repeated [2]atomic.Int64
@@ -303,8 +301,8 @@ func testTwoGateways(t *testing.T, server *server) {
 }
 
 // An operator deletes the consumers: what was settled is not delivered again, what waits for a retry is not forgotten.
-func testConsumersDeleted(t *testing.T, server *server) {
-	s := openStore(t, provider(t, nil, server.url()), "deleted", defaults())
+func testConsumersDeleted(t *testing.T, server *natstest.Server) {
+	s := openStore(t, provider(t, nil, server.URL()), "deleted", defaults())
 	for _, id := range []string{"delivered", "dead", "waits", "new"} {
 		put(t, s, message(id), inbox.Stored)
 	}
@@ -312,7 +310,7 @@ func testConsumersDeleted(t *testing.T, server *server) {
 	settle(t, s, take(t, s), isDead)
 	settle(t, s, take(t, s), retryIn(3*time.Second))
 	_ = s.Close()
-	connection, err := nats.Connect(server.url())
+	connection, err := nats.Connect(server.URL())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -330,7 +328,7 @@ func testConsumersDeleted(t *testing.T, server *server) {
 	if stream, err := js.Stream(t.Context(), s.names.claims); err != nil || stream.Purge(t.Context()) != nil {
 		t.Fatal(err)
 	}
-	s = openStore(t, provider(t, nil, server.url()), "deleted", defaults())
+	s = openStore(t, provider(t, nil, server.URL()), "deleted", defaults())
 	taken := map[string]int{}
 	for range 2 {
 		m := take(t, s)
@@ -352,9 +350,9 @@ func testConsumersDeleted(t *testing.T, server *server) {
 	counted(t, s, 0, 4, 1)
 }
 
-func jetStream(t *testing.T, server *server) jetstream.JetStream {
+func jetStream(t *testing.T, server *natstest.Server) jetstream.JetStream {
 	t.Helper()
-	connection, err := nats.Connect(server.url())
+	connection, err := nats.Connect(server.URL())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -366,7 +364,7 @@ func jetStream(t *testing.T, server *server) jetstream.JetStream {
 	return js
 }
 
-func testForeignStream(t *testing.T, server *server) {
+func testForeignStream(t *testing.T, server *natstest.Server) {
 	for name, test := range map[string]struct {
 		config jetstream.StreamConfig
 		want   []string
@@ -387,7 +385,7 @@ func testForeignStream(t *testing.T, server *server) {
 			if _, err := jetStream(t, server).CreateStream(t.Context(), test.config); err != nil {
 				t.Fatal(err)
 			}
-			_, err := provider(t, nil, server.url()).Open(t.Context(), test.config.Name[len("INBOX_"):], defaults(), zap.NewNop())
+			_, err := provider(t, nil, server.URL()).Open(t.Context(), test.config.Name[len("INBOX_"):], defaults(), zap.NewNop())
 			if err == nil {
 				t.Fatal("opened")
 			}
@@ -400,8 +398,8 @@ func testForeignStream(t *testing.T, server *server) {
 	}
 }
 
-func testForeignConsumer(t *testing.T, server *server) {
-	s := openStore(t, provider(t, nil, server.url()), "consumer", defaults())
+func testForeignConsumer(t *testing.T, server *natstest.Server) {
+	s := openStore(t, provider(t, nil, server.URL()), "consumer", defaults())
 	_ = s.Close()
 	js := jetStream(t, server)
 	if err := js.DeleteConsumer(t.Context(), s.names.messages, stateNew); err != nil {
@@ -412,16 +410,16 @@ func testForeignConsumer(t *testing.T, server *server) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	_, err := provider(t, nil, server.url()).Open(t.Context(), "consumer", defaults(), zap.NewNop())
+	_, err := provider(t, nil, server.URL()).Open(t.Context(), "consumer", defaults(), zap.NewNop())
 	if err == nil || !strings.Contains(err.Error(), "delete it, and it is made anew") {
 		t.Errorf("error %v", err)
 	}
 }
 
-func testReplicas(t *testing.T, server *server) {
-	_ = openStore(t, provider(t, nil, server.url()), "replicas", defaults()).Close()
+func testReplicas(t *testing.T, server *natstest.Server) {
+	_ = openStore(t, provider(t, nil, server.URL()), "replicas", defaults()).Close()
 	core, logs := observer.New(zapcore.WarnLevel)
-	opened, err := provider(t, func(n *Nats) { n.Replicas = 3 }, server.url()).Open(t.Context(), "replicas", defaults(), zap.New(core))
+	opened, err := provider(t, func(n *Nats) { n.Replicas = 3 }, server.URL()).Open(t.Context(), "replicas", defaults(), zap.New(core))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -431,8 +429,8 @@ func testReplicas(t *testing.T, server *server) {
 	}
 }
 
-func testWaitGrows(t *testing.T, server *server) {
-	n := provider(t, nil, server.url())
+func testWaitGrows(t *testing.T, server *natstest.Server) {
+	n := provider(t, nil, server.URL())
 	s := openStore(t, n, "grows", defaults())
 	wait := func() (waits [2]time.Duration) {
 		for i := range waits {
@@ -462,8 +460,8 @@ func testWaitGrows(t *testing.T, server *server) {
 }
 
 // A dead message is put through two gateways at once, and redelivered besides: it becomes pending once.
-func testRevivedThroughTwo(t *testing.T, server *server) {
-	n := provider(t, nil, server.url())
+func testRevivedThroughTwo(t *testing.T, server *natstest.Server) {
+	n := provider(t, nil, server.URL())
 	stores := []*store{openStore(t, n, "revived", defaults()), openStore(t, n, "revived", defaults())}
 	for round := range 5 {
 		id := fmt.Sprint(round)
@@ -501,8 +499,8 @@ func testRevivedThroughTwo(t *testing.T, server *server) {
 }
 
 // Names that are alike have streams of their own.
-func testNames(t *testing.T, server *server) {
-	n := provider(t, nil, server.url())
+func testNames(t *testing.T, server *natstest.Server) {
+	n := provider(t, nil, server.URL())
 	all := []string{"a", "a.b", "a_b", "a-b", "A", "new", "CLAIMS_x"}
 	seen := map[string]string{}
 	for _, name := range all {
@@ -518,7 +516,7 @@ func testNames(t *testing.T, server *server) {
 		if m := take(t, s); m.Seq != 1 {
 			t.Errorf("%s: seq %d", name, m.Seq)
 		}
-		if key := n.Key(name); !strings.Contains(key, server.url()) || !strings.HasSuffix(key, " "+names.messages) {
+		if key := n.Key(name); !strings.Contains(key, server.URL()) || !strings.HasSuffix(key, " "+names.messages) {
 			t.Errorf("key %q", key)
 		}
 	}
@@ -526,8 +524,8 @@ func testNames(t *testing.T, server *server) {
 
 // What was asked for, and comes when nobody waits for it any more, goes back at once, to whoever asks, from this gateway or
 // another.
-func testPutBack(t *testing.T, server *server) {
-	n, settings := provider(t, nil, server.url()), defaults()
+func testPutBack(t *testing.T, server *natstest.Server) {
+	n, settings := provider(t, nil, server.URL()), defaults()
 	settings.Lease = 10 * patience // it would come after that otherwise
 	s, other := openStore(t, n, "back", settings), openStore(t, n, "back", settings)
 	nothing(t, s) // has asked, and waits no more
@@ -540,9 +538,9 @@ func testPutBack(t *testing.T, server *server) {
 }
 
 // A message that somebody else has put into the stream is an error in the log, and holds up nothing.
-func testForeignMessage(t *testing.T, server *server) {
+func testForeignMessage(t *testing.T, server *natstest.Server) {
 	core, logs := observer.New(zapcore.ErrorLevel)
-	opened, err := provider(t, nil, server.url()).Open(t.Context(), "strange", defaults(), zap.New(core))
+	opened, err := provider(t, nil, server.URL()).Open(t.Context(), "strange", defaults(), zap.New(core))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -559,8 +557,8 @@ func testForeignMessage(t *testing.T, server *server) {
 }
 
 // One holder gives a message up, and another one, who was faster, has delivered it.
-func testDeliveredAndDead(t *testing.T, server *server) {
-	s := openStore(t, provider(t, nil, server.url()), "both", defaults())
+func testDeliveredAndDead(t *testing.T, server *natstest.Server) {
+	s := openStore(t, provider(t, nil, server.URL()), "both", defaults())
 	put(t, s, message("a"), inbox.Stored)
 	m := take(t, s)
 	held := m.Lease.(*lease)
@@ -578,11 +576,11 @@ func testDeliveredAndDead(t *testing.T, server *server) {
 // TestServerIsDown opens the store while there is no server: requests are refused, and taken once there is one.
 func TestServerIsDown(t *testing.T) {
 	t.Parallel()
-	server := newServer(t, freePorts(t, 1)[0], "")
+	server := natstest.New(t, natstest.Ports(t, 1)[0], "")
 	core, logs := observer.New(zapcore.WarnLevel)
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
-	opened, err := provider(t, nil, server.url()).Open(ctx, "down", defaults(), zap.New(core))
+	opened, err := provider(t, nil, server.URL()).Open(ctx, "down", defaults(), zap.New(core))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -610,8 +608,8 @@ func TestServerIsDown(t *testing.T) {
 		}
 		leased <- m
 	}()
-	server.start()
-	eventually(t, "it is stored", func() bool {
+	server.Start()
+	natstest.Eventually(t, "it is stored", func() bool {
 		_, err := s.Put(t.Context(), message("a"))
 		return err == nil
 	})
@@ -629,10 +627,10 @@ func TestServerIsDown(t *testing.T) {
 func TestAccess(t *testing.T) {
 	t.Parallel()
 	const password, user = "a+very/secret%password", "gateway"
-	server := newServer(t, freePorts(t, 1)[0], fmt.Sprintf("authorization { user: %q, password: %q }", user, password))
-	server.start()
-	good := fmt.Sprintf("nats://%s:%s@127.0.0.1:%d", user, "a%2Bvery%2Fsecret%25password", server.port)
-	eventually(t, "the server is up", func() bool {
+	server := natstest.New(t, natstest.Ports(t, 1)[0], fmt.Sprintf("authorization { user: %q, password: %q }", user, password))
+	server.Start()
+	good := fmt.Sprintf("nats://%s:%s@127.0.0.1:%d", user, "a%2Bvery%2Fsecret%25password", server.Port)
+	natstest.Eventually(t, "the server is up", func() bool {
 		connection, err := nats.Connect(good)
 		if err == nil {
 			connection.Close()
@@ -667,122 +665,13 @@ func TestAccess(t *testing.T) {
 	}
 }
 
-func TestRedact(t *testing.T) {
-	n := provider(t, nil, "nats://user:p%40ss%2Fword@one:4222,tls://token123@two")
-	got := n.redact(errors.New(`dial nats://user:p%40ss%2Fword@one: "p@ss/word" token123`))
-	if want := `dial nats://user:[redacted]@one: "[redacted]" [redacted]`; got != want {
-		t.Errorf("got %s", got)
-	}
-	if got, want := plainKey(n.Key("x")), "nats:nats://one:4222,tls://two:4222 INBOX_x"; got != want {
-		t.Errorf("key %q, want %q", got, want)
-	}
-}
-
-func TestVersion(t *testing.T) {
-	for version, good := range map[string]bool{
-		"2.11.0": true, "2.11.12": true, "2.12.0-beta.1": true, "2.15.2": true, "3.0.0": true,
-		"2.10.29": false, "2.9.10": false, "1.4.1": false, "": false, "master": false,
-	} {
-		err := checkVersion(version)
-		if (err == nil) != good {
-			t.Errorf("%q: %v", version, err)
-		}
-		var permanent unfit
-		if err != nil && (!errors.As(err, &permanent) || !strings.Contains(err.Error(), "2.11")) {
-			t.Errorf("%q: %v", version, err)
-		}
-	}
-}
-
-func TestProvision(t *testing.T) {
-	t.Setenv("NATSSTORE_URL", "nats://gateway:secret-word@broker:4333")
-	for name, test := range map[string]struct {
-		config Nats
-		want   string // the key, or what the error says
-		wrong  bool
-	}{
-		"one":           {config: Nats{URLs: []string{"nats://b:1"}}, want: "nats:nats://b:1 INBOX_x"},
-		"sorted":        {config: Nats{URLs: []string{"nats://b:1", "tls://a"}}, want: "nats:nats://b:1,tls://a:4222 INBOX_x"},
-		"no scheme":     {config: Nats{URLs: []string{"b:1"}}, want: "nats:nats://b:1 INBOX_x"},
-		"placeholder":   {config: Nats{URLs: []string{"{env.NATSSTORE_URL}"}}, want: "nats:nats://broker:4333 INBOX_x"},
-		"unset":         {config: Nats{URLs: []string{"{env.NATSSTORE_UNSET}"}}, want: "NATSSTORE_UNSET", wrong: true},
-		"none":          {config: Nats{}, want: "URL of a server is missing", wrong: true},
-		"http":          {config: Nats{URLs: []string{"http://u:secret-word@b"}}, want: "must be like nats://", wrong: true},
-		"no URL":        {config: Nats{URLs: []string{"nats://u:secret-word@b:port"}}, want: "is no URL", wrong: true},
-		"replicas":      {config: Nats{URLs: []string{"nats://b"}, Replicas: 6}, want: "replicas must be 1, 3 or 5", wrong: true},
-		"two replicas":  {config: Nats{URLs: []string{"nats://b"}, Replicas: 2}, want: "replicas must be 1, 3 or 5", wrong: true},
-		"less than one": {config: Nats{URLs: []string{"nats://b"}, Replicas: -1}, want: "replicas must be 1, 3 or 5", wrong: true},
-		"cert, no key":  {config: Nats{URLs: []string{"nats://b"}, CertFile: "c"}, want: "cert needs", wrong: true},
-		"empty credits": {config: Nats{URLs: []string{"nats://b"}, Creds: "{env.NATSSTORE_UNSET}"}, want: "creds", wrong: true},
-	} {
-		t.Run(name, func(t *testing.T) {
-			err := test.config.Provision(caddy.Context{})
-			switch {
-			case (err != nil) != test.wrong:
-				t.Fatalf("error %v", err)
-			case err != nil:
-				if !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "secret-word") {
-					t.Errorf("error %q, want %q in it, and no password", err, test.want)
-				}
-			default:
-				if got := plainKey(test.config.Key("x")); got != test.want {
-					t.Errorf("key %q, want %q", got, test.want)
-				}
-			}
-		})
-	}
-	n := provider(t, func(n *Nats) { n.Creds = "/nowhere/creds" }, "nats://127.0.0.1:1")
-	if _, err := n.Open(t.Context(), "x", defaults(), zap.NewNop()); err == nil || !strings.Contains(err.Error(), "/nowhere/creds") {
-		t.Errorf("error %v", err)
-	}
-	if err := n.Ordered(); err == nil || !strings.Contains(err.Error(), "order") {
-		t.Errorf("ordered: %v", err)
-	}
-}
-
-func TestCaddyfile(t *testing.T) {
-	for name, test := range map[string]struct {
-		input string
-		want  Nats
-		wrong string
-	}{
-		"url":  {input: "nats nats://a:4222", want: Nats{URLs: []string{"nats://a:4222"}}},
-		"urls": {input: "nats nats://a {env.B} tls://c", want: Nats{URLs: []string{"nats://a", "{env.B}", "tls://c"}}},
-		"all": {
-			input: "nats nats://a {\nreplicas 3\ncreds /etc/creds\nca ca.pem\ncert c.pem k.pem\n}",
-			want:  Nats{URLs: []string{"nats://a"}, Replicas: 3, Creds: "/etc/creds", CA: "ca.pem", CertFile: "c.pem", KeyFile: "k.pem"},
-		},
-		"no url":       {input: "nats {\nreplicas 3\n}", wrong: "URL of a server is missing"},
-		"repeated":     {input: "nats nats://a {\nreplicas 3\nreplicas 3\n}", wrong: "replicas is repeated"},
-		"unknown":      {input: "nats nats://a {\nreplica 3\n}", wrong: `unknown option "replica"`},
-		"replicas":     {input: "nats nats://a {\nreplicas many\n}", wrong: "replicas must be 1, 3 or 5"},
-		"surplus":      {input: "nats nats://a {\ncreds a b\n}", wrong: "creds takes 1 argument(s), not 2"},
-		"cert":         {input: "nats nats://a {\ncert a\n}", wrong: "cert takes 2 argument(s), not 1"},
-		"nested block": {input: "nats nats://a {\ncreds a {\nb\n}\n}", wrong: "creds takes no block"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			var n Nats
-			err := n.UnmarshalCaddyfile(caddyfile.NewTestDispenser(test.input))
-			if test.wrong != "" {
-				if err == nil || !strings.Contains(err.Error(), test.wrong) {
-					t.Errorf("error %v, want %q", err, test.wrong)
-				}
-				return
-			}
-			if err != nil || fmt.Sprint(n) != fmt.Sprint(test.want) {
-				t.Errorf("%+v, error %v; want %+v", n, err, test.want)
-			}
-		})
-	}
-}
-
 // TestDeletedMeanwhile: what an operator has deleted after its lease is settled by doing nothing. Else who delivers it would try
 // for ever.
 func TestDeletedMeanwhile(t *testing.T) {
 	t.Parallel()
 	settings := defaults()
 	settings.Lease = 500 * time.Millisecond
-	s := openStore(t, provider(t, func(n *Nats) { n.patience = time.Hour }, oneServer(t, "").url()), "deleted", settings)
+	s := openStore(t, provider(t, func(n *Nats) { n.patience = time.Hour }, natstest.Run(t, "").URL()), "deleted", settings)
 	put(t, s, message("a"), inbox.Stored)
 	m := take(t, s)
 	if err := s.messages.DeleteMsg(t.Context(), m.Seq); err != nil {
@@ -793,8 +682,15 @@ func TestDeletedMeanwhile(t *testing.T) {
 		defer cancel()
 		return s.Settle(ctx, m, isDelivered)
 	}
-	eventually(t, "it is settled", func() bool { return attempt() == nil })
+	natstest.Eventually(t, "it is settled", func() bool { return attempt() == nil })
 	if left := time.Until(m.Lease.(*lease).until); left > 0 {
 		t.Errorf("that nobody has it was believed %v before the end of the lease", left)
+	}
+}
+
+// TestNotOrdered: who wants an order is refused, and told why.
+func TestNotOrdered(t *testing.T) {
+	if err := new(Nats).Ordered(); err == nil || !strings.Contains(err.Error(), "order") {
+		t.Errorf("ordered: %v", err)
 	}
 }

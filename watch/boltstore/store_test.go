@@ -2,11 +2,15 @@ package boltstore
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"go.etcd.io/bbolt"
+	"go.uber.org/zap"
+
+	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-chinaums/caddy-chinaums/watch"
 	"github.com/caddy-chinaums/caddy-chinaums/watch/storetest"
@@ -104,4 +108,31 @@ func TestTwoGateways(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = s.Close() })
 	storetest.TwoGateways(t, sharedStore{s}, sharedStore{s})
+}
+
+// TestKeyOfLink: in a directory behind a symbolic link, a watch's key stays what it is when the file is made. It used to change,
+// so the next configuration opened the file a second time, and the reload failed.
+func TestKeyOfLink(t *testing.T) {
+	folder := t.TempDir()
+	link := filepath.Join(folder, "link")
+	if err := os.Mkdir(filepath.Join(folder, "real"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(filepath.Join(folder, "real"), link); err != nil {
+		t.Skip(err) // no links here
+	}
+	var p Provider
+	p.Path = filepath.Join(link, "watch", "chinaums.db")
+	if err := p.Provision(caddy.Context{}); err != nil {
+		t.Fatal(err)
+	}
+	before := p.Key("chinaums")
+	s, err := p.Open(t.Context(), "chinaums", zap.NewNop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if after := p.Key("chinaums"); after != before {
+		t.Errorf("the key was %s, and is %s", before, after)
+	}
 }

@@ -6,7 +6,6 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
 	"time"
 
@@ -14,11 +13,9 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 
+	"github.com/caddy-chinaums/caddy-chinaums/internal/natsconn"
 	"github.com/caddy-chinaums/caddy-chinaums/watch"
 )
-
-// requestTimeout is how long one question to the servers may take.
-const requestTimeout = 2 * time.Second
 
 // markerAge is how long the bucket remembers that a row was deleted, for gateways that were away.
 const markerAge = 24 * time.Hour
@@ -28,9 +25,7 @@ var errAway = errors.New("NATS cannot be reached at the moment")
 type store struct {
 	config     *Nats
 	bucket     string
-	logger     *zap.Logger
-	connection *nats.Conn
-	js         jetstream.JetStream
+	connection *natsconn.Conn
 	ctx        context.Context // ends with Close
 	cancel     context.CancelFunc
 
@@ -40,77 +35,22 @@ type store struct {
 	brief bool // what tells of a deletion goes by itself; a bucket that an operator made may keep it
 }
 
-func open(ctx context.Context, config *Nats, name string, logger *zap.Logger) (*store, error) {
-	s := &store{config: config, bucket: "caddy_watch_" + encode(name), logger: logger}
-	if err := s.connect(name); err != nil {
+func open(ctx context.Context, config *Nats, name string, logger *zap.Logger) (watch.Store, error) {
+	s := &store{config: config, bucket: "caddy_watch_" + encode(name)}
+	var err error
+	if s.connection, err = config.Connect("watch", name, logger, nil); err != nil {
 		return nil, err
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	for {
+	prepare := func(ctx context.Context) error {
 		_, err := s.ready(ctx)
-		switch {
-		case err == nil:
-			return s, nil
-		case errors.Is(err, errUnfit):
-			return nil, errors.Join(err, s.Close())
-		case ctx.Err() != nil:
-			logger.Warn("watch not ready: NATS JetStream is not reachable; refunds are answered 503 until it is", zap.String("error", config.redact(err)))
-			return s, nil
-		}
-		select {
-		case <-time.After(100 * time.Millisecond):
-		case <-ctx.Done():
-		}
+		return err
 	}
+	if err := s.connection.Start(ctx, "refunds", prepare); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
 }
-
-func (s *store) connect(name string) error {
-	settings := nats.GetDefaultOptions()
-	settings.Servers = s.config.servers // one by one: a comma of a password would end one
-	options := []nats.Option{
-		nats.Name("caddy watch " + name), nats.MaxReconnects(-1), nats.RetryOnFailedConnect(true), nats.IgnoreAuthErrorAbort(),
-		nats.ReconnectWait(500 * time.Millisecond), nats.ReconnectJitter(250*time.Millisecond, 500*time.Millisecond),
-		nats.ReconnectBufSize(-1), // what cannot be sent now has failed
-		nats.PingInterval(10 * time.Second), nats.Timeout(requestTimeout),
-		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
-			if err != nil {
-				s.logger.Warn("watch disconnected from NATS", zap.String("error", s.config.redact(err)))
-			}
-		}),
-		nats.ReconnectHandler(func(*nats.Conn) { s.logger.Info("watch connected to NATS again") }),
-		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
-			s.logger.Warn("NATS reports an error", zap.String("error", s.config.redact(err)))
-		}),
-	}
-	if s.config.Creds != "" {
-		options = append(options, nats.UserCredentials(s.config.Creds))
-	}
-	if s.config.CA != "" {
-		options = append(options, nats.RootCAs(s.config.CA))
-	}
-	if s.config.CertFile != "" {
-		options = append(options, nats.ClientCert(s.config.CertFile, s.config.KeyFile))
-	}
-	var err error
-	for _, option := range options {
-		err = errors.Join(err, option(&settings))
-	}
-	if err == nil {
-		s.connection, err = settings.Connect()
-	}
-	if err == nil {
-		s.js, err = jetstream.New(s.connection, jetstream.WithDefaultTimeout(requestTimeout))
-	}
-	if err != nil {
-		return fmt.Errorf("nats: cannot connect: %s", s.config.redact(err))
-	}
-	return nil
-}
-
-// errUnfit does not pass by itself.
-var errUnfit = errors.New("nats: the server must be 2.11 or later")
 
 // ready returns the bucket, and makes it where it is not there.
 func (s *store) ready(ctx context.Context) (jetstream.KeyValue, error) {
@@ -125,14 +65,12 @@ func (s *store) ready(ctx context.Context) (jetstream.KeyValue, error) {
 	if s.kv != nil {
 		return s.kv, nil
 	}
-	var major, minor int
-	version := s.connection.ConnectedServerVersion()
-	if _, err := fmt.Sscanf(version, "%d.%d", &major, &minor); err != nil || major < 2 || major == 2 && minor < 11 {
-		return nil, fmt.Errorf("%w, not %q", errUnfit, version)
+	if err := natsconn.CheckVersion(s.connection.ConnectedServerVersion()); err != nil {
+		return nil, err
 	}
-	kv, err := s.js.KeyValue(ctx, s.bucket)
+	kv, err := s.connection.JetStream.KeyValue(ctx, s.bucket)
 	if errors.Is(err, jetstream.ErrBucketNotFound) {
-		kv, err = s.js.CreateKeyValue(ctx, jetstream.KeyValueConfig{Bucket: s.bucket, Description: "orders that a payment gateway follows",
+		kv, err = s.connection.JetStream.CreateKeyValue(ctx, jetstream.KeyValueConfig{Bucket: s.bucket, Description: "orders that a payment gateway follows",
 			History: 1, Replicas: s.config.Replicas, Storage: jetstream.FileStorage, LimitMarkerTTL: markerAge})
 	}
 	if err != nil {
@@ -198,22 +136,19 @@ func (s *store) Delete(ctx context.Context, key string, revision uint64) error {
 
 // explain turns what JetStream says into the errors of a watch.Store.
 func (s *store) explain(err error) error {
-	var api *jetstream.APIError
+	s.connection.Heard(s.ctx, err)
 	switch {
 	case err == nil:
 		return nil
 	case errors.Is(err, jetstream.ErrKeyNotFound), errors.Is(err, jetstream.ErrKeyDeleted):
 		return watch.ErrNotFound
-	case errors.As(err, &api) && (api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence || api.ErrorCode == wrongLastSequenceConstant):
+	case natsconn.IsConflict(err):
 		return watch.ErrConflict
 	case errors.Is(err, nats.ErrConnectionClosed) || s.connection.IsClosed():
 		return watch.ErrClosed
 	}
-	return errors.New(s.config.redact(err))
+	return s.config.Redacted(err)
 }
-
-// wrongLastSequenceConstant is what replicated streams answer.
-const wrongLastSequenceConstant = 10164
 
 func (s *store) All(ctx context.Context, each func(watch.Entry) error) error {
 	return s.watch(ctx, func(e watch.Entry, current bool) (bool, error) {
@@ -316,13 +251,4 @@ func (s *store) Close() error {
 	s.cancel()
 	s.connection.Close()
 	return nil
-}
-
-// redact takes the secrets out of an error's words.
-func (n *Nats) redact(err error) string {
-	words := err.Error()
-	for _, secret := range n.secrets {
-		words = strings.ReplaceAll(words, secret, "[redacted]")
-	}
-	return words
 }
