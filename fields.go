@@ -220,29 +220,19 @@ var hexValues = func() (values [256]byte) {
 func (f *notifyFields) parseJSON(body []byte) error {
 	f.reset()
 	f.text = append(f.text, body...)
-	i := jsontext.SkipSpace(body, 0)
-	if i == len(body) || body[i] != '{' {
-		return newParseError(reasonJSON, "the body is not a JSON object")
-	}
-	i = jsontext.SkipSpace(body, i+1)
-	if i < len(body) && body[i] == '}' {
-		return f.endJSON(body, i+1)
-	}
-	for {
-		if i == len(body) || body[i] != '"' {
-			return newParseError(reasonJSON, "broken JSON at byte %d: expected a name", i)
-		}
-		nameStart := i + 1
-		nameEnd, next := f.decodeJSON(body, i)
+	var object jsontext.Object
+	more, err := object.Begin(body)
+	for more {
+		nameStart := object.At + 1
+		nameEnd, next := f.decodeJSON(body, object.At)
 		if next < 0 {
-			return newParseError(reasonJSON, "broken JSON at byte %d: the name is not a valid string", i)
+			return newParseError(reasonJSON, "broken JSON at byte %d: the name is not a valid string", object.At)
 		}
 		name := f.text[nameStart:nameEnd]
-		i = jsontext.SkipSpace(body, next)
-		if i == len(body) || body[i] != ':' {
-			return newParseError(reasonJSON, "field %s: expected a colon after the name", text.Name(name))
+		if err := object.Value(next); err != nil {
+			return newParseError(reasonJSON, "field %s: %v", text.Name(name), err)
 		}
-		i = jsontext.SkipSpace(body, i+1)
+		i := object.At
 		if i == len(body) {
 			return newParseError(reasonJSON, "field %s: the value is missing", text.Name(name))
 		}
@@ -266,24 +256,10 @@ func (f *notifyFields) parseJSON(body []byte) error {
 				return err
 			}
 		}
-		i = jsontext.SkipSpace(body, next)
-		if i == len(body) {
-			return newParseError(reasonJSON, "field %s: the JSON object ends early", text.Name(name))
-		}
-		switch body[i] {
-		case ',':
-			i = jsontext.SkipSpace(body, i+1)
-		case '}':
-			return f.endJSON(body, i+1)
-		default:
-			return newParseError(reasonJSON, "field %s: expected a comma or the object's end", text.Name(name))
-		}
+		more, err = object.Next(next)
 	}
-}
-
-func (f *notifyFields) endJSON(body []byte, end int) error {
-	if jsontext.SkipSpace(body, end) != len(body) {
-		return newParseError(reasonJSON, "there is data after the JSON object")
+	if err != nil {
+		return newParseError(reasonJSON, "broken JSON at byte %d: %v", object.At, err)
 	}
 	return f.sort()
 }

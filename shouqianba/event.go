@@ -147,24 +147,15 @@ func readEvent(body []byte, rules *normalize.Rules, source string) (notifyEvent,
 }
 
 func (r *reader) object(body []byte, rules *normalize.Rules) error {
-	i := jsontext.SkipSpace(body, 0)
-	if i == len(body) || body[i] != '{' {
-		return newParseError(reasonJSON, "the body is not a JSON object")
-	}
 	w := &r.writer
 	w.Out = append(w.Out, '{')
-	i = jsontext.SkipSpace(body, i+1)
-	if i < len(body) && body[i] == '}' {
-		return r.end(body, i+1)
-	}
-	for {
-		if i == len(body) || body[i] != '"' {
-			return newParseError(reasonJSON, "broken JSON at byte %d: expected a name", i)
-		}
+	var object jsontext.Object
+	more, err := object.Begin(body)
+	for more {
 		start := len(r.text)
 		var next int
-		if r.text, next = jsontext.AppendText(r.text, body, i, false); next < 0 {
-			return newParseError(reasonJSON, "broken JSON at byte %d: the name is not a valid string", i)
+		if r.text, next = jsontext.AppendText(r.text, body, object.At, false); next < 0 {
+			return newParseError(reasonJSON, "broken JSON at byte %d: the name is not a valid string", object.At)
 		}
 		name := r.text[start:len(r.text):len(r.text)]
 		hash := maphash.Bytes(seed, name)
@@ -175,35 +166,18 @@ func (r *reader) object(body []byte, rules *normalize.Rules) error {
 			return newParseError(reasonTooMany, "more than %d fields", maxNotifyFields)
 		}
 		r.names[hash] = struct{}{}
-
-		i = jsontext.SkipSpace(body, next)
-		if i == len(body) || body[i] != ':' {
-			return newParseError(reasonJSON, "field %s: expected a colon after the name", text.Name(name))
+		if err := object.Value(next); err != nil {
+			return newParseError(reasonJSON, "field %s: %v", text.Name(name), err)
 		}
-		i = jsontext.SkipSpace(body, i+1)
-		if next = r.member(body, i, name, rules.Of(name)); next < 0 {
+		if next = r.member(body, object.At, name, rules.Of(name)); next < 0 {
 			return newParseError(reasonJSON, "field %s: the value is not valid JSON, or nested too deep", text.Name(name))
 		}
-		i = jsontext.SkipSpace(body, next)
-		if i == len(body) {
-			return newParseError(reasonJSON, "field %s: the JSON object ends early", text.Name(name))
-		}
-		switch body[i] {
-		case ',':
-			i = jsontext.SkipSpace(body, i+1)
-		case '}':
-			return r.end(body, i+1)
-		default:
-			return newParseError(reasonJSON, "field %s: expected a comma or the object's end", text.Name(name))
-		}
+		more, err = object.Next(next)
 	}
-}
-
-func (r *reader) end(body []byte, end int) error {
-	if jsontext.SkipSpace(body, end) != len(body) {
-		return newParseError(reasonJSON, "there is data after the JSON object")
+	if err != nil {
+		return newParseError(reasonJSON, "broken JSON at byte %d: %v", object.At, err)
 	}
-	r.writer.Out = append(r.writer.Out, '}')
+	w.Out = append(w.Out, '}')
 	return nil
 }
 

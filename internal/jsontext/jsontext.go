@@ -39,6 +39,75 @@ func Members(text []byte, each func(name string, value json.RawMessage) error) e
 	return nil
 }
 
+// Object is a walk through the members of the JSON object that a text is. It finds where names and values begin; whoever walks
+// reads them, and says where they end. It copies nothing.
+type Object struct {
+	text []byte
+	At   int // where the next name or value begins, or what is wrong
+}
+
+// What breaks an object.
+var (
+	errNoObject = errors.New("the body is not a JSON object")
+	errNoName   = errors.New("expected a name")
+	errNoColon  = errors.New("expected a colon after the name")
+	errNoComma  = errors.New("expected a comma or the object's end")
+	errEarly    = errors.New("the JSON object ends early")
+	errBehind   = errors.New("there is data after the JSON object")
+)
+
+// Begin begins the walk through a text. It reports whether there is a member, whose name's opening quote is then at o.At.
+func (o *Object) Begin(text []byte) (more bool, err error) {
+	o.text = text
+	i := SkipSpace(text, 0)
+	if o.At = i; i == len(text) || text[i] != '{' {
+		return false, errNoObject
+	}
+	if i = SkipSpace(text, i+1); i < len(text) && text[i] == '}' {
+		return false, o.end(i + 1)
+	}
+	return o.name(i)
+}
+
+// Value goes on behind the name, which ends at end. The value begins at o.At, if the text does not end there.
+func (o *Object) Value(end int) error {
+	i := SkipSpace(o.text, end)
+	if i == len(o.text) || o.text[i] != ':' {
+		return errNoColon
+	}
+	o.At = SkipSpace(o.text, i+1)
+	return nil
+}
+
+// Next goes on behind the value, which ends at end. It reports whether there is another member, as Begin does.
+func (o *Object) Next(end int) (more bool, err error) {
+	i := SkipSpace(o.text, end)
+	if o.At = i; i == len(o.text) {
+		return false, errEarly
+	}
+	switch o.text[i] {
+	case ',':
+		return o.name(SkipSpace(o.text, i+1))
+	case '}':
+		return false, o.end(i + 1)
+	}
+	return false, errNoComma
+}
+
+func (o *Object) name(i int) (more bool, err error) {
+	if o.At = i; i == len(o.text) || o.text[i] != '"' {
+		return false, errNoName
+	}
+	return true, nil
+}
+
+func (o *Object) end(i int) error {
+	if o.At = SkipSpace(o.text, i); o.At != len(o.text) {
+		return errBehind
+	}
+	return nil
+}
+
 // Scalars returns the scalars of a JSON object as text, numbers as they are written, and the member that is named,
 // if it is an object. Empty texts and null are left out, and so are two members of one name that differ.
 func Scalars(content []byte, object string) (fields map[string]string, nested json.RawMessage, err error) {
@@ -85,7 +154,7 @@ func scalar(raw json.RawMessage) (string, bool) {
 
 // SkipSpace returns the index of the first byte at or after i that is not JSON white space.
 func SkipSpace(text []byte, i int) int {
-	for i < len(text) && (text[i] == ' ' || text[i] == '\t' || text[i] == '\r' || text[i] == '\n') {
+	for i < len(text) && text[i] <= ' ' && (text[i] == ' ' || text[i] == '\t' || text[i] == '\r' || text[i] == '\n') {
 		i++
 	}
 	return i

@@ -3,6 +3,7 @@ package jsontext
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"maps"
 	"strconv"
 	"testing"
@@ -130,5 +131,51 @@ func TestScalars(t *testing.T) {
 	}
 	if _, _, err := Scalars([]byte(`[1]`), ""); err == nil {
 		t.Error("an array is no object")
+	}
+}
+
+// TestObject walks through texts whose names and values are the plain strings between two quotes.
+func TestObject(t *testing.T) {
+	for _, test := range []struct{ text, want string }{
+		{`{}`, ""},
+		{` { } `, ""},
+		{`{"a":"b"}`, "a=b;"},
+		{"\t{ \"a\" : \"b\" ,\r\n\"c\":\"\" } ", "a=b;c=;"},
+		{``, "0: the body is not a JSON object"},
+		{` ["a"]`, "1: the body is not a JSON object"},
+		{`{`, "1: expected a name"},
+		{`{a:"b"}`, "1: expected a name"},
+		{`{"a"`, "a: expected a colon after the name"},
+		{`{"a" "b"}`, "a: expected a colon after the name"},
+		{`{"a":"b"`, "a=b;8: the JSON object ends early"},
+		{`{"a":"b" "c":"d"}`, "a=b;9: expected a comma or the object's end"},
+		{`{"a":"b"]`, "a=b;8: expected a comma or the object's end"},
+		{`{"a":"b",}`, "a=b;9: expected a name"},
+		{`{"a":"b"} {`, "a=b;10: there is data after the JSON object"},
+		{`{}0`, "2: there is data after the JSON object"},
+	} {
+		text, got := []byte(test.text), ""
+		quoted := func(at int) (string, int) {
+			end := SkipPlain(text, at+1)
+			return string(text[at+1 : end]), end + 1
+		}
+		var o Object
+		more, err := o.Begin(text)
+		for more {
+			name, end := quoted(o.At)
+			if err = o.Value(end); err != nil {
+				got += name + ": " + err.Error()
+				break
+			}
+			value, end := quoted(o.At)
+			got += name + "=" + value + ";"
+			more, err = o.Next(end)
+		}
+		if err != nil && !more {
+			got += fmt.Sprint(o.At, ": ", err)
+		}
+		if got != test.want {
+			t.Errorf("%q: %s, want %s", test.text, got, test.want)
+		}
 	}
 }
