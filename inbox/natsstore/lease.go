@@ -143,7 +143,8 @@ func (s *store) fetch(consumer jetstream.Consumer, number int) (taken bool, err 
 //
 // That nobody else has it is not the consumer's word: a new leader hands out again what the old one has, before a lease has run
 // out. So a delivery is claimed, in a stream whose word has a quorum. What may have been settled so long ago that the claim to it
-// has ended is looked up besides: old messages, and all that is handed out again.
+// has ended is looked up besides: old messages, and all that is handed out again. That comes last: a server that was frozen while
+// it led hands out what it knew then, and would say so; until the claim has got its quorum, it mostly has heard of its successor.
 func (s *store) take(handed jetstream.Msg) (*inbox.Message, error) {
 	ctx, cancel := context.WithTimeout(s.ctx, 2*storeTimeout)
 	defer cancel()
@@ -163,32 +164,28 @@ func (s *store) take(handed jetstream.Msg) (*inbox.Message, error) {
 		return nil, nil
 	}
 	wait, begun := time.Duration(s.ackWait.Load()), time.Now()
-	old := meta.NumDelivered > 1 || time.Since(meta.Timestamp).Abs() > wait/2
-	var last *kept
-	var failed error
-	var looking sync.WaitGroup
-	if old {
-		looking.Go(func() { last, failed = s.lastOf(ctx, k.digest) })
-	}
 	claim, err := s.claim(ctx, k)
-	looking.Wait()
 	if err == nil && claim == 0 {
 		s.putBack(handed, min(time.Second, wait))
 	}
 	if err != nil || claim == 0 {
 		return nil, err
 	}
-	if old && (failed != nil || last.seq() != k.Sequence) {
-		s.drop(s.names.claims, claim)
+	if meta.NumDelivered > 1 || time.Since(meta.Timestamp).Abs() > wait/2 {
+		last, err := s.lastOf(ctx, k.digest)
+		if err != nil || last.seq() != k.Sequence {
+			s.drop(s.names.claims, claim)
+		}
 		switch {
-		case failed != nil:
-			return nil, failed
+		case err != nil:
+			return nil, err
 		case last.seq() > k.Sequence: // it was settled, and is still to be removed
 			s.drop(s.names.messages, k.Sequence)
-		default: // it was deleted; or the server knows less than it has handed out
+			return nil, nil
+		case last.seq() < k.Sequence: // it was deleted; or the server knows less than it has handed out
 			s.putBack(handed, time.Second)
+			return nil, nil
 		}
-		return nil, nil
 	}
 	if replaced, err := strconv.ParseUint(k.header.Get(headerReplaces), 10, 64); err == nil {
 		s.drop(s.names.messages, replaced) // whoever has replaced it may have ended before

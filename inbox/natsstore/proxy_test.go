@@ -138,6 +138,7 @@ func TestProxied(t *testing.T) {
 		"late revival":      testLateRevival,
 		"lost answers":      testLostAnswers,
 		"server behind":     testServerBehind,
+		"looked up last":    testLookedUpLast,
 		"lost removal":      testLostRemoval,
 		"message not found": testMessageNotFound,
 		"silent read":       testSilentRead,
@@ -262,6 +263,32 @@ func testServerBehind(t *testing.T, server *natstest.Server) {
 		t.Fatal("nothing is recorded")
 	}
 	counted(t, s, 0, 1, 0)
+}
+
+// A message that was handed out before is looked up once it is claimed. It was at the same time: a server that had been frozen
+// while it led, and handed out what it knew then, answered by that too, and what was settled meanwhile was delivered again.
+func testLookedUpLast(t *testing.T, server *natstest.Server) {
+	const asked = `"last_by_subj":"inbox.looked_up.*.`
+	two := patient(t, server.URL(), "looked_up")
+	claims := make(chan uint64, 1)
+	p := newProxy(t, server, func(_, server net.Conn, data []byte) {
+		info, err := two.claims.Info(t.Context())
+		if err != nil {
+			t.Error(err)
+		}
+		claims <- info.State.Msgs
+		_, _ = server.Write(data)
+	})
+	one := patient(t, p.url(), "looked_up")
+	put(t, two, message("a"), inbox.Stored)
+	if err := handedOut(t, server, two, stateNew, 1)[0].Nak(); err != nil {
+		t.Fatal(err)
+	}
+	p.arm(asked)
+	settle(t, one, take(t, one), isDelivered)
+	if got := <-claims; got != 1 {
+		t.Errorf("looked up with %d claims", got)
+	}
 }
 
 // A message was moved, and the former one is still there, as its removal was lost: it is not delivered, and goes.
