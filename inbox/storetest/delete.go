@@ -202,16 +202,8 @@ func testSubject(t *testing.T, b *Backend) {
 		{inbox.Query{Search: "0001", State: inbox.Pending}, []string{"of 0001", "e4"}},
 	} {
 		for _, limit := range []int{1, 2, 100} {
-			var got []string
-			query := test.query
-			for query.Limit = limit; ; {
-				page := list(t, store, query)
-				if len(page) == 0 {
-					break
-				}
-				got = append(got, ids(page)...)
-				query.After = page[len(page)-1].Seq
-			}
+			test.query.Limit = limit
+			got := ids(pages(t, store, test.query))
 			if b.Moves { // it is by seq, and settling has changed that
 				slices.Sort(got)
 				slices.Sort(test.want)

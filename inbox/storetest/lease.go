@@ -314,42 +314,28 @@ func testList(t *testing.T, b *Backend) {
 		{inbox.Dead, []string{"1", "4"}},
 	} {
 		for _, limit := range []int{1, 2, 9, 100} {
-			// Page after page, the whole of it.
-			var got []string
-			for after := uint64(0); ; {
-				page := list(t, store, inbox.Query{State: test.state, After: after, Limit: limit})
-				if len(page) > limit {
-					t.Fatalf("%d listed, with the limit %d", len(page), limit)
+			all := pages(t, store, inbox.Query{State: test.state, Limit: limit})
+			for _, m := range all {
+				want := inbox.Message{Attempts: m.Attempts, State: m.State, Answer: m.Answer}
+				switch m.ID {
+				case "0", "3":
+					want = inbox.Message{Attempts: want.Attempts, State: inbox.Delivered, Answer: delivered.Answer}
+				case "1", "4":
+					want = inbox.Message{Attempts: 1, State: inbox.Dead, Answer: dead.Answer}
+				case "2", "5":
+					want = inbox.Message{Attempts: 1, State: inbox.Pending, Answer: retryIn(0).Answer}
+				default:
+					want = inbox.Message{State: inbox.Pending}
 				}
-				if len(page) == 0 {
-					break
+				if m.State != want.State || m.Attempts != want.Attempts || m.Answer != want.Answer || len(m.Request) != 0 {
+					t.Errorf("listed %s: state %q, attempts %d, answer %+v, %d bytes of request",
+						m.ID, m.State, m.Attempts, m.Answer, len(m.Request))
 				}
-				for _, m := range page {
-					if m.Seq <= after {
-						t.Fatalf("seq %d after %d", m.Seq, after)
-					}
-					after = m.Seq
-					got = append(got, m.ID)
-					want := inbox.Message{Attempts: m.Attempts, State: m.State, Answer: m.Answer}
-					switch m.ID {
-					case "0", "3":
-						want = inbox.Message{Attempts: want.Attempts, State: inbox.Delivered, Answer: delivered.Answer}
-					case "1", "4":
-						want = inbox.Message{Attempts: 1, State: inbox.Dead, Answer: dead.Answer}
-					case "2", "5":
-						want = inbox.Message{Attempts: 1, State: inbox.Pending, Answer: retryIn(0).Answer}
-					default:
-						want = inbox.Message{State: inbox.Pending}
-					}
-					if m.State != want.State || m.Attempts != want.Attempts || m.Answer != want.Answer || len(m.Request) != 0 {
-						t.Errorf("listed %s: state %q, attempts %d, answer %+v, %d bytes of request",
-							m.ID, m.State, m.Attempts, m.Answer, len(m.Request))
-					}
-					if m.Settled.IsZero() != (m.State == inbox.Pending) || !m.Received.Equal(received) {
-						t.Errorf("listed %s: settled %s, received %s", m.ID, m.Settled, m.Received)
-					}
+				if m.Settled.IsZero() != (m.State == inbox.Pending) || !m.Received.Equal(received) {
+					t.Errorf("listed %s: settled %s, received %s", m.ID, m.Settled, m.Received)
 				}
 			}
+			got := ids(all)
 			if b.Moves { // it is by seq, and settling has changed that
 				slices.Sort(got)
 			}

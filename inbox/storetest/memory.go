@@ -17,11 +17,8 @@ type Memory struct {
 
 	mu       sync.Mutex
 	settings inbox.Settings
-	records  map[uint64]*record
-	inOrder  []*record // of their seq
-	byID     map[string]*record
+	records  []*record     // in the order of their seq
 	last     uint64        // seq
-	bytes    int64         // what counts against MaxBytes
 	changed  chan struct{} // closed at every change, for those who wait
 	failures map[string]error
 	puts     func() // before a put is carried out, outside of the lock
@@ -31,20 +28,15 @@ type Memory struct {
 // record is a message, and the number of its lease: 0 while nobody has it.
 type record struct {
 	inbox.Message
-	holder  int
-	holders int
-	size    int64
+	holder, holders int
 }
 
-// overhead is about what a message takes besides its id and request.
-const overhead = 64
+// size is what a message counts against MaxBytes.
+func size(m *inbox.Message) int64 { return int64(len(m.ID) + len(m.Subject) + len(m.Request) + 64) }
 
 // NewMemory makes a store that goes by the clock now.
 func NewMemory(settings inbox.Settings, now func() time.Time) *Memory {
-	return &Memory{
-		now: now, settings: settings, records: make(map[uint64]*record), byID: make(map[string]*record),
-		changed: make(chan struct{}), failures: make(map[string]error),
-	}
+	return &Memory{now: now, settings: settings, changed: make(chan struct{}), failures: make(map[string]error)}
 }
 
 // Fail lets every call of a method, such as "Put", return err, those that wait included; nil heals it.
@@ -74,31 +66,29 @@ func (m *Memory) wake() {
 	m.changed = make(chan struct{})
 }
 
-// enter takes the lock and returns why a call cannot be done; then the lock is free.
-func (m *Memory) enter(ctx context.Context, method string) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
+// call does what a method does, unless that cannot be done.
+func call[T any](ctx context.Context, m *Memory, method string, do func() (T, error)) (T, error) {
 	m.mu.Lock()
-	err := m.failures[method]
-	if m.closed {
-		err = inbox.ErrClosed
+	defer m.mu.Unlock()
+	var none T
+	switch err := m.failures[method]; {
+	case ctx.Err() != nil:
+		return none, ctx.Err()
+	case m.closed:
+		return none, inbox.ErrClosed
+	case err != nil:
+		return none, err
 	}
-	if err != nil {
-		m.mu.Unlock()
-	}
-	return err
+	return do()
 }
 
 // Configure implements inbox.Store.
 func (m *Memory) Configure(settings inbox.Settings) error {
-	if err := m.enter(context.Background(), "Configure"); err != nil {
-		return err
-	}
-	defer m.mu.Unlock()
-	m.settings = settings
-	m.wake()
-	return nil
+	return errorOf(call(context.Background(), m, "Configure", func() (any, error) {
+		m.settings = settings
+		m.wake()
+		return nil, nil
+	}))
 }
 
 // Settings are those that it goes by.
@@ -115,7 +105,7 @@ func (m *Memory) Closed() bool {
 	return m.closed
 }
 
-// Put implements inbox.Store.
+// Put implements inbox.Store. It forgets what was delivered longer ago than is to be remembered.
 func (m *Memory) Put(ctx context.Context, message *inbox.Message) (inbox.Receipt, error) {
 	m.mu.Lock()
 	hold := m.puts
@@ -123,110 +113,102 @@ func (m *Memory) Put(ctx context.Context, message *inbox.Message) (inbox.Receipt
 	if hold != nil {
 		hold()
 	}
-	if err := m.enter(ctx, "Put"); err != nil {
-		return 0, err
-	}
-	defer m.mu.Unlock()
-	m.forget()
-	r, receipt := m.byID[message.ID], inbox.Revived
-	size := int64(len(message.ID) + len(message.Subject) + len(message.Request) + overhead)
-	switch {
-	case r != nil && r.State != inbox.Dead:
-		return inbox.Repeated, nil
-	case r != nil:
-		if !m.room(size - r.size) {
+	return call(ctx, m, "Put", func() (inbox.Receipt, error) {
+		m.remove(func(r *record) bool {
+			return r.State == inbox.Delivered && m.now().Sub(r.Settled) > m.settings.Remember
+		})
+		r := m.find(func(r *record) bool { return r.ID == message.ID })
+		receipt, more := inbox.Stored, size(message)
+		if r != nil {
+			receipt, more = inbox.Revived, more-size(&r.Message)
+		}
+		switch {
+		case r != nil && r.State != inbox.Dead:
+			return inbox.Repeated, nil
+		case !m.room(more):
 			return 0, inbox.ErrFull
+		case r == nil:
+			m.last++
+			r = &record{Message: inbox.Message{Seq: m.last}}
+			m.records = append(m.records, r)
 		}
-		m.bytes -= r.size
-	default:
-		if !m.room(size) {
-			return 0, inbox.ErrFull
+		r.Message = inbox.Message{
+			Seq: r.Seq, ID: message.ID, Key: message.Key, Subject: message.Subject, Received: message.Received,
+			Request: bytes.Clone(message.Request), State: inbox.Pending, Due: m.now(),
 		}
-		m.last++
-		r, receipt = &record{Message: inbox.Message{Seq: m.last, ID: message.ID}}, inbox.Stored
-		m.records[r.Seq], m.byID[r.ID], m.inOrder = r, r, append(m.inOrder, r)
-	}
-	r.Key, r.Subject, r.Received, r.Request, r.size = message.Key, message.Subject, message.Received, bytes.Clone(message.Request), size
-	r.State, r.Attempts, r.Answer, r.Settled, r.Due = inbox.Pending, 0, inbox.Answer{}, time.Time{}, m.now()
-	m.bytes += size
-	m.wake()
-	return receipt, nil
-}
-
-// forget removes what was delivered longer ago than is to be remembered.
-func (m *Memory) forget() {
-	m.inOrder = slices.DeleteFunc(m.inOrder, func(r *record) bool {
-		old := r.State == inbox.Delivered && m.now().Sub(r.Settled) > m.settings.Remember
-		if old {
-			m.remove(r)
-		}
-		return old
+		m.wake()
+		return receipt, nil
 	})
 }
 
-// remove takes a message out of all but inOrder.
-func (m *Memory) remove(r *record) {
-	m.bytes -= r.size
-	delete(m.records, r.Seq)
-	delete(m.byID, r.ID)
+// find returns the first message of which that is true, or nil.
+func (m *Memory) find(is func(r *record) bool) *record {
+	if i := slices.IndexFunc(m.records, is); i >= 0 {
+		return m.records[i]
+	}
+	return nil
 }
 
-// room makes room for size more bytes, and reports whether there is.
-func (m *Memory) room(size int64) bool {
-	for _, r := range m.inOrder {
-		if m.settings.MaxBytes == 0 || m.bytes+size <= m.settings.MaxBytes {
-			break
-		}
-		if r.State == inbox.Delivered {
-			m.bytes -= int64(len(r.Request))
-			r.size -= int64(len(r.Request))
+func (m *Memory) at(seq uint64) *record { return m.find(func(r *record) bool { return r.Seq == seq }) }
+
+// remove removes the messages of which that is true, and returns how many.
+func (m *Memory) remove(is func(r *record) bool) int {
+	before := len(m.records)
+	m.records = slices.DeleteFunc(m.records, is)
+	return before - len(m.records)
+}
+
+func (m *Memory) bytes() (sum int64) {
+	for _, r := range m.records {
+		sum += size(&r.Message)
+	}
+	return sum
+}
+
+// room makes room for so many bytes more, and reports whether there is.
+func (m *Memory) room(more int64) bool {
+	over := m.bytes() + more - m.settings.MaxBytes
+	for _, r := range m.records {
+		if m.settings.MaxBytes > 0 && over > 0 && r.State == inbox.Delivered {
+			over -= int64(len(r.Request))
 			r.Request = nil
 		}
 	}
-	return m.settings.MaxBytes == 0 || m.bytes+size <= m.settings.MaxBytes
+	return m.settings.MaxBytes == 0 || over <= 0
 }
 
 // Lease implements inbox.Store.
 func (m *Memory) Lease(ctx context.Context) (*inbox.Message, error) {
 	for {
-		if err := m.enter(ctx, "Lease"); err != nil {
-			return nil, err
+		var changed <-chan struct{}
+		var wait time.Duration
+		leased, err := call(ctx, m, "Lease", func() (leased *inbox.Message, err error) {
+			leased, wait = m.next()
+			changed = m.changed
+			return leased, nil
+		})
+		if leased != nil || err != nil {
+			return leased, err
 		}
-		r, wait := m.next()
-		if r != nil {
-			r.holders++
-			r.holder = r.holders
-			message := r.Message
-			message.Request, message.Lease = bytes.Clone(r.Request), r.holder
-			m.mu.Unlock()
-			return &message, nil
-		}
-		changed := m.changed
-		m.mu.Unlock()
-		var due <-chan time.Time
-		if wait > 0 {
-			timer := time.NewTimer(wait)
-			defer timer.Stop()
-			due = timer.C
-		}
+		timer := time.NewTimer(wait)
 		select {
 		case <-changed:
-		case <-due:
+		case <-timer.C:
 		case <-ctx.Done():
 		}
+		timer.Stop()
 	}
 }
 
-// next returns the message that has been due for longest, or how long it is until one will be; 0: for ever.
-func (m *Memory) next() (found *record, wait time.Duration) {
-	now := m.now()
+// next leases the message that has been due for longest, or says how long it is until one will be.
+func (m *Memory) next() (leased *inbox.Message, wait time.Duration) {
+	now, wait := m.now(), time.Hour
 	blocked := make(map[string]bool)
 	for _, r := range m.records {
-		if r.holder != 0 {
-			blocked[r.Key] = r.Key != ""
-		}
+		blocked[r.Key] = blocked[r.Key] || r.holder != 0 && r.Key != ""
 	}
-	for _, r := range m.inOrder {
+	var found *record
+	for _, r := range m.records {
 		if r.State != inbox.Pending || r.holder != 0 || blocked[r.Key] {
 			continue
 		}
@@ -234,158 +216,144 @@ func (m *Memory) next() (found *record, wait time.Duration) {
 		left := r.Due.Sub(now)
 		switch {
 		case left > 0 && left <= m.settings.MaxDelay:
-			if wait == 0 || left < wait {
-				wait = left
-			}
+			wait = min(wait, left)
 		case found == nil || r.Due.Before(found.Due):
 			found = r
 		}
 	}
-	return found, wait
+	if found == nil {
+		return nil, wait
+	}
+	found.holders++
+	found.holder = found.holders
+	leased = found.copy(true)
+	leased.Lease = found.holder
+	return leased, 0
+}
+
+// copy is the caller's.
+func (r *record) copy(request bool) *inbox.Message {
+	m := r.Message
+	if m.Request = nil; request {
+		m.Request = bytes.Clone(r.Request)
+	}
+	return &m
 }
 
 // Settle implements inbox.Store.
 func (m *Memory) Settle(ctx context.Context, message *inbox.Message, outcome inbox.Outcome) error {
-	if err := m.enter(ctx, "Settle"); err != nil {
-		return err
-	}
-	defer m.mu.Unlock()
-	r := m.records[message.Seq]
-	if r == nil || r.holder == 0 || message.Lease != r.holder {
-		return nil
-	}
-	r.holder = 0
-	m.wake()
-	if outcome.Released {
-		return nil
-	}
-	r.Answer, r.State = outcome.Answer, outcome.Result
-	if outcome.Result != inbox.Delivered {
-		r.Attempts++
-	}
-	if outcome.Result == inbox.Pending {
-		r.Due = m.now().Add(outcome.Delay)
-	} else {
-		r.Settled = m.now()
-	}
-	return nil
+	return errorOf(call(ctx, m, "Settle", func() (any, error) {
+		r := m.at(message.Seq)
+		if r == nil || r.holder == 0 || message.Lease != r.holder {
+			return nil, nil
+		}
+		r.holder = 0
+		m.wake()
+		if outcome.Released {
+			return nil, nil
+		}
+		r.Answer, r.State = outcome.Answer, outcome.Result
+		if outcome.Result != inbox.Delivered {
+			r.Attempts++
+		}
+		if outcome.Result == inbox.Pending {
+			r.Due = m.now().Add(outcome.Delay)
+		} else {
+			r.Settled = m.now()
+		}
+		return nil, nil
+	}))
 }
 
 // List implements inbox.Store.
 func (m *Memory) List(ctx context.Context, query inbox.Query) ([]*inbox.Message, error) {
-	if err := m.enter(ctx, "List"); err != nil {
-		return nil, err
-	}
-	defer m.mu.Unlock()
-	var found []*inbox.Message
-	for _, r := range m.inOrder {
-		if len(found) < query.Limit && r.Seq > query.After && (query.State == "" || query.State == r.State) && query.Matches(&r.Message) {
-			message := r.Message
-			message.Request = nil
-			found = append(found, &message)
+	return call(ctx, m, "List", func() (found []*inbox.Message, err error) {
+		for _, r := range m.records {
+			if len(found) < query.Limit && r.Seq > query.After && (query.State == "" || query.State == r.State) && query.Matches(&r.Message) {
+				found = append(found, r.copy(false))
+			}
 		}
-	}
-	return found, nil
+		return found, nil
+	})
 }
 
 // Get implements inbox.Store.
 func (m *Memory) Get(ctx context.Context, seq uint64) (*inbox.Message, error) {
-	if err := m.enter(ctx, "Get"); err != nil {
-		return nil, err
-	}
-	defer m.mu.Unlock()
-	r := m.records[seq]
-	if r == nil {
-		return nil, inbox.ErrNotFound
-	}
-	message := r.Message
-	message.Request = bytes.Clone(r.Request)
-	return &message, nil
+	return call(ctx, m, "Get", func() (*inbox.Message, error) {
+		r := m.at(seq)
+		if r == nil {
+			return nil, inbox.ErrNotFound
+		}
+		return r.copy(true), nil
+	})
 }
 
 // Redeliver implements inbox.Store.
 func (m *Memory) Redeliver(ctx context.Context, seq uint64, force bool) (uint64, error) {
-	if err := m.enter(ctx, "Redeliver"); err != nil {
-		return 0, err
-	}
-	defer m.mu.Unlock()
-	r := m.records[seq]
-	switch {
-	case r == nil:
-		return 0, inbox.ErrNotFound
-	case r.holder != 0:
-		return 0, inbox.ErrLeased
-	case r.State == inbox.Delivered && !force:
-		return 0, inbox.ErrDelivered
-	case r.State == inbox.Delivered && r.Request == nil:
-		return 0, inbox.ErrNoRequest
-	case r.State != inbox.Pending:
-		r.State, r.Attempts, r.Settled = inbox.Pending, 0, time.Time{}
-	}
-	r.Due = m.now()
-	m.wake()
-	return seq, nil
+	return call(ctx, m, "Redeliver", func() (uint64, error) {
+		r := m.at(seq)
+		switch {
+		case r == nil:
+			return 0, inbox.ErrNotFound
+		case r.holder != 0:
+			return 0, inbox.ErrLeased
+		case r.State == inbox.Delivered && !force:
+			return 0, inbox.ErrDelivered
+		case r.State == inbox.Delivered && r.Request == nil:
+			return 0, inbox.ErrNoRequest
+		case r.State != inbox.Pending:
+			r.State, r.Attempts, r.Settled = inbox.Pending, 0, time.Time{}
+		}
+		r.Due = m.now()
+		m.wake()
+		return seq, nil
+	})
 }
 
 // Delete implements inbox.Store.
 func (m *Memory) Delete(ctx context.Context, seq uint64, force bool) error {
-	if err := m.enter(ctx, "Delete"); err != nil {
-		return err
-	}
-	defer m.mu.Unlock()
-	r := m.records[seq]
-	switch {
-	case r == nil:
-		return inbox.ErrNotFound
-	case r.holder != 0:
-		return inbox.ErrLeased
-	case r.State == inbox.Pending && !force:
-		return inbox.ErrPending
-	}
-	m.remove(r)
-	m.inOrder = slices.DeleteFunc(m.inOrder, func(other *record) bool { return other == r })
-	m.wake()
-	return nil
+	return errorOf(call(ctx, m, "Delete", func() (any, error) {
+		r := m.at(seq)
+		switch {
+		case r == nil:
+			return nil, inbox.ErrNotFound
+		case r.holder != 0:
+			return nil, inbox.ErrLeased
+		case r.State == inbox.Pending && !force:
+			return nil, inbox.ErrPending
+		}
+		m.remove(func(other *record) bool { return other == r })
+		m.wake()
+		return nil, nil
+	}))
 }
 
 // DeleteDead implements inbox.Store.
 func (m *Memory) DeleteDead(ctx context.Context, before time.Time) (int, error) {
-	if err := m.enter(ctx, "DeleteDead"); err != nil {
-		return 0, err
-	}
-	defer m.mu.Unlock()
-	all := len(m.inOrder)
-	m.inOrder = slices.DeleteFunc(m.inOrder, func(r *record) bool {
-		dead := r.State == inbox.Dead && (before.IsZero() || r.Settled.Before(before))
-		if dead {
-			m.remove(r)
-		}
-		return dead
+	return call(ctx, m, "DeleteDead", func() (int, error) {
+		return m.remove(func(r *record) bool { return r.State == inbox.Dead && (before.IsZero() || r.Settled.Before(before)) }), nil
 	})
-	return all - len(m.inOrder), nil
 }
 
 // Stats implements inbox.Store.
 func (m *Memory) Stats(ctx context.Context) (inbox.Stats, error) {
-	if err := m.enter(ctx, "Stats"); err != nil {
-		return inbox.Stats{}, err
-	}
-	defer m.mu.Unlock()
-	stats := inbox.Stats{Bytes: m.bytes}
-	for _, r := range m.records {
-		switch r.State {
-		case inbox.Pending:
-			stats.Pending++
-			if stats.Oldest.IsZero() || r.Received.Before(stats.Oldest) {
-				stats.Oldest = r.Received
+	return call(ctx, m, "Stats", func() (inbox.Stats, error) {
+		stats := inbox.Stats{Bytes: m.bytes()}
+		for _, r := range m.records {
+			switch r.State {
+			case inbox.Pending:
+				stats.Pending++
+				if stats.Oldest.IsZero() || r.Received.Before(stats.Oldest) {
+					stats.Oldest = r.Received
+				}
+			case inbox.Delivered:
+				stats.Delivered++
+			case inbox.Dead:
+				stats.Dead++
 			}
-		case inbox.Delivered:
-			stats.Delivered++
-		case inbox.Dead:
-			stats.Dead++
 		}
-	}
-	return stats, nil
+		return stats, nil
+	})
 }
 
 // Close implements inbox.Store.

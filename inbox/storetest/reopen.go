@@ -37,38 +37,17 @@ func testClose(t *testing.T, b *Backend) {
 	}
 	ctx := context.Background()
 	for name, call := range map[string]func() error{
-		"Configure": func() error { return store.Configure(Defaults()) },
-		"Put": func() error {
-			_, err := store.Put(ctx, message("c"))
-			return err
-		},
-		"Lease": func() error {
-			_, err := store.Lease(ctx)
-			return err
-		},
+		"Configure":        func() error { return store.Configure(Defaults()) },
+		"Put":              func() error { return errorOf(store.Put(ctx, message("c"))) },
+		"Lease":            func() error { return errorOf(store.Lease(ctx)) },
 		"Settle":           func() error { return store.Settle(ctx, first, delivered) },
 		"Settle, released": func() error { return store.Settle(ctx, second, released) },
-		"List": func() error {
-			_, err := store.List(ctx, inbox.Query{Limit: 1})
-			return err
-		},
-		"Get": func() error {
-			_, err := store.Get(ctx, seq)
-			return err
-		},
-		"Redeliver": func() error {
-			_, err := store.Redeliver(ctx, seq, true)
-			return err
-		},
-		"Delete": func() error { return store.Delete(ctx, seq, true) },
-		"DeleteDead": func() error {
-			_, err := store.DeleteDead(ctx, time.Time{})
-			return err
-		},
-		"Stats": func() error {
-			_, err := store.Stats(ctx)
-			return err
-		},
+		"List":             func() error { return errorOf(store.List(ctx, inbox.Query{Limit: 1})) },
+		"Get":              func() error { return errorOf(store.Get(ctx, seq)) },
+		"Redeliver":        func() error { return errorOf(store.Redeliver(ctx, seq, true)) },
+		"Delete":           func() error { return store.Delete(ctx, seq, true) },
+		"DeleteDead":       func() error { return errorOf(store.DeleteDead(ctx, time.Time{})) },
+		"Stats":            func() error { return errorOf(store.Stats(ctx)) },
 	} {
 		if err := call(); !errors.Is(err, inbox.ErrClosed) {
 			t.Errorf("%s: %v, want %v", name, err, inbox.ErrClosed)
@@ -76,6 +55,8 @@ func testClose(t *testing.T, b *Backend) {
 	}
 	closeStore(t, store) // again
 }
+
+func errorOf[T any](_ T, err error) error { return err }
 
 func durable(t *testing.T, b *Backend) {
 	t.Helper()

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -310,6 +311,27 @@ func list(t *testing.T, store inbox.Store, query inbox.Query) []*inbox.Message {
 	return messages
 }
 
+// pages lists all that a query selects, page after page.
+func pages(t *testing.T, store inbox.Store, query inbox.Query) (all []*inbox.Message) {
+	t.Helper()
+	for {
+		page := list(t, store, query)
+		if len(page) == 0 {
+			return all
+		}
+		if len(page) > query.Limit {
+			t.Fatalf("%d listed, with the limit %d", len(page), query.Limit)
+		}
+		for _, m := range page {
+			if m.Seq <= query.After {
+				t.Fatalf("seq %d after %d", m.Seq, query.After)
+			}
+			query.After = m.Seq
+		}
+		all = append(all, page...)
+	}
+}
+
 func ids(messages []*inbox.Message) []string {
 	var all []string
 	for _, m := range messages {
@@ -321,18 +343,12 @@ func ids(messages []*inbox.Message) []string {
 // seqOf finds a message by its id.
 func seqOf(t *testing.T, store inbox.Store, id string) uint64 {
 	t.Helper()
-	for after := uint64(0); ; {
-		page := list(t, store, inbox.Query{After: after, Limit: 100})
-		if len(page) == 0 {
-			t.Fatalf("%q is not in the list", id)
-		}
-		for _, m := range page {
-			if m.ID == id {
-				return m.Seq
-			}
-			after = m.Seq
-		}
+	all := pages(t, store, inbox.Query{Limit: 100})
+	at := slices.Index(ids(all), id)
+	if at < 0 {
+		t.Fatalf("%q is not in the list", id)
 	}
+	return all[at].Seq
 }
 
 func counts(t *testing.T, store inbox.Store, pending, delivered, dead int64) inbox.Stats {
