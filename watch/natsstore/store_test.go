@@ -5,6 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -100,6 +103,71 @@ func TestCutOff(t *testing.T) {
 	storetest.CutOff(t, s, server.Kill, func() { server.Start(); server.Usable() })
 }
 
+// TestHung: the server of the connection stands still and closes nothing. Another one is taken, as by the inbox; that took half a minute, in
+// which every refund was refused.
+func TestHung(t *testing.T) {
+	server := natstest.Run(t, "")
+	hung := [2]atomic.Bool{}
+	var ways []string
+	for i := range hung {
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = listener.Close() })
+		ways = append(ways, "nats://"+listener.Addr().String())
+		pass := func(to, from net.Conn) {
+			defer to.Close()
+			buffer := make([]byte, 1<<16)
+			for {
+				n, err := from.Read(buffer)
+				if err != nil {
+					return
+				}
+				if !hung[i].Load() {
+					_, _ = to.Write(buffer[:n])
+				}
+			}
+		}
+		go func() {
+			for {
+				client, err := listener.Accept()
+				if err != nil {
+					return
+				}
+				there, err := net.Dial("tcp", server.URL()[len("nats://"):])
+				if err != nil {
+					_ = client.Close()
+					return
+				}
+				go pass(client, there)
+				go pass(there, client)
+			}
+		}()
+	}
+	n := provider(t, ways...)
+	s, err := n.Open(t.Context(), "chinaums", zap.NewNop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if _, err := s.Put(t.Context(), "shop/1", []byte("a"), 0); err != nil {
+		t.Fatal(err)
+	}
+	used := s.(*store).connection.ConnectedUrl()
+	hung[slices.Index(ways, used)].Store(true)
+	begun := time.Now()
+	natstest.Eventually(t, "it is read", func() bool {
+		_, err := s.Get(t.Context(), "shop/1")
+		return err == nil
+	})
+	took := time.Since(begun)
+	t.Logf("it took %s", took)
+	if took > 15*time.Second { // 6 s, and the machine may be busy
+		t.Errorf("it took %s", took)
+	}
+}
+
 func openStore(t *testing.T, s *natstest.Server, name string) watch.Store {
 	t.Helper()
 	n := provider(t, s.URL())
@@ -110,9 +178,9 @@ func openStore(t *testing.T, s *natstest.Server, name string) watch.Store {
 	return opened
 }
 
-func provider(t *testing.T, url string) *Nats {
+func provider(t *testing.T, urls ...string) *Nats {
 	t.Helper()
-	n := &Nats{Options: natsconn.Options{URLs: []string{url}}}
+	n := &Nats{Options: natsconn.Options{URLs: urls}}
 	if err := n.Provision(caddy.Context{Context: t.Context()}); err != nil {
 		t.Fatal(err)
 	}
