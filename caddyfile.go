@@ -102,7 +102,7 @@ func (n *Notify) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			return true, o.Flag(&n.Confirm)
 		}
 		return o.Notify(&n.Notify)
-	})
+	}, syntax.NotifyOptions...)
 }
 
 func parseReturn(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
@@ -121,7 +121,7 @@ func (p *Return) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			return true, o.List(&p.Ignore)
 		}
 		return false, nil
-	})
+	}, "ignore")
 }
 
 func parseGuard(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
@@ -141,7 +141,7 @@ func parseGuard(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 //	    validate     off|warn|reject
 //	}
 func (g *Guard) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
-	return syntax.Directive(d, "chinaums_guard", &g.Merchant, func(o *syntax.Options) (bool, error) { return o.Guard(&g.Guard) })
+	return syntax.Directive(d, "chinaums_guard", &g.Merchant, func(o *syntax.Options) (bool, error) { return o.Guard(&g.Guard) }, syntax.GuardOptions...)
 }
 
 func parseH5(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
@@ -172,7 +172,7 @@ func (p *H5) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			return false, nil
 		}
 		return true, err
-	})
+	}, "allow", "token", "paths", "max_size")
 }
 
 // UnmarshalCaddyfile sets up the transport from Caddyfile tokens. Syntax:
@@ -195,6 +195,9 @@ func (t *Transport) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			return err
 		}
 		if !known {
+			if err := o.Misspelt("auth"); err != nil {
+				return err
+			}
 			rest = append(rest, d.NextSegment()...)
 		}
 	}
@@ -247,7 +250,7 @@ func (p *Proxy) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			return true, o.Word(&p.Auth, authBodySig, authAccessToken)
 		}
 		return false, nil
-	})
+	}, "auth")
 }
 
 // Interface guards

@@ -73,7 +73,7 @@ func (i *Inbox) unmarshal(name string, d *caddyfile.Dispenser) error {
 		case "id", "retry", "give_up", "timeout", "max_size", "concurrency", "ack", "order_by", "deliver":
 			err = d.WrapErr(locale.Errorf("%s: %s belongs into the directive inbox of a site", o.Of, d.Val()))
 		default:
-			err = o.Unknown()
+			err = o.Unknown("store", "max_store", "remember")
 		}
 		if err != nil {
 			return err
@@ -171,7 +171,7 @@ func parseHandler(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 		case "store", "max_store", "remember":
 			err = d.WrapErr(locale.Errorf("%s: %s belongs into the global option inbox, at the head of the Caddyfile", o.Of, d.Val()))
 		default:
-			err = o.Unknown()
+			err = o.Unknown("id", "retry", "give_up", "timeout", "max_size", "concurrency", "ack", "order_by", "deliver")
 		}
 		if err != nil {
 			return nil, err

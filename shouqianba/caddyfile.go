@@ -93,7 +93,7 @@ func (n *Notify) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			return true, o.Flag(&n.Confirm)
 		}
 		return o.Notify(&n.Notify)
-	})
+	}, syntax.NotifyOptions...)
 }
 
 func parseGuard(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
@@ -113,7 +113,7 @@ func parseGuard(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 //	    validate     off|warn|reject
 //	}
 func (g *Guard) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
-	return syntax.Directive(d, "shouqianba_guard", &g.Terminal, func(o *syntax.Options) (bool, error) { return o.Guard(&g.Guard) })
+	return syntax.Directive(d, "shouqianba_guard", &g.Terminal, func(o *syntax.Options) (bool, error) { return o.Guard(&g.Guard) }, syntax.GuardOptions...)
 }
 
 // UnmarshalCaddyfile sets up the transport from Caddyfile tokens. Syntax:
@@ -135,6 +135,9 @@ func (t *Transport) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			return err
 		}
 		if !known {
+			if err := o.Misspelt(); err != nil {
+				return err
+			}
 			rest = append(rest, d.NextSegment()...)
 		}
 	}

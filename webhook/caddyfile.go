@@ -59,7 +59,7 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			}
 			h.MaxSize = int64(size)
 		default:
-			return d.Errf("webhook_signature: unknown option %.64q", option)
+			return d.Errf("webhook_signature: unknown option %.64q; there is max_size", option)
 		}
 		if d.NextArg() {
 			return d.Errf("webhook_signature: surplus argument %.64q", d.Val())

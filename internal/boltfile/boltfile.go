@@ -62,7 +62,7 @@ func (o *Options) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	block := syntax.Options{D: d, Of: "store bolt"}
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
 		if d.Val() != "path" {
-			return block.Unknown()
+			return block.Unknown("path")
 		}
 		if err := block.One(&o.Path); err != nil {
 			return err

@@ -262,7 +262,7 @@ func (o *Options) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 				o.CertFile, o.KeyFile = files[0], files[1]
 			}
 		default:
-			err = block.Unknown()
+			err = block.Unknown("replicas", "creds", "ca", "cert")
 		}
 		if err != nil {
 			return err

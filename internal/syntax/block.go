@@ -12,13 +12,13 @@ import (
 )
 
 // Directive reads a directive that takes an account's name and a block. option reads the option at the cursor, if there is
-// one of this name.
-func Directive(d *caddyfile.Dispenser, of string, account *string, option func(o *Options) (known bool, err error)) error {
+// one of this name; names are all that there are.
+func Directive(d *caddyfile.Dispenser, of string, account *string, option func(o *Options) (known bool, err error), names ...string) error {
 	d.Next() // the directive's name
 	if err := Argument(d, account); err != nil {
 		return err
 	}
-	return (&Options{D: d, Of: of}).each(0, option)
+	return (&Options{D: d, Of: of}).each(0, option, names)
 }
 
 // Accounts reads the global option of a platform's app into configs, which is a part of app. Several blocks merge, so that
@@ -60,6 +60,15 @@ func Accounts[Config any](d *caddyfile.Dispenser, existing any, name, kind strin
 			continue
 		}
 		if d.Val() != kind {
+			options := []string{kind}
+			for _, option := range names(app) {
+				if option != kind+"s" { // its accounts, in JSON
+					options = append(options, option)
+				}
+			}
+			if Nearest(d.Val(), options) != "" {
+				return nil, Unknown(d, name, options...)
+			}
 			return nil, d.WrapErr(locale.Errorf("unknown option %q; %s has %s", d.Val(), name, kind))
 		}
 		if !d.NextArg() {
@@ -76,7 +85,7 @@ func Accounts[Config any](d *caddyfile.Dispenser, existing any, name, kind strin
 			return nil, d.WrapErr(locale.Errorf("%s %s: there are two %ss of this name", kind, account, kind))
 		}
 		o := &Options{D: d, Of: kind + " " + account}
-		if err := o.each(d.Nesting(), func(o *Options) (bool, error) { return option(config, o) }); err != nil {
+		if err := o.each(d.Nesting(), func(o *Options) (bool, error) { return option(config, o) }, names(config)); err != nil {
 			return nil, err
 		}
 		if check != nil {
@@ -90,11 +99,11 @@ func Accounts[Config any](d *caddyfile.Dispenser, existing any, name, kind strin
 }
 
 // each calls option for every option of the block at the cursor, and refuses those that there are not.
-func (o *Options) each(nesting int, option func(o *Options) (known bool, err error)) error {
+func (o *Options) each(nesting int, option func(o *Options) (known bool, err error), names []string) error {
 	for o.D.NextBlock(nesting) {
 		known, err := option(o)
 		if err == nil && !known {
-			err = o.Unknown()
+			err = o.Unknown(names...)
 		}
 		if err != nil {
 			return err

@@ -179,11 +179,6 @@ func (o *Options) Flag(target *bool) error {
 	return nil
 }
 
-// Unknown is the error of an option that does not exist.
-func (o *Options) Unknown() error {
-	return o.D.WrapErr(locale.Errorf("%s: unknown option %q", o.Of, o.D.Val()))
-}
-
 // Guard reads the option at the cursor if every platform's guard has it.
 func (o *Options) Guard(g *outbound.Guard) (known bool, err error) {
 	switch o.D.Val() {
@@ -238,8 +233,9 @@ func (o *Options) Compression() (known bool, err error) {
 	return true, o.Word(&word, "off")
 }
 
-// Proxy reads the options of a proxy directive. own reads the option at the cursor, if it is the platform's own.
-func (o *Options) Proxy(p *outbound.Proxy, longForm string, own func() (known bool, err error)) error {
+// Proxy reads the options of a proxy directive. own reads the option at the cursor, if it is the platform's own; names are
+// the platform's own options.
+func (o *Options) Proxy(p *outbound.Proxy, longForm string, own func() (known bool, err error), names ...string) error {
 	d := o.D
 	first := d.Token()
 	var transport []caddyfile.Token
@@ -265,6 +261,9 @@ func (o *Options) Proxy(p *outbound.Proxy, longForm string, own func() (known bo
 		case transportOptions[d.Val()]:
 			transport = append(transport, d.NextSegment()...)
 		default:
+			if names := slices.Concat(names, GuardOptions, TransportOptions(), []string{"header_up"}); Nearest(d.Val(), names) != "" {
+				return o.Unknown(names...)
+			}
 			return d.WrapErr(locale.Errorf("%s: unknown option %q; other options of reverse_proxy are for the long form: %s", o.Of, d.Val(), longForm))
 		}
 	}

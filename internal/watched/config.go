@@ -234,7 +234,7 @@ func (c *Config) option(o *syntax.Options) error {
 	case "keep":
 		return o.Duration(&c.Keep)
 	}
-	return o.Unknown()
+	return o.Unknown("store", "inbox", "uri", "orders", "unknown", "give_up", "rate", "refunds", "amounts", "keep")
 }
 
 const storeNamespace = "watch.stores"
