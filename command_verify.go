@@ -123,9 +123,7 @@ var doctorTexts = doctor.Texts
 func forDoctor(m *merchant, keys []doctor.Key) *doctor.Gateway {
 	g := &doctor.Gateway{
 		Merchant: m.name, NotifyKeys: len(m.notifyKeys), Keys: keys, MaxFields: maxNotifyFields,
-		DigestSize: func(signType string) int {
-			return map[digestSet]int{digestMD5: md5.Size, digestSHA256: sha256.Size}[digestOf([]byte(signType))]
-		},
+		DigestSize: digestSize,
 		Signature: func(header string) (doctor.Signature, error) {
 			sig, err := parseBodySig(header)
 			return doctor.Signature(sig), err
@@ -142,6 +140,37 @@ func forDoctor(m *merchant, keys []doctor.Key) *doctor.Gateway {
 		g.Notifies = explained(m.name, err)
 	}
 	return g
+}
+
+// digestSize is the size of the digest that a signType names, 0 if it names none.
+func digestSize(signType string) int {
+	return map[digestSet]int{digestMD5: md5.Size, digestSHA256: sha256.Size}[digestOf([]byte(signType))]
+}
+
+// mistake says which known mistake explains a wrong signature of a notify for m, for the log. all are the merchants, m too.
+func (m *merchant) mistake(content []byte, all []*merchant) string {
+	var own, others []doctor.Key
+	for _, other := range all {
+		for i, key := range other.notifyKeys {
+			label := "notify_key"
+			if i > 0 {
+				label += " " + strconv.Itoa(i+1)
+			}
+			if other == m {
+				own = append(own, doctor.Key{Label: label, Key: key})
+			} else {
+				others = append(others, doctor.Key{Label: label + " of " + other.name, Key: key, Mistake: doctor.AnotherKey})
+			}
+		}
+	}
+	if m.signer != nil {
+		own = append(own, doctor.Key{Label: "app_key", Key: m.signer.appKey, Mistake: doctor.AppKey})
+	}
+	isJSON := isJSONObject(content)
+	if said := doctor.Quick(content, isJSON, digestSize, slices.Concat(own, others)); said != "" {
+		return said
+	}
+	return doctor.Quick(content, isJSON, digestSize, own) // many merchants are no reason to say nothing
 }
 
 // verdict is what chinaums_notify finds of a notify.

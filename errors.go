@@ -3,8 +3,10 @@ package chinaums
 import (
 	"cmp"
 	"encoding/json"
+	"net/http"
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/fields"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/inbound"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/outbound"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/text"
 )
@@ -19,6 +21,16 @@ var outward = outbound.Platform{
 	Advice:      advice,
 	Order:       orderOf,
 	Validate:    validate,
+	LikeNotify:  likeNotify,
+}
+
+// likeNotify: a notify is a form, which no call is.
+func likeNotify(r *http.Request, reason string) bool {
+	switch reason {
+	case "allow", "named_address", "token", "path", "content_type":
+		return r.Method == http.MethodPost && inbound.MediaType(r.Header.Get("Content-Type")) == "application/x-www-form-urlencoded"
+	}
+	return false
 }
 
 // envelope gives the gateway's own answer the platform's shape (checklist A-RSP-01, A-RSP-02).

@@ -108,6 +108,9 @@ func (p *H5) Provision(ctx caddy.Context) error {
 	return nil
 }
 
+// Signing returns the guard.
+func (p *H5) Signing() *outbound.Guard { return &p.guard }
+
 // ServeHTTP implements caddyhttp.MiddlewareHandler. It answers every request itself.
 func (p *H5) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
 	start := time.Now()

@@ -11,11 +11,14 @@
 package chinaums
 
 import (
+	"crypto/subtle"
 	"encoding/json"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/accounts"
@@ -23,6 +26,7 @@ import (
 	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/outbound"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/platform"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/text"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/watched"
 )
 
@@ -35,6 +39,9 @@ const (
 	productionUpstream = "https://api-mop.chinaums.com"
 	testUpstream       = "https://test-api-open.chinaums.com"
 )
+
+// midLength is how long every mid in the documents is.
+const midLength = 15
 
 // App holds the merchants whose keys the handlers use. It is configured once, as a global option; the handlers name a
 // merchant, or leave the name out where there is exactly one.
@@ -86,6 +93,8 @@ type App struct {
 	patience  time.Duration // how long Cleanup waits for calls under way
 	ctx       caddy.Context
 	logger    *zap.Logger
+
+	notifyPaths atomic.Pointer[[]string] // where notifies are taken; nil before the start
 }
 
 // Merchant is one merchant's identity at the platform. Every value may be a placeholder, such as `{env.UMS_APP_KEY}` or
@@ -227,6 +236,10 @@ func (a *App) resolve(name string, config *Merchant) (*merchant, error) {
 		if err != nil {
 			return nil, err
 		}
+		if m.signer != nil && subtle.ConstantTimeCompare([]byte(key), m.signer.appKey) == 1 {
+			o.Warn("notify_key is the same as app_key: the platform gives two keys, and signs notifies with the communication key (通讯密钥)",
+				zap.String("option", "notify_key"))
+		}
 		m.notifyKeys = append(m.notifyKeys, []byte(key))
 	}
 	for _, raw := range config.SignTypes {
@@ -254,6 +267,9 @@ func (a *App) resolve(name string, config *Merchant) (*merchant, error) {
 		}
 		if m.mids[mid] {
 			return nil, locale.Errorf("mid: %s is named twice", mid)
+		}
+		if len(mid) != midLength {
+			o.Warn("a mid of this platform has 15 characters; notifies of another one are refused", zap.String("mid", text.ASCII(mid, text.Limit)))
 		}
 		m.mids[mid] = true
 	}
@@ -323,7 +339,14 @@ func checkSharedNotifyKeys(merchants []*merchant) error {
 }
 
 // Start implements caddy.App.
-func (a *App) Start() error { return a.watched.Start() }
+func (a *App) Start() error {
+	paths := platform.LookAround(a.ctx, "chinaums", a.logger, func(handler caddyhttp.MiddlewareHandler) bool {
+		_, ok := handler.(*Notify)
+		return ok
+	})
+	a.notifyPaths.Store(&paths)
+	return a.watched.Start()
+}
 
 // Stop implements caddy.App.
 func (a *App) Stop() error {

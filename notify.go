@@ -190,6 +190,9 @@ func (n *Notify) verify(m *merchant, content []byte, header http.Header) (*inbou
 		}
 	}
 	if rejected != nil {
+		if rejected.Reason == reasonSignature {
+			rejected.Diagnose = func() string { return m.mistake(content, n.app.merchants.All()) }
+		}
 		return nil, fields.identify(rejected)
 	}
 	source := m.source()

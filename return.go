@@ -214,9 +214,15 @@ func (p *Return) reject(r *http.Request, m *merchant, rejected *inbound.Rejectio
 		repl.Set("http.chinaums.reason", rejected.Reason)
 	}
 	if suppressed, ok := p.refusals.Allow(rejected.Reason); ok {
-		p.logger.Warn("return page refused",
+		fields := []zap.Field{
 			zap.String("merchant", name), zap.String("reason", rejected.Reason), zap.Int("status", rejected.Status),
-			zap.String("path", text.ASCII(r.URL.Path, text.Limit)), zap.String("remote", r.RemoteAddr), zap.Int("suppressed", suppressed))
+			zap.String("path", text.ASCII(r.URL.Path, text.Limit)), zap.String("remote", r.RemoteAddr), zap.Int("suppressed", suppressed),
+		}
+		if paths := p.app.notifyPaths.Load(); r.Method == http.MethodPost && paths != nil && len(*paths) > 0 {
+			fields = append(fields, zap.String("hint", "this may be one of the platform's notifies; they are taken elsewhere: correct the notifyUrl"),
+				zap.Strings("notify_paths", *paths))
+		}
+		p.logger.Warn("return page refused", fields...)
 	}
 	return caddyhttp.Error(rejected.Status, fmt.Errorf("chinaums_return: %s", rejected.Reason))
 }

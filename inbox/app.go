@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -26,6 +27,7 @@ import (
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/accounts"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/routes"
 )
 
 func init() {
@@ -216,8 +218,29 @@ func (a *App) Lookup(name string) (Store, bool) {
 	return nil, false
 }
 
+// lookAround warns of a webhook_signature in front of an inbox: it would sign once, when the request is stored, and an app
+// refuses what was signed long ago.
+func (a *App) lookAround() {
+	routes.Walk(a.ctx, func(_ *caddyhttp.Server, way []routes.Step) {
+		last := way[len(way)-1]
+		h, ok := last.Handler.(*Handler)
+		if !ok || h.signs {
+			return
+		}
+		for _, step := range way[:len(way)-1] {
+			module, ok := step.Handler.(caddy.Module)
+			if ok && module.CaddyModule().ID == "http.handlers.webhook_signature" && (len(step.Matchers) == 0 || reflect.DeepEqual(step.Matchers, last.Matchers)) {
+				a.logger.Warn("webhook_signature stands in front of inbox, so that it signs once: an app refuses later deliveries as too old; move it into deliver",
+					zap.String("inbox", h.Inbox))
+				return
+			}
+		}
+	})
+}
+
 // Start opens the stores, or takes them over from the configuration before, and begins to deliver.
 func (a *App) Start() error {
+	a.lookAround()
 	for _, name := range a.Names() {
 		if err := a.boxes[name].open(); err != nil {
 			return locale.Errorf("inbox %s: %w", name, err)

@@ -161,7 +161,7 @@ func wait(ctx context.Context, d time.Duration) bool {
 
 // deliver makes one delivery and settles the message.
 func (d *delivery) deliver(message *Message) {
-	outcome, result := d.attempt(message)
+	outcome, result, hint := d.attempt(message)
 	if !d.settle(message, outcome) {
 		return
 	}
@@ -176,7 +176,7 @@ func (d *delivery) deliver(message *Message) {
 		d.store.taking.failed(d.now())
 		d.store.died(message.ID)
 		if suppressed, ok := d.notes.Allow("given up"); ok {
-			d.logger.Error("message given up: it is a dead letter now", append(d.describe(message, outcome),
+			d.logger.Error("message given up: it is a dead letter now", append(d.describe(message, outcome, hint),
 				zap.Int("attempts", message.Attempts+1), zap.Int("suppressed", suppressed))...)
 		}
 		d.app.emit("inbox.dead_letter", map[string]any{
@@ -185,16 +185,16 @@ func (d *delivery) deliver(message *Message) {
 		})
 	default:
 		d.store.taking.failed(d.now())
-		d.logFailed(message, outcome, result)
+		d.logFailed(message, outcome, result, hint)
 	}
 }
 
-// attempt runs the handlers once and says what becomes of the message.
-func (d *delivery) attempt(message *Message) (outcome Outcome, result string) {
+// attempt runs the handlers once and says what becomes of the message. hint says what is probably wrong, for the log.
+func (d *delivery) attempt(message *Message) (outcome Outcome, result, hint string) {
 	stored, err := decodeRequest(message.Request)
 	if err != nil {
 		// No later attempt could read it either. It stays, for somebody to look at.
-		return Outcome{Result: Dead, Answer: Answer{Error: clip("the stored request cannot be read: "+err.Error(), keptAnswer)}}, "dead"
+		return Outcome{Result: Dead, Answer: Answer{Error: clip("the stored request cannot be read: "+err.Error(), keptAnswer)}}, "dead", ""
 	}
 	ctx, cancel := context.WithTimeout(d.running, d.schedule.timeout)
 	judged := verdict.Deliver(stored.restore(ctx), d.handler, d.ack, d.logger)
@@ -203,10 +203,10 @@ func (d *delivery) attempt(message *Message) (outcome Outcome, result string) {
 	switch {
 	case judged.Taken || judged.Late:
 		outcome.Result = Delivered
-		return outcome, "delivered"
+		return outcome, "delivered", ""
 	case d.running.Err() != nil:
 		// The gateway stops and has cut it: that is not the app's fault.
-		return Outcome{Released: true}, ""
+		return Outcome{Released: true}, "", ""
 	}
 	result = "failed"
 	if judged.TimedOut {
@@ -215,10 +215,10 @@ func (d *delivery) attempt(message *Message) (outcome Outcome, result string) {
 	delay, again := d.schedule.next(message.Attempts+1, d.now().Sub(message.Received), d.jitter())
 	if !again {
 		outcome.Result = Dead
-		return outcome, "dead"
+		return outcome, "dead", judged.Hint()
 	}
 	outcome.Result, outcome.Delay = Pending, delay
-	return outcome, result
+	return outcome, result, judged.Hint()
 }
 
 // encodedAnswer is what is said of an answer with a word that cannot be read.
@@ -277,7 +277,7 @@ func (d *delivery) settle(message *Message, outcome Outcome) bool {
 			_ = d.trySettle(message, Outcome{Released: true}, stopPatience) // what fails then has been told already
 		}
 		if suppressed, ok := d.notes.Allow("unsettled"); ok {
-			d.logger.Error("what became of a delivery could not be stored: it will be delivered again", append(d.describe(message, outcome),
+			d.logger.Error("what became of a delivery could not be stored: it will be delivered again", append(d.describe(message, outcome, ""),
 				zap.String("result", string(outcome.Result)), zap.Error(err), zap.Int("suppressed", suppressed))...)
 		}
 		return false
@@ -328,7 +328,7 @@ func (d *delivery) storePassed() {
 }
 
 // logFailed logs a delivery that has failed, at most ten times a minute for each way.
-func (d *delivery) logFailed(message *Message, outcome Outcome, result string) {
+func (d *delivery) logFailed(message *Message, outcome Outcome, result, hint string) {
 	text := "message not delivered; it will be tried again"
 	if outcome.Answer.Status >= 200 && outcome.Answer.Status <= 299 && outcome.Answer.Error == "refused" {
 		result = "unclear"
@@ -342,16 +342,20 @@ func (d *delivery) logFailed(message *Message, outcome Outcome, result string) {
 	if !ok {
 		return
 	}
-	d.logger.Warn(text, append(d.describe(message, outcome), zap.Int("attempts", message.Attempts+1),
+	d.logger.Warn(text, append(d.describe(message, outcome, hint), zap.Int("attempts", message.Attempts+1),
 		zap.Duration("next", outcome.Delay), zap.Int("suppressed", suppressed))...)
 }
 
 // describe are the fields that tell which message it was and what the app said.
-func (d *delivery) describe(message *Message, outcome Outcome) []zap.Field {
-	return []zap.Field{
+func (d *delivery) describe(message *Message, outcome Outcome, hint string) []zap.Field {
+	fields := []zap.Field{
 		zap.Uint64("seq", message.Seq), zap.String("message_id", clip(message.ID, loggedID)), zap.Int("app_status", outcome.Answer.Status),
 		zap.String("answer", strconv.QuoteToASCII(clip(outcome.Answer.Body, loggedAnswer))), zap.String("reason", outcome.Answer.Error),
 	}
+	if hint != "" {
+		fields = append(fields, zap.String("hint", hint))
+	}
+	return fields
 }
 
 // schedule says when a message is tried again, and when it is given up.

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -547,4 +548,24 @@ func TestContext(t *testing.T) {
 		t.Errorf("%q", words)
 	}
 	g.becomes("1", inbox.Delivered)
+}
+
+// TestHintOfTheApp: the line of a message that the app has not taken says what is probably wrong. Before, it had the status
+// only.
+func TestHintOfTheApp(t *testing.T) {
+	for status, want := range map[int]string{401: "APP_SECRET", 404: "notifyUrl's path", 500: "an error in the app", 302: "the app redirects"} {
+		t.Run(strconv.Itoa(status), func(t *testing.T) {
+			g := start(t, options{
+				handler: map[string]any{"retry": []string{"1h"}},
+				app: func(w http.ResponseWriter, _ *http.Request) error {
+					w.WriteHeader(status)
+					return nil
+				},
+			})
+			g.accepted("a", "{}")
+			testutil.Eventually(t, "the delivery is logged", func() bool {
+				return len(g.log.lines("it will be tried again", `"hint":"`, want)) == 1
+			})
+		})
+	}
 }

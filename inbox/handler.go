@@ -145,6 +145,7 @@ type Handler struct {
 	events  func(event string, data map[string]any)
 	logger  *zap.Logger
 	notes   *ratelog.Limiter
+	signs   bool // webhook_signature is in deliver
 }
 
 // CaddyModule returns the Caddy module information.
@@ -219,6 +220,7 @@ func (h *Handler) provisionDelivery(ctx caddy.Context) error {
 	if len(h.DeliverRaw) == 0 || string(h.DeliverRaw) == "null" {
 		return locale.Errorf("deliver: at least one handler is needed, such as reverse_proxy")
 	}
+	h.signs = bytes.Contains(h.DeliverRaw, []byte(`"webhook_signature"`))
 	identity, err := h.deliveryIdentity()
 	if err != nil {
 		return err

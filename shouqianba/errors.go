@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/json"
+	"net/http"
+	"strings"
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/fields"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/outbound"
@@ -19,6 +21,17 @@ var outward = outbound.Platform{
 	Words:       words,
 	Order:       orderOf,
 	Validate:    validate,
+	LikeNotify:  likeNotify,
+}
+
+// likeNotify: a notify comes from far and is signed; an app's call has a token or nothing.
+func likeNotify(r *http.Request, reason string) bool {
+	switch reason {
+	case "allow", "named_address", "token", "path":
+		authorization := r.Header.Get("Authorization")
+		return r.Method == http.MethodPost && len(authorization) >= 100 && !strings.HasPrefix(authorization, "Bearer ")
+	}
+	return false
 }
 
 // envelope gives the gateway's own answer the platform's shape.

@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/accounts"
@@ -422,6 +423,10 @@ func checkSharedPublicKeys(terminals []*terminal) error {
 
 // Start implements caddy.App. From here on the owned terminals are looked after: not at `caddy validate`.
 func (a *App) Start() error {
+	platform.LookAround(a.ctx, "shouqianba", a.logger, func(handler caddyhttp.MiddlewareHandler) bool {
+		_, ok := handler.(*Notify)
+		return ok
+	})
 	for _, t := range a.terminals.All() {
 		if t.keeper != nil {
 			t.keeper.adopt(t.owner)

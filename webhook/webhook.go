@@ -123,7 +123,11 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		if err != nil {
 			return locale.Errorf("secrets[%d]: %w", i, err)
 		}
-		if literal {
+		switch {
+		case secret.ShellVariable(raw):
+			ctx.Logger().Warn("a value has the form of a shell's variable, which Caddy does not replace: write {env.NAME} instead of $NAME",
+				zap.String("option", fmt.Sprintf("secrets[%d]", i)))
+		case literal:
 			ctx.Logger().Warn("a secret is written in the configuration; use {env.NAME} or {file./path} to keep it out of the config API",
 				zap.String("option", fmt.Sprintf("secrets[%d]", i)))
 		}

@@ -46,6 +46,7 @@ const (
 	Trimmed         Mistake = "trimmed"
 	LeftOut         Mistake = "left_out"
 	HMAC            Mistake = "hmac"
+	KeyCase         Mistake = "key_case"
 
 	NotifyKey    Mistake = "notify_key"
 	UpperDigest  Mistake = "upper_digest"
@@ -337,8 +338,17 @@ func Diagnose(pairs []Pair, isJSON bool, named int, keys []Key) (best *Diagnosis
 			try(text, signed, findings, len(findings) == 0)
 		}
 	}
-	// One parameter that the signer did not know: a proxy's own, the random one, signType.
+	// The key in capitals or small letters only, as some consoles and forms make of it.
 	signed := documented.choose(pairs)
+	right := joined(signed)
+	for _, k := range keys {
+		for _, other := range [][]byte{bytes.ToLower(k.Key), bytes.ToUpper(k.Key)} {
+			if k.Mistake == "" && !bytes.Equal(other, k.Key) && equalDigest(want, append([]byte(right), other...)) {
+				better(&best, Diagnosis{Findings: with(nil, Finding{KeyCase, ""}, digest), Key: k.Label, Signed: signed, Text: right})
+			}
+		}
+	}
+	// One parameter that the signer did not know: a proxy's own, the random one, signType.
 	for i := range signed {
 		without := slices.Delete(slices.Clone(signed), i, i+1)
 		if text := joined(without); !tried[text] {
@@ -346,6 +356,38 @@ func Diagnose(pairs []Pair, isJSON bool, named int, keys []Key) (best *Diagnosis
 		}
 	}
 	return best
+}
+
+// What bounds a quick diagnosis: the content's length times the number of keys, and how many parameters there are. A real
+// notify has about 2 KiB and 50 of them.
+const (
+	maxQuick      = 32 << 10
+	maxQuickPairs = 100
+)
+
+// Quick is Diagnose for a log line that strangers can cause: it says in one line, in English, what explains a wrong
+// signature, and does no more than a fixed amount of work. It returns "" where that would be too little.
+func Quick(content []byte, isJSON bool, digestSize func(signType string) int, keys []Key) string {
+	if len(content)*len(keys) > maxQuick {
+		return ""
+	}
+	pairs, err := Parse(content, isJSON, maxQuickPairs)
+	if err != nil {
+		return ""
+	}
+	d := Diagnose(pairs, isJSON, digestSize(Value(pairs, "signType")), keys)
+	if d == nil {
+		return Texts["no_mistake"].English
+	}
+	said := make([]string, len(d.Findings))
+	for i, f := range d.Findings {
+		said[i] = string(f.Mistake)
+		if f.Detail != "" && f.Detail != said[i] {
+			said[i] += " [" + Printable(f.Detail[:min(len(f.Detail), 64)]) + "]"
+		}
+		said[i] += ": " + Texts["mistake_"+string(f.Mistake)].English
+	}
+	return strings.Join(said, "; ")
 }
 
 func equalDigest(want, text []byte) bool {

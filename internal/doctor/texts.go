@@ -76,6 +76,7 @@ var Texts = map[string]struct{ English, Chinese string }{
 	"mistake_trimmed":               {"white space around values was cut off", "去掉了值首尾的空白"},
 	"mistake_left_out":              {"this parameter was not signed; all but sign are, unknown ones and signType included", "此参数未参与签名；除 sign 外全部参与，包括未知参数与 signType"},
 	"mistake_hmac":                  {"an HMAC was made of it; it is a plain digest of text and key", "用了 HMAC；应为文本加密钥的普通摘要"},
+	"mistake_key_case":              {"signed with notify_key in capitals or in small letters only: copy the key again", "密钥的大小写被改动（全大写或全小写）；请重新复制 notify_key"},
 	"mistake_notify_key":            {"signed with the communication key instead of app_key", "用了通讯密钥，而应使用 appKey"},
 	"mistake_upper_digest":          {"the body's digest was written in capitals", "报文摘要用了大写十六进制"},
 	"mistake_other_app_id":          {"the AppId in the header is not the merchant's app_id", "头部的 AppId 与商户的 app_id 不符"},

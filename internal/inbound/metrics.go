@@ -3,17 +3,23 @@
 package inbound
 
 import (
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/metric"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/ratelog"
 )
 
 // Metrics counts notifies. Its methods may be called on nil.
 type Metrics struct {
 	notifies *prometheus.CounterVec
 	last     *prometheus.GaugeVec
+
+	// Strangers cause diagnoses: one is made at a time, and at most 20 a minute for all handlers of a platform.
+	diagnosing sync.Mutex
+	diagnoses  *ratelog.Limiter
 }
 
 // NewMetrics registers caddy_<subsystem>_notifies_total and caddy_<subsystem>_last_notify_timestamp_seconds. It uses the
@@ -28,6 +34,7 @@ func NewMetrics(registry prometheus.Registerer, subsystem string) (*Metrics, err
 			Namespace: "caddy", Subsystem: subsystem, Name: "last_notify_timestamp_seconds",
 			Help: "Unix time of the last notify whose signature was right.",
 		}, []string{"merchant"}),
+		diagnoses: ratelog.New(20),
 	}
 	var err error
 	if m.notifies, err = metric.RegisterOrExisting(registry, m.notifies); err != nil {
@@ -37,6 +44,18 @@ func NewMetrics(registry prometheus.Registerer, subsystem string) (*Metrics, err
 		return nil, err
 	}
 	return m, nil
+}
+
+// diagnose says which known mistake explains a rejection, "" where it says nothing.
+func (m *Metrics) diagnose(rejected *Rejection) string {
+	if m == nil || rejected.Diagnose == nil || !m.diagnosing.TryLock() {
+		return ""
+	}
+	defer m.diagnosing.Unlock()
+	if _, ok := m.diagnoses.Allow(rejected.Reason); !ok {
+		return ""
+	}
+	return rejected.Diagnose()
 }
 
 // Notified counts one notify. Every argument must come from a bounded set.

@@ -135,9 +135,12 @@ type Rejection struct {
 	Detail error  // for the log
 	// Unverified are fields of the unverified notify that help to find it in a log.
 	Unverified []zap.Field
+	// Diagnose says which known mistake explains a wrong signature; "": none is known. It may take its time, is called before
+	// the handler returns, and only where a line is logged. It may be nil, and names neither a key nor a value.
+	Diagnose func() string
 }
 
-// Verify verifies a notify: the event, or why it is not believed. Neither may keep the content.
+// Verify verifies a notify: the event, or why it is not believed. Neither may keep the content, but for Diagnose.
 type Verify func(content []byte, header http.Header) (*Event, *Rejection)
 
 // Provision sets defaults and checks the options.
@@ -358,6 +361,9 @@ func (n *Notify) logUndelivered(account Account, event *Event, delivered verdict
 		n.logger.Warn("app answered 2xx but did not take the event; answer with an empty body, SUCCESS or OK, or set ack 2xx",
 			append(fields, zap.String("answer", text.ASCII(delivered.Answer, 80)))...)
 	default:
+		if hint := delivered.Hint(); hint != "" {
+			fields = append(fields, zap.String("hint", hint))
+		}
 		n.logger.Error("event not delivered", append(fields, zap.Error(delivered.Err))...)
 	}
 }
@@ -459,6 +465,9 @@ func (n *Notify) note(w http.ResponseWriter, r *http.Request, account Account, r
 		if command := n.platform.Explain(rejected.Reason); command != "" {
 			fields = append(fields, zap.String("explain", command))
 		}
+	}
+	if mistake := n.metrics.diagnose(rejected); mistake != "" {
+		fields = append(fields, zap.String("mistake", mistake))
 	}
 	message := "notify rejected"
 	if result == "observed" {

@@ -47,6 +47,9 @@ type Platform struct {
 	Advice func(errCode string) (text string, alarm bool)
 	// Order finds the merchant's order number in a call's body, for logs; "" where there is none.
 	Order func(body []byte) string
+	// LikeNotify reports whether a request that was refused for this reason may be one of the platform's notifies, which came
+	// to the wrong path. It may be nil.
+	LikeNotify func(r *http.Request, reason string) bool
 	// Validate says what does not fit the documents' tables about a body that is called at a path. It is nil where there
 	// are no tables.
 	Validate func(path string, body []byte) []fields.Error

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -68,6 +69,7 @@ type Guard struct {
 	refusals *ratelog.Limiter
 	ctx      caddy.Context
 	events   *caddyevents.App
+	notifies atomic.Pointer[[]string] // the paths of the platform's notifies; nil: none is known
 }
 
 const (
@@ -102,7 +104,10 @@ func (g *Guard) Provision(ctx caddy.Context, platform *Platform, metrics *Metric
 		if err != nil {
 			return locale.Errorf("token: %w", err)
 		}
-		if literal {
+		switch {
+		case secret.ShellVariable(raw):
+			g.logger.Warn("a value has the form of a shell's variable, which Caddy does not replace: write {env.NAME} instead of $NAME", zap.String("option", "token"))
+		case literal:
 			g.logger.Warn("a token is written out in the configuration; use a placeholder such as {env.GATEWAY_TOKEN}", zap.String("option", "token"))
 		}
 		tokens = append(tokens, token)
@@ -120,6 +125,19 @@ func (g *Guard) Provision(ctx caddy.Context, platform *Platform, metrics *Metric
 	}
 	g.events = events.(*caddyevents.App)
 	return nil
+}
+
+// Signing returns the guard of whatever handler has one.
+func (g *Guard) Signing() *Guard { return g }
+
+// Platform returns the name of the guard's platform.
+func (g *Guard) Platform() string { return g.platform.Name }
+
+// Serves tells where this configuration takes the platform's notifies.
+func (g *Guard) Serves(paths []string) {
+	if len(paths) > 0 {
+		g.notifies.Store(&paths)
+	}
 }
 
 // Names reports whether the user has named paths that reach one of the platform's, in whatever letter case.
@@ -370,6 +388,10 @@ func (g *Guard) log(r *http.Request, call *Call, e *Error, writeErr error) {
 	}
 	if e.Cause != nil {
 		fields = append(fields, zap.Error(e.Cause))
+	}
+	if paths := g.notifies.Load(); paths != nil && g.platform.LikeNotify != nil && g.platform.LikeNotify(r, e.Reason) {
+		fields = append(fields, zap.String("hint", "this looks like one of the platform's notifies; they are taken elsewhere: correct the notifyUrl"),
+			zap.Strings("notify_paths", *paths))
 	}
 	if len(e.Fields) > 0 {
 		fields = append(fields, misfits(e.Fields))

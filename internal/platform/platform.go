@@ -18,6 +18,7 @@ import (
 	"github.com/caddy-chinaums/caddy-chinaums/internal/inbound"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/outbound"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/routes"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/secret"
 )
 
@@ -75,8 +76,21 @@ func (o Options) Value(option, raw string) (string, error) {
 	if err != nil {
 		return "", locale.Errorf("%s %w", option, err)
 	}
+	o.warnOfShell(option, raw)
 	return value, nil
 }
+
+// warnOfShell warns of a value that somebody took a Caddyfile for a shell script to write.
+func (o Options) warnOfShell(option, raw string) bool {
+	shell := secret.ShellVariable(raw)
+	if shell {
+		o.Warn(ShellVariable, zap.String("option", option))
+	}
+	return shell
+}
+
+// ShellVariable is the warning of a value such as $NAME.
+const ShellVariable = "a value has the form of a shell's variable, which Caddy does not replace: write {env.NAME} instead of $NAME"
 
 // Key resolves a key, and warns where it stands in the configuration itself.
 func (o Options) Key(option, raw string) (string, error) {
@@ -84,7 +98,7 @@ func (o Options) Key(option, raw string) (string, error) {
 	if err != nil {
 		return "", locale.Errorf("%s %w", option, err)
 	}
-	if literal {
+	if !o.warnOfShell(option, raw) && literal {
 		o.Warn("a key is written out in the configuration, where the config API and autosave.json show it; use {env.…} or {file.…}",
 			zap.String("option", option))
 	}
@@ -106,6 +120,41 @@ func (o Options) Endpoint(upstream string) (endpoint outbound.Endpoint, loopback
 // Warn logs a warning about the account.
 func (o Options) Warn(message string, fields ...zap.Field) {
 	o.Logger.Warn(message, append([]zap.Field{zap.String(o.Kind, o.Name)}, fields...)...)
+}
+
+// LookAround warns, when an app starts, of what is configured in a way that somebody has hardly meant, and tells the handlers
+// of calls where the platform's notifies are served: it returns those paths. name is the app's; isNotify recognizes its handlers of notifies.
+func LookAround(ctx caddy.Context, name string, logger *zap.Logger, isNotify func(caddyhttp.MiddlewareHandler) bool) (paths []string) {
+	var guards []*outbound.Guard
+	open := make(map[*caddyhttp.Server]bool)
+	routes.Walk(ctx, func(server *caddyhttp.Server, way []routes.Step) {
+		handler := way[len(way)-1].Handler
+		if isNotify(handler) {
+			served := routes.Paths(way)
+			if served == nil {
+				served = []string{"*"}
+			}
+			paths = append(paths, served...)
+			return
+		}
+		signing, ok := handler.(interface{ Signing() *outbound.Guard })
+		if !ok || signing.Signing().Platform() != name {
+			return
+		}
+		guard := signing.Signing()
+		guards = append(guards, guard)
+		if len(guard.Token) == 0 && !open[server] && routes.Open(server) {
+			open[server] = true
+			logger.Warn("a site that signs calls listens on every address of this machine, and asks for no token: write bind 127.0.0.1 into it, or set token",
+				zap.Strings("listen", server.Listen))
+		}
+	})
+	slices.Sort(paths)
+	paths = slices.Compact(paths)
+	for _, guard := range guards {
+		guard.Serves(paths)
+	}
+	return paths
 }
 
 // NewMetrics registers the metrics of a platform's calls and notifies.

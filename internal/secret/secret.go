@@ -3,6 +3,7 @@
 package secret
 
 import (
+	"regexp"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -25,6 +26,11 @@ func Resolve(raw string) (value string, literal bool, err error) {
 	}
 	return value, literal, nil
 }
+
+// ShellVariable reports whether a value has the form of a shell's variable, $NAME or ${NAME}, which Caddy does not replace.
+func ShellVariable(raw string) bool { return shellVariable.MatchString(raw) }
+
+var shellVariable = regexp.MustCompile(`^\s*\$(?:[A-Za-z_][A-Za-z0-9_]*|\{[A-Za-z_][A-Za-z0-9_]*\})\s*$`)
 
 // Replace replaces the placeholders in raw, once: braces in what they stand for are left alone. literal tells that nothing
 // was replaced, so that the secret stands in the configuration itself. The value is kept as it is, byte for byte.

@@ -1,0 +1,81 @@
+// Package routes looks at the handlers that a configuration has loaded, for warnings about how they stand to each other.
+package routes
+
+import (
+	"slices"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+// Step is a handler on the way of a request.
+type Step struct {
+	Handler  caddyhttp.MiddlewareHandler
+	Matchers caddyhttp.MatcherSets // of its route
+}
+
+// Walk calls visit for every handler of the http app in ctx's configuration: the last step is the handler, the others are
+// what a request may pass before, outermost first. visit must not keep the slice. Named routes and the blocks of handlers
+// other than subroutes are not looked at.
+//
+// It must be called in Start: then the http app has been provisioned.
+func Walk(ctx caddy.Context, visit func(server *caddyhttp.Server, way []Step)) {
+	loaded, err := ctx.AppIfConfigured("http")
+	if err != nil {
+		return
+	}
+	app, ok := loaded.(*caddyhttp.App)
+	if !ok {
+		return
+	}
+	for _, server := range app.Servers {
+		walk(server, server.Routes, nil, visit)
+	}
+}
+
+func walk(server *caddyhttp.Server, list caddyhttp.RouteList, way []Step, visit func(*caddyhttp.Server, []Step)) {
+	for _, route := range list {
+		for _, handler := range route.Handlers {
+			way = append(way, Step{handler, route.MatcherSets})
+			visit(server, way)
+			if subroute, ok := handler.(*caddyhttp.Subroute); ok {
+				walk(server, subroute.Routes, slices.Clip(way), visit)
+			}
+		}
+	}
+}
+
+// Open reports whether a server listens on every address of the machine.
+func Open(server *caddyhttp.Server) bool {
+	return slices.ContainsFunc(server.Listen, func(listen string) bool {
+		address, err := caddy.ParseNetworkAddress(listen)
+		if err != nil || address.IsUnixNetwork() || address.IsFdNetwork() {
+			return false
+		}
+		switch address.Host {
+		case "", "0.0.0.0", "::":
+			return true
+		}
+		return false
+	})
+}
+
+// Paths returns the paths that the routes of a way ask for, those of the innermost that asks for any.
+func Paths(way []Step) (paths []string) {
+	for _, step := range slices.Backward(way) {
+		for _, set := range step.Matchers {
+			for _, matcher := range set {
+				switch matcher := matcher.(type) {
+				case caddyhttp.MatchPath:
+					paths = append(paths, matcher...)
+				case *caddyhttp.MatchPath:
+					paths = append(paths, *matcher...)
+				}
+			}
+		}
+		if len(paths) > 0 {
+			return paths
+		}
+	}
+	return nil
+}
