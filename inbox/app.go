@@ -218,6 +218,13 @@ func (a *App) Lookup(name string) (Store, bool) {
 	return nil, false
 }
 
+// maxBytes is the max_store of an inbox.
+func (a *App) maxBytes(name string) int64 {
+	a.lock.RLock()
+	defer a.lock.RUnlock()
+	return a.boxes[name].settings.MaxBytes
+}
+
 // lookAround warns of a webhook_signature in front of an inbox: it would sign once, when the request is stored, and an app
 // refuses what was signed long ago.
 func (a *App) lookAround() {

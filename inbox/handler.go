@@ -328,13 +328,19 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 func (h *Handler) put(r *http.Request, message *Message) (Receipt, error) {
 	store := h.box.await(r.Context(), h.ended)
 	if store == nil {
+		h.metrics.put(h.Inbox, putReason(errNotReady))
 		return 0, errNotReady
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), putPatience)
 	defer cancel()
 	began := time.Now()
 	receipt, err := store.Put(ctx, message)
-	h.metrics.put(h.Inbox, time.Since(began))
+	h.metrics.took(h.Inbox, time.Since(began))
+	if err == nil {
+		h.metrics.put(h.Inbox, receipt.String())
+	} else {
+		h.metrics.put(h.Inbox, putReason(err))
+	}
 	switch {
 	case err == nil:
 		if since, failures, recovered := store.storing.passed(); recovered {
@@ -354,6 +360,8 @@ func putReason(err error) string {
 	switch {
 	case errors.Is(err, ErrFull):
 		return "full"
+	case errors.Is(err, ErrTooLarge):
+		return "too_large"
 	case errors.Is(err, ErrClosed):
 		return "closed"
 	case errors.Is(err, errNotReady):

@@ -17,6 +17,10 @@ var (
 		Namespace: "caddy", Subsystem: "inbox", Name: "deliveries_total",
 		Help: "Deliveries, by inbox and result: delivered, failed, timeout, or dead where it was the last one.",
 	}, []string{"inbox", "result"})
+	putsTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Namespace: "caddy", Subsystem: "inbox", Name: "puts_total",
+		Help: "Requests that were to be stored, by inbox and result: stored, repeated, revived; or why not: full, slow, not_ready, closed, too_large, store.",
+	}, []string{"inbox", "result"})
 	storeDuration = prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Namespace: "caddy", Subsystem: "inbox", Name: "store_duration_seconds",
 		Help:    "How long storing a request safely took, successful or not.",
@@ -28,6 +32,7 @@ var (
 // bounded.
 type metrics struct {
 	deliveries *prometheus.CounterVec
+	puts       *prometheus.CounterVec
 	stored     *prometheus.HistogramVec
 }
 
@@ -35,6 +40,9 @@ func newMetrics(registry prometheus.Registerer, a *App) (*metrics, error) {
 	m := new(metrics)
 	var err error
 	if m.deliveries, err = metric.RegisterOrExisting(registry, deliveriesTotal); err != nil {
+		return nil, err
+	}
+	if m.puts, err = metric.RegisterOrExisting(registry, putsTotal); err != nil {
 		return nil, err
 	}
 	if m.stored, err = metric.RegisterOrExisting(registry, storeDuration); err != nil {
@@ -50,8 +58,15 @@ func (m *metrics) delivered(inbox, result string) {
 	}
 }
 
-// put counts one request that was to be stored.
-func (m *metrics) put(inbox string, took time.Duration) {
+// put counts one request that was to be stored. result is a receipt, or why there is none.
+func (m *metrics) put(inbox, result string) {
+	if m != nil {
+		m.puts.WithLabelValues(inbox, result).Inc()
+	}
+}
+
+// took records how long a store took.
+func (m *metrics) took(inbox string, took time.Duration) {
 	if m != nil {
 		m.stored.WithLabelValues(inbox).Observe(took.Seconds())
 	}
@@ -65,6 +80,8 @@ var (
 		[]string{"inbox", "state"}, nil)
 	oldestDesc = prometheus.NewDesc("caddy_inbox_oldest_seconds", "For how long the oldest pending message has waited; 0 if there is none.",
 		[]string{"inbox"}, nil)
+	bytesDesc    = prometheus.NewDesc("caddy_inbox_bytes", "How much of max_store the messages take.", []string{"inbox"}, nil)
+	maxBytesDesc = prometheus.NewDesc("caddy_inbox_max_bytes", "The inbox's max_store.", []string{"inbox"}, nil)
 )
 
 // collector asks the stores when Prometheus asks. A store that cannot tell now is left out.
@@ -77,6 +94,8 @@ type collector struct {
 func (c *collector) Describe(descriptions chan<- *prometheus.Desc) {
 	descriptions <- messagesDesc
 	descriptions <- oldestDesc
+	descriptions <- bytesDesc
+	descriptions <- maxBytesDesc
 }
 
 // Collect implements prometheus.Collector.
@@ -106,6 +125,8 @@ func (c *collector) Collect(values chan<- prometheus.Metric) {
 			oldest = max(0, time.Since(stats.Oldest).Seconds())
 		}
 		gauge(oldestDesc, oldest, name)
+		gauge(bytesDesc, float64(stats.Bytes), name)
+		gauge(maxBytesDesc, float64(c.app.maxBytes(name)), name)
 	}
 }
 

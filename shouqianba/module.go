@@ -226,6 +226,9 @@ func (a *App) Provision(ctx caddy.Context) (err error) {
 		}
 		t.keeper, t.ended = shared.(*keeper), ctx.Done()
 	}
+	if err := ctx.GetMetricsRegistry().Register(checkins{a}); err != nil {
+		return locale.Errorf("registering metrics: %w", err)
+	}
 	return nil
 }
 

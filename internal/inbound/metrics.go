@@ -16,14 +16,15 @@ import (
 type Metrics struct {
 	notifies *prometheus.CounterVec
 	last     *prometheus.GaugeVec
+	app      *prometheus.HistogramVec
 
 	// Strangers cause diagnoses: one is made at a time, and at most 20 a minute for all handlers of a platform.
 	diagnosing sync.Mutex
 	diagnoses  *ratelog.Limiter
 }
 
-// NewMetrics registers caddy_<subsystem>_notifies_total and caddy_<subsystem>_last_notify_timestamp_seconds. It uses the
-// existing ones if they have been registered before.
+// NewMetrics registers caddy_<subsystem>_notifies_total, caddy_<subsystem>_last_notify_timestamp_seconds and
+// caddy_<subsystem>_app_duration_seconds. It uses the existing ones if they have been registered before.
 func NewMetrics(registry prometheus.Registerer, subsystem string) (*Metrics, error) {
 	m := &Metrics{
 		notifies: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -34,6 +35,11 @@ func NewMetrics(registry prometheus.Registerer, subsystem string) (*Metrics, err
 			Namespace: "caddy", Subsystem: subsystem, Name: "last_notify_timestamp_seconds",
 			Help: "Unix time of the last notify whose signature was right.",
 		}, []string{"merchant"}),
+		app: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Namespace: "caddy", Subsystem: subsystem, Name: "app_duration_seconds",
+			Help:    "How long the app, or an inbox, took for an event, whether it has taken it or not.",
+			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
+		}, []string{"merchant"}),
 		diagnoses: ratelog.New(20),
 	}
 	var err error
@@ -43,7 +49,17 @@ func NewMetrics(registry prometheus.Registerer, subsystem string) (*Metrics, err
 	if m.last, err = metric.RegisterOrExisting(registry, m.last); err != nil {
 		return nil, err
 	}
+	if m.app, err = metric.RegisterOrExisting(registry, m.app); err != nil {
+		return nil, err
+	}
 	return m, nil
+}
+
+// delivered records how long the app took.
+func (m *Metrics) delivered(merchant string, took time.Duration) {
+	if m != nil {
+		m.app.WithLabelValues(merchant).Observe(took.Seconds())
+	}
 }
 
 // diagnose says which known mistake explains a rejection, "" where it says nothing.

@@ -317,8 +317,10 @@ func (n *Notify) deliver(w http.ResponseWriter, r *http.Request, next caddyhttp.
 	if event.Follow != nil {
 		defer func() { event.Follow.Taken(taken) }() // also where a handler panics
 	}
+	began := time.Now()
 	delivered := verdict.Deliver(out, next, n.Ack, n.logger)
 	taken = delivered.Taken
+	n.metrics.delivered(account.Name(), time.Since(began))
 
 	status, word, result, reason := http.StatusOK, n.platform.Success, "taken", ""
 	if !delivered.Taken {
