@@ -22,6 +22,7 @@ import (
 	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/ratelog"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/text"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/tracing"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/verdict"
 )
 
@@ -317,6 +318,7 @@ func (n *Notify) deliver(w http.ResponseWriter, r *http.Request, next caddyhttp.
 	if event.Follow != nil {
 		defer func() { event.Follow.Taken(taken) }() // also where a handler panics
 	}
+	out, span := tracing.Deliver(out, n.platform.Name, account.Name(), event.Label)
 	began := time.Now()
 	delivered := verdict.Deliver(out, next, n.Ack, n.logger)
 	taken = delivered.Taken
@@ -337,6 +339,7 @@ func (n *Notify) deliver(w http.ResponseWriter, r *http.Request, next caddyhttp.
 		}
 	}
 	event.reason = reason
+	span.EndDelivery(result, reason, delivered.Status)
 	hungUp := r.Context().Err() // before the answer, because the loss of a small, buffered one goes unnoticed
 	if err := Say(w, status, word); err != nil {
 		hungUp = err

@@ -11,6 +11,7 @@ import (
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/body"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/fields"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/tracing"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/wire"
 )
 
@@ -162,3 +163,22 @@ func (c *Call) outcome() Outcome {
 }
 
 func (c *Call) clientHasGone() bool { return c.client.Err() != nil }
+
+// span begins the span of an attempt, if ctx has one already.
+func (c *Call) span(ctx context.Context) tracing.Span {
+	to := c.Account.Endpoint()
+	return tracing.Call(ctx, c.platform.Name, c.Account.Name(), to.Scheme, to.Host, c.path)
+}
+
+// endSpan ends it with what became of the attempt.
+func (c *Call) endSpan(span tracing.Span, answer *http.Response, failure *Error) {
+	if failure != nil {
+		span.EndCall(string(failure.Outcome), failure.Code, failure.Code, 0)
+		return
+	}
+	status := 0
+	if answer != nil {
+		status = answer.StatusCode
+	}
+	span.EndCall(string(c.outcome()), c.errCode, "", status)
+}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/body"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/tracing"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/wire"
 )
 
@@ -85,7 +86,9 @@ func (p *Proxy) Forward(w http.ResponseWriter, r *http.Request, resolve func() A
 	defer p.flights.End()
 
 	start = time.Now()
+	span := call.span(r.Context())
 	answer, failure := p.attempt(r, call, signer)
+	call.endSpan(span, answer, failure)
 	if failure != nil {
 		p.Answer(w, r, call, failure, start)
 		return nil
@@ -155,14 +158,14 @@ func (p *Proxy) fields(r *http.Request, call *Call, authorization string) []wire
 }
 
 // notUp reports whether a header is set by the gateway itself, or never goes to the platform: what reverse_proxy adds, what
-// makes net/http repeat a POST, and what asks for another way of sending it.
+// makes net/http repeat a POST, what asks for another way of sending it, and what carries a trace.
 func notUp(name string) bool {
 	switch name {
 	case "Authorization", "Accept-Encoding", "Via", "X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host",
 		"Idempotency-Key", "X-Idempotency-Key", "Expect", "Early-Data", "Incremental":
 		return true
 	}
-	return false
+	return tracing.Header(name)
 }
 
 // ofConnection reports whether a header is about one connection or the form of one message.

@@ -42,7 +42,7 @@ type Listener interface {
 // RoundTrip makes one attempt of the call that a guard has let pass: it signs the call's body, sends it through next and
 // reads the answer whole. A request that no guard has passed, or that goes elsewhere than to its account's platform, is
 // never signed but answered 403: by the guard or, where there is none, right here. account is the transport's own (nil: it has none).
-func RoundTrip(req *http.Request, platform *Platform, account Account, signer Signer, next http.RoundTripper) (*http.Response, error) {
+func RoundTrip(req *http.Request, platform *Platform, account Account, signer Signer, next http.RoundTripper) (res *http.Response, err error) {
 	if req.Body != nil {
 		// What goes out is the guard's copy; closing is the RoundTripper's duty.
 		defer req.Body.Close()
@@ -59,6 +59,11 @@ func RoundTrip(req *http.Request, platform *Platform, account Account, signer Si
 		return nil, errBadResponse.because("repeat", errors.New("a second attempt of a call that may have been executed was refused"))
 	}
 
+	span := call.span(req.Context())
+	defer func() {
+		failure, _ := asError(err)
+		call.endSpan(span, res, failure)
+	}()
 	ctx, cancel := context.WithTimeout(req.Context(), call.timeout)
 	defer cancel()
 	authorization, failure := call.authorize(ctx, signer)
@@ -72,7 +77,7 @@ func RoundTrip(req *http.Request, platform *Platform, account Account, signer Si
 		out.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(call.Body)), nil }
 	}
 
-	res, err := next.RoundTrip(out)
+	res, err = next.RoundTrip(out)
 	if err != nil {
 		return nil, failed(call, err)
 	}
