@@ -131,6 +131,8 @@ func TestDoctor(t *testing.T) {
 		{"another merchant's key", nil, sumSHA256(good + "another-example-key"), []string{"another_key [notify_key of other]"}},
 		{"another merchant's app key", nil, sumSHA256(good + "other-app-key"), []string{"another_key [app_key of other]"}},
 		{"the app key", nil, sumSHA256(good + testAppKey), []string{"app_key"}},
+		{"the key in small letters", nil, sumSHA256(good + strings.ToLower(testNotifyKey)), []string{"key_case"}},
+		{"the key in capitals, by MD5", nil, sumMD5(good + strings.ToUpper(testNotifyKey)), []string{"key_case", "other_digest"}},
 		{"plus kept", nil, sumSHA256(joined(doctorParams, bytewise, func(v string) string {
 			return strings.ReplaceAll(v, " ", "+")
 		}, false) + testNotifyKey), []string{"plus_kept"}},

@@ -88,6 +88,7 @@ type Notify struct {
 	// the platform sends it again. The query has `timeout` too; under observe nobody is asked. Default: false.
 	Confirm bool `json:"confirm,omitempty"`
 
+	app       *App
 	terminal  terminalRef
 	rules     *normalize.Rules
 	confirmer *confirmer // nil if the platform is not asked
@@ -103,18 +104,18 @@ func (Notify) CaddyModule() caddy.ModuleInfo {
 
 // Provision finds the terminal and checks the options.
 func (n *Notify) Provision(ctx caddy.Context) error {
-	app, err := loadApp(ctx)
-	if err != nil {
+	var err error
+	if n.app, err = loadApp(ctx); err != nil {
 		return err
 	}
 	usable := needsPublicKey
 	if n.Confirm {
 		usable = needsBothKeys
 	}
-	if n.terminal, err = app.terminals.Ref(n.Terminal, usable); err != nil {
+	if n.terminal, err = n.app.terminals.Ref(n.Terminal, usable); err != nil {
 		return locale.Errorf("shouqianba_notify: %w", err)
 	}
-	if err = n.Notify.Provision(ctx, &inward, app.notifies, app.flights); err != nil {
+	if err = n.Notify.Provision(ctx, &inward, n.app.notifies, n.app.flights); err != nil {
 		return locale.Errorf("shouqianba_notify: %w", err)
 	}
 	n.rules = newRules(n.JSON)
@@ -126,7 +127,7 @@ func (n *Notify) Provision(ctx caddy.Context) error {
 		n.confirmer = confirming
 		patience *= 2
 	}
-	app.patience = max(app.patience, patience)
+	n.app.patience = max(n.app.patience, patience)
 	return nil
 }
 
@@ -159,7 +160,11 @@ func (n *Notify) verify(t *terminal, content []byte, header http.Header) (*inbou
 	}
 	// The signature is over the bytes as they came: what is false is not read.
 	if reason := verify(t.publicKeys, signature, content); reason != "" {
-		return nil, &inbound.Rejection{Status: http.StatusForbidden, Reason: reason}
+		rejected := &inbound.Rejection{Status: http.StatusForbidden, Reason: reason}
+		if reason == reasonSignature {
+			rejected.Diagnose = func() string { return t.mistake(signature, content, n.app.terminals.All()) }
+		}
+		return nil, rejected
 	}
 	source := "/shouqianba/" + t.name
 	event, err := readEvent(content, n.rules, source)
