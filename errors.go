@@ -22,6 +22,7 @@ var outward = outbound.Platform{
 	Order:       orderOf,
 	Validate:    validate,
 	LikeNotify:  likeNotify,
+	NotifyURL:   "notifyUrl",
 }
 
 // likeNotify: a notify is a form, which no call is.

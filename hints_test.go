@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"os/exec"
@@ -258,6 +259,44 @@ func TestWarningsAtLoad(t *testing.T) {
 	}
 }
 
+// TestNotifyURLThatNobodyServes: an order whose notifyUrl leads nowhere in this configuration is a WARN with the paths that take
+// notifies, once for each. Before, the notify got lost without a word.
+func TestNotifyURLThatNobodyServes(t *testing.T) {
+	setKeys(t)
+	platform := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, `{"errCode":"SUCCESS"}`) }))
+	defer platform.Close()
+	address := freeAddress(t)
+	log := startCaddy(t, merchantOptions(platform.URL)+notifySite(address,
+		"handle /notify {\nchinaums_notify\nrespond 200\n}\nhandle_path /pay/* {\nchinaums_notify /inner\nrespond 200\n}\nchinaums_proxy /v1/*"))
+	order := func(member string) {
+		t.Helper()
+		body := `{"merOrderId":"1",` + member + `"totalAmount":1}`
+		if a := do(t, newRequest(t, "POST", "http://"+address+"/v1/netpay/trade/precreate", body, "Content-Type: application/json")); a.status != 200 {
+			t.Fatalf("%s: %d %s", member, a.status, a.body)
+		}
+	}
+	const message = "takes no notifies"
+	for _, good := range []string{``, `"notifyUrl":"https://pay.example.com/notify",`, `"notifyUrl" : "https:\/\/pay.example.com\/Notify?a=1",`, `"notifyUrl":"https://pay.example.com/pay/inner",`, `"notifyUrl":"",`, `"notifyUrl":7,`} {
+		order(good)
+		if lines := log.lines(`"level":"warn"`, message); len(lines) > 0 {
+			t.Fatalf("%s: %s", good, lines)
+		}
+	}
+	for range 3 {
+		order(`"notifyUrl":"https://pay.example.com/notifi",`)
+	}
+	order(`"notifyUrl":"https:\/\/pay.example.com\/notify\/",`)
+	if lines := log.lines(`"level":"warn"`, message, `"notify_paths":["/notify","/pay/*"]`, `"merchant":"shop"`); len(lines) != 2 || !strings.Contains(lines[0], "/notifi") || !strings.Contains(lines[1], "/notify/") {
+		t.Errorf("warned:\n%s", strings.Join(log.lines(message), ""))
+	}
+	for i := range 50 {
+		order(fmt.Sprintf(`"notifyUrl":"https://pay.example.com/other/%d",`, i))
+	}
+	if lines := log.lines(message); len(lines) > 16 {
+		t.Errorf("%d lines", len(lines))
+	}
+}
+
 // TestNotifyToAnotherHandler: a notify that comes to the handler of calls or of the return page, because the notifyUrl is
 // wrong, is a WARN with the paths that take notifies. Before, it was a refusal like any other.
 func TestNotifyToAnotherHandler(t *testing.T) {
@@ -278,7 +317,7 @@ func TestNotifyToAnotherHandler(t *testing.T) {
 	}
 	refused("/v1/notify", signedPayment(), formType)
 	if len(log.lines(`"level":"warn"`, `"call refused"`, `"reason":"content_type"`, "correct the notifyUrl", served)) != 1 {
-		t.Errorf("from a neighbour:\n%s", log)
+		t.Errorf("from a neighbor:\n%s", log)
 	}
 	refused("/return", signedPayment(), formType)
 	if len(log.lines(`"level":"warn"`, `"return page refused"`, `"reason":"method"`, "correct the notifyUrl", served)) != 1 {

@@ -94,7 +94,7 @@ type App struct {
 	ctx       caddy.Context
 	logger    *zap.Logger
 
-	notifyPaths atomic.Pointer[[]string] // where notifies are taken; nil before the start
+	notifyPaths *atomic.Pointer[[]string] // where notifies are taken; it holds nil before the start
 }
 
 // Merchant is one merchant's identity at the platform. Every value may be a placeholder, such as `{env.UMS_APP_KEY}` or
@@ -182,7 +182,7 @@ func ofMerchant(name string, err error) error { return locale.Errorf("merchant %
 
 // Provision resolves every merchant's keys and refuses what could sign or verify wrongly.
 func (a *App) Provision(ctx caddy.Context) (err error) {
-	a.ctx, a.logger, a.flights = ctx, ctx.Logger(), new(outbound.Flights)
+	a.ctx, a.logger, a.flights, a.notifyPaths = ctx, ctx.Logger(), new(outbound.Flights), new(atomic.Pointer[[]string])
 	a.merchants = accounts.Directory[*merchant]{App: "chinaums", Kind: "merchant", Mark: "mid"}
 	if err = platform.ResolveAccounts(&a.merchants, a.Merchants, a.resolve, ofMerchant); err != nil {
 		return err

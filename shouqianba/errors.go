@@ -22,6 +22,7 @@ var outward = outbound.Platform{
 	Order:       orderOf,
 	Validate:    validate,
 	LikeNotify:  likeNotify,
+	NotifyURL:   "notify_url",
 }
 
 // likeNotify: a notify comes from far and is signed; an app's call has a token or nothing.

@@ -51,6 +51,8 @@ type Platform struct {
 	// LikeNotify reports whether a request that was refused for this reason may be one of the platform's notifies, which came
 	// to the wrong path. It may be nil.
 	LikeNotify func(r *http.Request, reason string) bool
+	// NotifyURL is the name of the field in which an order says where its notify goes, or "".
+	NotifyURL string
 	// Validate says what does not fit the documents' tables about a body that is called at a path. It is nil where there
 	// are no tables.
 	Validate func(path string, body []byte) []fields.Error

@@ -12,7 +12,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -69,7 +68,7 @@ type Guard struct {
 	refusals *ratelog.Limiter
 	ctx      caddy.Context
 	events   *caddyevents.App
-	notifies atomic.Pointer[[]string] // the paths of the platform's notifies; nil: none is known
+	notifies *notifyPaths
 }
 
 const (
@@ -82,7 +81,7 @@ const (
 func (g *Guard) Provision(ctx caddy.Context, platform *Platform, metrics *Metrics, flights *Flights) error {
 	g.platform, g.metrics, g.flights = platform, metrics, flights
 	g.ctx, g.logger = ctx, ctx.Logger()
-	g.refusals = ratelog.New(10)
+	g.refusals, g.notifies = ratelog.New(10), &notifyPaths{seen: make(map[string]bool)}
 	if g.MaxSize == 0 {
 		g.MaxSize = defaultMaxSize
 	}
@@ -132,13 +131,6 @@ func (g *Guard) Signing() *Guard { return g }
 
 // Platform returns the name of the guard's platform.
 func (g *Guard) Platform() string { return g.platform.Name }
-
-// Serves tells where this configuration takes the platform's notifies.
-func (g *Guard) Serves(paths []string) {
-	if len(paths) > 0 {
-		g.notifies.Store(&paths)
-	}
-}
 
 // Names reports whether the user has named paths that reach one of the platform's, in whatever letter case.
 func (g *Guard) Names(path string) bool {
@@ -208,6 +200,7 @@ func (g *Guard) judge(w http.ResponseWriter, r *http.Request, resolve func() Acc
 	if refusal := g.validate(r, call); refusal != nil {
 		return call, refusal
 	}
+	g.checkNotifyURL(call)
 	if g.Watch != nil {
 		call.after, refusal = g.Watch.Before(r, w.Header(), call)
 	}
@@ -389,9 +382,9 @@ func (g *Guard) log(r *http.Request, call *Call, e *Error, writeErr error) {
 	if e.Cause != nil {
 		fields = append(fields, zap.Error(e.Cause))
 	}
-	if paths := g.notifies.Load(); paths != nil && g.platform.LikeNotify != nil && g.platform.LikeNotify(r, e.Reason) {
+	if paths := g.notifies.known(); paths != nil && g.platform.LikeNotify != nil && g.platform.LikeNotify(r, e.Reason) {
 		fields = append(fields, zap.String("hint", "this looks like one of the platform's notifies; they are taken elsewhere: correct the notifyUrl"),
-			zap.Strings("notify_paths", *paths))
+			zap.Strings("notify_paths", paths))
 	}
 	if len(e.Fields) > 0 {
 		fields = append(fields, misfits(e.Fields))

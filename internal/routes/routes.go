@@ -12,6 +12,7 @@ import (
 type Step struct {
 	Handler  caddyhttp.MiddlewareHandler
 	Matchers caddyhttp.MatcherSets // of its route
+	depth    int                   // in how many subroutes it is
 }
 
 // Walk calls visit for every handler of the http app in ctx's configuration: the last step is the handler, the others are
@@ -29,17 +30,17 @@ func Walk(ctx caddy.Context, visit func(server *caddyhttp.Server, way []Step)) {
 		return
 	}
 	for _, server := range app.Servers {
-		walk(server, server.Routes, nil, visit)
+		walk(server, server.Routes, nil, 0, visit)
 	}
 }
 
-func walk(server *caddyhttp.Server, list caddyhttp.RouteList, way []Step, visit func(*caddyhttp.Server, []Step)) {
+func walk(server *caddyhttp.Server, list caddyhttp.RouteList, way []Step, depth int, visit func(*caddyhttp.Server, []Step)) {
 	for _, route := range list {
 		for _, handler := range route.Handlers {
-			way = append(way, Step{handler, route.MatcherSets})
+			way = append(way, Step{handler, route.MatcherSets, depth})
 			visit(server, way)
 			if subroute, ok := handler.(*caddyhttp.Subroute); ok {
-				walk(server, subroute.Routes, slices.Clip(way), visit)
+				walk(server, subroute.Routes, slices.Clip(way), depth+1, visit)
 			}
 		}
 	}
@@ -60,9 +61,21 @@ func Open(server *caddyhttp.Server) bool {
 	})
 }
 
-// Paths returns the paths that the routes of a way ask for, those of the innermost that asks for any.
+// Paths returns the paths that the routes of a way ask for, those of the innermost that asks for any. Behind a rewrite, as in
+// handle_path, they are not the request's own: then those in front of it count.
 func Paths(way []Step) (paths []string) {
+	for i, step := range way {
+		if module, ok := step.Handler.(caddy.Module); ok && module.CaddyModule().ID == "http.handlers.rewrite" {
+			way = way[:i+1]
+			break
+		}
+	}
+	depth := way[len(way)-1].depth
 	for _, step := range slices.Backward(way) {
+		if step.depth != depth {
+			continue // a neighbor of those that the handler is in
+		}
+		depth--
 		for _, set := range step.Matchers {
 			for _, matcher := range set {
 				switch matcher := matcher.(type) {
