@@ -195,7 +195,7 @@ func (t *Transport) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			return err
 		}
 		if !known {
-			if err := o.Misspelt("auth"); err != nil {
+			if err := o.Misspelled("auth"); err != nil {
 				return err
 			}
 			rest = append(rest, d.NextSegment()...)

@@ -8,7 +8,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 )
 
-// TestUnknownOptionNamesTheNearest: an option of one of our Caddyfile forms that is spelt wrongly is refused with the one
+// TestUnknownOptionNamesTheNearest: an option of one of our Caddyfile forms that is misspelled is refused with the one
 // that was meant. Before, the message named the wrong word only.
 func TestUnknownOptionNamesTheNearest(t *testing.T) {
 	const guard = "allow token paths max_size max_response timeout validate"

@@ -15,16 +15,18 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 
+	"github.com/caddyserver/caddy/v2"
 	collector "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	spans "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/caddyserver/caddy/v2"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/testutil"
 )
 
 // otlpReceiver is a collector that takes spans by OTLP over HTTP, as Caddy sends them.
@@ -293,4 +295,51 @@ func TestNoTracing(t *testing.T) {
 	if got := app.one(t).header.Get("Traceparent"); got != parent {
 		t.Errorf("traceparent %q", got)
 	}
+}
+
+// TestTracingBehindInbox: an event that waits in an inbox belongs to the same trace when it is delivered, if deliver has
+// tracing too.
+func TestTracingBehindInbox(t *testing.T) {
+	setKeys(t)
+	receiver := newOTLPReceiver(t)
+	app := newMerchantApp(t, nil)
+	address := freeAddress(t)
+	startCaddy(t, strings.Replace(merchantOptions(noPlatform), "{\n", "{\n\tinbox {\n\t\tstore bolt {\n\t\t\tpath "+filepath.Join(t.TempDir(), "inbox.db")+"\n\t\t}\n\t}\n", 1)+
+		notifySite(address, `tracing {
+		span gateway
+	}
+	chinaums_notify
+	inbox {
+		deliver {
+			tracing {
+				span later
+			}
+			reverse_proxy `+app.URL+`
+		}
+	}`))
+	const trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+	wantWord(t, postNotify(t, "http://"+address+"/notify", signedPayment(), "Traceparent: 00-"+trace+"-00f067aa0ba902b7-01"), 200)
+	var got received
+	testutil.Eventually(t, "the app gets it", func() bool {
+		all := app.seen()
+		if len(all) == 1 {
+			got = all[0]
+		}
+		return len(all) == 1
+	})
+	all := receiver.take(t)
+	parts := strings.Split(got.header.Get("Traceparent"), "-")
+	if len(parts) != 4 || parts[1] != trace {
+		t.Fatalf("traceparent %q", got.header.Get("Traceparent"))
+	}
+	stored, _ := clientSpan(t, all, "deliver com.chinaums.payment.succeeded")
+	for _, span := range all {
+		if hex.EncodeToString(span.SpanId) == parts[2] {
+			if span.Name != "later" || !bytes.Equal(span.ParentSpanId, stored.SpanId) {
+				t.Errorf("the app's parent is %s under %x, not under %x", span.Name, span.ParentSpanId, stored.SpanId)
+			}
+			return
+		}
+	}
+	t.Errorf("nobody has sent the span %s", parts[2])
 }

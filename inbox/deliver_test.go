@@ -569,3 +569,30 @@ func TestHintOfTheApp(t *testing.T) {
 		})
 	}
 }
+
+// TestPutMetrics: what becomes of each request that is to be stored is counted, and how full the inbox is. Before, only the
+// time was known.
+func TestPutMetrics(t *testing.T) {
+	g := start(t, options{
+		handler: map[string]any{"retry": []string{"1h"}}, inbox: map[string]any{"max_store": 20000}, app: answering(http.StatusInternalServerError, ""),
+	})
+	puts := func(result string) float64 {
+		return g.metric("caddy_inbox_puts_total", "inbox=default", "result="+result)
+	}
+	stored, repeated, full := puts("stored"), puts("repeated"), puts("full")
+	g.accepted("a", strings.Repeat("x", 6000))
+	g.accepted("a", strings.Repeat("x", 6000))
+	if puts("stored") != stored+1 || puts("repeated") != repeated+1 {
+		t.Errorf("stored %v, repeated %v", puts("stored")-stored, puts("repeated")-repeated)
+	}
+	if size, most := g.metric("caddy_inbox_bytes", "inbox=default"), g.metric("caddy_inbox_max_bytes", "inbox=default"); size < 6000 || size > most || most != 20000 {
+		t.Errorf("%v of %v bytes", size, most)
+	}
+	g.accepted("b", strings.Repeat("x", 6000))
+	if w := g.post("c", strings.Repeat("x", 9000)); w.Code != http.StatusServiceUnavailable {
+		t.Fatalf("answered %d", w.Code)
+	}
+	if puts("full") != full+1 {
+		t.Errorf("full %v", puts("full")-full)
+	}
+}

@@ -135,7 +135,7 @@ func (t *Transport) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			return err
 		}
 		if !known {
-			if err := o.Misspelt(); err != nil {
+			if err := o.Misspelled(); err != nil {
 				return err
 			}
 			rest = append(rest, d.NextSegment()...)

@@ -54,7 +54,7 @@ func Nearest(word string, names []string) (nearest string) {
 	return nearest
 }
 
-// distance is how many letters have to be inserted, removed, replaced or swapped with their neighbour to make b of a.
+// distance is how many letters have to be inserted, removed, replaced or swapped with their neighbor to make b of a.
 func distance(a, b string) int {
 	var before []int
 	row := make([]int, len(b)+1)
@@ -79,9 +79,9 @@ func distance(a, b string) int {
 	return row[len(b)]
 }
 
-// Misspelt refuses the option at the cursor of a transport if it is none, and was probably meant to be one: names are the
+// Misspelled refuses the option at the cursor of a transport if it is none, and was probably meant to be one: names are the
 // transport's own besides those of `transport http`. Whatever else there is, Caddy's parser judges.
-func (o *Options) Misspelt(names ...string) error {
+func (o *Options) Misspelled(names ...string) error {
 	if transportOptions[o.D.Val()] {
 		return nil
 	}
