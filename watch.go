@@ -7,7 +7,6 @@ import (
 	"errors"
 	"maps"
 	"net/url"
-	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,6 +14,7 @@ import (
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/jsontext"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/text"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/watched"
 	"github.com/caddy-chinaums/caddy-chinaums/watch"
 )
 
@@ -28,6 +28,7 @@ type watchedCall struct {
 	kind   watch.Kind
 	number string
 	whole  bool // it gives back all there is
+	bill   bool // it is about a bill
 }
 
 const billPaths = "/v1/netpay/bills/"
@@ -36,13 +37,13 @@ const billPaths = "/v1/netpay/bills/"
 var watchedCalls = func() map[string]watchedCall {
 	calls := map[string]watchedCall{
 		"/v1/netpay/refund":          {kind: watch.KindRefund},
-		"/v1/netpay/secure-cancel":   {watch.KindRefund, "secure-cancel", true},
-		billPaths + "refund":         {kind: watch.KindRefund},
-		billPaths + "preauth-cancel": {watch.KindRefund, "preauth-cancel", true},
-		pathSecureComplete:           {watch.KindCapture, "secure-complete", false},
-		"/v1/netpay/close":           {watch.KindClose, "close", false},
-		billPaths + "close-qrcode":   {watch.KindClose, "close-qrcode", false},
-		billPaths + "get-qrcode":     {kind: watch.KindOrder},
+		"/v1/netpay/secure-cancel":   {watch.KindRefund, "secure-cancel", true, false},
+		billPaths + "refund":         {kind: watch.KindRefund, bill: true},
+		billPaths + "preauth-cancel": {watch.KindRefund, "preauth-cancel", true, true},
+		pathSecureComplete:           {watch.KindCapture, "secure-complete", false, false},
+		"/v1/netpay/close":           {watch.KindClose, "close", false, false},
+		billPaths + "close-qrcode":   {watch.KindClose, "close-qrcode", false, true},
+		billPaths + "get-qrcode":     {kind: watch.KindOrder, bill: true},
 	}
 	for _, name := range []string{
 		"wx/app-pre-order", "wx/unified-order", "wx/mini-pre-order", "trade/precreate", "trade/create", "trade/app-pre-order", "qmf/order",
@@ -58,21 +59,32 @@ var watchedCalls = func() map[string]watchedCall {
 
 const pathSecureComplete = "/v1/netpay/secure-complete"
 
+// What decides which money a call moves, and of which order. Nobody may read it in two ways.
+var (
+	decidingNumbers = []string{"mid", "merOrderId", "billNo", "billDate", "refundOrderId"}
+	decidingAmounts = []string{"refundAmount", "completedAmount"}
+)
+
 // Classify implements watch.Platform.
 func (*watching) Classify(called string, body []byte) (call watch.Call, ok bool) {
-	called = path.Clean(called)
-	as, ok := watchedCalls[called]
+	as, ok, doubtful := watched.Find(watchedCalls, called)
+	if doubtful {
+		return watch.Call{Kind: watch.KindRefund, Invalid: "path"}, true
+	}
 	if !ok {
 		return call, false
+	}
+	call = watch.Call{Kind: as.kind, Number: as.number, Whole: as.whole}
+	if as.kind.Money() {
+		if call.Invalid = watched.Unreliable(body, decidingNumbers, decidingAmounts); call.Invalid != "" {
+			return call, true
+		}
 	}
 	said, _, err := jsontext.Scalars(body, "")
 	if err != nil {
 		return call, false // the platform cannot read it either
 	}
-	call = watch.Call{Kind: as.kind, Number: as.number, Whole: as.whole, Order: orderKey(said, strings.HasPrefix(called, billPaths)), Mid: bounded(said["mid"])}
-	if call.Order == "" {
-		return call, false
-	}
+	call.Order, call.Mid = orderKey(said, as.bill), bounded(said["mid"])
 	switch as.kind {
 	case watch.KindOrder, watch.KindLink:
 		call.Amount, call.Notify = fenOf(said["totalAmount"]), notifyPlace(said["notifyUrl"])
@@ -87,13 +99,37 @@ func (*watching) Classify(called string, body []byte) (call watch.Call, ok bool)
 	case watch.KindCapture:
 		call.Amount = fenOf(said["completedAmount"])
 	}
+	if as.kind.Money() {
+		call.Invalid = as.missing(said)
+	}
 	call.Fields = make(map[string]string, 6)
 	for _, name := range [...]string{"mid", "tid", "instMid", "merOrderId", "billNo", "billDate", "refundOrderId", "secureTransaction"} {
 		if value := said[name]; value != "" {
 			call.Fields[name] = bounded(value)
 		}
 	}
-	return call, true
+	return call, call.Order != "" || call.Invalid != ""
+}
+
+// missing names what a money call needs and does not have.
+func (c watchedCall) missing(said map[string]string) string {
+	needed := "refundAmount"
+	switch {
+	case c.bill && said["billNo"] == "" && (said["merOrderId"] == "" || !c.whole):
+		return "billNo" // a bill has one row, by its own number
+	case c.bill && said["billNo"] != "" && said["billDate"] == "":
+		return "billDate"
+	case !c.bill && said["merOrderId"] == "":
+		return "merOrderId"
+	case c.whole:
+		return ""
+	case c.kind == watch.KindCapture:
+		needed = "completedAmount"
+	}
+	if said[needed] == "" {
+		return needed
+	}
+	return ""
 }
 
 // orderKey is an order's number in the watch: merOrderId or, of a bill, billNo and billDate. Empty: none is named.

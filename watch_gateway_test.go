@@ -265,6 +265,45 @@ func TestWatchLostRefund(t *testing.T) {
 	}
 }
 
+// TestWatchInvalidCalls: while the first refund is open, no second one gets past the guard in another wrapping. Each of these went
+// to the platform.
+func TestWatchInvalidCalls(t *testing.T) {
+	g := startWatched(t, "unknown 1h")
+	order := g.paid()
+	g.platform.Break(sandbox.Fault{Kind: sandbox.CutExecuted, Path: "/v1/netpay/refund"})
+	g.want(g.refund(order, g.number(), 100), 502, "GATEWAY_BAD_RESPONSE", "unknown")
+	body := func(order, amount string) string {
+		return `{"mid":"` + g.keys.MID + `","tid":"` + g.keys.TID + `","instMid":"APPDEFAULT","merOrderId":` + order + `,"refundOrderId":"` + g.number() + `","refundAmount":` + amount + `}`
+	}
+	quoted := `"` + order + `"`
+	for _, path := range []string{"refund;x=1", "refund%3Bx", "refund%252F", "refund%00", "%2e/refund//"} {
+		g.want(do(t, newRequest(t, "POST", g.url+"/v1/netpay/"+path, body(quoted, "100"), "Content-Type: application/json")), 403, "GATEWAY_FORBIDDEN", "not_sent")
+	}
+	for _, test := range []struct{ path, body, field string }{
+		{"/v1/netpay/Refund", body(quoted, "100"), "Refund"},
+		{"/v1/netpay/refund.json", body(quoted, "100"), "refund.json"},
+		{"/v1/netpay/refund", body(quoted, `"100.0"`), "refundAmount"},
+		{"/v1/netpay/refund", body(quoted, "1e2"), "refundAmount"},
+		{"/v1/netpay/refund", body(quoted, `" 100"`), "refundAmount"},
+		{"/v1/netpay/refund", body(quoted, "-100"), "refundAmount"},
+		{"/v1/netpay/refund", body(`" `+order+`"`, "100"), "merOrderId"},
+		{"/v1/netpay/refund", body(`"x","merOrderId":`+quoted, "100"), "merOrderId"},
+		{"/v1/netpay/refund", "\xef\xbb\xbf" + body(quoted, "100"), "body"},
+		{"/v1/netpay/refund", "merOrderId=" + order, "body"},
+	} {
+		for _, form := range []string{"", "/long"} {
+			a := do(t, newRequest(t, "POST", g.url+form+test.path, test.body, "Content-Type: application/json"))
+			g.want(a, 422, "GATEWAY_INVALID", "not_sent")
+			if !strings.Contains(a.body, test.field) {
+				t.Errorf("%s%s %s: %s", form, test.path, test.body, a.body)
+			}
+		}
+	}
+	if n := g.returned(order); n != 1 {
+		t.Errorf("money went back %d times", n)
+	}
+}
+
 // TestWatchOverride: who names the number in the way gets through, and the platform never sees the header.
 func TestWatchOverride(t *testing.T) {
 	g := startWatched(t, "")

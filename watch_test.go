@@ -104,14 +104,62 @@ func TestWatchClassify(t *testing.T) {
 			t.Errorf("%s: %+v", path, call)
 		}
 	}
-	for _, body := range []string{"", "[]", "{", `{"merOrderId":""}`, `{"refundOrderId":"R"}`} {
-		if call, ok := testWatching.Classify("/v1/netpay/refund", []byte(body)); ok {
-			t.Errorf("%s: %+v", body, call)
+	long := strings.Repeat("x", 5000)
+	call, ok := testWatching.Classify("/v1/netpay/refund", []byte(`{"merOrderId":"`+long+`","refundOrderId":"`+long+`","refundAmount":1}`))
+	if !ok || call.Invalid != "" || len(call.Order) > maxNumber || len(call.Number) > maxNumber {
+		t.Errorf("%v %+v", ok, call)
+	}
+}
+
+// TestWatchInvalid: a money call that somebody may read in another way passed as one that is not watched, or as one without an
+// amount: a second refund of the same order slipped past the guard.
+func TestWatchInvalid(t *testing.T) {
+	const bill = `"billNo":"B","billDate":"2026-11-29",`
+	for _, test := range []struct{ path, body, want string }{
+		{"refund", `{"merOrderId":"O","refundAmount":100}`, ""},
+		{"refund", `{"merOrderId":"O","refundAmount":"100","goods":[{"refundAmount":"1.5"}]}`, ""},
+		{"refund", ``, "body"},
+		{"refund", `[]`, "body"},
+		{"refund", `{"merOrderId":"O","refundAmount":100`, "body"},
+		{"refund", `merOrderId=O&refundAmount=100`, "body"},
+		{"refund", `{"refundAmount":100}`, "merOrderId"},
+		{"refund", `{"merOrderId":"","refundAmount":100}`, "merOrderId"},
+		{"refund", `{"merOrderId":"O ","refundAmount":100}`, "merOrderId"},
+		{"refund", `{"merOrderId":"O","merOrderId":"P","refundAmount":100}`, "merOrderId"},
+		{"refund", `{"merOrderId":"O"}`, "refundAmount"},
+		{"refund", `{"merOrderId":"O","refundAmount":"100.0"}`, "refundAmount"},
+		{"refund", `{"merOrderId":"O","refundAmount":1e2}`, "refundAmount"},
+		{"refund", `{"merOrderId":"O","refundAmount":" 100"}`, "refundAmount"},
+		{"refund", `{"merOrderId":"O","refundAmount":-100}`, "refundAmount"},
+		{"refund", `{"merOrderId":"O","refundAmount":1,"refundAmount":100}`, "refundAmount"},
+		{"refund", `{"merOrderId":"O","refundAmount":100,"refundOrderID":"R"}`, "refundOrderId"},
+		{"bills/refund", `{` + bill + `"refundAmount":100}`, ""},
+		{"bills/refund", `{"merOrderId":"B0","refundAmount":100}`, "billNo"},
+		{"bills/refund", `{"merOrderId":"B0","billNo":"B","refundAmount":100}`, "billDate"},
+		{"bills/refund", `{` + bill + `"refundOrderId":"R"}`, "refundAmount"},
+		{"bills/preauth-cancel", `{` + bill + `"mid":"M"}`, ""},
+		{"bills/preauth-cancel", `{"merOrderId":"O"}`, ""},
+		{"bills/preauth-cancel", `{"mid":"M"}`, "billNo"},
+		{"bills/preauth-cancel", `{"billNo":"B"}`, "billDate"},
+		{"secure-cancel", `{"merOrderId":"O"}`, ""},
+		{"secure-cancel", `{"mid":"M"}`, "merOrderId"},
+		{"secure-complete", `{"merOrderId":"O","completedAmount":5}`, ""},
+		{"secure-complete", `{"merOrderId":"O","completedAmount":"5.0"}`, "completedAmount"},
+		{"secure-complete", `{"merOrderId":"O","completeAmount":5}`, "completedAmount"},
+		{"refund;x=1", `{"merOrderId":"O","refundAmount":100}`, "path"},
+		{"Refund", `{"merOrderId":"O","refundAmount":100}`, "path"},
+		{"uac/refund", `{"merOrderId":"O","refundAmount":100}`, "path"},
+		{"refund/", `{"merOrderId":"O","refundAmount":"x"}`, "refundAmount"},
+	} {
+		call, ok := testWatching.Classify("/v1/netpay/"+test.path, []byte(test.body))
+		if !ok || call.Invalid != test.want || !call.Kind.Money() {
+			t.Errorf("%s %s: %v, %+v; want %q", test.path, test.body, ok, call, test.want)
 		}
 	}
-	long := strings.Repeat("x", 5000)
-	if call, ok := testWatching.Classify("/v1/netpay/refund", []byte(`{"merOrderId":"`+long+`","refundOrderId":"`+long+`"}`)); !ok || len(call.Order) > maxNumber || len(call.Number) > maxNumber {
-		t.Errorf("%v %+v", ok, call)
+	for path := range strings.FieldsSeq("query refund-query bills/query trade/precreate close") {
+		if call, ok := testWatching.Classify("/v1/netpay/"+path, []byte(`{"merOrderId":"O","merOrderId":"P"`)); ok {
+			t.Errorf("%s: %+v", path, call)
+		}
 	}
 }
 

@@ -34,7 +34,7 @@ func (o *Order) guard(call Call) *Refusal {
 		same = nil // the platform cannot know it again
 	}
 	for _, c := range o.Calls {
-		if c.Kind.money() && c.Flight != "" {
+		if c.Kind.Money() && c.Flight != "" {
 			return &Refusal{Status: 409, Code: CodeBusy, Number: c.Number, RetryAfter: 5 * time.Second,
 				Chinese: fmt.Sprintf("该订单的另一笔资金操作 %s 正在进行，请稍后再试", clip(c.Number)),
 				English: fmt.Sprintf("another money call of this order, %s, is on its way; try again later", clip(c.Number))}
@@ -72,6 +72,18 @@ func (o *Order) inTheWay(call Call) *Track {
 		}
 	}
 	return nil
+}
+
+// invalid refuses a money call that could slip past the guard, because somebody else may read it in another way.
+func invalid(call Call) *Refusal {
+	if call.Invalid == "path" {
+		return &Refusal{Status: 422, Code: CodeInvalid, Number: call.Path,
+			Chinese: fmt.Sprintf("路径 %s 可能是资金操作，但不在网关已知的接口之列，未发送", clip(call.Path)),
+			English: fmt.Sprintf("the path %s may be that of a money call, and is none of those that are known here; it was not sent", clip(call.Path))}
+	}
+	return &Refusal{Status: 422, Code: CodeInvalid,
+		Chinese: fmt.Sprintf("资金操作的 %s 缺失、重复或写法有歧义，未发送", clip(call.Invalid)),
+		English: fmt.Sprintf("%s of this money call is missing, repeated or ambiguous; the call was not sent", clip(call.Invalid))}
 }
 
 // Unavailable refuses a call that could not be written down.

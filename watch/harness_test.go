@@ -68,6 +68,7 @@ type request struct {
 	Amount                     int64
 	Whole                      bool
 	Expires                    time.Duration
+	Invalid                    string
 }
 
 func (r request) body() []byte {
@@ -85,7 +86,7 @@ func (b *bank) Classify(path string, body []byte) (watch.Call, bool) {
 		return watch.Call{}, false
 	}
 	call := watch.Call{Kind: watch.Kind(strings.TrimPrefix(path, "/")), Order: r.Order, Number: r.Number, Amount: r.Amount, Whole: r.Whole, Mid: r.Mid,
-		Notify: r.Notify, Fields: map[string]string{"mid": r.Mid}}
+		Notify: r.Notify, Invalid: r.Invalid, Fields: map[string]string{"mid": r.Mid}}
 	if r.Expires != 0 {
 		call.Expires = time.Now().Add(r.Expires)
 	}

@@ -128,6 +128,34 @@ func TestOverride(t *testing.T) {
 	}
 }
 
+// TestInvalid: a money call of which nobody can say what it does passed without a word, whatever was on its way.
+func TestInvalid(t *testing.T) {
+	for name, test := range map[string]struct {
+		refunds, invalid, override string
+		passes                     bool
+	}{
+		"enforce":                       {watch.Enforce, "refundAmount", "", false},
+		"enforce, overridden":           {watch.Enforce, "refundAmount", "refundAmount", false},
+		"enforce, a path":               {watch.Enforce, "path", "", false},
+		"enforce, a path that is meant": {watch.Enforce, "path", "/refund", true},
+		"warn":                          {watch.Warn, "refundAmount", "", true},
+		"off":                           {watch.Off, "body", "", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inTime(t, func(s *watch.Settings) { s.Refunds = test.refunds }, func(t *testing.T, g *gateway) {
+				r := request{Order: "A1", Number: "R1", Amount: 60, Invalid: test.invalid}
+				ticket, refusal := g.Before(t.Context(), "shop", "/refund", r.body(), test.override)
+				if (refusal == nil) != test.passes || ticket != nil {
+					t.Fatalf("%+v, %+v", ticket, refusal)
+				}
+				if refusal != nil && (refusal.Status != 422 || refusal.Code != watch.CodeInvalid || !strings.Contains(refusal.English, test.invalid)) {
+					t.Errorf("%+v", refusal)
+				}
+			})
+		})
+	}
+}
+
 // model is an order as it is told to a person: what is true at the platform, and what the watch must make of it in the end.
 type model struct {
 	executed map[string]bool // refunds that the platform has executed

@@ -20,8 +20,8 @@ const (
 // order reports whether a call of this kind makes an order; the others are about one.
 func (k Kind) order() bool { return k == KindOrder || k == KindLink }
 
-// money reports whether a call of this kind moves money of an order.
-func (k Kind) money() bool { return k == KindRefund || k == KindCapture }
+// Money reports whether a call of this kind moves money of an order.
+func (k Kind) Money() bool { return k == KindRefund || k == KindCapture }
 
 // Call is what a platform reads out of a call's path and body.
 type Call struct {
@@ -49,6 +49,10 @@ type Call struct {
 
 	// Path is the call's.
 	Path string
+
+	// Invalid names what of a money call cannot be relied on: a field, `path` or `body`. The guard does not let it pass, as
+	// nobody could say what it pays back, nor of which order. The rest of the call may be empty then, but for Kind.
+	Invalid string
 
 	// Fields is what a query needs to know, by the platform's names, and no buyer's data.
 	Fields map[string]string
@@ -100,7 +104,8 @@ type Finding struct {
 	Word string
 
 	// Order is what it says about the order; Amount what the order's is, Refunded how much of it was given back, both in
-	// fen (0: not said); Mid whose it is.
+	// fen (0: not said); Mid whose it is. Amount and Mid are held against what was ordered: what tells of a refund only leaves
+	// Amount out.
 	Order            Fact
 	Amount, Refunded int64
 	Mid              string
@@ -113,6 +118,9 @@ type Finding struct {
 	Call       Fact
 	Number     string
 	CallAmount int64
+
+	// Kind is that call's, where the watch has not seen it. Default: KindRefund.
+	Kind Kind
 
 	// Wait says that the platform is busy with the order: it is not asked again within 60 s.
 	Wait bool
@@ -154,7 +162,8 @@ type Query struct {
 
 // Platform is what the watch has to know of one. Its methods keep nothing of what they are given.
 type Platform interface {
-	// Classify says what a call is; false: one that is not watched.
+	// Classify says what a call is; false: one that is not watched. A call that may be a money call, and is not clearly one,
+	// is Invalid.
 	Classify(path string, body []byte) (Call, bool)
 
 	// Answered says what the platform's own answer to a call means. The zero Finding: nothing is certain.

@@ -1,6 +1,7 @@
 package watch
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 )
@@ -131,7 +132,7 @@ func (o *Order) learn(t *Track, f *Finding, by string, now int64) (l lesson) {
 	}
 	o.become(&o.Track, fact, now)
 	if f.Number != "" && f.Number != t.Number { // of another call than the one that was asked about
-		t = o.called(f.Number, f.CallAmount, now)
+		t = o.called(f, now)
 	}
 	if t != &o.Track {
 		if f.CallAmount != 0 {
@@ -149,17 +150,17 @@ func (o *Order) learn(t *Track, f *Finding, by string, now int64) (l lesson) {
 
 // called returns the call of a number that the platform names: one that is known by it, one that was sent without a number and
 // has this amount, or a new one, which was made elsewhere.
-func (o *Order) called(number string, amount, now int64) *Track {
-	if t := o.call(number); t != nil {
+func (o *Order) called(f *Finding, now int64) *Track {
+	if t := o.call(f.Number); t != nil {
 		return t
 	}
 	for _, t := range o.Calls {
-		if strings.HasPrefix(t.Number, "#") && t.Alias == "" && t.Amount == amount {
-			t.Alias = number
+		if strings.HasPrefix(t.Number, "#") && t.Alias == "" && t.Amount == f.CallAmount {
+			t.Alias = f.Number
 			return t
 		}
 	}
-	return o.add(&Track{Kind: KindRefund, Number: number, Sent: now})
+	return o.add(&Track{Kind: cmp.Or(f.Kind, KindRefund), Number: f.Number, Sent: now})
 }
 
 // owe writes down that the app is to be told an event, and reports whether the caller is to tell it now. What an older event

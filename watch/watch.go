@@ -232,6 +232,9 @@ func (w *Watch) Before(ctx context.Context, merchant, path string, body []byte, 
 		return nil, nil
 	}
 	call.Path = path
+	if call.Invalid != "" {
+		return nil, w.judge(c, merchant, call, override)
+	}
 	t := &Ticket{merchant: merchant, call: call, flight: w.instance + "." + strconv.FormatUint(flights.Add(1), 36),
 		lands: w.now() + c.Flight.Milliseconds()}
 	w.open.Store(t.flight, nil)
@@ -248,7 +251,7 @@ func (w *Watch) Before(ctx context.Context, merchant, path string, body []byte, 
 	if err != nil {
 		w.count("unwritten", string(call.Kind))
 		c.Logger.Error("the watch cannot write a call down", w.fields(t, zap.Error(err))...)
-		if call.Kind.money() && c.Refunds == Enforce {
+		if call.Kind.Money() && c.Refunds == Enforce {
 			w.later(merchant, call.Order, t.flight, t.land(NotSent, "", nil)) // it may have been written after all
 			return nil, Unavailable()
 		}
@@ -258,6 +261,21 @@ func (w *Watch) Before(ctx context.Context, merchant, path string, body []byte, 
 		return nil, refusal
 	}
 	return t, nil
+}
+
+// judge says what becomes of a money call that cannot be written down, because nobody knows what it does. It is not followed.
+func (w *Watch) judge(c *config, merchant string, call Call, override string) *Refusal {
+	if c.Refunds == Off {
+		return nil
+	}
+	refusal := invalid(call)
+	overridden := override != "" && override == refusal.Number
+	if c.Refunds == Enforce && !overridden {
+		return refusal
+	}
+	c.Logger.Warn("the watch lets a money call pass that it cannot follow", zap.String("merchant", merchant), zap.String("path", clip(call.Path)),
+		zap.String("invalid", call.Invalid), zap.Bool("overridden", overridden))
+	return nil
 }
 
 // write writes the row of intent, if the guard lets the call pass.
@@ -316,7 +334,7 @@ func (w *Watch) After(t *Ticket, outcome Outcome, code string, answer []byte) {
 		f = &found
 	}
 	edit := t.land(outcome, code, f)
-	if !t.call.Kind.money() && !w.overdue.long() {
+	if !t.call.Kind.Money() && !w.overdue.long() {
 		w.later(t.merchant, t.call.Order, t.flight, edit)
 		return
 	}
