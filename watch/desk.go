@@ -15,7 +15,7 @@ import (
 
 // Select selects orders for a list.
 type Select struct {
-	State    State  // empty: all; Unresolved and Stuck also select orders with a call in this state
+	State    State  // empty: all; Unresolved and Stuck also select orders with a call in this state, Stuck those with an event that is
 	Merchant string // empty: all
 	Search   string // only those with a number, of the order or of a call, that contains it; empty: all
 	After    string // only those behind this key, which is merchant/number
@@ -27,7 +27,7 @@ func (q Select) matches(o *Order) bool {
 		return false
 	}
 	calls := func(is func(c *Track) bool) bool { return slices.ContainsFunc(o.Calls, is) }
-	if q.State != "" && q.State != o.State && !calls(func(c *Track) bool { return c.State == q.State }) {
+	if q.State != "" && q.State != o.State && !(q.State == Stuck && o.tellingStuck()) && !calls(func(c *Track) bool { return c.State == q.State }) {
 		return false
 	}
 	return q.Search == "" || strings.Contains(o.ID, q.Search) ||
@@ -74,14 +74,26 @@ func (w *Watch) Order(ctx context.Context, merchant, number string) (*Order, err
 	return o, err
 }
 
-// Query asks the platform about an order now, and about each of its calls whose end is not known. ErrNotFound.
+// Query asks the platform about an order now, and about each of its calls whose end is not known. ErrNotFound, or a *NotNow
+// where nothing could be asked.
 func (w *Watch) Query(ctx context.Context, merchant, number string) (*Order, error) {
 	return w.queryAll(ctx, merchant, number, false)
 }
 
-// Resend asks the platform about an order and its refunds, and tells the app again what it says, with the same ids. ErrNotFound.
+// Resend asks the platform about an order and its refunds, and tells the app again what it says, with the same ids. ErrNotFound,
+// or a *NotNow where nothing could be asked.
 func (w *Watch) Resend(ctx context.Context, merchant, number string) (*Order, error) {
 	return w.queryAll(ctx, merchant, number, true)
+}
+
+// NotNow says that nothing was asked, because the platform is busy with the order, a call of it is on its way, or it was
+// asked a moment ago.
+type NotNow struct {
+	Wait time.Duration // how long from now it is of no use to try again
+}
+
+func (e *NotNow) Error() string {
+	return "nothing was asked: the platform is busy with this order, or a call or query of it is on its way; try again in " + e.Wait.Round(time.Second).String()
 }
 
 func (w *Watch) queryAll(ctx context.Context, merchant, number string, again bool) (*Order, error) {
@@ -89,13 +101,26 @@ func (w *Watch) queryAll(ctx context.Context, merchant, number string, again boo
 	if err != nil {
 		return nil, err
 	}
+	var asked bool
+	wait := busyPause
 	for _, t := range o.tracks() {
 		name := o.name(t)
-		if t.Flight != "" || name != "" && !again && !o.unresolved(t) && t.State != Stuck || name != "" && t.Kind != KindRefund && again {
+		if name != "" && !again && !o.unresolved(t) && t.State != Stuck || name != "" && t.Kind != KindRefund && again {
 			continue
 		}
-		w.index.spend(merchant)
-		w.ask(ctx, o, name, again)
+		now, free, err := w.claim(ctx, merchant, number, name)
+		if err != nil {
+			return nil, err
+		}
+		if free > 0 {
+			wait = min(wait, free)
+			continue
+		}
+		asked = true
+		w.ask(ctx, now, name, again)
+	}
+	if !asked {
+		return nil, &NotNow{Wait: max(wait, time.Second)}
 	}
 	return w.Order(ctx, merchant, number)
 }
@@ -236,7 +261,7 @@ func (o *Order) verdict() Verdict {
 		return AmountDiffers
 	case o.Late:
 		return LatePaid
-	case o.untold("") != nil:
+	case slices.ContainsFunc(o.Told, func(e *Told) bool { return e.About == "" && e.Taken == 0 }):
 		return AppNotTold
 	case !o.Seen:
 		return NotifyWithoutOrder

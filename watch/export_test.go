@@ -2,9 +2,9 @@ package watch
 
 import "time"
 
-// StartAs starts a watch as another process would.
-func StartAs(instance string, store Store, settings Settings, parts Parts) *Watch {
-	return start(store, Clock{}, instance, settings, parts)
+// StartAs starts a watch as another process would, whose clock may be wrong.
+func StartAs(instance string, store Store, ahead time.Duration, settings Settings, parts Parts) *Watch {
+	return start(store, Clock{Now: func() time.Time { return time.Now().Add(ahead) }}, instance, settings, parts)
 }
 
 // Followed is how many rows are in memory.

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/caddy-chinaums/caddy-chinaums/watch"
@@ -36,6 +37,17 @@ type bank struct {
 	saying  map[string]answer         // what it answers about an order or a refund, whatever is true
 	refunds int                       // executed
 	began   time.Time
+	slow    chan struct{} // closed: it answers queries again; nil: it does
+	panics  string        // what it panics in: "Answered", "Read", "Ask" or "Classify"
+}
+
+// trip panics, if somebody wants it to.
+func (b *bank) trip(in string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.panics == in {
+		panic("the platform's code has a mistake")
+	}
 }
 
 type account struct {
@@ -81,6 +93,7 @@ func (r request) body() []byte {
 
 // Classify implements watch.Platform.
 func (b *bank) Classify(path string, body []byte) (watch.Call, bool) {
+	b.trip("Classify")
 	var r request
 	if json.Unmarshal(body, &r) != nil || r.Order == "" {
 		return watch.Call{}, false
@@ -95,6 +108,7 @@ func (b *bank) Classify(path string, body []byte) (watch.Call, bool) {
 
 // Answered implements watch.Platform.
 func (b *bank) Answered(call watch.Call, code string, _ []byte) watch.Finding {
+	b.trip("Answered")
 	f := watch.Finding{Word: code}
 	order := call.Kind == watch.KindOrder || call.Kind == watch.KindLink
 	switch {
@@ -114,6 +128,7 @@ func (b *bank) Answered(call watch.Call, code string, _ []byte) watch.Finding {
 
 // Ask implements watch.Platform. A refund is asked for in two ways, of which the first never finds anything.
 func (b *bank) Ask(o *watch.Order, call *watch.Track) []watch.Query {
+	b.trip("Ask")
 	if call == nil {
 		return []watch.Query{{Path: "/query", Body: []byte(o.ID)}}
 	}
@@ -121,7 +136,17 @@ func (b *bank) Ask(o *watch.Order, call *watch.Track) []watch.Query {
 }
 
 // send implements watch.Sender.
-func (b *bank) send(_ context.Context, _ string, q watch.Query) ([]byte, error) {
+func (b *bank) send(ctx context.Context, _ string, q watch.Query) ([]byte, error) {
+	b.mu.Lock()
+	slow := b.slow
+	b.mu.Unlock()
+	if slow != nil {
+		select {
+		case <-slow:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	key := string(q.Body)
@@ -156,6 +181,7 @@ func (b *bank) send(_ context.Context, _ string, q watch.Query) ([]byte, error) 
 
 // Read implements watch.Platform.
 func (b *bank) Read(o *watch.Order, call *watch.Track, _ watch.Query, content []byte) (watch.Finding, error) {
+	b.trip("Read")
 	var a answer
 	if err := json.Unmarshal(content, &a); err != nil {
 		return watch.Finding{}, err
@@ -254,6 +280,7 @@ type mailbox struct {
 	handed map[string]int // how often, by id
 	first  map[string]*watch.Event
 	fail   error
+	slow   chan struct{} // closed: it takes events again; nil: it does
 }
 
 func newMailbox() *mailbox {
@@ -261,7 +288,17 @@ func newMailbox() *mailbox {
 }
 
 // Tell implements watch.Teller.
-func (m *mailbox) Tell(_ context.Context, _ string, e *watch.Event) error {
+func (m *mailbox) Tell(ctx context.Context, _ string, e *watch.Event) error {
+	m.mu.Lock()
+	slow := m.slow
+	m.mu.Unlock()
+	if slow != nil {
+		select {
+		case <-slow:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.fail != nil {
@@ -312,6 +349,7 @@ type gateway struct {
 	mu     sync.Mutex
 	counts map[string]int
 	cries  []string
+	deaf   chan struct{} // closed: whoever hears the cries has time again; nil: he does
 }
 
 func newGateway(t testing.TB, change func(*watch.Settings)) *gateway {
@@ -320,12 +358,23 @@ func newGateway(t testing.TB, change func(*watch.Settings)) *gateway {
 
 // join starts a gateway on a store, with a platform and an app that others may have, too.
 func join(t testing.TB, store *storetest.Memory, b *bank, m *mailbox, instance string, change func(*watch.Settings)) *gateway {
-	g := &gateway{t: t, bank: b, mailbox: m, store: store, counts: map[string]int{}}
+	g := joinStore(t, store, b, m, instance, change)
+	g.store = store
+	return g
+}
+
+func joinStore(t testing.TB, store watch.Store, b *bank, m *mailbox, instance string, change func(*watch.Settings)) *gateway {
+	return joinAt(t, store, b, m, instance, 0, change)
+}
+
+// joinAt starts a gateway whose clock is wrong.
+func joinAt(t testing.TB, store watch.Store, b *bank, m *mailbox, instance string, ahead time.Duration, change func(*watch.Settings)) *gateway {
+	g := &gateway{t: t, bank: b, mailbox: m, counts: map[string]int{}}
 	s := settings()
 	if change != nil {
 		change(&s)
 	}
-	g.Watch = watch.StartAs(instance, store, s, watch.Parts{
+	g.Watch = watch.StartAs(instance, store, ahead, s, watch.Parts{
 		Platform: b, Send: b.send, Teller: m,
 		Count: func(what, label string) {
 			g.mu.Lock()
@@ -333,6 +382,12 @@ func join(t testing.TB, store *storetest.Memory, b *bank, m *mailbox, instance s
 			g.counts[what+" "+label]++
 		},
 		Emit: func(what string, o *watch.Order) {
+			g.mu.Lock()
+			deaf := g.deaf
+			g.mu.Unlock()
+			if deaf != nil {
+				<-deaf
+			}
 			g.mu.Lock()
 			defer g.mu.Unlock()
 			g.cries = append(g.cries, what+" "+o.ID)
@@ -343,6 +398,7 @@ func join(t testing.TB, store *storetest.Memory, b *bank, m *mailbox, instance s
 
 // cried is what was reported.
 func (g *gateway) cried() string {
+	synctest.Wait()
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return fmt.Sprint(g.cries)

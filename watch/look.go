@@ -168,7 +168,7 @@ func (x *index) pick(l *lane, now time.Time) (key string, giveWay bool, wait tim
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	ms := now.UnixMilli()
-	wait = time.Hour
+	wait = time.Minute // a clock may be set, or the machine have slept
 	take := func(i *item) string {
 		x.place(i, ms+lease.Milliseconds(), i.class)
 		return i.key
@@ -272,7 +272,7 @@ func (w *Watch) load() error {
 			return
 		}
 		if h.flight && !w.store.Shared() { // of an earlier process, or it will be looked at once too often
-			h.due, h.class = min(h.due, w.now()), Urgent
+			h.due = min(h.due, w.now())
 		}
 		w.index.set(e.Key, h, e.Revision)
 	}
@@ -304,6 +304,7 @@ func (w *Watch) run(l *lane) {
 			w.giveWay(key)
 		default:
 			w.work.Go(func() {
+				defer w.caught()
 				defer w.index.done(l)
 				w.look(key)
 			})
@@ -367,32 +368,69 @@ func (w *Watch) look(key string) {
 	}
 }
 
-// askAbout asks about one call now, for whoever waits for the answer. It does not where that was done a second ago, or the
-// platform is busy with the order.
+// claim takes the next look at a call, which nobody else has then. free is for how long there is none to be had: it is on its way, it
+// was asked about a second ago, or the platform is busy with the order.
+func (w *Watch) claim(ctx context.Context, merchant, order, number string) (o *Order, free time.Duration, err error) {
+	o, err = w.change(ctx, merchant, order, func(o *Order, now int64) bool {
+		t := o.track(number)
+		switch {
+		case t == nil:
+			free = time.Second
+		case t.Flight != "":
+			free = 5 * time.Second
+		default:
+			free = time.Duration(max(t.Hold, t.Asked+1000)-now) * time.Millisecond
+		}
+		if free > busyPause { // the clock was set back
+			free = 0
+		}
+		if free > 0 {
+			return false
+		}
+		t.Asked, t.Next = now, 0
+		return true
+	})
+	if err == nil && free <= 0 {
+		w.index.spend(merchant)
+	}
+	return o, free, err
+}
+
+// askAbout asks about one call now, for whoever waits for the answer: 3 s at most. What comes later is taken as well.
 func (w *Watch) askAbout(ctx context.Context, merchant, order, number string) {
 	ctx, cancel := context.WithTimeout(ctx, guardAsks)
 	defer cancel()
-	mine := false
-	o, err := w.change(ctx, merchant, order, func(o *Order, now int64) bool {
-		t := o.track(number)
-		mine = t != nil && t.Flight == "" && t.Asked+1000 <= now && t.Hold <= now
-		if mine {
-			t.Asked, t.Next = now, 0
+	o, free, err := w.claim(ctx, merchant, order, number)
+	if err != nil || free > 0 {
+		return
+	}
+	known := make(chan struct{})
+	if w.spawn(func() {
+		done := sync.OnceFunc(func() { close(known) })
+		defer done()
+		tell := w.inquire(w.ctx, o, number, false)
+		done()
+		tell()
+	}) {
+		select {
+		case <-known:
+		case <-ctx.Done():
 		}
-		return mine
-	})
-	if err == nil && mine {
-		w.index.spend(merchant)
-		w.ask(ctx, o, number, false)
 	}
 }
 
 // ask asks about an order, or a call of it, writes down what was found, and tells it. The caller has claimed the look.
 func (w *Watch) ask(ctx context.Context, o *Order, number string, again bool) {
+	w.inquire(ctx, o, number, again)()
+}
+
+// inquire asks and writes down what was found. The app is told by what it returns.
+func (w *Watch) inquire(ctx context.Context, o *Order, number string, again bool) (tell func()) {
+	tell = func() {}
 	c := w.config.Load()
 	t := o.track(number)
 	if t == nil {
-		return
+		return tell
 	}
 	asking, cancel := context.WithTimeout(ctx, queryTimeout)
 	f, result := w.query(asking, c, o, t)
@@ -402,13 +440,13 @@ func (w *Watch) ask(ctx context.Context, o *Order, number string, again bool) {
 	writing, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
 	defer cancel()
 	var (
-		l     lesson
-		event *Event
-		stuck bool
-		found bool
+		l             lesson
+		event         *Event
+		stuck, untold bool
+		found         bool
 	)
 	o, err := w.change(writing, o.Merchant, o.ID, func(o *Order, now int64) bool {
-		l, event, stuck = lesson{}, nil, false
+		l, event, stuck, untold = lesson{}, nil, false, false
 		t := o.track(number)
 		if t == nil {
 			return false
@@ -430,7 +468,10 @@ func (w *Watch) ask(ctx context.Context, o *Order, number string, again bool) {
 			o.become(t, isStuck, now)
 			stuck = t.State == Stuck
 		}
-		if event != nil && o.Differs && o.Seen && c.Amounts == Reject {
+		if event != nil {
+			event.Ordered = o.ordered(f, c.Amounts)
+		}
+		if event != nil && event.Ordered == OrderedDiffers && c.Amounts == Reject {
 			event = nil
 		}
 		if event != nil {
@@ -440,31 +481,36 @@ func (w *Watch) ask(ctx context.Context, o *Order, number string, again bool) {
 				event = nil
 			}
 		}
+		if event == nil {
+			untold = c.abandon(o, t, now)
+		}
 		return true
 	})
 	if err != nil {
-		return // the next look finds it again
+		return tell // the next look finds it again
 	}
 	w.report(o, l)
 	w.say(stuck && number != "" && o.track(number).Kind == KindRefund, "refund_stuck", "the end of a refund could not be found; a person has to look", o)
+	w.say(untold, "", notTold, o)
 	if event == nil {
-		return
+		return tell
 	}
-	event.Order, event.Ordered = o, OrderedTrue
-	if !o.Seen {
-		event.Ordered = OrderedUnseen
-	}
-	event.Ordered = ordered(o, event.Ordered, c.Amounts)
-	telling, cancel := context.WithTimeout(context.WithoutCancel(ctx), tellTimeout)
+	event.Order = o
+	return func() { w.tell(context.WithoutCancel(ctx), c, o, event, found) }
+}
+
+// tell hands an event over. found says that nobody had told of it before.
+func (w *Watch) tell(ctx context.Context, c *config, o *Order, event *Event, found bool) {
+	telling, cancel := context.WithTimeout(ctx, tellTimeout)
 	defer cancel()
-	err = c.Teller.Tell(telling, o.Merchant, event)
+	err := c.Teller.Tell(telling, o.Merchant, event)
 	if err != nil {
 		c.Logger.Warn("an event that a query has found cannot be handed over yet", zap.String("merchant", o.Merchant), zap.String("order", clip(o.ID)),
 			zap.String("type", event.Type), zap.Error(err))
 	} else if found {
 		c.count("found", event.Type)
 	}
-	written, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
+	written, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
 	w.taken(written, o.Merchant, o.ID, event.ID, err == nil)
 }
@@ -477,11 +523,12 @@ func (c *config) count(what, label string) {
 
 // query asks the platform, in one way after the other until one has found something.
 func (w *Watch) query(ctx context.Context, c *config, o *Order, t *Track) (found *Finding, result string) {
+	defer w.caught()
 	asked := t
 	if t == &o.Track {
 		asked = nil
 	}
-	result = "unanswered"
+	result = "unreadable" // where the platform panics
 	absent, failed := (*Finding)(nil), false
 	for n, q := range c.Platform.Ask(o, asked) {
 		if n > 0 {
@@ -495,7 +542,7 @@ func (w *Watch) query(ctx context.Context, c *config, o *Order, t *Track) (found
 		f, err := c.Platform.Read(o, asked, q, answer)
 		switch {
 		case err != nil:
-			failed, result = true, "unreadable"
+			failed = true
 		case f.Order == IsAbsent || f.Call == IsAbsent:
 			absent = &f
 		case f.Wait:
@@ -507,5 +554,5 @@ func (w *Watch) query(ctx context.Context, c *config, o *Order, t *Track) (found
 	if absent != nil && !failed {
 		return absent, "absent"
 	}
-	return nil, result
+	return nil, "unreadable"
 }

@@ -32,7 +32,7 @@ type Track struct {
 	Lands  int64  `json:"lands,omitempty"`  // when it is taken for lost
 
 	Next   int64 `json:"next,omitempty"`   // when it is asked about next
-	Class  Class `json:"class,omitempty"`  // how urgently: 1 urgent, 2 due, 3 gives way
+	Class  Class `json:"class,omitempty"`  // how urgently: 1 urgent, 2 owed, 3 due, 4 gives way
 	Asked  int64 `json:"asked,omitempty"`  // when it was last
 	Hold   int64 `json:"hold,omitempty"`   // not before this
 	Absent int   `json:"absent,omitempty"` // how often an expired order was not known
@@ -75,6 +75,12 @@ type Told struct {
 	At    int64  `json:"at,omitempty"`    // when it became known
 	Until int64  `json:"until,omitempty"` // somebody is telling it, until then
 	Taken int64  `json:"taken,omitempty"` // when the app, or the inbox, took it
+	Stuck int64  `json:"stuck,omitempty"` // when it was given up: a person has to look, and may have it told again
+}
+
+// telling reports whether somebody is at it. One who set out later than any clock allows is not: the clock was set back.
+func (e *Told) telling(now int64) bool {
+	return e.Until > now && e.Until <= now+tellTimeout.Milliseconds()
 }
 
 // Line is one entry of a timeline.
@@ -162,14 +168,19 @@ func (o *Order) event(id string) *Told {
 	return nil
 }
 
-// untold is the oldest event about a call, or the order, that nobody has taken.
+// untold is the oldest event about a call, or the order, that nobody has taken and that is not given up.
 func (o *Order) untold(about string) *Told {
 	for _, e := range o.Told {
-		if e.About == about && e.Taken == 0 {
+		if e.About == about && e.Taken == 0 && e.Stuck == 0 {
 			return e
 		}
 	}
 	return nil
+}
+
+// tellingStuck reports whether it was given up to tell the app something.
+func (o *Order) tellingStuck() bool {
+	return slices.ContainsFunc(o.Told, func(e *Told) bool { return e.Stuck != 0 })
 }
 
 // refunded is how much was given back, as far as it is known.
@@ -239,6 +250,9 @@ var errFormat = errors.New("the row is damaged, or was written by another versio
 
 func (o *Order) header() (h header) {
 	h.state = o.State
+	if o.tellingStuck() {
+		h.state = Stuck
+	}
 	for _, t := range o.tracks() {
 		h.flight = h.flight || t.Flight != ""
 		if t.Next != 0 {

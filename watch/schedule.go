@@ -57,8 +57,9 @@ type Class uint8
 // The classes.
 const (
 	Never  Class = iota
-	Urgent       // money calls whose end is not known, and what the app was not told: never given up for others
-	Due          // orders of unknown outcome, and looks after the expiry: they wait
+	Urgent       // money calls whose end is not known: they wait for nothing else
+	Owed         // what the app was not told
+	Due          // other calls of unknown outcome, and looks after the expiry
 	Early        // looks at orders that may still be paid: they give way
 )
 
@@ -79,8 +80,9 @@ var schedule = []struct {
 	{"an order that has expired", (*Order).unpaid, expiry, (*Settings).afterExpiry, false, Due, true},
 	{"an order long after that", (*Order).unpaid, lateFrom, (*Settings).lateAges, true, Due, true},
 	{"an order of unknown outcome", (*Order).uncertain, since, (*Settings).unknown, true, Due, false},
-	{"another call of unknown outcome", (*Order).unresolved, since, (*Settings).unknown, true, Urgent, false},
-	{"what the app was not told", (*Order).owed, owedSince, (*Settings).unknown, true, Urgent, false},
+	{"a money call of unknown outcome", (*Order).unresolvedMoney, since, (*Settings).unknown, true, Urgent, false},
+	{"a close of unknown outcome", (*Order).unresolved, since, (*Settings).unknown, true, Due, false},
+	{"what the app was not told", (*Order).owed, owedSince, (*Settings).unknown, true, Owed, false},
 }
 
 func (o *Order) payable(t *Track) bool   { return t == &o.Track && o.Seen && o.State == Open }
@@ -89,7 +91,8 @@ func (o *Order) unpaid(t *Track) bool    { return o.payable(t) || o.uncertain(t)
 func (o *Order) unresolved(t *Track) bool {
 	return t != &o.Track && (t.State == Unresolved || t.State == Sent)
 }
-func (o *Order) owed(t *Track) bool { return o.untold(o.name(t)) != nil }
+func (o *Order) unresolvedMoney(t *Track) bool { return o.unresolved(t) && t.Kind.Money() }
+func (o *Order) owed(t *Track) bool            { return o.untold(o.name(t)) != nil }
 
 func sent(_ *Order, t *Track) int64      { return t.Sent }
 func since(_ *Order, t *Track) int64     { return max(t.Since, t.Sent) }
@@ -116,8 +119,10 @@ func (s *Settings) unlessOff(ages ...time.Duration) []time.Duration {
 // next is when a call is asked about after a time, and how urgently; 0: not any more. The last look is the one at the end of
 // the time after which it is given up.
 func (s *Settings) next(o *Order, t *Track, after int64) (due int64, class Class) {
-	if t.Flight != "" {
+	if t.Flight != "" && t.Kind.Money() {
 		return t.Lands, Urgent
+	} else if t.Flight != "" {
+		return t.Lands, Due
 	}
 	for i := range schedule {
 		line := &schedule[i]
@@ -136,7 +141,7 @@ func (s *Settings) next(o *Order, t *Track, after int64) (due int64, class Class
 				age += time.Duration(n-len(ages)+1) * daily
 			}
 			at := min(from+jitter(o, t, n, age, line.late).Milliseconds(), end)
-			if at > after && (due == 0 || at < due) {
+			if at > after && (due == 0 || at < due || at == due && line.class < class) {
 				due, class = at, line.class
 			}
 			if at > after || at == end {
@@ -145,7 +150,7 @@ func (s *Settings) next(o *Order, t *Track, after int64) (due int64, class Class
 		}
 	}
 	if due != 0 {
-		due = max(due, t.Hold)
+		due = max(due, min(t.Hold, after+busyPause.Milliseconds()))
 	}
 	return due, class
 }
@@ -161,6 +166,18 @@ func (s *Settings) end(o *Order, t *Track, from int64) int64 {
 // over reports whether a call's time is up.
 func (s *Settings) over(o *Order, t *Track, now int64) bool {
 	return (o.unpaid(t) || o.unresolved(t)) && t.Flight == "" && now >= s.end(o, t, t.Since)
+}
+
+// abandon marks what the app was not told for so long that a person has to look, and reports whether there is such a thing.
+// A notify tells it all the same, and whoever has it told again.
+func (s *Settings) abandon(o *Order, t *Track, now int64) bool {
+	e := o.untold(o.name(t))
+	if e == nil || e.telling(now) || now < s.end(o, t, e.At) {
+		return false
+	}
+	e.Stuck = now
+	o.note(now, "time", e.About, "not told: "+e.Type)
+	return true
 }
 
 // plan sets the next look of each call; one that is due stays due.

@@ -107,7 +107,7 @@ func (o *Order) learn(t *Track, f *Finding, by string, now int64) (l lesson) {
 	if f.Wait {
 		t.Hold = now + busyPause.Milliseconds()
 	}
-	if !f.Bill && o.Seen && (f.Amount != 0 && o.Amount != 0 && f.Amount != o.Amount || f.Mid != "" && o.Mid != "" && f.Mid != o.Mid) {
+	if o.differs(f) {
 		l.differs, o.Differs = !o.Differs, true
 	}
 	late := o.Late
@@ -148,6 +148,29 @@ func (o *Order) learn(t *Track, f *Finding, by string, now int64) (l lesson) {
 	return l
 }
 
+// differs reports whether amount or mid is not what was ordered. Who says that an order is paid has to say how much; what tells
+// of a refund is compared by its mid only, as it has no amount of the order.
+func (o *Order) differs(f *Finding) bool {
+	if f.Bill || !o.Seen {
+		return false
+	}
+	comparable := o.Amount != 0 && (f.Amount != 0 || f.Order == IsPaid)
+	return comparable && f.Amount != o.Amount || f.Mid != "" && o.Mid != "" && f.Mid != o.Mid
+}
+
+// ordered is what Ce-Ordered says of a finding. Where nobody could read what was ordered, it was not seen either.
+func (o *Order) ordered(f *Finding, amounts string) string {
+	switch {
+	case !o.Seen:
+		return OrderedUnseen
+	case amounts != Off && o.differs(f):
+		return OrderedDiffers
+	case f.Order == IsPaid && o.Amount == 0 && !f.Bill:
+		return OrderedUnseen
+	}
+	return OrderedTrue
+}
+
 // called returns the call of a number that the platform names: one that is known by it, one that was sent without a number and
 // has this amount, or a new one, which was made elsewhere.
 func (o *Order) called(f *Finding, now int64) *Track {
@@ -169,12 +192,12 @@ func (o *Order) owe(t *Track, e *Event, by string, now, until int64) bool {
 	told := o.event(e.ID)
 	if told == nil {
 		about := o.name(t)
-		o.Told = slices.DeleteFunc(o.Told, func(other *Told) bool { return other.About == about && other.Taken == 0 && other.Until <= now })
+		o.Told = slices.DeleteFunc(o.Told, func(other *Told) bool { return other.About == about && other.Taken == 0 && !other.telling(now) })
 		told = &Told{ID: e.ID, Type: e.Type, About: about, By: by, At: now}
 		o.Told = append(o.Told, told)
 	}
 	told.Type = e.Type
-	if !e.Again && (told.Taken != 0 || told.Until > now) {
+	if !e.Again && (told.Taken != 0 || told.telling(now)) {
 		return false
 	}
 	told.Until = until

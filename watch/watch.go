@@ -10,6 +10,8 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
@@ -54,6 +56,8 @@ type Watch struct {
 	config   atomic.Pointer[config]
 	index    index
 	overdue  overdue
+	away     breaker
+	cries    chan func()
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -89,7 +93,7 @@ func start(store Store, clock Clock, instance string, settings Settings, parts P
 	if clock.After == nil {
 		clock.After = time.After
 	}
-	w := &Watch{store: store, clock: clock, instance: instance, ready: make(chan struct{})}
+	w := &Watch{store: store, clock: clock, instance: instance, ready: make(chan struct{}), cries: make(chan func(), maxCries)}
 	w.ctx, w.cancel = context.WithCancel(context.Background())
 	w.index.w = w
 	w.index.rate = settings.Rate
@@ -99,6 +103,7 @@ func start(store Store, clock Clock, instance string, settings Settings, parts P
 	w.work.Go(w.follow)
 	w.work.Go(w.catchUp)
 	w.work.Go(w.sweep)
+	w.work.Go(w.cry)
 	return w
 }
 
@@ -127,6 +132,28 @@ func (w *Watch) Close() {
 	w.work.Wait()
 }
 
+// spawn does something beside its caller, unless the watch is being closed.
+func (w *Watch) spawn(do func()) bool {
+	w.index.mu.Lock()
+	defer w.index.mu.Unlock()
+	if w.index.closed {
+		return false
+	}
+	w.work.Go(func() {
+		defer w.caught()
+		do()
+	})
+	return true
+}
+
+// caught ends a panic, such as one of a platform that cannot read an answer: it must neither end the process nor leave an
+// order locked. Its value may hold anything, a key included; its type and the stack tell enough.
+func (w *Watch) caught() {
+	if v := recover(); v != nil {
+		w.config.Load().Logger.Error("panic in the watch", zap.String("type", fmt.Sprintf("%T", v)), zap.ByteString("stack", debug.Stack()))
+	}
+}
+
 func (w *Watch) now() int64 { return w.clock.Now().UnixMilli() }
 
 func (w *Watch) count(what, label string) {
@@ -137,16 +164,28 @@ func (w *Watch) count(what, label string) {
 
 // gone reports whether nobody will tell a flight's outcome any more: it is one of an earlier process, or its time is up.
 func (w *Watch) gone(flight string, lands, now int64) bool {
+	over := lands <= now || lands > now+2*w.config.Load().Flight.Milliseconds() // the clock was set back
 	if strings.HasPrefix(flight, w.instance+".") {
 		_, open := w.open.Load(flight)
-		return !open && lands <= now
+		return !open && over
 	}
-	return !w.store.Shared() || lands <= now
+	return !w.store.Shared() || over
 }
 
 // change changes a row, and makes it where there is none. It calls edit with what is there, again if somebody else was
-// faster; edit reports whether there is something to write. The row as it is now is returned.
+// faster; edit reports whether there is something to write. The row as it is now is returned. While the store is away it fails
+// at once.
 func (w *Watch) change(ctx context.Context, merchant, number string, edit func(o *Order, now int64) bool) (*Order, error) {
+	begun := w.clock.Now()
+	if !w.away.lets(begun) {
+		return nil, errAway
+	}
+	o, err := w.tryChange(ctx, merchant, number, edit)
+	w.away.learn(err, begun, w.clock.Now())
+	return o, err
+}
+
+func (w *Watch) tryChange(ctx context.Context, merchant, number string, edit func(o *Order, now int64) bool) (*Order, error) {
 	key := rowKey(merchant, number)
 	for try := range maxTries {
 		if try > 1 { // others are at it, or the server that is read from lags behind
@@ -195,6 +234,38 @@ func (w *Watch) change(ctx context.Context, merchant, number string, edit func(o
 	return nil, ErrConflict
 }
 
+// breaker keeps others from waiting for a store that somebody has waited for in vain a moment ago.
+type breaker struct{ until atomic.Pointer[time.Time] }
+
+const (
+	longWait   = 500 * time.Millisecond // a store that fails sooner is tried again by everybody
+	breakPause = time.Second            // before one tries it again
+)
+
+var errAway = errors.New("the watch's store did not answer a moment ago")
+
+// lets reports whether the store may be tried: after the pause by one at a time.
+func (b *breaker) lets(now time.Time) bool {
+	until := b.until.Load()
+	if until == nil {
+		return true
+	}
+	next := now.Add(storeTimeout + breakPause)
+	return !now.Before(*until) && b.until.CompareAndSwap(until, &next)
+}
+
+// learn takes how a try has ended. Whoever has hung up himself says nothing about the store.
+func (b *breaker) learn(err error, begun, now time.Time) {
+	failed := err != nil && !errors.Is(err, ErrConflict) && !errors.Is(err, errFormat) && !errors.Is(err, context.Canceled)
+	switch {
+	case failed && now.Sub(begun) >= longWait:
+		until := now.Add(breakPause)
+		b.until.Store(&until)
+	case !failed && b.until.Load() != nil:
+		b.until.Store(nil)
+	}
+}
+
 // get reads a row; one that is not there is empty.
 func (w *Watch) get(ctx context.Context, merchant, number string) (*Order, error) {
 	entry, err := w.store.Get(ctx, rowKey(merchant, number))
@@ -238,6 +309,12 @@ func (w *Watch) Before(ctx context.Context, merchant, path string, body []byte, 
 	t := &Ticket{merchant: merchant, call: call, flight: w.instance + "." + strconv.FormatUint(flights.Add(1), 36),
 		lands: w.now() + c.Flight.Milliseconds()}
 	w.open.Store(t.flight, nil)
+	goes := false
+	defer func() {
+		if !goes { // also where somebody panics: the order must not stay locked
+			w.open.Delete(t.flight)
+		}
+	}()
 	refusal, err := w.write(ctx, c, t, override)
 	if refusal != nil && refusal.Code == CodeUnresolved { // it may be resolved by now
 		w.askAbout(ctx, merchant, call.Order, refusal.Number)
@@ -251,15 +328,16 @@ func (w *Watch) Before(ctx context.Context, merchant, path string, body []byte, 
 	if err != nil {
 		w.count("unwritten", string(call.Kind))
 		c.Logger.Error("the watch cannot write a call down", w.fields(t, zap.Error(err))...)
-		if call.Kind.Money() && c.Refunds == Enforce {
+		if call.Kind.Money() && c.Refunds != Off {
+			goes = true
 			w.later(merchant, call.Order, t.flight, t.land(NotSent, "", nil)) // it may have been written after all
 			return nil, Unavailable()
 		}
 	}
 	if refusal != nil {
-		w.open.Delete(t.flight)
 		return nil, refusal
 	}
+	goes = true
 	return t, nil
 }
 
@@ -328,12 +406,7 @@ func (w *Watch) After(t *Ticket, outcome Outcome, code string, answer []byte) {
 	if t == nil {
 		return
 	}
-	var f *Finding
-	if outcome == Answered {
-		found := w.config.Load().Platform.Answered(t.call, code, answer)
-		f = &found
-	}
-	edit := t.land(outcome, code, f)
+	edit := t.land(outcome, code, w.meaning(t.call, outcome, code, answer))
 	if !t.call.Kind.Money() && !w.overdue.long() {
 		w.later(t.merchant, t.call.Order, t.flight, edit)
 		return
@@ -345,6 +418,16 @@ func (w *Watch) After(t *Ticket, outcome Outcome, code string, answer []byte) {
 		return
 	}
 	w.open.Delete(t.flight)
+}
+
+// meaning is what the platform's own answer says; nil: there is none, or nobody can read it.
+func (w *Watch) meaning(call Call, outcome Outcome, code string, answer []byte) (f *Finding) {
+	if outcome != Answered {
+		return nil
+	}
+	defer w.caught()
+	found := w.config.Load().Platform.Answered(call, code, answer)
+	return &found
 }
 
 // land is the change that a call's outcome makes.
@@ -440,19 +523,14 @@ func (w *Watch) Notified(ctx context.Context, merchant, order string, f Finding)
 		var l lesson
 		var n Notice
 		edit := func(o *Order, now int64) bool {
-			l, n = lesson{}, Notice{Ordered: OrderedTrue}
-			if !o.Seen {
-				n.Ordered = OrderedUnseen
-			}
+			l, n = lesson{}, Notice{Ordered: o.ordered(&f, c.Amounts)}
 			if told := o.event(f.id()); told != nil && told.Type != "" {
-				n.Told, n.Busy = told.Taken != 0, told.Taken == 0 && told.Until > now
-				n.Ordered = ordered(o, n.Ordered, c.Amounts)
+				n.Told, n.Busy = told.Taken != 0, told.Taken == 0 && told.telling(now)
 				if n.Told || n.Busy {
 					return false
 				}
 			}
 			l = o.learn(&o.Track, &f, "notify", now)
-			n.Ordered = ordered(o, n.Ordered, c.Amounts)
 			o.Notified = o.Notified || o.State.paid() && f.Order != Nothing
 			t := &o.Track
 			if f.Number != "" {
@@ -482,13 +560,6 @@ func (w *Watch) Notified(ctx context.Context, merchant, order string, f Finding)
 	}
 }
 
-func ordered(o *Order, word, amounts string) string {
-	if o.Seen && o.Differs && amounts != Off {
-		return OrderedDiffers
-	}
-	return word
-}
-
 // Taken says whether the app took the event of a notify.
 func (w *Watch) Taken(merchant, order, id string, taken bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
@@ -497,6 +568,7 @@ func (w *Watch) Taken(merchant, order, id string, taken bool) {
 }
 
 func (w *Watch) taken(ctx context.Context, merchant, order, id string, taken bool) {
+	stuck, c := false, w.config.Load()
 	edit := func(o *Order, now int64) bool {
 		told := o.event(id)
 		if told == nil { // the notify is still to be written down
@@ -506,14 +578,19 @@ func (w *Watch) taken(ctx context.Context, merchant, order, id string, taken boo
 		told.Until = 0
 		word := "not taken"
 		if taken {
-			told.Taken, word = now, told.Type
+			told.Taken, told.Stuck, word = now, 0, told.Type
 		}
 		o.note(now, "told", told.About, word)
+		t := o.track(told.About)
+		stuck = t != nil && c.abandon(o, t, now)
 		return true
 	}
-	if _, err := w.change(ctx, merchant, order, edit); err != nil {
+	o, err := w.change(ctx, merchant, order, edit)
+	if err != nil {
 		w.later(merchant, order, "", edit)
+		return
 	}
+	w.say(stuck, "", notTold, o)
 }
 
 func (w *Watch) fields(t *Ticket, more ...zap.Field) []zap.Field {
@@ -527,14 +604,44 @@ func (w *Watch) report(o *Order, l lesson) {
 	w.say(l.differs && w.config.Load().Amounts != Off, "order_differs", "amount or mid is not what was ordered", o)
 }
 
+const (
+	notTold  = "the app could not be told of an event for so long that a person has to look"
+	maxCries = 1024 // that wait for whoever is slow to hear them; what is more is in the log
+)
+
+// cry tells the rest of the gateway: beside those who have found it out, lest a slow listener hold back what the app is to get.
+func (w *Watch) cry() {
+	for {
+		select {
+		case emit := <-w.cries:
+			emit()
+			continue
+		default:
+		}
+		select {
+		case emit := <-w.cries:
+			emit()
+		case <-w.ctx.Done():
+			return
+		}
+	}
+}
+
 func (w *Watch) say(so bool, what, words string, o *Order) {
 	if !so {
 		return
 	}
 	c := w.config.Load()
 	c.Logger.Error(words, zap.String("merchant", o.Merchant), zap.String("order", clip(o.ID)), zap.Int64("ordered", o.Amount), zap.Int64("paid", o.Paid))
-	if c.Emit != nil {
+	if c.Emit == nil || what == "" {
+		return
+	}
+	select {
+	case w.cries <- func() {
+		defer w.caught()
 		c.Emit(what, o)
+	}:
+	default:
 	}
 }
 

@@ -331,11 +331,14 @@ func TestAmounts(t *testing.T) {
 		want    string
 		told    int
 	}{
-		"the same":           {watch.Warn, answer{Order: watch.IsPaid, Amount: 100, Mid: "898"}, watch.OrderedTrue, 1},
-		"another amount":     {watch.Warn, answer{Order: watch.IsPaid, Amount: 1, Mid: "898"}, watch.OrderedDiffers, 1},
-		"another mid":        {watch.Warn, answer{Order: watch.IsPaid, Amount: 100, Mid: "899"}, watch.OrderedDiffers, 1},
-		"reject":             {watch.Reject, answer{Order: watch.IsPaid, Amount: 1, Mid: "898"}, watch.OrderedDiffers, 0},
-		"nothing to compare": {watch.Warn, answer{Order: watch.IsPaid}, watch.OrderedTrue, 1},
+		"the same":          {watch.Warn, answer{Order: watch.IsPaid, Amount: 100, Mid: "898"}, watch.OrderedTrue, 1},
+		"another amount":    {watch.Warn, answer{Order: watch.IsPaid, Amount: 1, Mid: "898"}, watch.OrderedDiffers, 1},
+		"another mid":       {watch.Warn, answer{Order: watch.IsPaid, Amount: 100, Mid: "899"}, watch.OrderedDiffers, 1},
+		"reject":            {watch.Reject, answer{Order: watch.IsPaid, Amount: 1, Mid: "898"}, watch.OrderedDiffers, 0},
+		"off":               {watch.Off, answer{Order: watch.IsPaid, Amount: 1, Mid: "898"}, watch.OrderedTrue, 1},
+		"no amount":         {watch.Warn, answer{Order: watch.IsPaid, Mid: "898"}, watch.OrderedDiffers, 1}, // was true: whoever hides the sum proves nothing
+		"no amount, reject": {watch.Reject, answer{Order: watch.IsPaid, Mid: "898"}, watch.OrderedDiffers, 0},
+		"no mid":            {watch.Warn, answer{Order: watch.IsPaid, Amount: 100}, watch.OrderedTrue, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inTime(t, func(s *watch.Settings) { s.Amounts = test.amounts }, func(t *testing.T, g *gateway) {

@@ -1,0 +1,315 @@
+package watch_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddy-chinaums/caddy-chinaums/watch"
+	"github.com/caddy-chinaums/caddy-chinaums/watch/storetest"
+)
+
+// TestNeverTold: what the app could not be told of was forgotten after give_up without a word. It is stuck, and is told all the same
+// when somebody asks for it; the order stays paid.
+func TestNeverTold(t *testing.T) {
+	for _, way := range []string{"the inbox is full", "the platform is silent"} {
+		t.Run(way, func(t *testing.T) {
+			inTime(t, nil, func(t *testing.T, g *gateway) {
+				g.ordered("A1", 100)
+				g.bank.order("A1", watch.IsPaid, 100)
+				g.mailbox.failing(errors.New("the inbox is full"))
+				after(2 * time.Hour)
+				if way == "the platform is silent" {
+					g.bank.set(func() { g.bank.deaf = func(watch.Query) error { return errors.New("down") } })
+				}
+				after(8 * day)
+				stuck, err := g.List(t.Context(), watch.Select{State: watch.Stuck, Limit: 10})
+				if err != nil || len(stuck) != 1 || stuck[0].State != watch.Paid || stuck[0].Told[0].Stuck == 0 {
+					t.Fatalf("%+v, %v", stuck, err)
+				}
+				if s := g.Stats(); s.States[watch.Stuck] != 1 {
+					t.Errorf("%v", s.States)
+				}
+				asked := len(g.bank.questions("A1"))
+				after(30 * day)
+				if more := len(g.bank.questions("A1")) - asked; more != 0 || g.cried() != "[]" {
+					t.Errorf("%d more questions, %s", more, g.cried())
+				}
+				if removed, err := g.RemoveOld(time.Now()); removed != 0 || err != nil {
+					t.Errorf("removed %d, %v", removed, err)
+				}
+				g.bank.set(func() { g.bank.deaf = nil })
+				g.mailbox.failing(nil)
+				if _, err := g.Resend(t.Context(), "shop", "A1"); err != nil {
+					t.Fatal(err)
+				}
+				if s := g.Stats(); g.mailbox.times("A1 paid") != 1 || s.States[watch.Stuck] != 0 || g.Followed() != 0 {
+					t.Errorf("told %d times, %v", g.mailbox.times("A1 paid"), s.States)
+				}
+			})
+		})
+	}
+}
+
+// TestBacklog: unresolved refunds stood in one queue with what the app was not told: with an inbox that was full for an hour nobody
+// looked at them for hours.
+func TestBacklog(t *testing.T) {
+	inTime(t, func(s *watch.Settings) { s.Rate = 1 }, func(t *testing.T, g *gateway) {
+		g.mailbox.failing(errors.New("the inbox is full"))
+		for i := range 5000 {
+			number := fmt.Sprintf("B%d", i)
+			g.bank.order(number, watch.IsPaid, 100)
+			g.notify(number, answer{Order: watch.IsPaid, Amount: 100}, false)
+		}
+		after(time.Minute)
+		g.paidAndTold("A1", 100)
+		g.bank.refund("A1", "R1", 60, watch.IsPending)
+		sent := time.Since(g.bank.began)
+		g.call("/refund", request{Order: "A1", Number: "R1", Amount: 60}, watch.Unknown, "")
+		after(11 * time.Minute)
+		looks := g.bank.questions("A1/R1")
+		for n, age := range []time.Duration{5 * time.Second, 30 * time.Second, time.Minute, 3 * time.Minute, 5 * time.Minute, 10 * time.Minute} {
+			if n >= len(looks) || looks[n]-sent > age+age/10+5*time.Second {
+				t.Fatalf("looked at %v after %v; want look %d at %v", looks, sent, n, age)
+			}
+		}
+		if all := len(g.bank.asked); all > 12*60+10 {
+			t.Errorf("%d questions", all)
+		}
+	})
+}
+
+// TestGuardIsBound: the 3 s bounded only the query. An app waited 30 s more while the app was told of what it had found.
+func TestGuardIsBound(t *testing.T) {
+	for _, slow := range []string{"the platform", "the inbox"} {
+		t.Run(slow, func(t *testing.T) {
+			inTime(t, nil, func(t *testing.T, g *gateway) {
+				g.paidAndTold("A1", 100)
+				g.bank.refund("A1", "R1", 60, watch.HasFailed)
+				g.call("/refund", request{Order: "A1", Number: "R1", Amount: 60}, watch.Unknown, "")
+				open := make(chan struct{})
+				if slow == "the platform" {
+					g.bank.set(func() { g.bank.slow = open })
+				} else {
+					g.mailbox.mu.Lock()
+					g.mailbox.slow = open
+					g.mailbox.mu.Unlock()
+				}
+				begin := time.Now()
+				refusal := g.call("/refund", request{Order: "A1", Number: "R2", Amount: 60}, watch.Answered, "SUCCESS")
+				if took := time.Since(begin); took > 3*time.Second || (refusal == nil) != (slow == "the inbox") {
+					t.Errorf("%v, %+v", took, refusal)
+				}
+				close(open)
+				after(time.Second)
+				if g.refundState("A1", "R1") != watch.Failed || g.mailbox.times("A1 R1 failed") != 1 {
+					t.Errorf("what came later is lost: %s, told %d times", g.refundState("A1", "R1"), g.mailbox.times("A1 R1 failed"))
+				}
+			})
+		})
+	}
+}
+
+// TestSlowListener: whoever listened to order_differs or late_paid, and took his time, held back the notify.
+func TestSlowListener(t *testing.T) {
+	inTime(t, nil, func(t *testing.T, g *gateway) {
+		deaf := make(chan struct{})
+		g.mu.Lock()
+		g.deaf = deaf
+		g.mu.Unlock()
+		begin := time.Now()
+		for _, number := range []string{"A1", "A2", "A3"} {
+			g.ordered(number, 100)
+			if n := g.notify(number, answer{Order: watch.IsPaid, Amount: 1}, true); n.Ordered != watch.OrderedDiffers {
+				t.Errorf("%+v", n)
+			}
+		}
+		if took := time.Since(begin); took != 0 {
+			t.Errorf("the notifies took %v", took)
+		}
+		close(deaf)
+		synctest.Wait()
+		if g.cried() != "[order_differs A1 order_differs A2 order_differs A3]" {
+			t.Error(g.cried())
+		}
+	})
+}
+
+// hanging is a store that does not answer, as one does that is cut off.
+type hanging struct {
+	*storetest.Memory
+	hangs atomic.Bool
+	tried atomic.Int64
+}
+
+func (h *hanging) Get(ctx context.Context, key string) (watch.Entry, error) {
+	if h.hangs.Load() {
+		h.tried.Add(1)
+		<-ctx.Done()
+		return watch.Entry{}, ctx.Err()
+	}
+	return h.Memory.Get(ctx, key)
+}
+
+// TestStoreHangs: with the store cut off each notify waited 3 s for it, twice. Now one does, and the others go on at once.
+func TestStoreHangs(t *testing.T) {
+	for _, refunds := range []string{watch.Enforce, watch.Warn, watch.Off} {
+		t.Run(refunds, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b, store := newBank(), &hanging{Memory: storetest.NewMemory(nil)}
+				g := joinStore(t, store, b, newMailbox(), "one", func(s *watch.Settings) { s.Refunds = refunds })
+				defer g.Close()
+				g.paidAndTold("A1", 100)
+				after(time.Second)
+				store.hangs.Store(true)
+				begin := time.Now()
+				for i := range 100 {
+					number := fmt.Sprintf("B%d", i)
+					g.ordered(number, 100)
+					f := answer{Order: watch.IsPaid, Amount: 100, Mid: "898"}.finding(number, "")
+					if n, err := g.Notified(t.Context(), "shop", number, f); err == nil || n.Told || n.Busy || n.Ordered != watch.OrderedUnseen {
+						t.Fatalf("%+v, %v", n, err)
+					}
+					g.Taken("shop", number, f.Event.ID, true)
+				}
+				refusal := g.call("/refund", request{Order: "A1", Number: "R1", Amount: 60}, watch.Answered, "SUCCESS")
+				if refused := refusal != nil && refusal.Status == 503 && refusal.Code == watch.CodeUnavailable; refused != (refunds != watch.Off) {
+					t.Errorf("%+v", refusal)
+				}
+				if took := time.Since(begin); took > 4*time.Second {
+					t.Errorf("all of it took %v", took)
+				}
+				after(20 * time.Second)
+				if tried := store.tried.Load(); tried > 10 {
+					t.Errorf("the store was tried %d times", tried)
+				}
+				store.hangs.Store(false)
+				after(10 * time.Second)
+				for i := range 100 {
+					if o := g.row(fmt.Sprintf("B%d", i)); o.State != watch.Paid || !o.Seen || o.Told[0].Taken == 0 {
+						t.Fatalf("%+v", o)
+					}
+				}
+				if refusal := g.call("/refund", request{Order: "A1", Number: "R2", Amount: 40}, watch.Answered, "SUCCESS"); refusal != nil {
+					t.Errorf("%+v", refusal)
+				}
+			})
+		})
+	}
+}
+
+// TestPanics: a mistake in a platform's code left the order locked until the next start, or ended the process.
+func TestPanics(t *testing.T) {
+	inTime(t, nil, func(t *testing.T, g *gateway) {
+		panics := func(in string) { g.bank.set(func() { g.bank.panics = in }) }
+		g.paidAndTold("A1", 100)
+		g.bank.refund("A1", "R1", 60, watch.HasSucceeded)
+		panics("Answered")
+		g.call("/refund", request{Order: "A1", Number: "R1", Amount: 60}, watch.Answered, "SUCCESS")
+		if is := g.refundState("A1", "R1"); is != watch.Unresolved {
+			t.Errorf("it is %s", is)
+		}
+		for _, in := range []string{"Ask", "Read"} {
+			panics(in)
+			after(2 * time.Second)
+			if refusal := g.call("/refund", request{Order: "A1", Number: "R2", Amount: 60}, watch.Answered, "SUCCESS"); refusal == nil || refusal.Code != watch.CodeUnresolved {
+				t.Errorf("%s: %+v", in, refusal)
+			}
+			after(time.Minute)
+		}
+		panics("")
+		after(2 * time.Second)
+		if refusal := g.call("/refund", request{Order: "A1", Number: "R2", Amount: 40}, watch.Answered, "SUCCESS"); refusal != nil {
+			t.Errorf("%+v", refusal)
+		}
+		if g.refundState("A1", "R1") != watch.Succeeded || g.count("query unreadable") < 2 {
+			t.Errorf("%s", g.refundState("A1", "R1"))
+		}
+	})
+}
+
+// TestQueryNow: a person's query neither disturbs a platform that is busy with the order, nor says that it was asked when it was not.
+func TestQueryNow(t *testing.T) {
+	inTime(t, nil, func(t *testing.T, g *gateway) {
+		g.ordered("A1", 100)
+		after(2 * time.Second)
+		query := func() time.Duration {
+			t.Helper()
+			var not *watch.NotNow
+			if _, err := g.Query(t.Context(), "shop", "A1"); err != nil && !errors.As(err, &not) {
+				t.Fatal(err)
+			} else if err != nil {
+				return not.Wait
+			}
+			return 0
+		}
+		g.bank.set(func() { g.bank.saying["A1"] = answer{Wait: true} })
+		if wait := query(); wait != 0 || len(g.bank.questions("A1")) != 1 {
+			t.Errorf("the first has to wait for %v", wait)
+		}
+		for _, passes := range []time.Duration{0, 10 * time.Second, 40 * time.Second} {
+			after(passes)
+			if wait := query(); wait < time.Second || wait > time.Minute || len(g.bank.questions("A1")) != 1 {
+				t.Errorf("to wait for %v, asked at %v", wait, g.bank.questions("A1"))
+			}
+		}
+		after(11 * time.Second)
+		if wait := query(); wait != 0 && len(g.bank.questions("A1")) < 2 {
+			t.Errorf("a minute later: %v", wait)
+		}
+	})
+}
+
+// TestRefundOfDiffering: with `amounts reject` no refund of an order was told whose amount was not what was ordered: the app never
+// heard that the money is back.
+func TestRefundOfDiffering(t *testing.T) {
+	inTime(t, func(s *watch.Settings) { s.Amounts = watch.Reject }, func(t *testing.T, g *gateway) {
+		g.ordered("A1", 100)
+		g.bank.order("A1", watch.IsPaid, 1)
+		if n := g.notify("A1", answer{Order: watch.IsPaid, Amount: 1, Mid: "898"}, true); n.Ordered != watch.OrderedDiffers {
+			t.Errorf("%+v", n)
+		}
+		if n := g.notify("A1", answer{Call: watch.HasSucceeded, Number: "P9", CallAmount: 1, Mid: "898"}, true); n.Ordered != watch.OrderedTrue {
+			t.Errorf("its refund: %+v", n)
+		}
+		if n := g.notify("A1", answer{Call: watch.HasSucceeded, Number: "P8", CallAmount: 1, Mid: "899"}, true); n.Ordered != watch.OrderedDiffers {
+			t.Errorf("somebody else's: %+v", n)
+		}
+		g.bank.refund("A1", "R1", 1, watch.HasSucceeded)
+		g.call("/refund", request{Order: "A1", Number: "R1", Amount: 1}, watch.Unknown, "")
+		after(time.Minute)
+		if g.mailbox.times("A1 R1 succeeded") > 1 || g.mailbox.times("A1 paid") > 1 {
+			t.Errorf("%v", g.mailbox.all())
+		}
+	})
+}
+
+// TestClockIsSetBack: neither does a call stay on its way, nor an event being told, until the clock has caught up.
+func TestClockIsSetBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, m, store := newBank(), newMailbox(), storetest.NewMemory(nil)
+		b.order("A1", watch.IsPaid, 100)
+		ahead := joinAt(t, store, b, m, "one", 24*time.Hour, nil)
+		ahead.call("/order", request{Order: "A1", Amount: 100}, watch.Answered, "SUCCESS")
+		if _, refusal := ahead.Before(t.Context(), "shop", "/refund", request{Order: "A1", Number: "R1", Amount: 60}.body(), ""); refusal != nil {
+			t.Fatalf("%+v", refusal)
+		}
+		f := answer{Order: watch.IsPaid, Amount: 100}.finding("A1", "")
+		if _, err := ahead.Notified(t.Context(), "shop", "A1", f); err != nil {
+			t.Fatal(err)
+		}
+		ahead.Close()
+		g := join(t, store, b, m, "two", nil)
+		defer g.Close()
+		if n, err := g.Notified(t.Context(), "shop", "A1", f); err != nil || n.Busy {
+			t.Errorf("%+v, %v", n, err)
+		}
+		if refusal := g.call("/refund", request{Order: "A1", Number: "R2", Amount: 60}, watch.Answered, "SUCCESS"); refusal == nil || refusal.Code != watch.CodeUnresolved {
+			t.Errorf("%+v", refusal)
+		}
+	})
+}
