@@ -37,11 +37,33 @@ func (a *App) Intake(name string) (func(ctx context.Context, r *http.Request, co
 	}, nil
 }
 
+// Placeholders are those of id and order_by, by which the handler tells requests apart that takes those of this process. They
+// are known when all handlers are provisioned.
+func (a *App) Placeholders(name string) (names []string) {
+	a.lock.RLock()
+	b := a.boxes[name]
+	a.lock.RUnlock()
+	if b == nil || b.intake == nil {
+		return nil
+	}
+	repl := caddy.NewEmptyReplacer()
+	repl.Map(func(key string) (any, bool) {
+		names = append(names, key)
+		return "", true
+	})
+	repl.ReplaceAll(b.intake.ID+" "+b.intake.OrderBy, "")
+	return names
+}
+
 var errNoDelivery = errors.New("no handler delivers from this inbox; add an inbox directive to a site")
 
-// take is ServeHTTP for a request that comes from this process.
+// take is ServeHTTP for a request that comes from this process. Placeholders that its context has are known to id and order_by.
 func (h *Handler) take(r *http.Request, content []byte, again bool) error {
-	r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), nil, nil)
+	repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	if !ok { // it brings no placeholders of its own
+		repl = caddy.NewReplacer()
+	}
+	r = caddyhttp.PrepareRequest(r, repl, nil, nil)
 	stored, err := capture(r, content)
 	if err != nil {
 		return err

@@ -24,9 +24,10 @@ var catalogue = map[string]string{
 	"proxy_protocol is refused: a platform does not speak it": "不允许使用 proxy_protocol：平台不支持该协议",
 
 	// the watch
-	"watch: %w":                     "watch：%w",
-	"watch: store: %w":              "watch：store：%w",
-	"watch: inbox: %w":              "watch：inbox：%w",
+	"watch: %w":        "watch：%w",
+	"watch: store: %w": "watch：store：%w",
+	"watch: inbox: %w": "watch：inbox：%w",
+	"the inbox's id or order_by has {%s}, which what the watch finds out does not have; take what the event says, such as {http.request.header.Ce-Id}": "inbox 的 id 或 order_by 含有 {%s}，watch 查到的事件没有这个值；请改用事件自身的字段，例如 {http.request.header.Ce-Id}",
 	"watch is given twice":          "watch 写了两次",
 	"watch: surplus argument %q":    "watch：多余的参数 %q",
 	"orders: %w":                    "orders：%w",

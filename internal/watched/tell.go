@@ -5,10 +5,14 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 
+	"github.com/caddyserver/caddy/v2"
+
 	"github.com/caddy-chinaums/caddy-chinaums/internal/inbound"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
 	"github.com/caddy-chinaums/caddy-chinaums/watch"
 )
 
@@ -19,8 +23,14 @@ type Intake func(ctx context.Context, r *http.Request, content []byte, again boo
 // Content is the content of a watch's event: what a notify of it would have become.
 type Content struct {
 	inbound.Context
-	Data string // the normalized JSON
+	Data string                           // the normalized JSON
+	Word func(name string) (string, bool) // the event's own placeholders, as inbound.Event has them; nil: there are none
 }
+
+// named is a merchant or terminal of which the name is known.
+type named string
+
+func (n named) Name() string { return string(n) }
 
 // teller hands what a query has found to the inbox.
 type teller Watched
@@ -29,7 +39,7 @@ type teller Watched
 const nowhere = "localhost"
 
 // Tell implements watch.Teller.
-func (t *teller) Tell(ctx context.Context, _ string, event *watch.Event) error {
+func (t *teller) Tell(ctx context.Context, merchant string, event *watch.Event) error {
 	content, ok := event.Content.(*Content)
 	if !ok {
 		return fmt.Errorf("the event %s has no content", event.Type)
@@ -50,7 +60,34 @@ func (t *teller) Tell(ctx context.Context, _ string, event *watch.Event) error {
 	attributes := content.Context
 	attributes.Evidence, attributes.Ordered = inbound.EvidenceQuery, event.Ordered
 	attributes.Headers(r.Header)
-	return t.intake(ctx, r.WithContext(ctx), []byte(content.Data), event.Again)
+	ctx = context.WithValue(ctx, caddy.ReplacerCtxKey, caddy.NewReplacer())
+	r = r.WithContext(ctx)
+	notified := &inbound.Event{Context: attributes, Word: content.Word}
+	if notified.Word == nil {
+		notified.Word = func(string) (string, bool) { return "", false }
+	}
+	notified.Placeholders(r, t.parts.Name, named(merchant))
+	return t.intake(ctx, r, []byte(content.Data), event.Again)
+}
+
+// sayable are the placeholders that have the same value in what the watch tells as in a notify of it, beside those of the platform
+// (`http.chinaums.…`) and those that belong to no request.
+var sayable = []string{
+	"http.request.header.Ce-Id", "http.request.header.Ce-Source", "http.request.header.Ce-Type", "http.request.header.Ce-Subject",
+	"http.request.header.Ce-Specversion", "http.request.header.Content-Type", "http.request.method",
+}
+
+// checkNames refuses an inbox that tells messages apart by what an event does not say: one of a notify and one of a query would be
+// two for it, and be delivered twice.
+func checkNames(platform string, names []string) error {
+	for _, name := range names {
+		ofEvent := strings.HasPrefix(name, "http."+platform+".") && !strings.HasSuffix(name, ".reason")
+		known := func(s string) bool { return strings.EqualFold(s, name) }
+		if strings.HasPrefix(name, "http.") && !ofEvent && !slices.ContainsFunc(sayable, known) {
+			return locale.Errorf("the inbox's id or order_by has {%s}, which what the watch finds out does not have; take what the event says, such as {http.request.header.Ce-Id}", name)
+		}
+	}
+	return nil
 }
 
 // Follow is what the notify handler tells of an event: the order's number, and what the notify says.

@@ -48,6 +48,7 @@ type Watched struct {
 	provider watch.Provider
 	key      storeKey
 	intake   Intake
+	names    func() []string // placeholders by which the inbox tells messages apart
 	ctx      caddy.Context
 	events   *caddyevents.App
 	logger   *zap.Logger
@@ -105,6 +106,7 @@ func New(ctx caddy.Context, config *Config, parts Parts) (*Watched, error) {
 	}
 	inbox, ok := app.(interface {
 		Intake(name string) (func(ctx context.Context, r *http.Request, content []byte, again bool) error, error)
+		Placeholders(name string) []string
 	})
 	if !ok {
 		return nil, fmt.Errorf("watch: inbox: %T takes no events", app)
@@ -112,6 +114,7 @@ func New(ctx caddy.Context, config *Config, parts Parts) (*Watched, error) {
 	if w.intake, err = inbox.Intake(config.Inbox); err != nil {
 		return nil, locale.Errorf("watch: inbox: %w", err)
 	}
+	w.names = func() []string { return inbox.Placeholders(config.Inbox) }
 	events, err := ctx.App("events")
 	if err != nil {
 		return nil, locale.Errorf("getting events app: %w", err)
@@ -127,6 +130,9 @@ func New(ctx caddy.Context, config *Config, parts Parts) (*Watched, error) {
 func (w *Watched) Start() error {
 	if w == nil {
 		return nil
+	}
+	if err := checkNames(w.parts.Name, w.names()); err != nil { // the inbox's handlers are provisioned by now
+		return locale.Errorf("watch: inbox: %w", err)
 	}
 	value, loaded, err := watches.LoadOrNew(w.key, func() (caddy.Destructor, error) {
 		ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
@@ -263,7 +269,7 @@ func (w *Watched) Before(r *http.Request, header http.Header, call *outbound.Cal
 		}
 		if s = w.await(r.Context()); s == nil {
 			w.metrics.count("unwritten", string(as.Kind))
-			if w.config.Refunds == watch.Enforce && (as.Kind == watch.KindRefund || as.Kind == watch.KindCapture) {
+			if w.config.Refunds != watch.Off && as.Kind.Money() {
 				return nil, refused(header, watch.Unavailable())
 			}
 			return nil, nil
