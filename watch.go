@@ -37,10 +37,10 @@ const billPaths = "/v1/netpay/bills/"
 var watchedCalls = func() map[string]watchedCall {
 	calls := map[string]watchedCall{
 		"/v1/netpay/refund":          {kind: watch.KindRefund},
-		"/v1/netpay/secure-cancel":   {watch.KindRefund, "secure-cancel", true, false},
+		"/v1/netpay/secure-cancel":   {watch.KindRefund, numberCancel, true, false},
 		billPaths + "refund":         {kind: watch.KindRefund, bill: true},
 		billPaths + "preauth-cancel": {watch.KindRefund, "preauth-cancel", true, true},
-		pathSecureComplete:           {watch.KindCapture, "secure-complete", false, false},
+		pathSecureComplete:           {watch.KindCapture, numberComplete, false, false},
 		"/v1/netpay/close":           {watch.KindClose, "close", false, false},
 		billPaths + "close-qrcode":   {watch.KindClose, "close-qrcode", false, true},
 		billPaths + "get-qrcode":     {kind: watch.KindOrder, bill: true},
@@ -58,6 +58,9 @@ var watchedCalls = func() map[string]watchedCall {
 }()
 
 const pathSecureComplete = "/v1/netpay/secure-complete"
+
+// The numbers of the two ends of money that is held. Of one that has come about, the other has not.
+const numberCancel, numberComplete = "secure-cancel", "secure-complete"
 
 // What decides which money a call moves, and of which order. Nobody may read it in two ways.
 var (
@@ -115,8 +118,8 @@ func (*watching) Classify(called string, body []byte) (call watch.Call, ok bool)
 func (c watchedCall) missing(said map[string]string) string {
 	needed := "refundAmount"
 	switch {
-	case c.bill && said["billNo"] == "" && (said["merOrderId"] == "" || !c.whole):
-		return "billNo" // a bill has one row, by its own number
+	case c.bill && said["billNo"] == "" && said["merOrderId"] == "":
+		return "billNo"
 	case c.bill && said["billNo"] != "" && said["billDate"] == "":
 		return "billDate"
 	case !c.bill && said["merOrderId"] == "":
@@ -132,15 +135,17 @@ func (c watchedCall) missing(said map[string]string) string {
 	return ""
 }
 
-// orderKey is an order's number in the watch: merOrderId or, of a bill, billNo and billDate. Empty: none is named.
+// orderKey is an order's number in the watch: merOrderId or, of a bill, billNo and billDate, as a merchant may have the same billNo
+// again on another day. Empty: none is named. The merOrderId of a bill's payment leads to the bill as soon as the platform has
+// told it.
 func orderKey(said map[string]string, bill bool) string {
-	number := said["merOrderId"]
-	if bill && said["billNo"] != "" {
-		if number = said["billNo"]; said["billDate"] != "" {
-			number += "@" + said["billDate"]
-		}
+	switch {
+	case !bill || said["billNo"] == "":
+		return bounded(said["merOrderId"])
+	case said["billDate"] == "":
+		return ""
 	}
-	return bounded(number)
+	return bounded(said["billNo"] + "@" + said["billDate"])
 }
 
 // maxNumber bounds a number; the documents' longest has 64 characters.
@@ -251,11 +256,13 @@ func (p *watching) Ask(order *watch.Order, call *watch.Track) []watch.Query {
 		maps.Copy(known, call.Fields)
 	}
 	base := pick(known, "mid", "tid", "instMid")
-	bill := known["billNo"] != ""
+	bill := known["billNo"] != "" || call != nil && watchedCalls[call.Path].bill
 	number := refundNumber(call)
 	switch {
 	case bill:
-		maps.Copy(base, pick(known, "billNo", "billDate"))
+		if maps.Copy(base, pick(known, "billNo", "billDate")); base["billNo"] == "" {
+			base["merOrderId"] = order.ID // of the payment, where nothing else is known
+		}
 		if number != "" {
 			base["refundOrderId"] = number
 		}
@@ -355,6 +362,8 @@ func (p *watching) readOrder(order *watch.Order, call *watch.Track, said map[str
 			f.Call = map[watch.Fact]watch.Fact{
 				watch.IsClosed: watch.HasSucceeded, watch.IsPaid: watch.HasFailed, watch.IsPartRefunded: watch.HasFailed, watch.IsRefunded: watch.HasFailed,
 			}[f.Order]
+		case said["secureStatus"] == "" && ended(order, map[string]string{numberComplete: numberCancel, numberCancel: numberComplete}[call.Number]):
+			f.Call = watch.HasFailed
 		case call.Kind == watch.KindCapture:
 			f.Call = map[string]watch.Fact{
 				"ALL_COMPLETED": watch.HasSucceeded, "PARTLY_COMPLETED": watch.HasSucceeded, "CANCELED": watch.HasFailed,
@@ -371,7 +380,8 @@ func (p *watching) readOrder(order *watch.Order, call *watch.Track, said map[str
 			f.Call = watch.IsPending
 		}
 	}
-	// The documents' answer does not say what became of money that is held (E1.2-RSP); only the notify does.
+	// The documents' answer does not say what became of money that is held (E1.2-RSP): where it has no secureStatus, a completion or
+	// cancellation whose own answer was lost stays open until its notify comes (noticed), or it is stuck.
 	if order.Fields["secureTransaction"] == "true" && said["secureStatus"] == "" {
 		return f, nil
 	}
@@ -384,6 +394,11 @@ func (p *watching) readOrder(order *watch.Order, call *watch.Track, said map[str
 		f.Event = p.event(order, said)
 	}
 	return f, nil
+}
+
+// ended reports whether a call of the order, known by its number, has succeeded.
+func ended(order *watch.Order, number string) bool {
+	return slices.ContainsFunc(order.Calls, func(c *watch.Track) bool { return c.Number == number && c.State == watch.Succeeded })
 }
 
 // refundNames are what a payment's own notify does not have.
@@ -419,10 +434,10 @@ func orderFact(said map[string]string) watch.Fact {
 
 func (p *watching) readBill(order *watch.Order, call *watch.Track, parsed *platformAnswer, answer []byte) (watch.Finding, error) {
 	said := parsed.fields
-	if said["billNo"] == "" || orderKey(pick(said, "billNo"), true) != order.ID && orderKey(said, true) != order.ID {
+	if paidAs := bounded(parsed.payment["merOrderId"]); said["billNo"] == "" || orderKey(said, true) != order.ID && paidAs != order.ID {
 		return watch.Finding{}, errOther
 	}
-	f := watch.Finding{Word: said["billStatus"], Bill: true, Order: billFact(said["billStatus"], len(parsed.payment) > 0), Amount: fenOf(said["totalAmount"])}
+	f := watch.Finding{Word: said["billStatus"], Bill: true, Also: bounded(parsed.payment["merOrderId"]), Order: billFact(said["billStatus"], len(parsed.payment) > 0), Amount: fenOf(said["totalAmount"])}
 	if call != nil && call.Kind == watch.KindRefund && !call.Whole {
 		return p.readBillRefund(order, call, parsed, answer, f)
 	}

@@ -42,6 +42,15 @@ func TestWatchAdmin(t *testing.T) {
 	if again := g.told("payment.succeeded", number).header.Get("Ce-Id"); again != first {
 		t.Errorf("told again as %s, not as %s", again, first)
 	}
+	// Of a platform that is busy with the order nobody asks again. It was asked all the same, or nobody was, and the answer was 200.
+	g.platform.Break(sandbox.Fault{Kind: sandbox.Refuse, Path: "/v1/netpay/query", Code: "ORDER_PROCESSING"})
+	query := func() answer {
+		return do(t, newRequest(t, "POST", "http://"+address+"/chinaums/orders/shop/"+number+"/query", ""))
+	}
+	eventually(t, "the platform says that it is busy", func() bool { a := query(); return a.status == 200 && strings.Contains(a.body, `"hold":`) })
+	if a := query(); a.status != 429 || a.header.Get("Retry-After") == "" || !strings.Contains(a.body, "nothing was asked") {
+		t.Errorf("%d %v %s", a.status, a.header, a.body)
+	}
 	refund := g.number()
 	g.platform.Break(sandbox.Fault{Kind: sandbox.Processing, Path: "/v1/netpay/refund", Queries: 1000})
 	g.want(g.refund(number, refund, 100), 200, "SUCCESS", "answered")

@@ -62,7 +62,7 @@ func newWatchEvent(order *watch.Order, said map[string]string) *watch.Event {
 	}
 	source := sourceOf(order.Merchant)
 	event := fields.event(nil, source)
-	return &watch.Event{ID: event.ID, Type: event.Type, Content: &watched.Content{Data: event.Data, Context: inbound.Context{
+	return &watch.Event{ID: event.ID, Type: event.Type, Content: &watched.Content{Data: event.Data, Word: event.word, Context: inbound.Context{
 		ID: event.ID, Source: source, Type: event.Type, Subject: event.Subject, Time: event.Time,
 	}}}
 }
@@ -74,9 +74,18 @@ func noticed(said claim, eventType string) (order string, f watch.Finding) {
 	case bills:
 		payment, _, err := jsontext.Scalars([]byte(said["billPayment"]), "")
 		f.Bill, f.Word, f.Order = true, said["billStatus"], billFact(said["billStatus"], err == nil && len(payment) > 0)
+		f.Also = bounded(payment["merOrderId"])
 		return orderKey(said, true), f
+	case guarantees: // of what was done with money that is held, only the notify tells
+		f.Word, f.Order = said["secureStatus"], orderFact(said)
+		switch f.Word {
+		case "PARTLY_COMPLETED", "ALL_COMPLETED":
+			f.Kind, f.Number, f.Call, f.CallAmount = watch.KindCapture, numberComplete, watch.HasSucceeded, fenOf(said["completeAmount"])
+		case "CANCELED":
+			f.Kind, f.Number, f.Call = watch.KindRefund, numberCancel, watch.HasSucceeded
+		}
 	case refunds:
-		f.Word = refundState(said)
+		f.Word, f.Amount = refundState(said), 0 // totalAmount is the payment's, which the payment's own notify told
 		if f.Number = said["refundOrderId"]; f.Number == "" {
 			f.Number = said["refundExtOrderId"]
 		}

@@ -489,6 +489,11 @@ func TestWatchBill(t *testing.T) {
 	}
 	fields["refundOrderId"], fields["refundAmount"] = g.number(), 2100
 	g.want(g.call("/v1/netpay/bills/refund", fields), 422, "GATEWAY_INVALID", "not_sent")
+	// By the number of its payment it was another order, of which nothing was known.
+	delete(fields, "billNo")
+	delete(fields, "billDate")
+	fields["merOrderId"] = bill + "0"
+	g.want(g.call("/v1/netpay/bills/refund", fields), 422, "GATEWAY_INVALID", "not_sent")
 }
 
 // TestWatchGuarantee: the answer to a completion is lost; what is found is what the platform's notify says. Nothing can be paid back
@@ -520,6 +525,64 @@ func TestWatchGuarantee(t *testing.T) {
 	g.told("guarantee.canceled", canceled)
 	if n := g.returned(canceled); n != 1 {
 		t.Errorf("money went back %d times", n)
+	}
+}
+
+// TestWatchGuaranteeByNotify: the documents' query answers do not say what became of held money. A completion whose answer was lost
+// stayed open until it was stuck, though its notify had told.
+func TestWatchGuaranteeByNotify(t *testing.T) {
+	for _, end := range []struct {
+		path   string
+		amount any
+		told   string
+	}{{"secure-complete", 600, "guarantee.partly_completed"}, {"secure-cancel", nil, "guarantee.canceled"}} {
+		g := startWatched(t, "")
+		g.platform.Break(sandbox.Fault{Kind: sandbox.Lie, Path: "/v1/netpay/query", Times: -1, Fields: map[string]any{"secureStatus": ""}})
+		number := g.order(map[string]any{"secureTransaction": "true"})
+		if err := g.platform.Pay(number); err != nil {
+			t.Fatal(err)
+		}
+		g.platform.Break(sandbox.Fault{Kind: sandbox.CutExecuted, Path: "/v1/netpay/" + end.path})
+		g.want(g.call("/v1/netpay/"+end.path, map[string]any{"merOrderId": number, "completedAmount": end.amount}), 502, "GATEWAY_BAD_RESPONSE", "unknown")
+		unresolved := func() float64 {
+			return metricValue(t, "caddy_chinaums_watch_oldest_unresolved_seconds", nil)
+		}
+		if unresolved() == 0 {
+			t.Errorf("%s: its end was known before anybody told", end.path)
+		}
+		g.notify(number, sandbox.KindGuarantee, 200)
+		g.told(end.told, number)
+		eventually(t, end.path+" is resolved", func() bool { return unresolved() == 0 })
+	}
+}
+
+// TestWatchPlaceholders: an inbox's id and order_by have the same value for what a query has found as for its notify. Those of the
+// event were empty: the notify that came later was another message.
+func TestWatchPlaceholders(t *testing.T) {
+	g := startWatched(t, "")
+	const option = "retry 20ms\n\t\t"
+	with := func(id, order string) []byte {
+		return adapt(t, strings.Replace(strings.Replace(g.config, option, option+"id "+id+"\n\t\torder_by "+order+"\n\t\t", 1), "{\n", "{\n\tadmin off\n\tlog {\n\t\toutput test_log "+g.log.id+"\n\t\tformat json\n\t\tlevel DEBUG\n\t}\n", 1))
+	}
+	if err := caddy.Load(with("{http.chinaums.merchant}-{http.chinaums.event_type}-{http.chinaums.status}-{http.chinaums.mer_order_id}-{http.chinaums.total_amount}",
+		"{http.chinaums.mer_order_id}"), true); err != nil {
+		t.Fatal(err)
+	}
+	number := g.order(nil)
+	if err := g.platform.Pay(number); err != nil {
+		t.Fatal(err)
+	}
+	if got := g.told("payment.succeeded", number); got.header.Get("Ce-Evidence") != "query" {
+		t.Errorf("%v", got.header)
+	}
+	if id := "shop-com.chinaums.payment.succeeded-TRADE_SUCCESS-" + number + "-1000"; len(g.log.lines("request of this process stored", id)) != 1 {
+		t.Errorf("no message has the id %s: %v", id, g.log.lines("request of this process stored"))
+	}
+	for _, bad := range []string{"{http.request.uri.query.id}", "{http.request.header.X-Request-Id}", "{http.request.body}", "{http.vars.tenant}"} {
+		err := caddy.Load(with("{http.request.header.Ce-Id}"+bad, "{http.request.header.Ce-Subject}"), true)
+		if err == nil || !strings.Contains(err.Error(), bad) {
+			t.Errorf("%s: %v", bad, err)
+		}
 	}
 }
 

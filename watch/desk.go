@@ -58,7 +58,7 @@ func (w *Watch) List(ctx context.Context, q Select) ([]*Order, error) {
 // each calls do for every order that can be read.
 func (w *Watch) each(ctx context.Context, do func(o *Order)) error {
 	return w.store.All(ctx, func(e Entry) error {
-		if o, err := decode(e); err == nil {
+		if o, err := decode(e); err == nil && o.Same == "" {
 			do(o)
 		}
 		return ctx.Err()
@@ -86,14 +86,13 @@ func (w *Watch) Resend(ctx context.Context, merchant, number string) (*Order, er
 	return w.queryAll(ctx, merchant, number, true)
 }
 
-// NotNow says that nothing was asked, because the platform is busy with the order, a call of it is on its way, or it was
-// asked a moment ago.
+// NotNow says that nothing was asked, because the platform is busy with the order or a call of it is on its way.
 type NotNow struct {
 	Wait time.Duration // how long from now it is of no use to try again
 }
 
 func (e *NotNow) Error() string {
-	return "nothing was asked: the platform is busy with this order, or a call or query of it is on its way; try again in " + e.Wait.Round(time.Second).String()
+	return "nothing was asked: the platform is busy with this order, or a call of it is on its way; try again in " + e.Wait.Round(time.Second).String()
 }
 
 func (w *Watch) queryAll(ctx context.Context, merchant, number string, again bool) (*Order, error) {
@@ -108,7 +107,7 @@ func (w *Watch) queryAll(ctx context.Context, merchant, number string, again boo
 		if name != "" && !again && !o.unresolved(t) && t.State != Stuck || name != "" && t.Kind != KindRefund && again {
 			continue
 		}
-		now, free, err := w.claim(ctx, merchant, number, name)
+		now, free, err := w.claim(ctx, merchant, number, name, 0)
 		if err != nil {
 			return nil, err
 		}

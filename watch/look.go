@@ -369,8 +369,8 @@ func (w *Watch) look(key string) {
 }
 
 // claim takes the next look at a call, which nobody else has then. free is for how long there is none to be had: it is on its way, it
-// was asked about a second ago, or the platform is busy with the order.
-func (w *Watch) claim(ctx context.Context, merchant, order, number string) (o *Order, free time.Duration, err error) {
+// was asked about less than a pause ago, or the platform is busy with the order.
+func (w *Watch) claim(ctx context.Context, merchant, order, number string, pause time.Duration) (o *Order, free time.Duration, err error) {
 	o, err = w.change(ctx, merchant, order, func(o *Order, now int64) bool {
 		t := o.track(number)
 		switch {
@@ -379,7 +379,7 @@ func (w *Watch) claim(ctx context.Context, merchant, order, number string) (o *O
 		case t.Flight != "":
 			free = 5 * time.Second
 		default:
-			free = time.Duration(max(t.Hold, t.Asked+1000)-now) * time.Millisecond
+			free = time.Duration(max(t.Hold, t.Asked+pause.Milliseconds())-now) * time.Millisecond
 		}
 		if free > busyPause { // the clock was set back
 			free = 0
@@ -400,7 +400,7 @@ func (w *Watch) claim(ctx context.Context, merchant, order, number string) (o *O
 func (w *Watch) askAbout(ctx context.Context, merchant, order, number string) {
 	ctx, cancel := context.WithTimeout(ctx, guardAsks)
 	defer cancel()
-	o, free, err := w.claim(ctx, merchant, order, number)
+	o, free, err := w.claim(ctx, merchant, order, number, time.Second)
 	if err != nil || free > 0 {
 		return
 	}

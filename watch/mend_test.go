@@ -101,7 +101,8 @@ func TestGuardIsBound(t *testing.T) {
 				}
 				begin := time.Now()
 				refusal := g.call("/refund", request{Order: "A1", Number: "R2", Amount: 60}, watch.Answered, "SUCCESS")
-				if took := time.Since(begin); took > 3*time.Second || (refusal == nil) != (slow == "the inbox") {
+				bound := map[string]time.Duration{"the platform": 3 * time.Second, "the inbox": 0}[slow]
+				if took := time.Since(begin); took > bound || (refusal == nil) != (slow == "the inbox") {
 					t.Errorf("%v, %+v", took, refusal)
 				}
 				close(open)
@@ -253,7 +254,7 @@ func TestQueryNow(t *testing.T) {
 		}
 		for _, passes := range []time.Duration{0, 10 * time.Second, 40 * time.Second} {
 			after(passes)
-			if wait := query(); wait < time.Second || wait > time.Minute || len(g.bank.questions("A1")) != 1 {
+			if wait := query(); wait < 5*time.Second || wait > time.Minute || len(g.bank.questions("A1")) != 1 {
 				t.Errorf("to wait for %v, asked at %v", wait, g.bank.questions("A1"))
 			}
 		}
@@ -284,6 +285,36 @@ func TestRefundOfDiffering(t *testing.T) {
 		after(time.Minute)
 		if g.mailbox.times("A1 R1 succeeded") > 1 || g.mailbox.times("A1 paid") > 1 {
 			t.Errorf("%v", g.mailbox.all())
+		}
+	})
+}
+
+// TestAlso: what came under another number of an order, such as that of a bill's payment, was another order: with it a second refund got
+// past the guard.
+func TestAlso(t *testing.T) {
+	inTime(t, nil, func(t *testing.T, g *gateway) {
+		g.ordered("bill", 100)
+		f := answer{Order: watch.IsPaid, Amount: 100}.finding("bill", "")
+		f.Also = "payment"
+		if _, err := g.Notified(t.Context(), "shop", "bill", f); err != nil {
+			t.Fatal(err)
+		}
+		g.Taken("shop", "bill", f.Event.ID, true)
+		g.call("/refund", request{Order: "bill", Number: "R1", Amount: 60}, watch.Unknown, "")
+		if refusal := g.call("/refund", request{Order: "payment", Number: "R2", Amount: 60}, watch.Answered, "SUCCESS"); refusal == nil || refusal.Code != watch.CodeUnresolved {
+			t.Errorf("%+v", refusal)
+		}
+		g.notify("payment", answer{Call: watch.HasSucceeded, Number: "R1", CallAmount: 60}, true)
+		if g.refundState("bill", "R1") != watch.Succeeded {
+			t.Errorf("the refund is %s", g.refundState("bill", "R1"))
+		}
+		all, err := g.List(t.Context(), watch.Select{Limit: 10})
+		if o := g.row("payment"); err != nil || len(all) != 1 || o.ID != "bill" || o.State != watch.PartRefunded {
+			t.Errorf("%d orders, %v, %+v", len(all), err, o)
+		}
+		after(10 * time.Minute)
+		if g.Followed() != 0 || g.mailbox.times("bill paid") != 0 {
+			t.Errorf("%d followed, told %v", g.Followed(), g.mailbox.all())
 		}
 	})
 }

@@ -61,9 +61,11 @@ type Order struct {
 	Told    []*Told  `json:"told,omitempty"`
 	Lines   []Line   `json:"lines,omitempty"` // the timeline
 	Numbers int      `json:"numbers,omitempty"`
+	Same    string   `json:"same,omitempty"` // nothing else stands in the row: the order is kept under this number
 	Changed int64    `json:"changed,omitempty"`
 
 	revision uint64
+	also     string // another number of the order that was learnt, and is to lead to its row
 }
 
 // Told is an event that the app was told, or is to be. Times are in milliseconds since 1970.

@@ -110,6 +110,10 @@ type Finding struct {
 	Amount, Refunded int64
 	Mid              string
 
+	// Also is another number of the order, by which calls and notifies may name it. What comes under it from now on is the
+	// order's.
+	Also string
+
 	// Bill says that the order's amount and mid are not the ones that were ordered, and need not be.
 	Bill bool
 

@@ -104,6 +104,7 @@ type lesson struct {
 // word for how it came.
 func (o *Order) learn(t *Track, f *Finding, by string, now int64) (l lesson) {
 	o.note(now, by, o.name(t), f.Word)
+	o.also = f.Also
 	if f.Wait {
 		t.Hold = now + busyPause.Milliseconds()
 	}

@@ -186,7 +186,6 @@ func (w *Watch) change(ctx context.Context, merchant, number string, edit func(o
 }
 
 func (w *Watch) tryChange(ctx context.Context, merchant, number string, edit func(o *Order, now int64) bool) (*Order, error) {
-	key := rowKey(merchant, number)
 	for try := range maxTries {
 		if try > 1 { // others are at it, or the server that is read from lags behind
 			select {
@@ -199,7 +198,7 @@ func (w *Watch) tryChange(ctx context.Context, merchant, number string, edit fun
 		if err != nil {
 			return nil, err
 		}
-		now := w.now()
+		now, key := w.now(), o.key()
 		landed := o.land(now, w.gone)
 		if !edit(o, now) && !landed {
 			return o, nil
@@ -224,6 +223,9 @@ func (w *Watch) tryChange(ctx context.Context, merchant, number string, edit fun
 			if revision, err = w.store.Put(ctx, key, value, o.revision); err == nil {
 				o.revision = revision
 				w.index.set(key, o.header(), revision)
+				if o.also != "" && o.also != o.ID {
+					w.alias(ctx, o)
+				}
 				return o, nil
 			}
 		}
@@ -266,16 +268,36 @@ func (b *breaker) learn(err error, begun, now time.Time) {
 	}
 }
 
-// get reads a row; one that is not there is empty.
+// get reads a row, if need be the one that it leads to; one that is not there is empty.
 func (w *Watch) get(ctx context.Context, merchant, number string) (*Order, error) {
-	entry, err := w.store.Get(ctx, rowKey(merchant, number))
-	if errors.Is(err, ErrNotFound) {
-		return &Order{Merchant: merchant, ID: number}, nil
+	for leads := 0; ; leads++ {
+		entry, err := w.store.Get(ctx, rowKey(merchant, number))
+		if errors.Is(err, ErrNotFound) {
+			return &Order{Merchant: merchant, ID: number}, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		o, err := decode(entry)
+		if err != nil || o.Same == "" {
+			return o, err
+		}
+		if number = o.Same; leads > 0 {
+			return nil, errFormat // a row that leads to another has no other that leads to it
+		}
 	}
-	if err != nil {
-		return nil, err
+}
+
+// alias lets another number of an order lead to its row, unless something is known under it already.
+func (w *Watch) alias(ctx context.Context, o *Order) {
+	lead := &Order{Same: o.ID, Changed: o.Changed}
+	value, err := lead.encode()
+	if err == nil {
+		_, err = w.store.Put(ctx, rowKey(o.Merchant, o.also), value, 0)
 	}
-	return decode(entry)
+	if err != nil && !errors.Is(err, ErrConflict) {
+		w.config.Load().Logger.Warn("the watch cannot write down another number of an order", zap.String("merchant", o.Merchant), zap.String("order", clip(o.ID)), zap.Error(err))
+	}
 }
 
 // Ticket is a call that was written down, between Before and After.

@@ -113,7 +113,11 @@ func (s served) answer(w http.ResponseWriter, r *http.Request, find func() (*Wat
 		return apiError(http.StatusServiceUnavailable, "the watch is not open yet")
 	}
 	answer, err := s.serve(q)
+	var not *watch.NotNow
 	switch {
+	case errors.As(err, &not):
+		w.Header().Set("Retry-After", strconv.Itoa(int((not.Wait+time.Second-1)/time.Second)))
+		return caddy.APIError{HTTPStatus: http.StatusTooManyRequests, Err: err}
 	case errors.Is(err, watch.ErrNotFound):
 		return caddy.APIError{HTTPStatus: http.StatusNotFound, Err: errors.New("there is no such order")}
 	case err != nil:
