@@ -199,6 +199,7 @@ func (a *App) Provision(ctx caddy.Context) (err error) {
 	a.watched, err = watched.New(ctx, a.Watch, watched.Parts{
 		Name: "chinaums", Orders: watchedAges, Platform: &watching{time.Now}, Send: a.sendQuery, Label: watchLabel,
 	})
+	a.checkSharedMIDs()
 	return err
 }
 

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/inbound"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/jsontext"
@@ -98,6 +99,20 @@ func noticed(said claim, eventType string) (order string, f watch.Finding) {
 		f.Word, f.Order = said["status"], orderFact(said)
 	}
 	return orderKey(said, false), f
+}
+
+// checkSharedMIDs warns of merchants with one mid: each has rows of its own, so that the one does not see what the other pays back.
+func (a *App) checkSharedMIDs() {
+	owners := make(map[string]string)
+	for _, m := range a.merchants.All() {
+		for mid := range m.mids {
+			if other := owners[mid]; other != "" && a.watched != nil {
+				a.logger.Warn("two merchants have the same mid; the watch takes an order of the one for none of the other", zap.String("mid", mid),
+					zap.String("merchant", m.name), zap.String("other", other))
+			}
+			owners[mid] = m.name
+		}
+	}
 }
 
 // watchedAges are the ages at which an order that is not yet paid is asked about.

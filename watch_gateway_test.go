@@ -547,8 +547,8 @@ func TestWatchGuaranteeByNotify(t *testing.T) {
 		unresolved := func() float64 {
 			return metricValue(t, "caddy_chinaums_watch_oldest_unresolved_seconds", nil)
 		}
-		if unresolved() == 0 {
-			t.Errorf("%s: its end was known before anybody told", end.path)
+		if end.amount != nil && unresolved() == 0 { // a closed order that was paid has been canceled
+			t.Error("the completion's end was known before anybody told")
 		}
 		g.notify(number, sandbox.KindGuarantee, 200)
 		g.told(end.told, number)

@@ -3,7 +3,9 @@ package chinaums
 import (
 	"encoding/json"
 	"net/http"
+	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -164,6 +166,50 @@ func TestWatchInvalid(t *testing.T) {
 	}
 }
 
+// scalarText is a member as a lenient reader takes it: text, or a number as it is written.
+type scalarText string
+
+func (s *scalarText) UnmarshalJSON(content []byte) error {
+	var words string
+	if json.Unmarshal(content, &words) != nil {
+		words = string(content)
+	}
+	if string(content) != "null" {
+		*s = scalarText(words)
+	}
+	return nil
+}
+
+// FuzzWatchClassify: no body makes a refund one that is not watched, and of what is not refused a reader that takes the last of
+// several members, in any letter case, reads the same order, number and amount.
+func FuzzWatchClassify(f *testing.F) {
+	f.Add(`{"merOrderId":"O","refundOrderId":"R","refundAmount":100}`)
+	f.Add(`{"merOrderId":"O","refundAmount":"1e2"}`)
+	f.Add(`{"merOrderId":"O","MERORDERID":"P","refundAmount":"100"}`)
+	f.Add(`{"merOrderId":12,"refundAmount":" 100","goods":[{"refundAmount":1}]}`)
+	f.Fuzz(func(t *testing.T, body string) {
+		call, ok := testWatching.Classify("/v1/netpay/refund", []byte(body))
+		if !ok || call.Kind != watch.KindRefund || call.Invalid == "" && (call.Order == "" || call.Amount <= 0) {
+			t.Fatalf("%v %+v", ok, call)
+		}
+		if call.Invalid != "" {
+			return
+		}
+		var read struct {
+			MerOrderID    scalarText `json:"merOrderId"`
+			RefundOrderID scalarText `json:"refundOrderId"`
+			RefundAmount  scalarText `json:"refundAmount"`
+		}
+		if err := json.Unmarshal([]byte(body), &read); err != nil {
+			t.Fatal(err)
+		}
+		if order, number := bounded(string(read.MerOrderID)), bounded(string(read.RefundOrderID)); order != call.Order || number != call.Number ||
+			string(read.RefundAmount) != strconv.FormatInt(call.Amount, 10) {
+			t.Errorf("%+v, and somebody else reads %+v", call, read)
+		}
+	})
+}
+
 // readOrders are what answers are read about.
 func readOrders() (order *watch.Order, refund, bare, billRefund *watch.Track, bill *watch.Order) {
 	refund = &watch.Track{Kind: watch.KindRefund, Number: "R1", Amount: 30, State: watch.Unresolved, Fields: map[string]string{"mid": "M", "merOrderId": "O1", "refundOrderId": "R1"}}
@@ -286,6 +332,64 @@ func FuzzWatchRead(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestWatchNoticed: what a notify tells the watch. A refund's totalAmount is the payment's, and was held against what was ordered; a
+// guarantee's end, and the number of a bill's payment, were not told at all.
+func TestWatchNoticed(t *testing.T) {
+	for _, test := range []struct {
+		event string
+		said  claim
+		order string
+		want  watch.Finding
+	}{
+		{"payment.succeeded", claim{"merOrderId": "O", "mid": "M", "status": "TRADE_SUCCESS", "totalAmount": "100"}, "O",
+			watch.Finding{Word: "TRADE_SUCCESS", Order: watch.IsPaid, Amount: 100, Mid: "M"}},
+		{"payment.succeeded", claim{"merOrderId": "O", "mid": "M", "status": "TRADE_SUCCESS", "totalAmount": "1e2"}, "O",
+			watch.Finding{Word: "TRADE_SUCCESS", Order: watch.IsPaid, Mid: "M"}},
+		{"refund.succeeded", claim{"merOrderId": "O", "mid": "M", "status": "TRADE_REFUND", "refundStatus": "SUCCESS", "refundOrderId": "R", "refundAmount": "30", "totalAmount": "100"}, "O",
+			watch.Finding{Word: "SUCCESS", Number: "R", Call: watch.HasSucceeded, CallAmount: 30, Mid: "M"}},
+		{"guarantee.uncompleted", claim{"merOrderId": "O", "mid": "M", "status": "TRADE_SUCCESS", "secureStatus": "UNCOMPLETED", "totalAmount": "100"}, "O",
+			watch.Finding{Word: "UNCOMPLETED", Order: watch.IsPaid, Amount: 100, Mid: "M"}},
+		{"guarantee.partly_completed", claim{"merOrderId": "O", "mid": "M", "status": "TRADE_SUCCESS", "secureStatus": "PARTLY_COMPLETED", "completeAmount": "60", "totalAmount": "100"}, "O",
+			watch.Finding{Word: "PARTLY_COMPLETED", Order: watch.IsPaid, Amount: 100, Mid: "M", Kind: watch.KindCapture, Number: "secure-complete", Call: watch.HasSucceeded, CallAmount: 60}},
+		{"guarantee.canceled", claim{"merOrderId": "O", "mid": "M", "status": "TRADE_CLOSED", "payTime": "x", "secureStatus": "CANCELED", "totalAmount": "100"}, "O",
+			watch.Finding{Word: "CANCELED", Order: watch.IsRefunded, Amount: 100, Mid: "M", Kind: watch.KindRefund, Number: "secure-cancel", Call: watch.HasSucceeded}},
+		{"bill.paid", claim{"billNo": "B", "billDate": "2026-11-30", "mid": "M", "billStatus": "PAID", "totalAmount": "100", "billPayment": `{"merOrderId":"B0"}`}, "B@2026-11-30",
+			watch.Finding{Word: "PAID", Order: watch.IsPaid, Amount: 100, Mid: "M", Bill: true, Also: "B0"}},
+		{"bill.paid", claim{"billNo": "B", "billStatus": "PAID"}, "", watch.Finding{Word: "PAID", Order: watch.IsPaid, Bill: true}},
+	} {
+		if order, f := noticed(test.said, "com.chinaums."+test.event); order != test.order || !reflect.DeepEqual(f, test.want) {
+			t.Errorf("%s %v: %q %+v, want %q %+v", test.event, test.said, order, f, test.order, test.want)
+		}
+	}
+}
+
+// TestWatchEnds: of the two ends of money that is held, one has not come about if the other has, whatever an answer leaves out.
+func TestWatchEnds(t *testing.T) {
+	order, _, _, _, _ := readOrders()
+	order.Fields["secureTransaction"] = "true"
+	capture := &watch.Track{Kind: watch.KindCapture, Number: "secure-complete", State: watch.Unresolved}
+	back := &watch.Track{Kind: watch.KindRefund, Number: "secure-cancel", Whole: true, State: watch.Unresolved}
+	order.Calls = []*watch.Track{capture, back}
+	read := func(call *watch.Track) watch.Fact {
+		f, err := testWatching.Read(order, call, testWatching.Ask(order, call)[0], []byte(`{"errCode":"SUCCESS","merOrderId":"O1","status":"TRADE_SUCCESS","totalAmount":100}`))
+		if err != nil || f.Event != nil {
+			t.Fatalf("%v, %+v", err, f.Event)
+		}
+		return f.Call
+	}
+	if a, b := read(capture), read(back); a != watch.IsPending || b != watch.IsPending {
+		t.Errorf("%q, %q", a, b)
+	}
+	capture.State = watch.Succeeded
+	if is := read(back); is != watch.HasFailed {
+		t.Errorf("the cancellation: %q", is)
+	}
+	capture.State, back.State = watch.Unresolved, watch.Succeeded
+	if is := read(capture); is != watch.HasFailed {
+		t.Errorf("the completion: %q", is)
+	}
 }
 
 // TestWatchNotFound: the event about a refund that the platform does not know.

@@ -14,8 +14,13 @@ func (w *Watch) Followed() int {
 	return len(w.index.items)
 }
 
-// Guard is what is said about a call.
-func (o *Order) Guard(call Call) *Refusal { return o.guard(call) }
+// Guard is what is said first about a call.
+func (o *Order) Guard(call Call) *Refusal {
+	for _, first := range o.guard(call, time.Now().UnixMilli()) {
+		return first
+	}
+	return nil
+}
 
 // RemoveOld removes what has not changed since a time.
 func (w *Watch) RemoveOld(before time.Time) (int, error) {

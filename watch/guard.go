@@ -2,6 +2,7 @@ package watch
 
 import (
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -13,6 +14,8 @@ type Refusal struct {
 	RetryAfter time.Duration // 0: no Retry-After
 	Chinese    string
 	English    string
+
+	known bool // the end of what is in the way is known: there is nothing to ask
 }
 
 // The answers of the guard.
@@ -26,52 +29,77 @@ const (
 // guardAsks is how long the guard waits for the platform's word about a refund that is in the way.
 const guardAsks = 3 * time.Second
 
-// guard says whether a refund may be sent, given what is known of its order: nil, or why not. The first reason counts. Of an
+// heardAfter is how long an app may take to hear what it was told.
+const heardAfter = time.Hour
+
+// guard says whether a refund may be sent, given what is known of its order: why not, in the order in which it counts. Of an
 // unresolved refund in the way the caller asks the platform before it refuses.
-func (o *Order) guard(call Call) *Refusal {
+func (o *Order) guard(call Call, now int64) (reasons []*Refusal) {
+	refuse := func(r Refusal) { reasons = append(reasons, &r) }
+	for _, c := range o.Calls {
+		if c.Kind.Money() && c.Flight != "" {
+			refuse(Refusal{Status: 409, Code: CodeBusy, Number: c.Number, RetryAfter: 5 * time.Second,
+				Chinese: fmt.Sprintf("该订单的另一笔资金操作 %s 正在进行，请稍后再试", clip(c.Number)),
+				English: fmt.Sprintf("another money call of this order, %s, is on its way; try again later", clip(c.Number))})
+		}
+	}
 	same := o.call(call.Number)
 	if call.Number == "" {
 		same = nil // the platform cannot know it again
 	}
-	for _, c := range o.Calls {
-		if c.Kind.Money() && c.Flight != "" {
-			return &Refusal{Status: 409, Code: CodeBusy, Number: c.Number, RetryAfter: 5 * time.Second,
-				Chinese: fmt.Sprintf("该订单的另一笔资金操作 %s 正在进行，请稍后再试", clip(c.Number)),
-				English: fmt.Sprintf("another money call of this order, %s, is on its way; try again later", clip(c.Number))}
-		}
-	}
 	switch {
 	case same == nil:
-	case same.Amount == call.Amount && same.Whole == call.Whole:
+	case same.Kind == call.Kind && same.Amount == call.Amount && same.Whole == call.Whole:
 		if same.State != Failed {
-			return nil // the platform gives back the refund that it has; of a failed one it has none
+			return reasons // the platform gives back the refund that it has; of a failed one it has none
 		}
 	default:
-		return &Refusal{Status: 422, Code: CodeInvalid, Number: same.Number,
+		refuse(Refusal{Status: 422, Code: CodeInvalid, Number: same.Number,
 			Chinese: fmt.Sprintf("退款号 %s 此前的金额是 %d 分，不是 %d 分；新的退款请用新的退款号", clip(same.Number), same.Amount, call.Amount),
-			English: fmt.Sprintf("refund %s had the amount %d before, not %d; a new refund needs a number of its own", clip(same.Number), same.Amount, call.Amount)}
+			English: fmt.Sprintf("refund %s had the amount %d before, not %d; a new refund needs a number of its own", clip(same.Number), same.Amount, call.Amount)})
 	}
-	if c := o.inTheWay(call); c != nil {
-		return &Refusal{Status: 409, Code: CodeUnresolved, Number: c.Number,
-			Chinese: fmt.Sprintf("退款 %s 的结果未知，查明之前不会发出另一笔；重试请用原退款号和原金额", clip(c.Number)),
-			English: fmt.Sprintf("the outcome of refund %s is not known, and no other one is sent before it is; retry with its number and amount", clip(c.Number))}
-	}
-	if left := o.Paid - o.refunded(); o.State.paid() && o.Paid > 0 && (call.Amount > left || left <= 0) {
-		return &Refusal{Status: 422, Code: CodeInvalid, Number: o.ID,
-			Chinese: fmt.Sprintf("订单 %s 实付 %d 分，可退余额 %d 分", clip(o.ID), o.Paid, max(left, 0)),
-			English: fmt.Sprintf("of order %s %d were paid, and %d can still be refunded (in fen)", clip(o.ID), o.Paid, max(left, 0))}
-	}
-	return nil
-}
-
-// inTheWay is a refund with another number than a call's whose end is not known, or nil.
-func (o *Order) inTheWay(call Call) *Track {
 	for _, c := range o.Calls {
 		if c.Kind == KindRefund && !c.State.ended() && (c.Number != call.Number || call.Number == "") {
-			return c
+			refuse(Refusal{Status: 409, Code: CodeUnresolved, Number: c.Number,
+				Chinese: fmt.Sprintf("退款 %s 的结果未知，查明之前不会发出另一笔；重试请用原退款号和原金额", clip(c.Number)),
+				English: fmt.Sprintf("the outcome of refund %s is not known, and no other one is sent before it is; retry with its number and amount", clip(c.Number))})
 		}
 	}
-	return nil
+	if left := o.Paid - o.refunded(); o.State.paid() && o.Paid > 0 && (call.Amount > left || left <= 0) {
+		refuse(Refusal{Status: 422, Code: CodeInvalid, Number: o.ID,
+			Chinese: fmt.Sprintf("订单 %s 实付 %d 分，可退余额 %d 分", clip(o.ID), o.Paid, max(left, 0)),
+			English: fmt.Sprintf("of order %s %d were paid, and %d can still be refunded (in fen)", clip(o.ID), o.Paid, max(left, 0))})
+	}
+	for _, c := range o.unheard(call, now) {
+		refuse(Refusal{Status: 409, Code: CodeUnresolved, Number: c.Number, known: true,
+			Chinese: fmt.Sprintf("金额相同的退款 %s 已成功，只是当时没有收到应答；若是重试，请用原退款号；若确是另一笔，请在 Gateway-Guard-Override 中写明该退款号", clip(c.Number)),
+			English: fmt.Sprintf("refund %s of the same amount has succeeded, though its answer was lost; retry with its number, or name it in Gateway-Guard-Override if this is another one", clip(c.Number))})
+	}
+	return reasons
+}
+
+// names reports whether Gateway-Guard-Override names a number: it, or several with commas between them.
+func names(override, number string) bool {
+	for one := range strings.SplitSeq(override, ",") {
+		if number != "" && (strings.TrimSpace(one) == number || override == number) {
+			return true
+		}
+	}
+	return false
+}
+
+// unheard are refunds of the same amount, with another number, that have succeeded though no answer has said so: who asks for
+// one now has most likely not heard of it. Whoever repeats that number hears of it, and who was told of it an hour ago has.
+func (o *Order) unheard(call Call, now int64) (all []*Track) {
+	for _, c := range o.Calls {
+		if c.Kind != KindRefund || c.State != Succeeded || !c.Unheard || c.Number == call.Number || c.Amount != call.Amount {
+			continue
+		}
+		if told := o.toldAt(c.Number); told == 0 || now < told+heardAfter.Milliseconds() {
+			all = append(all, c)
+		}
+	}
+	return all
 }
 
 // invalid refuses a money call that could slip past the guard, because somebody else may read it in another way.

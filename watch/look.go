@@ -219,7 +219,7 @@ func (x *index) spend(merchant string) {
 
 // Stats are what is known without a look at the rows.
 type Stats struct {
-	States map[State]int // orders that are followed or stuck; with a stuck refund, an order counts as stuck
+	States map[State]int // orders that are followed or stuck; with a stuck refund, or one that the app could not be told of, an order counts as stuck
 	Oldest time.Time     // since when the oldest outcome is unresolved; zero: none is
 }
 
@@ -490,8 +490,8 @@ func (w *Watch) inquire(ctx context.Context, o *Order, number string, again bool
 		return tell // the next look finds it again
 	}
 	w.report(o, l)
-	w.say(stuck && number != "" && o.track(number).Kind == KindRefund, "refund_stuck", "the end of a refund could not be found; a person has to look", o)
-	w.say(untold, "", notTold, o)
+	w.say(stuck && number != "" && o.track(number).Kind.Money(), "refund_stuck", "the end of a refund or capture could not be found; a person has to look", o)
+	w.cannotTell(untold, o)
 	if event == nil {
 		return tell
 	}

@@ -128,6 +128,43 @@ func TestOverride(t *testing.T) {
 	}
 }
 
+// TestOverrideOfOne: the number in the way that was named let everything else pass as well: another refund that is open, and more
+// than was paid. A refund that an app gives a number of the watch's own, or of another kind of call, passed for its repetition.
+func TestOverrideOfOne(t *testing.T) {
+	inTime(t, nil, func(t *testing.T, g *gateway) {
+		g.paidAndTold("A1", 100)
+		g.call("/capture", request{Order: "A1", Number: "capture", Amount: 50}, watch.Answered, "SUCCESS")
+		g.call("/refund", request{Order: "A1", Amount: 10}, watch.Unknown, "")
+		send := func(number string, amount int64, override string) string {
+			ticket, refusal := g.Before(t.Context(), "shop", "/refund", request{Order: "A1", Number: number, Amount: amount}.body(), override)
+			g.After(ticket, watch.Unknown, "", nil)
+			if refusal == nil {
+				return ""
+			}
+			return fmt.Sprint(refusal.Status, " ", refusal.Number)
+		}
+		for _, test := range []struct {
+			number         string
+			amount         int64
+			override, want string
+		}{
+			{"R1", 101, "#1", "422 A1"},
+			{"R1", 10, "#1", ""},
+			{"R2", 10, "#1", "409 R1"},
+			{"R2", 10, "R1", "409 #1"},
+			{"R1", 11, "R1", "409 #1"},
+			{"#1", 10, "", "422 "},
+			{"#1", 10, "#1", "422 "},
+			{"capture", 50, "", "422 capture"},
+			{"R2", 10, "#1, R1", ""},
+		} {
+			if got := send(test.number, test.amount, test.override); got != test.want {
+				t.Errorf("%s, %d, override %q: %q, want %q", test.number, test.amount, test.override, got, test.want)
+			}
+		}
+	})
+}
+
 // TestInvalid: a money call of which nobody can say what it does passed without a word, whatever was on its way.
 func TestInvalid(t *testing.T) {
 	for name, test := range map[string]struct {

@@ -27,6 +27,7 @@ type Track struct {
 	Since   int64   `json:"since,omitempty"`   // when its outcome became doubtful
 	Outcome Outcome `json:"outcome,omitempty"` // of the last sending; empty: none yet
 	Code    string  `json:"code,omitempty"`    // errCode of its answer
+	Unheard bool    `json:"unheard,omitempty"` // nothing was said about it when it was last sent
 
 	Flight string `json:"flight,omitempty"` // which gateway's call is on its way; empty: none is
 	Lands  int64  `json:"lands,omitempty"`  // when it is taken for lost
@@ -367,7 +368,7 @@ func (o *Order) flown(flight string) *Track {
 func (o *Order) land(now int64, gone func(flight string, lands, now int64) bool) (changed bool) {
 	for _, t := range o.tracks() {
 		if t.Flight != "" && gone(t.Flight, t.Lands, now) {
-			t.Flight, t.Lands, t.Outcome, t.Code = "", 0, Unknown, ""
+			t.Flight, t.Lands, t.Outcome, t.Code, t.Unheard = "", 0, Unknown, "", true
 			o.note(now, "answer", o.name(t), "no outcome")
 			o.become(t, isLost, now)
 			changed = true

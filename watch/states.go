@@ -140,8 +140,10 @@ func (o *Order) learn(t *Track, f *Finding, by string, now int64) (l lesson) {
 			t.Amount = f.CallAmount
 		}
 		o.become(t, f.Call, now)
-		if t.Kind == KindRefund && t.State == Succeeded && o.State.paid() {
-			whole := t.Whole || o.Paid != 0 && o.refunded() >= o.Paid
+	}
+	for _, c := range o.Calls { // some succeed before the payment is known
+		if c.Kind == KindRefund && c.State == Succeeded && o.State.paid() {
+			whole := c.Whole || o.Paid != 0 && o.refunded() >= o.Paid
 			o.become(&o.Track, map[bool]Fact{true: IsRefunded, false: IsPartRefunded}[whole], now)
 		}
 	}

@@ -236,38 +236,6 @@ func (w *Watch) tryChange(ctx context.Context, merchant, number string, edit fun
 	return nil, ErrConflict
 }
 
-// breaker keeps others from waiting for a store that somebody has waited for in vain a moment ago.
-type breaker struct{ until atomic.Pointer[time.Time] }
-
-const (
-	longWait   = 500 * time.Millisecond // a store that fails sooner is tried again by everybody
-	breakPause = time.Second            // before one tries it again
-)
-
-var errAway = errors.New("the watch's store did not answer a moment ago")
-
-// lets reports whether the store may be tried: after the pause by one at a time.
-func (b *breaker) lets(now time.Time) bool {
-	until := b.until.Load()
-	if until == nil {
-		return true
-	}
-	next := now.Add(storeTimeout + breakPause)
-	return !now.Before(*until) && b.until.CompareAndSwap(until, &next)
-}
-
-// learn takes how a try has ended. Whoever has hung up himself says nothing about the store.
-func (b *breaker) learn(err error, begun, now time.Time) {
-	failed := err != nil && !errors.Is(err, ErrConflict) && !errors.Is(err, errFormat) && !errors.Is(err, context.Canceled)
-	switch {
-	case failed && now.Sub(begun) >= longWait:
-		until := now.Add(breakPause)
-		b.until.Store(&until)
-	case !failed && b.until.Load() != nil:
-		b.until.Store(nil)
-	}
-}
-
 // get reads a row, if need be the one that it leads to; one that is not there is empty.
 func (w *Watch) get(ctx context.Context, merchant, number string) (*Order, error) {
 	for leads := 0; ; leads++ {
@@ -325,6 +293,9 @@ func (w *Watch) Before(ctx context.Context, merchant, path string, body []byte, 
 		return nil, nil
 	}
 	call.Path = path
+	if call.Kind.Money() && strings.HasPrefix(call.Number, "#") { // the watch's own, of refunds without a number
+		call.Invalid = "number " + call.Number
+	}
 	if call.Invalid != "" {
 		return nil, w.judge(c, merchant, call, override)
 	}
@@ -338,7 +309,7 @@ func (w *Watch) Before(ctx context.Context, merchant, path string, body []byte, 
 		}
 	}()
 	refusal, err := w.write(ctx, c, t, override)
-	if refusal != nil && refusal.Code == CodeUnresolved { // it may be resolved by now
+	if refusal != nil && refusal.Code == CodeUnresolved && !refusal.known { // it may be resolved by now
 		w.askAbout(ctx, merchant, call.Order, refusal.Number)
 		refusal, err = w.write(ctx, c, t, override)
 	}
@@ -369,7 +340,7 @@ func (w *Watch) judge(c *config, merchant string, call Call, override string) *R
 		return nil
 	}
 	refusal := invalid(call)
-	overridden := override != "" && override == refusal.Number
+	overridden := names(override, refusal.Number)
 	if c.Refunds == Enforce && !overridden {
 		return refusal
 	}
@@ -389,18 +360,21 @@ func (w *Watch) write(ctx context.Context, c *config, t *Ticket, override string
 			return false // a write that was in doubt
 		}
 		if t.call.Kind == KindRefund && c.Refunds != Off && !t.warned {
-			if refusal = o.guard(t.call); refusal != nil {
-				if override == "" || override != refusal.Number {
+			for _, why := range o.guard(t.call, now) {
+				if !names(override, why.Number) {
+					refusal = why
 					return false
 				}
-				o.note(now, "override", t.call.Number, refusal.Number)
-				refusal, overridden = nil, override
+				overridden = override
+			}
+			if overridden != "" {
+				o.note(now, "override", t.call.Number, overridden)
 			}
 		}
 		t.begin(o, now)
 		return true
 	})
-	if overridden != "" && err == nil {
+	if overridden != "" && err == nil && refusal == nil {
 		c.Logger.Warn("the guard of refunds was overridden", w.fields(t, zap.String("in_the_way", clip(overridden)))...)
 	}
 	t.written = t.written || err == nil && refusal == nil
@@ -486,7 +460,7 @@ func (t *Ticket) land(outcome Outcome, code string, f *Finding) func(o *Order, n
 			}
 			return true
 		}
-		track.Outcome, track.Code = outcome, code
+		track.Outcome, track.Code, track.Unheard = outcome, code, f == nil || track != &o.Track && f.Call == Nothing
 		if f == nil {
 			o.note(now, "answer", o.name(track), string(outcome))
 			o.become(track, isLost, now)
@@ -612,7 +586,7 @@ func (w *Watch) taken(ctx context.Context, merchant, order, id string, taken boo
 		w.later(merchant, order, "", edit)
 		return
 	}
-	w.say(stuck, "", notTold, o)
+	w.cannotTell(stuck, o)
 }
 
 func (w *Watch) fields(t *Ticket, more ...zap.Field) []zap.Field {
@@ -626,24 +600,23 @@ func (w *Watch) report(o *Order, l lesson) {
 	w.say(l.differs && w.config.Load().Amounts != Off, "order_differs", "amount or mid is not what was ordered", o)
 }
 
-const (
-	notTold  = "the app could not be told of an event for so long that a person has to look"
-	maxCries = 1024 // that wait for whoever is slow to hear them; what is more is in the log
-)
+// maxCries is how many wait for whoever is slow to hear them. What is more is in the log.
+const maxCries = 1024
 
 // cry tells the rest of the gateway: beside those who have found it out, lest a slow listener hold back what the app is to get.
 func (w *Watch) cry() {
+	aloud := func(emit func()) {
+		defer w.caught()
+		emit()
+	}
 	for {
 		select {
 		case emit := <-w.cries:
-			emit()
-			continue
-		default:
-		}
-		select {
-		case emit := <-w.cries:
-			emit()
+			aloud(emit)
 		case <-w.ctx.Done():
+			for len(w.cries) > 0 {
+				aloud(<-w.cries)
+			}
 			return
 		}
 	}
@@ -655,144 +628,18 @@ func (w *Watch) say(so bool, what, words string, o *Order) {
 	}
 	c := w.config.Load()
 	c.Logger.Error(words, zap.String("merchant", o.Merchant), zap.String("order", clip(o.ID)), zap.Int64("ordered", o.Amount), zap.Int64("paid", o.Paid))
-	if c.Emit == nil || what == "" {
+	if c.Emit == nil {
 		return
 	}
 	select {
-	case w.cries <- func() {
-		defer w.caught()
-		c.Emit(what, o)
-	}:
+	case w.cries <- func() { c.Emit(what, o) }:
 	default:
 	}
 }
 
-// overdue are the changes that are to be made as soon as the store lets them.
-type overdue struct {
-	mu   sync.Mutex
-	list []duty
-	wake chan struct{}
-}
-
-type duty struct {
-	merchant, number string
-	flight           string // that it lands; empty: none
-	edit             func(o *Order, now int64) bool
-}
-
-// maxOverdue bounds what waits for a store that is away. What is more is found again as calls without an outcome.
-const maxOverdue = 100_000
-
-func (w *Watch) later(merchant, number, flight string, edit func(o *Order, now int64) bool) {
-	w.overdue.mu.Lock()
-	full := len(w.overdue.list) >= maxOverdue
-	if !full {
-		w.overdue.list = append(w.overdue.list, duty{merchant, number, flight, edit})
+// cannotTell reports what the app could not be told of for as long as it was tried.
+func (w *Watch) cannotTell(so bool, o *Order) {
+	if so {
+		w.config.Load().Logger.Error("the app could not be told of an event; a person has to look", zap.String("merchant", o.Merchant), zap.String("order", clip(o.ID)))
 	}
-	w.overdue.mu.Unlock()
-	if full {
-		w.open.Delete(flight)
-		w.count("unwritten", "overdue")
-		return
-	}
-	w.overdue.signal()
-}
-
-// catchUp makes overdue changes, those of one order in their order. They gather for a moment, and share a commit: a call that
-// is to be written down before it is sent does not wait behind each of them.
-func (w *Watch) catchUp() {
-	pause := gather
-	for {
-		select {
-		case <-w.overdue.wake:
-		case <-w.ctx.Done():
-			w.makeOverdue()
-			return
-		}
-		select {
-		case <-w.clock.After(pause):
-		case <-w.ctx.Done():
-		}
-		if pause = gather; w.makeOverdue() > 0 {
-			pause = time.Second
-			w.overdue.signal()
-		}
-	}
-}
-
-// long reports whether so much waits that whoever adds to it had better do it himself.
-func (d *overdue) long() bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return len(d.list) >= 1024
-}
-
-func (d *overdue) signal() {
-	select {
-	case d.wake <- struct{}{}:
-	default:
-	}
-}
-
-// makeOverdue makes what it can, and returns how much is left.
-func (w *Watch) makeOverdue() int {
-	w.overdue.mu.Lock()
-	list := w.overdue.list
-	w.overdue.list = nil
-	w.overdue.mu.Unlock()
-	orders := map[string][]duty{}
-	var keys []string
-	for _, d := range list {
-		key := rowKey(d.merchant, d.number)
-		if orders[key] == nil {
-			keys = append(keys, key)
-		}
-		orders[key] = append(orders[key], d)
-	}
-	var (
-		left  []duty
-		mu    sync.Mutex
-		away  atomic.Bool
-		group sync.WaitGroup
-		slots = make(chan struct{}, 64) // what is written at once shares a commit
-	)
-	for _, key := range keys {
-		slots <- struct{}{}
-		group.Go(func() {
-			defer func() { <-slots }()
-			all := orders[key]
-			ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
-			defer cancel()
-			if !away.Load() {
-				_, err := w.change(ctx, all[0].merchant, all[0].number, func(o *Order, now int64) (changed bool) {
-					for _, d := range all {
-						changed = d.edit(o, now) || changed
-					}
-					return changed
-				})
-				if err == nil {
-					for _, d := range all {
-						w.open.Delete(d.flight)
-					}
-					return
-				}
-				if errors.Is(err, errFormat) { // no time mends it
-					w.config.Load().Logger.Error("the watch cannot read a row", zap.String("key", clip(key)), zap.Error(err))
-					return
-				}
-				away.Store(!errors.Is(err, ErrConflict))
-			}
-			mu.Lock()
-			left = append(left, all...)
-			mu.Unlock()
-		})
-	}
-	group.Wait()
-	if len(left) == 0 {
-		return 0
-	}
-	w.overdue.mu.Lock()
-	defer w.overdue.mu.Unlock()
-	w.overdue.list = append(left, w.overdue.list...)
-	return len(left)
 }
