@@ -1,0 +1,57 @@
+package watch_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/caddy-chinaums/caddy-chinaums/watch"
+)
+
+// TestGuardUnheard: the answer to a refund is lost, and the app takes another number. The guard asks, finds that the first
+// one has succeeded, and let the second one pass as there was money left: so an app that retries wrongly had its refund twice,
+// by the very question that was to protect it. Now it is refused until the app has repeated the first one, names it, or was told
+// of it an hour ago.
+func TestGuardUnheard(t *testing.T) {
+	t.Run("lost", func(t *testing.T) { guardUnheard(t, watch.Unknown, "") })
+	t.Run("refused, and executed", func(t *testing.T) { guardUnheard(t, watch.Answered, "TARGET_FAIL") })
+}
+
+func guardUnheard(t *testing.T, outcome watch.Outcome, code string) {
+	inTime(t, nil, func(t *testing.T, g *gateway) {
+		g.paidAndTold("A1", 100)
+		g.bank.refund("A1", "R1", 30, watch.HasSucceeded)
+		g.call("/refund", request{Order: "A1", Number: "R1", Amount: 30}, outcome, code)
+		after(time.Second)
+		second := request{Order: "A1", Number: "R2", Amount: 30}
+		for range 3 {
+			if refusal := g.call("/refund", second, watch.Answered, "SUCCESS"); refusal == nil || refusal.Code != watch.CodeUnresolved || refusal.Number != "R1" {
+				t.Fatalf("%+v", refusal)
+			}
+			after(5 * time.Second)
+		}
+		if is, times := g.refundState("A1", "R1"), g.mailbox.times("A1 R1 succeeded"); is != watch.Succeeded || times != 1 {
+			t.Errorf("%s, told %d times", is, times)
+		}
+		if asked := g.bank.questions("A1/R1"); len(asked) != 1 {
+			t.Errorf("asked at %v about what is known", asked)
+		}
+		if refusal := g.call("/refund", request{Order: "A1", Number: "R3", Amount: 20}, watch.Answered, "SUCCESS"); refusal != nil {
+			t.Errorf("another amount: %+v", refusal)
+		}
+		if refusal := g.call("/refund", request{Order: "A1", Number: "R1", Amount: 30}, watch.Answered, "SUCCESS"); refusal != nil {
+			t.Errorf("repeated: %+v", refusal)
+		}
+		if refusal := g.call("/refund", second, watch.Answered, "SUCCESS"); refusal != nil {
+			t.Errorf("after that: %+v", refusal)
+		}
+	})
+	inTime(t, nil, func(t *testing.T, g *gateway) { // an app that does nothing, and was told
+		g.paidAndTold("A1", 100)
+		g.bank.refund("A1", "R1", 30, watch.HasSucceeded)
+		g.call("/refund", request{Order: "A1", Number: "R1", Amount: 30}, outcome, code)
+		after(61 * time.Minute)
+		if refusal := g.call("/refund", request{Order: "A1", Number: "R2", Amount: 30}, watch.Answered, "SUCCESS"); refusal != nil {
+			t.Errorf("%+v", refusal)
+		}
+	})
+}
