@@ -55,3 +55,24 @@ func guardUnheard(t *testing.T, outcome watch.Outcome, code string) {
 		}
 	})
 }
+
+// TestRefundedBeforePaid: the answer of a refund comes before the payment's own notify, or the query that finds it. The order
+// stayed paid, as if nothing had been given back.
+func TestRefundedBeforePaid(t *testing.T) {
+	for name, test := range map[string]struct {
+		amount int64
+		whole  bool
+		want   watch.State
+	}{"a part": {30, false, watch.PartRefunded}, "all": {100, false, watch.Refunded}, "a cancel": {0, true, watch.Refunded}} {
+		t.Run(name, func(t *testing.T) {
+			inTime(t, nil, func(t *testing.T, g *gateway) {
+				g.ordered("A1", 100)
+				g.call("/refund", request{Order: "A1", Number: "R1", Amount: test.amount, Whole: test.whole}, watch.Answered, "SUCCESS")
+				g.notify("A1", answer{Order: watch.IsPaid, Amount: 100, Mid: "898"}, true)
+				if is := g.state("A1"); is != test.want {
+					t.Errorf("the order is %s, want %s", is, test.want)
+				}
+			})
+		})
+	}
+}
