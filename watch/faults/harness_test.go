@@ -390,9 +390,11 @@ var quick = func() string {
 // bolt is a watch on a file.
 const bolt = "\t\twatch {\n\t\t\tstore bolt {\n\t\t\t\tpath $DIR/watch.db\n\t\t\t}\n$OPTIONS\t\t}\n"
 
+const boltInbox = "\t\tstore bolt {\n\t\t\tpath $DIR/inbox.db\n\t\t}\n"
+
 // newGateway makes a gateway between a platform and an app, which is not running yet. In watch, the block of its watch, $DIR is
-// its directory and $OPTIONS what lets it look often. Empty: it has none.
-func newGateway(t testing.TB, name, watch string, p *platform, a *app) *gateway {
+// its directory and $OPTIONS what lets it look often. Empty: it has none. inbox is what its inbox has.
+func newGateway(t testing.TB, name, watch, inbox string, p *platform, a *app) *gateway {
 	t.Helper()
 	g := &gateway{
 		t: t, binary: needBinary(t), name: name, address: freeAddress(t), admin: freeAddress(t), directory: t.TempDir(), log: new(tail), platform: p,
@@ -400,7 +402,7 @@ func newGateway(t testing.TB, name, watch string, p *platform, a *app) *gateway 
 	}
 	g.environment = []string{"UMS_APP_ID=" + p.keys.AppID, "UMS_APP_KEY=" + p.keys.AppKey, "UMS_NOTIFY_KEY=" + p.keys.NotifyKey}
 	options := "\t\t\trate 500\n\t\t\torders " + quick + "\n\t\t\tunknown " + quick + "\n"
-	g.config = strings.NewReplacer("$DIR", g.directory).Replace("{\n\tadmin " + g.admin + `
+	g.config = "{\n\tadmin " + g.admin + `
 	persist_config off
 	grace_period 1s
 	chinaums {
@@ -410,12 +412,9 @@ func newGateway(t testing.TB, name, watch string, p *platform, a *app) *gateway 
 			notify_key {env.UMS_NOTIFY_KEY}
 			upstream   ` + p.url() + `
 		}
-` + strings.ReplaceAll(watch, "$OPTIONS", options) + `	}
+` + strings.NewReplacer("$DIR", g.directory, "$OPTIONS", options).Replace(watch) + `	}
 	inbox {
-		store bolt {
-			path $DIR/inbox.db
-		}
-	}
+` + strings.ReplaceAll(inbox, "$DIR", g.directory) + `	}
 }
 http://` + g.address + ` {
 	bind 127.0.0.1
@@ -431,7 +430,7 @@ http://` + g.address + ` {
 		}
 	}
 }
-`)
+`
 	t.Cleanup(func() {
 		g.kill()
 		if t.Failed() {

@@ -97,7 +97,7 @@ func TestKilled(t *testing.T) {
 		sandbox.Fault{Kind: sandbox.Processing, Path: "/v1/netpay/refund", Share: 0.1, Queries: 3, Times: -1},
 		sandbox.Fault{Kind: sandbox.Processing, Path: "/v1/netpay/refund", Share: 0.05, Queries: 2, Status: "FAIL", Times: -1},
 	)
-	g := newGateway(t, "gateway", bolt, p, a)
+	g := newGateway(t, "gateway", bolt, boltInbox, p, a)
 	g.start()
 	m := &merchant{t: t, gateway: g, meant: map[string]int{}}
 	var (

@@ -21,7 +21,7 @@ func TestWrongApp(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			p, a := newPlatform(t), newApp(t)
-			g := newGateway(t, "gateway", block, p, a)
+			g := newGateway(t, "gateway", block, boltInbox, p, a)
 			g.start()
 			orders := setting(t, "FAULTS_ORDERS", normalOrders)
 			numbers := make([]string, orders)
