@@ -1,6 +1,9 @@
 package watch_test
 
 import (
+	"fmt"
+	"math/rand/v2"
+	"sync"
 	"testing"
 	"time"
 
@@ -75,4 +78,62 @@ func TestRefundedBeforePaid(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestNobodyUntold: of a thousand orders, of which the buyers pay nine in ten at any time before they expire, one notify in five
+// is never sent, and others come at the very moment of a look. By the schedule and the rate of every day, 25 hours later each
+// payment was told once.
+func TestNobodyUntold(t *testing.T) {
+	orders := 1000
+	if testing.Short() {
+		orders = 100
+	}
+	inTime(t, nil, func(t *testing.T, g *gateway) {
+		chance := rand.New(rand.NewPCG(1, uint64(orders)))
+		var group sync.WaitGroup
+		never, told := 0, map[string]bool{}
+		for i := range orders {
+			number := fmt.Sprintf("A%04d", i)
+			made, pays := time.Duration(chance.Int64N(int64(time.Hour))), time.Duration(chance.Int64N(int64(29*time.Minute+50*time.Second)))
+			abandoned, lost, late := i%10 == 0, chance.IntN(5) == 0, time.Duration(chance.Int64N(int64(20*time.Second)))
+			if !abandoned {
+				told[number] = true
+			}
+			if lost && !abandoned {
+				never++
+			}
+			group.Go(func() {
+				time.Sleep(made)
+				g.ordered(number, 100)
+				if abandoned {
+					return
+				}
+				time.Sleep(pays)
+				g.bank.order(number, watch.IsPaid, 100)
+				if !lost {
+					time.Sleep(late)
+					g.notify(number, answer{Order: watch.IsPaid, Amount: 100, Mid: "898"}, true)
+				}
+			})
+		}
+		group.Wait()
+		after(25 * time.Hour)
+		untold, twice := 0, 0
+		for number := range told {
+			switch g.mailbox.times(number + " paid") {
+			case 0:
+				untold++
+			case 1:
+			default:
+				twice++
+			}
+			if is := g.state(number); is != watch.Paid {
+				t.Errorf("%s is %s", number, is)
+			}
+		}
+		t.Logf("%d orders, %d paid, %d notifies never sent: after 25 hours %d untold, %d told twice; %d queries", orders, len(told), never, untold, twice, g.count("query found"))
+		if untold != 0 || twice != 0 || len(g.mailbox.all()) != len(told) {
+			t.Errorf("%d untold, %d told twice, %d events", untold, twice, len(g.mailbox.all()))
+		}
+	})
 }

@@ -685,8 +685,9 @@ func (p *platform) differs(rows map[string]row, numbers []string) (all []string)
 func (g *gateway) agree(numbers []string) {
 	g.t.Helper()
 	var left []string
-	last := time.Now()
-	for deadline := last.Add(patience); ; {
+	ticks := time.NewTicker(100 * time.Millisecond) // a gateway has to read all rows for it
+	defer ticks.Stop()
+	for deadline := time.Now().Add(patience); ; <-ticks.C {
 		if left = g.platform.differs(g.rows(), numbers); len(left) == 0 {
 			return
 		}
