@@ -259,10 +259,11 @@ func (l *trapped) Accept() (net.Conn, error) {
 	if trap == nil {
 		return c, nil
 	}
+	d := &doomed{Conn: c, trap: trap}
 	if trap.at == connected {
-		trap.spring()
+		d.once.Do(trap.spring)
 	}
-	return &doomed{Conn: c, trap: trap}, nil
+	return d, nil
 }
 
 // doomed is a connection at which a gateway dies.
@@ -293,6 +294,12 @@ func (d *doomed) Write(p []byte) (int, error) {
 		return n, net.ErrClosed
 	}
 	return n, nil
+}
+
+// Close springs the trap of a call that a fault has left without an answer.
+func (d *doomed) Close() error {
+	d.once.Do(d.trap.spring)
+	return d.Conn.Close()
 }
 
 // event is one that the app has taken.
