@@ -59,6 +59,28 @@ func guardUnheard(t *testing.T, outcome watch.Outcome, code string) {
 	})
 }
 
+// TestAppIsGone: an app gives up before the answer to its refund comes. Whoever is not there has heard nothing, so that it is told
+// by an event, and no refund with another number is sent before.
+func TestAppIsGone(t *testing.T) {
+	inTime(t, nil, func(t *testing.T, g *gateway) {
+		g.paidAndTold("A1", 100)
+		ticket, refusal := g.Before(t.Context(), "shop", "/refund", request{Order: "A1", Number: "R1", Amount: 30}.body(), "")
+		if refusal != nil {
+			t.Fatalf("%+v", refusal)
+		}
+		g.bank.refund("A1", "R1", 30, watch.HasSucceeded)
+		ticket.Unheard = true
+		g.After(ticket, watch.Answered, "SUCCESS", nil)
+		if refusal := g.call("/refund", request{Order: "A1", Number: "R2", Amount: 30}, watch.Answered, "SUCCESS"); refusal == nil || refusal.Code != watch.CodeUnresolved || refusal.Number != "R1" {
+			t.Errorf("%+v", refusal)
+		}
+		after(time.Minute)
+		if is, times := g.refundState("A1", "R1"), g.mailbox.times("A1 R1 succeeded"); is != watch.Succeeded || times != 1 {
+			t.Errorf("%s, told %d times", is, times)
+		}
+	})
+}
+
 // TestRefundedBeforePaid: the answer of a refund comes before the payment's own notify, or the query that finds it. The order
 // stayed paid, as if nothing had been given back.
 func TestRefundedBeforePaid(t *testing.T) {

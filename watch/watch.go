@@ -273,6 +273,9 @@ type Ticket struct {
 	// Guard is what the header Gateway-Guard says: `unseen`, or nothing.
 	Guard string
 
+	// Unheard is set before After where the app has gone before the answer came.
+	Unheard bool
+
 	merchant string
 	call     Call
 	flight   string
@@ -460,7 +463,7 @@ func (t *Ticket) land(outcome Outcome, code string, f *Finding) func(o *Order, n
 			}
 			return true
 		}
-		track.Outcome, track.Code, track.Unheard = outcome, code, f == nil || track != &o.Track && f.Call == Nothing
+		track.Outcome, track.Code, track.Unheard = outcome, code, t.Unheard || f == nil || track != &o.Track && f.Call == Nothing
 		if f == nil {
 			o.note(now, "answer", o.name(track), string(outcome))
 			o.become(track, isLost, now)
@@ -470,7 +473,7 @@ func (t *Ticket) land(outcome Outcome, code string, f *Finding) func(o *Order, n
 		if f.Word == "" {
 			f.Word = code
 		}
-		if track != &o.Track && (f.Call == Nothing || f.Call == IsAbsent) {
+		if track != &o.Track && (f.Call == Nothing || f.Call == IsAbsent || f.Call == HasSucceeded && t.Unheard) { // the app is to be told
 			f.Call = IsPending
 		}
 		if track == &o.Track && f.Order == IsOpen && !o.State.paid() {

@@ -293,6 +293,7 @@ func (w *Watched) Before(r *http.Request, header http.Header, call *outbound.Cal
 		if status != http.StatusOK {
 			answer = nil // whatever it says, it is not the interface's own answer
 		}
+		ticket.Unheard = r.Context().Err() != nil
 		s.After(ticket, became, errCode, answer)
 	}, nil
 }

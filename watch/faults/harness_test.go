@@ -556,12 +556,22 @@ func (g *gateway) body(fields map[string]any) string {
 }
 
 // call calls an interface, as soon as the gateway listens.
-func (g *gateway) call(path string, fields map[string]any) (r reply) {
+func (g *gateway) call(path string, fields map[string]any) reply {
+	return g.callUntil(context.Background(), path, fields)
+}
+
+// callUntil is call for an app that may give up.
+func (g *gateway) callUntil(ctx context.Context, path string, fields map[string]any) (r reply) {
 	ticks := time.NewTicker(5 * time.Millisecond)
 	defer ticks.Stop()
 	for deadline := time.Now().Add(patience); ; <-ticks.C {
-		res, err := plain.Post("http://"+g.address+path, "application/json", strings.NewReader(g.body(fields)))
-		if refused(err) && time.Now().Before(deadline) {
+		req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+g.address+path, strings.NewReader(g.body(fields)))
+		if err != nil {
+			return reply{err: err}
+		}
+		req.Header.Set("Content-Type", "application/json")
+		res, err := plain.Do(req)
+		if refused(err) && !g.t.Failed() && time.Now().Before(deadline) {
 			continue
 		}
 		if err != nil {
@@ -591,7 +601,11 @@ func (g *gateway) order(number string) reply {
 const total = 1000
 
 func (g *gateway) refund(order, refund string, amount int) reply {
-	return g.call("/v1/netpay/refund", map[string]any{"merOrderId": order, "refundOrderId": refund, "refundAmount": amount})
+	return g.call("/v1/netpay/refund", refundFields(order, refund, amount))
+}
+
+func refundFields(order, refund string, amount int) map[string]any {
+	return map[string]any{"merOrderId": order, "refundOrderId": refund, "refundAmount": amount}
 }
 
 // paid makes an order, and has it paid.

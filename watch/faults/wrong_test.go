@@ -1,6 +1,7 @@
 package faults
 
 import (
+	"context"
 	"io/fs"
 	"path/filepath"
 	"strings"
@@ -101,5 +102,41 @@ func (g *gateway) wroteNothing(t testing.TB) {
 	})
 	if err != nil {
 		t.Error(err)
+	}
+}
+
+// TestAppGivesUp: an app gives up while the platform takes its time, and takes another number later. The gateway had the answer by
+// then, and let the second refund pass as if the app had it, too.
+func TestAppGivesUp(t *testing.T) {
+	t.Parallel()
+	needBinary(t)
+	p, a := newPlatform(t), newApp(t)
+	g := newGateway(t, "gateway", bolt, boltInbox, p, a)
+	g.start()
+	refused := 0
+	for tries := 0; refused == 0 && tries < 20; tries++ { // the answer may be faster than the news that nobody waits for it
+		order := g.paid()
+		release := p.hold(order)
+		ctx, giveUp := context.WithCancel(t.Context())
+		gone := make(chan reply, 1)
+		go func() { gone <- g.callUntil(ctx, "/v1/netpay/refund", refundFields(order, p.number(), 300)) }()
+		within(t, patience, "a refund", func() bool { return p.refundsCame(order) > 0 })
+		giveUp()
+		if r := <-gone; r.err == nil {
+			t.Fatalf("an answer that nobody waits for: %v", r)
+		}
+		release()
+		r := reply{code: "GATEWAY_BUSY"}
+		within(t, patience, "the end of the first refund", func() bool {
+			r = g.refund(order, p.number(), 300)
+			return r.code != "GATEWAY_BUSY"
+		})
+		if r.code == "GATEWAY_REFUND_UNRESOLVED" {
+			refused++
+			within(t, patience, "the telling of the refund", func() bool { return len(a.taken("refund.succeeded")[order]) > 0 })
+		}
+	}
+	if refused == 0 {
+		t.Error("the second refund has always passed")
 	}
 }
