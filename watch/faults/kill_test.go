@@ -117,6 +117,9 @@ func TestKilled(t *testing.T) {
 			}
 		})
 	}
+	stop := sync.OnceFunc(func() { close(done) })
+	defer group.Wait()
+	defer stop()
 	where := map[string]int{}
 	for kill := range kills {
 		before := m.calls.Load()
@@ -154,7 +157,7 @@ func TestKilled(t *testing.T) {
 		g.start()
 	}
 	within(t, patience, "all calls", func() bool { return m.calls.Load() >= int64(calls) })
-	close(done)
+	stop()
 	group.Wait()
 	p.Heal(sandbox.CutExecuted, sandbox.NoNotify)
 	g.agree(m.numbers)
