@@ -34,11 +34,14 @@ func TestNotifiesNeverSent(t *testing.T) {
 		numbers[i] = g.paid()
 		if i%2 == 0 { // somebody else asks, too
 			res, err := plain.Post("http://"+g.admin+"/chinaums/orders/shop/"+numbers[i]+"/query", "", nil)
-			if err != nil || res.StatusCode != http.StatusOK {
-				t.Errorf("%v, %v", res, err)
+			if err != nil {
+				t.Error(err)
 				return
 			}
 			_ = res.Body.Close()
+			if res.StatusCode != http.StatusOK && res.StatusCode != http.StatusTooManyRequests { // it was asked about just now
+				t.Errorf("%s: %s", numbers[i], res.Status)
+			}
 		}
 	})
 	p.told(t, a, numbers, g)
