@@ -39,6 +39,11 @@ type Parts struct {
 	Platform watch.Platform      // what its calls and answers mean
 	Send     watch.Sender        // sends a query
 	Label    func(string) string // an event's type as a label of metrics, from a bounded set
+
+	// Prepare returns what Classify reads in place of a call's body, so that an order which calls may name in several ways has
+	// one number, or why the call must not be sent. With `refunds` warn or off such a call is sent all the same, and what is
+	// returned with the refusal is read; nil: nothing. A nil Prepare: Classify reads the body.
+	Prepare func(ctx context.Context, call *outbound.Call) ([]byte, *watch.Refusal)
 }
 
 // Watched is the watch of one configuration's app. Its methods may be called on nil: then nobody follows anything.
@@ -261,9 +266,13 @@ var reasons = map[string]string{
 
 // Before implements outbound.Watch.
 func (w *Watched) Before(r *http.Request, header http.Header, call *outbound.Call) (outbound.After, *outbound.Error) {
+	content, refusal := w.prepare(r.Context(), call)
+	if refusal != nil {
+		return nil, refused(header, refusal)
+	}
 	s := w.current()
 	if s == nil {
-		as, ok := w.parts.Platform.Classify(call.Path(), call.Body)
+		as, ok := w.parts.Platform.Classify(call.Path(), content)
 		if !ok {
 			return nil, nil
 		}
@@ -275,7 +284,7 @@ func (w *Watched) Before(r *http.Request, header http.Header, call *outbound.Cal
 			return nil, nil
 		}
 	}
-	ticket, refusal := s.Watch.Before(r.Context(), call.Account.Name(), call.Path(), call.Body, r.Header.Get(OverrideHeader))
+	ticket, refusal := s.Watch.Before(r.Context(), call.Account.Name(), call.Path(), content, r.Header.Get(OverrideHeader))
 	if refusal != nil {
 		return nil, refused(header, refusal)
 	}
@@ -296,6 +305,22 @@ func (w *Watched) Before(r *http.Request, header http.Header, call *outbound.Cal
 		ticket.Unheard = r.Context().Err() != nil
 		s.After(ticket, became, errCode, answer)
 	}, nil
+}
+
+// prepare returns what Classify reads, or why the call must not be sent.
+func (w *Watched) prepare(ctx context.Context, call *outbound.Call) ([]byte, *watch.Refusal) {
+	if w.parts.Prepare == nil {
+		return call.Body, nil
+	}
+	content, refusal := w.parts.Prepare(ctx, call)
+	if refusal == nil || w.config.Refunds == watch.Enforce {
+		return content, refusal
+	}
+	if w.config.Refunds == watch.Warn {
+		w.logger.Warn("the watch would refuse this refund", zap.String("merchant", call.Account.Name()), zap.String("path", call.Path()),
+			zap.String("err_code", refusal.Code), zap.String("why", refusal.English))
+	}
+	return content, nil
 }
 
 func refused(header http.Header, why *watch.Refusal) *outbound.Error {
