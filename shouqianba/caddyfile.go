@@ -7,6 +7,7 @@ import (
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/syntax"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/watched"
 )
 
 func init() {
@@ -38,10 +39,13 @@ func init() {
 //	        public_key      <PEM or file>…
 //	        upstream        <scheme://host[:port]>
 //	    }
+//	    watch {
+//	        <options of the watch>
+//	    }
 //	}
 func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 	app := new(App)
-	return syntax.Accounts(d, existing, "shouqianba", "terminal", app, &app.Terminals, (*Terminal).option, nil)
+	return syntax.Accounts(d, existing, "shouqianba", "terminal", app, &app.Terminals, (*Terminal).option, nil, watched.Option(&app.Watch))
 }
 
 // option reads the option at the cursor, if a terminal has one of this name.

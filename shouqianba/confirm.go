@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/inbound"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/jsontext"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/outbound"
 )
 
@@ -20,7 +21,7 @@ const queryPath = "/upay/v2/query"
 // confirmer asks the platform about events.
 type confirmer struct {
 	now       func() time.Time
-	questions inbound.Questions[*queriedOrder]
+	questions inbound.Questions[*platformAnswer]
 }
 
 func newConfirmer() *confirmer { return &confirmer{now: time.Now} }
@@ -38,9 +39,9 @@ func (c *confirmer) confirm(t *terminal, event *notifyEvent, patience time.Durat
 	}
 	order := sha256.Sum256(fmt.Appendf(nil, "%q %q", event.SN, event.ClientSN))
 	topic := inbound.Topic{Account: fmt.Sprintf("%q %q", t.name, t.endpoint.Host), Order: string(order[:])}
-	return c.questions.Confirm(c.now(), topic, patience, func(ctx context.Context) (*queriedOrder, error) {
+	return c.questions.Confirm(c.now(), topic, patience, func(ctx context.Context) (*platformAnswer, error) {
 		return t.ask(ctx, event)
-	}, func(answer *queriedOrder) (string, error) { return answer.compare(event) })
+	}, func(answer *platformAnswer) (string, error) { return answer.compare(event) })
 }
 
 const errNoSuchOrder = inbound.Contradiction("the platform knows no such order of this terminal")
@@ -60,68 +61,90 @@ func postSigned(ctx context.Context, line *outbound.Line, to outbound.Endpoint, 
 	return res.StatusCode, answer, true, nil
 }
 
-// ask queries the order of a notify.
-func (t *terminal) ask(ctx context.Context, event *notifyEvent) (*queriedOrder, error) {
+// query asks the platform about an order: by sn or, where that is empty or names none, by client_sn.
+func (t *terminal) query(ctx context.Context, sn, clientSN string) ([]byte, error) {
 	signs, err := t.credential(ctx)
 	if err != nil {
 		return nil, err
 	}
 	question := map[string]string{"terminal_sn": signs.sn}
-	for name, value := range map[string]string{"sn": event.SN, "client_sn": event.ClientSN} {
+	for name, value := range map[string]string{"sn": sn, "client_sn": clientSN} {
 		if value != "" {
 			question[name] = value
 		}
 	}
-	status, answer, _, err := postSigned(ctx, &t.Line, t.endpoint, queryPath, signs.sn, signs.key, false, question)
+	status, content, _, err := postSigned(ctx, &t.Line, t.endpoint, queryPath, signs.sn, signs.key, false, question)
+	switch {
+	case err != nil:
+		return nil, err
+	case status != http.StatusOK:
+		return nil, fmt.Errorf("the platform answered with status %d", status)
+	case t.keeper != nil && errCode(content) == illegalSign:
+		t.keeper.refused(signs)
+	}
+	return content, nil
+}
+
+// ask queries the order of a notify.
+func (t *terminal) ask(ctx context.Context, event *notifyEvent) (*platformAnswer, error) {
+	content, err := t.query(ctx, event.SN, event.ClientSN)
 	if err != nil {
 		return nil, err
 	}
-	var envelope struct {
-		ResultCode string `json:"result_code"`
-		ErrorCode  string `json:"error_code"`
-		Business   struct {
-			ResultCode string       `json:"result_code"`
-			ErrorCode  string       `json:"error_code"`
-			Data       queriedOrder `json:"data"`
-		} `json:"biz_response"`
+	answer, err := readAnswer(content)
+	if err != nil {
+		return nil, err
 	}
-	if err := json.Unmarshal(answer, &envelope); err != nil {
-		return nil, fmt.Errorf("status %d, and the answer is no JSON of the platform's", status)
-	}
-	switch {
-	case envelope.ErrorCode == illegalSign && t.keeper != nil:
-		t.keeper.refused(signs)
-		fallthrough
-	case envelope.ResultCode != "200":
-		return nil, refusal(envelope.ErrorCode, "")
-	case envelope.Business.ErrorCode == "UPAY_ORDER_NOT_EXISTS":
+	absent, err := answer.about()
+	if absent {
 		return nil, errNoSuchOrder
-	case envelope.Business.ResultCode != "SUCCESS":
-		return nil, refusal(envelope.Business.ErrorCode, "")
 	}
-	return &envelope.Business.Data, nil
+	return answer, err
 }
 
-// queriedOrder is an order in the answer to a query.
-type queriedOrder struct {
-	SN          scalar `json:"sn"`
-	ClientSN    scalar `json:"client_sn"`
-	OrderStatus scalar `json:"order_status"`
-	TotalAmount scalar `json:"total_amount"`
-	NetAmount   scalar `json:"net_amount"`
+// platformAnswer is what the platform says: the result and the code of its envelope and of the business, and the order's
+// scalars as text, empty ones left out.
+type platformAnswer struct {
+	result, code           string
+	business, businessCode string
+	data                   map[string]string
+	raw                    json.RawMessage // of data
 }
 
-// scalar is a JSON string's text, or a number as it is written.
-type scalar string
+var errNoAnswer = errors.New("the answer is no JSON of the platform's")
 
-func (t *scalar) UnmarshalJSON(data []byte) error {
-	if len(data) > 0 && data[0] == '"' {
-		return json.Unmarshal(data, (*string)(t))
+func readAnswer(content []byte) (*platformAnswer, error) {
+	said, business, err := jsontext.Scalars(content, "biz_response")
+	if err != nil {
+		return nil, errNoAnswer
 	}
-	if string(data) != "null" {
-		*t = scalar(data)
+	a := &platformAnswer{result: said["result_code"], code: said["error_code"]}
+	if business == nil {
+		return a, nil
 	}
-	return nil
+	if said, a.raw, err = jsontext.Scalars(business, "data"); err != nil {
+		return nil, errNoAnswer
+	}
+	a.business, a.businessCode = said["result_code"], said["error_code"]
+	if a.raw != nil {
+		if a.data, _, err = jsontext.Scalars(a.raw, ""); err != nil {
+			return nil, errNoAnswer
+		}
+	}
+	return a, nil
+}
+
+// about reports of the answer to a query whether the platform knows no such order. An error: it says nothing about an order.
+func (a *platformAnswer) about() (absent bool, err error) {
+	switch {
+	case a.result != "200":
+		return false, refusal(a.code, "")
+	case a.businessCode == "UPAY_ORDER_NOT_EXISTS" || a.businessCode == "UPAY_ORDER_NOT_EXIST": // the documents have both
+		return true, nil
+	case a.business != "SUCCESS":
+		return false, refusal(a.businessCode, "")
+	}
+	return false, nil
 }
 
 // laterStates are the states that an order may have reached after one.
@@ -138,33 +161,34 @@ var laterStates = map[string][]string{
 }
 
 // compare holds a notify against the answer: order, amounts and state.
-func (o *queriedOrder) compare(event *notifyEvent) (confirmed string, err error) {
+func (a *platformAnswer) compare(event *notifyEvent) (confirmed string, err error) {
+	said := a.data
 	for _, number := range []struct{ name, mine, theirs string }{
-		{"sn", event.SN, string(o.SN)}, {"client_sn", event.ClientSN, string(o.ClientSN)},
+		{"sn", event.SN, said["sn"]}, {"client_sn", event.ClientSN, said["client_sn"]},
 	} {
 		if number.mine != "" && number.mine != number.theirs {
 			return "", inbound.Differs(number.name)
 		}
 	}
 	for _, field := range []struct{ name, mine, theirs string }{
-		{"total_amount", event.TotalAmount, string(o.TotalAmount)}, {"order_status", event.OrderStatus, string(o.OrderStatus)},
+		{"total_amount", event.TotalAmount, said["total_amount"]}, {"order_status", event.OrderStatus, said["order_status"]},
 	} {
 		if field.mine == "" || field.theirs == "" {
 			return "", inbound.Missing(field.name)
 		}
 	}
-	if event.TotalAmount != string(o.TotalAmount) {
+	if event.TotalAmount != said["total_amount"] {
 		return "", inbound.Differs("total_amount")
 	}
-	mine, theirs := event.OrderStatus, string(o.OrderStatus)
+	mine, theirs := event.OrderStatus, said["order_status"]
 	switch {
 	case slices.Contains(laterStates[mine], theirs):
 		return inbound.Superseded, nil
 	case mine != theirs:
 		return "", inbound.Differs("order_status")
-	case event.NetAmount == "" || o.NetAmount == "" || event.NetAmount == string(o.NetAmount):
+	case event.NetAmount == "" || said["net_amount"] == "" || event.NetAmount == said["net_amount"]:
 		return inbound.Confirmed, nil
-	case mine == "PARTIAL_REFUNDED" && less(string(o.NetAmount), event.NetAmount):
+	case mine == "PARTIAL_REFUNDED" && less(said["net_amount"], event.NetAmount):
 		return inbound.Superseded, nil // another part has been refunded since, which leaves less
 	}
 	return "", inbound.Differs("net_amount")

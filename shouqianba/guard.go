@@ -76,6 +76,7 @@ func (g *Guard) Provision(ctx caddy.Context) error {
 	if g.terminal, err = app.terminals.Ref(g.Terminal, needsKey); err != nil {
 		return fmt.Errorf("shouqianba_guard: %w", err)
 	}
+	g.Watch = app.watched.Calls()
 	if err = g.Guard.Provision(ctx, &outward, app.calls, app.flights); err != nil {
 		return fmt.Errorf("shouqianba_guard: %w", err)
 	}

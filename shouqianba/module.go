@@ -32,6 +32,7 @@ import (
 	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/outbound"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/platform"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/watched"
 )
 
 func init() {
@@ -57,6 +58,9 @@ const (
 //				terminal_key {env.SQB_TERMINAL_KEY}
 //				public_key {env.SQB_PUBLIC_KEY}
 //			}
+//			watch {
+//				refunds enforce
+//			}
 //		}
 //	}
 //
@@ -69,12 +73,18 @@ const (
 //				"terminal_key": "{env.SQB_TERMINAL_KEY}",
 //				"public_key": ["{env.SQB_PUBLIC_KEY}"]
 //			}
-//		}
+//		},
+//		"watch": {"refunds": "enforce"}
 //	}
 type App struct {
 	// The terminals, by a name of the user's own: letters, digits, `.`, `_` and `-`, beginning with a letter or digit.
 	Terminals map[string]*Terminal `json:"terminals,omitempty"`
 
+	// Follow orders and refunds until their end is known and the app was told. Default: nobody does.
+	Watch *watched.Config `json:"watch,omitempty"`
+
+	watched   *watched.Watched // nil: nobody does
+	watching  *watching
 	terminals accounts.Directory[*terminal]
 	calls     *outbound.Metrics
 	notifies  *inbound.Metrics
@@ -190,9 +200,16 @@ func (App) CaddyModule() caddy.ModuleInfo {
 func (a *App) UnmarshalJSON(data []byte) (err error) {
 	var document struct {
 		Terminals map[string]json.RawMessage `json:"terminals"`
+		Watch     json.RawMessage            `json:"watch"`
 	}
 	if err = platform.UnmarshalStrict(data, &document); err == nil {
 		a.Terminals, err = platform.UnmarshalAccounts[Terminal](document.Terminals, ofTerminal)
+	}
+	if err == nil && len(document.Watch) > 0 && string(document.Watch) != "null" {
+		a.Watch = new(watched.Config)
+		if err = platform.UnmarshalStrict(document.Watch, a.Watch); err != nil {
+			return locale.Errorf("watch: %w", err)
+		}
 	}
 	return err
 }
@@ -229,7 +246,12 @@ func (a *App) Provision(ctx caddy.Context) (err error) {
 	if err := ctx.GetMetricsRegistry().Register(checkins{a}); err != nil {
 		return locale.Errorf("registering metrics: %w", err)
 	}
-	return nil
+	a.watching = new(watching)
+	a.watched, err = watched.New(ctx, a.Watch, watched.Parts{
+		Name: "shouqianba", Orders: watchedAges, Platform: a.watching, Prepare: a.watching.prepare, Send: a.sendQuery,
+		Label: func(eventType string) string { return eventType }, // there are only so many
+	})
+	return err
 }
 
 func (a *App) resolve(name string, config *Terminal) (*terminal, error) {
@@ -435,7 +457,7 @@ func (a *App) Start() error {
 			t.keeper.adopt(t.owner)
 		}
 	}
-	return nil
+	return a.watched.Start()
 }
 
 // Stop implements caddy.App.
@@ -447,7 +469,7 @@ func (a *App) Stop() error {
 // Cleanup waits for the calls that have been sent, so that neither stop nor reload cuts a payment.
 func (a *App) Cleanup() error {
 	platform.Land(a.flights, a.patience, a.logger)
-	var failed []error
+	failed := []error{a.watched.Cleanup()}
 	for _, t := range a.terminals.All() {
 		if t.keeper != nil {
 			t.keeper.release(t.owner)

@@ -14,6 +14,7 @@ import (
 	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/normalize"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/text"
+	"github.com/caddy-chinaums/caddy-chinaums/watch"
 )
 
 func init() {
@@ -127,6 +128,9 @@ func (n *Notify) Provision(ctx caddy.Context) error {
 		n.confirmer = confirming
 		patience *= 2
 	}
+	if n.Observe && n.app.watched != nil {
+		ctx.Logger().Warn("the watch is not told of notifies under observe: it tells the app of each payment itself", zap.String("option", "observe"))
+	}
 	n.app.patience = max(n.app.patience, patience)
 	return nil
 }
@@ -166,7 +170,7 @@ func (n *Notify) verify(t *terminal, content []byte, header http.Header) (*inbou
 		}
 		return nil, rejected
 	}
-	source := "/shouqianba/" + t.name
+	source := sourceOf(t.name)
 	event, err := readEvent(content, n.rules, source)
 	if err != nil {
 		rejected := &inbound.Rejection{Status: http.StatusBadRequest, Reason: reasonJSON, Detail: err}
@@ -187,14 +191,21 @@ func (n *Notify) verify(t *terminal, content []byte, header http.Header) (*inbou
 			return nil, event.identify(rejected)
 		}
 	}
-	return &inbound.Event{
+	verified := &inbound.Event{
 		Context: inbound.Context{
 			ID: event.ID, Source: source, Type: event.Type, Subject: event.Subject, Time: event.Time,
 			Confirmed: confirmed,
 		},
 		Data: event.Data, Label: event.Type,
 		Word: event.word,
-	}, nil
+	}
+	if n.app.watched != nil && !n.Observe {
+		if order, f := n.app.watching.noticed(t.name, &event); order != "" {
+			f.Event = &watch.Event{ID: event.ID, Type: event.Type}
+			verified.Follow = n.app.watched.Follow(t.name, order, f)
+		}
+	}
+	return verified, nil
 }
 
 // checkTerminal holds a notify's terminal_sn against the terminal's own.

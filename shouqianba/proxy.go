@@ -74,6 +74,7 @@ func (p *Proxy) Provision(ctx caddy.Context) error {
 		for _, t := range p.terminal.Reachable() {
 			endpoints = append(endpoints, t.endpoint)
 		}
+		p.Watch = app.watched.Calls()
 		err = p.Proxy.Provision(ctx, &outward, app.calls, app.flights, remote(p.terminal), endpoints)
 	}
 	if err == nil {

@@ -1,0 +1,464 @@
+package shouqianba
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+	"unicode"
+
+	"github.com/caddy-chinaums/caddy-chinaums/internal/jsontext"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/outbound"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/text"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/watched"
+	"github.com/caddy-chinaums/caddy-chinaums/watch"
+)
+
+// watching is what the watch has to know of Shouqianba: which path is which kind of call, which query asks about it, and what an
+// answer means.
+type watching struct{ numbers numbers }
+
+// watchedCall is what an interface does. A call without a number of its own, of which there can be one an order only, has a
+// constant for its number.
+type watchedCall struct {
+	kind   watch.Kind
+	number string
+	whole  bool // it gives back all there is
+}
+
+// watchedCalls are the interfaces that are watched. Cancel and revoke do the same: of a paid order they give the money back.
+var watchedCalls = map[string]watchedCall{
+	"/upay/v2/pay":       {kind: watch.KindOrder},
+	"/upay/v2/precreate": {kind: watch.KindOrder},
+	"/upay/v2/refund":    {kind: watch.KindRefund},
+	"/upay/v2/cancel":    {watch.KindRefund, "cancel", true},
+	"/upay/v2/revoke":    {watch.KindRefund, "revoke", true},
+}
+
+// callOf finds what a path does. Whether the platform takes another spelling for the same is in no document: here it is the same.
+func callOf(called string) (as watchedCall, ok bool) {
+	as, ok = watchedCalls[strings.ToLower(path.Clean(called))]
+	return as, ok
+}
+
+// bySN marks the number of an order whose client_sn is not known.
+const bySN = "sn:"
+
+// Classify implements watch.Platform.
+func (*watching) Classify(called string, body []byte) (call watch.Call, ok bool) {
+	as, ok := callOf(called)
+	if !ok {
+		return call, false
+	}
+	said, _, err := jsontext.Scalars(body, "")
+	if err != nil {
+		return call, false // the platform cannot read it either
+	}
+	call = watch.Call{Kind: as.kind, Number: as.number, Whole: as.whole, Order: watched.Bounded(said["client_sn"])}
+	if call.Order == "" && said["sn"] != "" {
+		call.Order = watched.Bounded(bySN + said["sn"])
+	}
+	if call.Order == "" {
+		return call, false
+	}
+	switch {
+	case as.kind == watch.KindOrder:
+		call.Amount, _ = watched.Fen(said["total_amount"])
+		call.Notify = watched.Place(said["notify_url"])
+	case !as.whole:
+		call.Amount, _ = watched.Fen(said["refund_amount"])
+		call.Number = watched.Bounded(said["refund_request_no"])
+	}
+	call.Fields = make(map[string]string, 3)
+	for _, name := range [...]string{"client_sn", "sn", "refund_request_no"} {
+		if value := said[name]; value != "" {
+			call.Fields[name] = watched.Bounded(value)
+		}
+	}
+	return call, true
+}
+
+// prepare implements watched.Parts.Prepare. An order has two numbers, and a refund may name either; the watch knows it by
+// client_sn. A call that moves money and cannot be read for certain is refused: it could be a second refund.
+func (p *watching) prepare(ctx context.Context, call *outbound.Call) ([]byte, *watch.Refusal) {
+	as, ok := callOf(call.Path())
+	if !ok {
+		return nil, nil
+	}
+	if as.kind == watch.KindOrder {
+		return call.Body, nil
+	}
+	said, problem := readMoneyCall(call.Body, as.whole)
+	if problem != "" {
+		return nil, unreadable("无法确定这笔资金操作针对哪个订单、哪笔退款、多少金额，未发送："+problem,
+			"what this money call is about cannot be told for certain, and it was not sent: "+problem)
+	}
+	var refusal *watch.Refusal
+	if sn := said["sn"]; sn != "" {
+		var number string
+		if number, refusal = p.numbers.find(ctx, call.Account.(*terminal), sn, said["client_sn"]); refusal == nil {
+			said["client_sn"] = number
+		} else {
+			delete(said, "client_sn") // it may be another order's
+		}
+	}
+	content, err := json.Marshal(said)
+	if err != nil {
+		panic(err) // strings always marshal
+	}
+	return content, refusal
+}
+
+func unreadable(chinese, english string) *watch.Refusal {
+	return &watch.Refusal{Status: http.StatusUnprocessableEntity, Code: watch.CodeInvalid, Chinese: chinese, English: english}
+}
+
+// deciding are the members that decide what a money call does.
+var deciding = []string{"sn", "client_sn", "refund_request_no", "refund_amount"}
+
+// readMoneyCall reads the deciding members of a refund, cancel or revoke, or says what is wrong with them.
+func readMoneyCall(body []byte, whole bool) (said map[string]string, problem string) {
+	said = make(map[string]string, len(deciding))
+	seen := make(map[string]bool, len(deciding))
+	err := jsontext.Members(body, func(name string, value json.RawMessage) error {
+		plain := strings.ToLower(strings.TrimSpace(name))
+		if !slices.Contains(deciding, plain) {
+			return nil
+		}
+		if name != plain || seen[name] {
+			problem = text.Name(name) + " is written twice, or in another way"
+			return nil
+		}
+		seen[name] = true
+		word := string(value)
+		switch value[0] {
+		case '"':
+			if json.Unmarshal(value, &word) != nil || strings.TrimSpace(word) != word || strings.ContainsFunc(word, unicode.IsControl) ||
+				strings.ContainsRune(word, unicode.ReplacementChar) {
+				problem = name + " has a space at its end, or a character that is none"
+			}
+		case 'n':
+			word = ""
+		default: // the documents have texts only
+			if _, ok := watched.Fen(word); !ok {
+				problem = name + " is neither text nor a plain number"
+			}
+		}
+		said[name] = word
+		return nil
+	})
+	fen, plain := watched.Fen(said["refund_amount"])
+	switch {
+	case err != nil:
+		return nil, "the body is no JSON object"
+	case problem != "":
+	case said["sn"] == "" && said["client_sn"] == "":
+		problem = "neither sn nor client_sn is there"
+	case whole:
+	case said["refund_request_no"] == "":
+		problem = "refund_request_no is missing"
+	case !plain || fen == 0:
+		problem = "refund_amount is no plain number of fen"
+	}
+	return said, problem
+}
+
+// numbers knows orders' client_sn by their sn. It forgets: then the platform is asked again.
+type numbers struct {
+	mu      sync.Mutex
+	known   map[string]string // by the terminal's name and sn
+	earlier map[string]string // an older half
+}
+
+const (
+	maxNumbers  = 10_000          // of each half
+	numberWaits = 3 * time.Second // as long as the guard waits for the platform's word
+)
+
+// learn remembers what the platform has said.
+func (n *numbers) learn(t, sn, clientSN string) {
+	if sn == "" || clientSN == "" {
+		return
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if len(n.known) >= maxNumbers || n.known == nil {
+		n.earlier, n.known = n.known, make(map[string]string)
+	}
+	n.known[t+"/"+sn] = clientSN
+}
+
+// find says which order a call means: the platform looks for sn first and, where there is none, for client_sn.
+func (n *numbers) find(ctx context.Context, t *terminal, sn, clientSN string) (string, *watch.Refusal) {
+	n.mu.Lock()
+	number := n.known[t.name+"/"+sn]
+	if number == "" {
+		number = n.earlier[t.name+"/"+sn]
+	}
+	n.mu.Unlock()
+	if number != "" {
+		return number, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, numberWaits)
+	defer cancel()
+	content, err := t.query(ctx, sn, clientSN)
+	var answer *platformAnswer
+	if err == nil {
+		answer, err = readAnswer(content)
+	}
+	absent := false
+	if err == nil {
+		absent, err = answer.about()
+	}
+	switch {
+	case absent:
+		return "", unreadable("平台查不到 sn 对应的订单，请改用 client_sn", "the platform finds no order of this sn; name it by its client_sn")
+	case err != nil || answer.data["client_sn"] == "":
+		return "", &watch.Refusal{Status: http.StatusServiceUnavailable, Code: watch.CodeUnavailable, RetryAfter: 5 * time.Second,
+			Chinese: "暂时无法确定 sn 对应哪个订单，未发送，请稍后再试，或改用 client_sn",
+			English: "which order this sn means cannot be found out now; the call was not sent; try again later, or name it by its client_sn"}
+	}
+	if answer.data["sn"] == sn {
+		n.learn(t.name, sn, answer.data["client_sn"])
+	}
+	return answer.data["client_sn"], nil
+}
+
+// refusing are the codes that say that nothing was done and nothing will be: of the envelope with the result 400, and of the
+// business with the result FAIL, which the documents give where no process was started. Any other leaves it open.
+var refusing = map[string]map[string]bool{
+	"400": {"INVALID_PARAMS": true, "INVALID_PARAMETER": true, "INVALID_TERMINAL": true, "TERMINAL_NOT_EXISTS": true, illegalSign: true},
+	"FAIL": {
+		"INVALID_BARCODE": true, "EXPIRED_BARCODE": true, "BUYER_OVER_DAILY_LIMIT": true, "BUYER_OVER_TRANSACTION_LIMIT": true,
+		"SELLER_OVER_DAILY_LIMIT": true, "UPAY_STORE_OVER_DAILY_LIMIT": true, "UPAY_TERMINAL_NOT_EXISTS": true, "UPAY_TERMINAL_STATUS_ABNORMAL": true,
+		"UPAY_REFUND_INVALID_ORDER_STATE": true, "REFUNDABLE_AMOUNT_NOT_ENOUGH": true, "UPAY_CANCEL_INVALID_ORDER_STATE": true,
+	},
+}
+
+// Answered implements watch.Platform. What is still under way, and each word that is not known, proves nothing.
+func (*watching) Answered(call watch.Call, _ string, answer []byte) (f watch.Finding) {
+	a, err := readAnswer(answer)
+	if err != nil {
+		return f
+	}
+	for _, name := range [...]string{"client_sn", "sn"} {
+		if asked, said := call.Fields[name], a.data[name]; asked != "" && said != "" && watched.Bounded(said) != asked {
+			return f // about another order
+		}
+	}
+	for _, word := range [...]string{a.businessCode, a.business, a.code} {
+		if f.Word = word; word != "" {
+			break
+		}
+	}
+	status := a.data["order_status"]
+	orders := call.Kind == watch.KindOrder
+	switch {
+	case a.result == "400" && refusing["400"][a.code], a.result == "200" && a.business == "FAIL" && refusing["FAIL"][a.businessCode]:
+		if f.Call = watch.IsRefused; orders {
+			f.Order, f.Call = watch.IsRefused, watch.Nothing
+		}
+	case a.result != "200":
+	case orders && a.business == "PAY_SUCCESS" && status == "PAID":
+		f.Order = watch.IsPaid
+		f.Amount, _ = watched.Fen(a.data["total_amount"])
+	case orders && (a.business == "PRECREATE_SUCCESS" || a.business == "PAY_FAIL"): // the query says how that ends
+		f.Order = watch.IsOpen
+	case !orders && !call.Whole && a.business == "REFUND_SUCCESS" && otherRefund(a.data, call.Number):
+	case !orders && !call.Whole && a.business == "REFUND_SUCCESS" && (status == "REFUNDED" || status == "PARTIAL_REFUNDED"):
+		f.Call, f.Order = watch.HasSucceeded, plainFacts[status]
+		f.Amount, _ = watched.Fen(a.data["total_amount"])
+	case call.Whole && (a.business == "CANCEL_SUCCESS" || a.business == "CANCEL_ABORT_SUCCESS"):
+		if f.Call = watch.HasSucceeded; status == "CANCELED" || status == "PAY_CANCELED" {
+			f.Order = watch.IsClosed // of a paid one it changes nothing; that all is given back does
+		}
+	}
+	return f
+}
+
+// otherRefund reports whether an order's data name another refund than the one of this number as the latest.
+func otherRefund(data map[string]string, number string) bool {
+	return data["refund_request_no"] != "" && watched.Bounded(data["refund_request_no"]) != number
+}
+
+// Ask implements watch.Platform. There is one query, which knows orders only; the sender adds the terminal.
+func (*watching) Ask(order *watch.Order, _ *watch.Track) []watch.Query {
+	question := map[string]string{"client_sn": order.ID}
+	if sn, ok := strings.CutPrefix(order.ID, bySN); ok {
+		question = map[string]string{"sn": sn}
+	}
+	content, err := json.Marshal(question)
+	if err != nil {
+		panic(err) // strings always marshal
+	}
+	return []watch.Query{{Path: queryPath, Body: content}}
+}
+
+// sendQuery implements watch.Sender.
+func (a *App) sendQuery(ctx context.Context, name string, query watch.Query) ([]byte, error) {
+	asked, _, err := jsontext.Scalars(query.Body, "")
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range a.terminals.All() {
+		if t.name == name && needsKey(t) == nil {
+			return t.query(ctx, asked["sn"], asked["client_sn"])
+		}
+	}
+	return nil, errors.New("this terminal is not configured any more, or has no key")
+}
+
+var errOther = errors.New("the answer is about another order")
+
+// Read implements watch.Platform.
+func (p *watching) Read(order *watch.Order, call *watch.Track, _ watch.Query, answer []byte) (watch.Finding, error) {
+	a, err := readAnswer(answer)
+	if err != nil {
+		return watch.Finding{}, err
+	}
+	absent, err := a.about()
+	if absent {
+		if call == nil {
+			return watch.Finding{Word: a.businessCode, Order: watch.IsAbsent}, nil
+		}
+		return watch.Finding{Word: a.businessCode, Call: watch.IsAbsent}, nil
+	}
+	if err != nil {
+		return watch.Finding{Word: a.businessCode}, err
+	}
+	if sn, ok := strings.CutPrefix(order.ID, bySN); ok && a.data["sn"] != sn || !ok && watched.Bounded(a.data["client_sn"]) != order.ID {
+		return watch.Finding{}, errOther
+	}
+	p.numbers.learn(order.Merchant, a.data["sn"], a.data["client_sn"])
+	said := newSaid(order, a)
+	f := watch.Finding{Word: said.status, Order: said.order(), Amount: said.total}
+	if said.counts && slices.Contains([]string{"PAID", "PARTIAL_REFUNDED", "REFUNDED"}, said.status) && said.settled(nil) {
+		f.Refunded = said.total - said.net // else it may still include what is open
+	}
+	switch {
+	case call == nil:
+	case call.Whole:
+		f.Call = said.cancel(call)
+	default:
+		f.Call = said.refund(call)
+	}
+	f.Event, err = said.event(call, &f)
+	return f, err
+}
+
+// said is what a query has said about an order, beside what is known of it.
+type said struct {
+	*platformAnswer
+	known      *watch.Order
+	status     string
+	total, net int64
+	counts     bool // total and net are there, and fit
+}
+
+func newSaid(order *watch.Order, a *platformAnswer) *said {
+	s := &said{platformAnswer: a, known: order, status: a.data["order_status"]}
+	var total, net bool
+	s.total, total = watched.Fen(a.data["total_amount"])
+	s.net, net = watched.Fen(a.data["net_amount"])
+	s.counts = total && net && s.net <= s.total
+	return s
+}
+
+// plainFacts are the ends of an order, and that it is open. The others (PAY_ERROR, REFUND_ERROR, CANCEL_ERROR, those in progress) say
+// that the platform does not know the end itself, so that they prove nothing.
+var plainFacts = map[string]watch.Fact{
+	"CREATED": watch.IsOpen, "PAID": watch.IsPaid, "PARTIAL_REFUNDED": watch.IsPartRefunded, "REFUNDED": watch.IsRefunded,
+	"PAY_CANCELED": watch.IsClosed, "CANCELED": watch.IsClosed,
+}
+
+func (s *said) order() watch.Fact {
+	if s.status == "CANCELED" && s.paid() {
+		return watch.IsRefunded
+	}
+	return plainFacts[s.status]
+}
+
+// paid reports whether the order was known to be paid before.
+func (s *said) paid() bool {
+	return slices.Contains([]watch.State{watch.Paid, watch.PartRefunded, watch.Refunded}, s.known.State)
+}
+
+// settled reports whether each refund but this one has come to its end.
+func (s *said) settled(but *watch.Track) bool {
+	return !slices.ContainsFunc(s.known.Calls, func(c *watch.Track) bool {
+		return c.Kind == watch.KindRefund && c != but && (but == nil || c.Number != but.Number) && c.State != watch.Succeeded && c.State != watch.Failed
+	})
+}
+
+// undone is what it means that nothing of a call is to be seen. A query has to have found one of these words, by which the
+// platform had begun and did not know the end, and another one what this one says: only then the platform has given it up.
+func (s *said) undone(call *watch.Track, words ...string) watch.Fact {
+	fact := watch.IsAbsent
+	for _, l := range s.known.Lines {
+		switch {
+		case l.What != "query" || l.About != call.Number || l.At < call.Sent:
+		case slices.Contains(words, l.Word):
+			fact = watch.IsPending
+		case fact == watch.IsPending && l.Word == s.status:
+			fact = watch.HasFailed
+		}
+	}
+	return fact
+}
+
+// cancel is what became of a cancel or revoke.
+func (s *said) cancel(call *watch.Track) watch.Fact {
+	switch s.status {
+	case "CANCELED":
+		return watch.HasSucceeded
+	case "PAY_CANCELED":
+		if !s.paid() {
+			return watch.HasSucceeded // there is nothing to give back
+		}
+	case "CREATED", "PAID", "PARTIAL_REFUNDED":
+		return s.undone(call, "CANCEL_ERROR", "CANCEL_INPROGRESS", "CANCEL_IN_PROGRESS")
+	}
+	return watch.IsPending
+}
+
+// refund is what became of a refund. No query tells of one by its number: where the answer does not name it, what has been given
+// back by now has to be what was known and this one's amount. Where that could be read in two ways it stays open.
+func (s *said) refund(call *watch.Track) watch.Fact {
+	switch s.status {
+	case "PAID", "PARTIAL_REFUNDED", "REFUNDED":
+	default:
+		return watch.IsPending
+	}
+	if number := s.data["refund_request_no"]; number != "" && watched.Bounded(number) == call.Number {
+		switch s.data["status"] {
+		case "SUCCESS":
+			return watch.HasSucceeded
+		case "FAIL_CANCELED":
+			return watch.HasFailed
+		}
+		return watch.IsPending
+	}
+	before := s.known.Folded
+	for _, c := range s.known.Calls {
+		if c.Kind == watch.KindRefund && c.State == watch.Succeeded {
+			before += c.Amount
+		}
+	}
+	back := s.total - s.net
+	switch {
+	case !s.counts, call.Amount <= 0, s.known.Refunded > before, !s.settled(call): // refunds made elsewhere, or several at once
+	case back == before+call.Amount:
+		return watch.HasSucceeded
+	case back == before:
+		return s.undone(call, "REFUND_ERROR", "REFUND_INPROGRESS", "REFUND_IN_PROGRESS")
+	}
+	return watch.IsPending
+}
+
+// Interface guards
+var _ watch.Platform = (*watching)(nil)

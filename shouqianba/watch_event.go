@@ -1,0 +1,130 @@
+package shouqianba
+
+import (
+	"encoding/json"
+	"strconv"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-chinaums/caddy-chinaums/internal/inbound"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/jsontext"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/watched"
+	"github.com/caddy-chinaums/caddy-chinaums/watch"
+)
+
+// What a query has found is told as what a notify of it would have become, and a notify tells the watch what a query would have
+// found.
+
+// event is what a notify of the answer would have become; nil: nobody is told. Of an order that nobody paid the platform sends no
+// notify: the app is told only where it could not know.
+func (s *said) event(call *watch.Track, f *watch.Finding) (*watch.Event, error) {
+	change := map[string]string{}
+	switch refund := call != nil && !call.Whole; {
+	case refund && (f.Call == watch.HasSucceeded || f.Call == watch.HasFailed):
+		change["refund_request_no"], change["settlement_amount"] = call.Number, strconv.FormatInt(call.Amount, 10)
+		if change["status"] = "SUCCESS"; f.Call == watch.HasFailed {
+			change["status"] = "FAIL_CANCELED"
+		}
+	case refund, call != nil && f.Call != watch.HasSucceeded && f.Call != watch.HasFailed:
+		return nil, nil
+	case f.Order == watch.IsPaid, f.Order == watch.IsRefunded:
+	case f.Order == watch.IsPartRefunded: // as the payment's own notify had it
+		change = map[string]string{
+			"order_status": "PAID", "status": "SUCCESS", "net_amount": s.data["total_amount"], "refund_request_no": "", "client_tsn": "",
+			"settlement_amount": "", "finish_time": "", "channel_finish_time": "",
+		}
+	case f.Order == watch.IsClosed && (s.known.State == watch.Sent || call != nil):
+	default:
+		return nil, nil
+	}
+	members := make(map[string]json.RawMessage, len(s.data)+4)
+	err := jsontext.Members(s.raw, func(name string, value json.RawMessage) error {
+		members[name] = value
+		return nil
+	})
+	for name, value := range change {
+		members[name], _ = json.Marshal(value) // strings always marshal
+	}
+	if err != nil {
+		return nil, err
+	}
+	return newWatchEvent(s.known.Merchant, members)
+}
+
+// newWatchEvent makes the event of a notify's members; an empty one counts as absent.
+func newWatchEvent(terminal string, members map[string]json.RawMessage) (*watch.Event, error) {
+	content, err := json.Marshal(members)
+	if err != nil {
+		return nil, err
+	}
+	source := sourceOf(terminal)
+	event, err := readEvent(content, newRules(nil), source)
+	if err != nil {
+		return nil, err
+	}
+	return &watch.Event{ID: event.ID, Type: event.Type, Content: &watched.Content{Data: event.Data, Context: inbound.Context{
+		ID: event.ID, Source: source, Type: event.Type, Subject: event.Subject, Time: event.Time,
+	}}}, nil
+}
+
+func sourceOf(terminal string) string { return "/shouqianba/" + terminal }
+
+const typeNotFound = "com.shouqianba.refund.not_found"
+
+// NotFound implements watch.Platform.
+func (*watching) NotFound(order *watch.Order, call *watch.Track) *watch.Event {
+	if call.Kind != watch.KindRefund || call.Whole || call.Fields["client_sn"] == "" {
+		return nil
+	}
+	members := make(map[string]json.RawMessage, 3)
+	for name, value := range map[string]string{
+		"client_sn": order.ID, "refund_request_no": call.Number, "refund_amount": strconv.FormatInt(call.Amount, 10),
+	} {
+		members[name], _ = json.Marshal(value) // strings always marshal
+	}
+	e, err := newWatchEvent(order.Merchant, members)
+	if err != nil {
+		return nil
+	}
+	values := eventValues{fieldClientSN: []byte(order.ID), fieldRefundRequestNo: []byte(call.Number)}
+	e.Type = typeNotFound
+	e.ID = string(values.appendID(nil, sourceOf(order.Merchant), typeNotFound))
+	context := &e.Content.(*watched.Content).Context
+	context.ID, context.Type = e.ID, e.Type
+	return e
+}
+
+// noticed is what a verified notify tells the watch: the order's number, and what it says. Empty: it names none that is known.
+func (p *watching) noticed(terminal string, event *notifyEvent) (order string, f watch.Finding) {
+	data, _, err := jsontext.Scalars([]byte(event.Data), "")
+	if err != nil || event.ClientSN == "" && event.SN == "" {
+		return "", f
+	}
+	order = watched.Bounded(event.ClientSN)
+	if order == "" {
+		order = watched.Bounded(bySN + event.SN)
+	}
+	p.numbers.learn(terminal, event.SN, event.ClientSN)
+	f.Word = event.OrderStatus
+	f.Amount, _ = watched.Fen(event.TotalAmount)
+	fact, isRefund := map[string]watch.Fact{
+		"com.shouqianba.refund.succeeded": watch.HasSucceeded, "com.shouqianba.refund.failed": watch.HasFailed,
+		"com.shouqianba.refund.processing": watch.IsPending, "com.shouqianba.refund.unknown": watch.IsPending,
+	}[event.Type]
+	switch number := watched.Bounded(data["refund_request_no"]); {
+	case isRefund && number != "":
+		f.Number, f.Call = number, fact
+		f.CallAmount, _ = watched.Fen(data["settlement_amount"])
+	case !isRefund || fact == watch.HasSucceeded:
+		f.Order = plainFacts[event.OrderStatus]
+	}
+	return order, f
+}
+
+// watchedAges are the ages at which an order that is not yet paid is asked about: the platform itself waits 4 minutes for the
+// buyer, and a code in a shop is paid at once.
+var watchedAges = []caddy.Duration{
+	caddy.Duration(30 * time.Second), caddy.Duration(time.Minute), caddy.Duration(2 * time.Minute), caddy.Duration(4 * time.Minute),
+	caddy.Duration(6 * time.Minute), caddy.Duration(11 * time.Minute), caddy.Duration(time.Hour),
+}
