@@ -28,7 +28,8 @@ var catalogue = map[string]string{
 	"watch: store: %w": "watch：store：%w",
 	"watch: inbox: %w": "watch：inbox：%w",
 	"the inbox's id or order_by has {%s}, which what the watch finds out does not have; take what the event says, such as {http.request.header.Ce-Id}": "inbox 的 id 或 order_by 含有 {%s}，watch 查到的事件没有这个值；请改用事件自身的字段，例如 {http.request.header.Ce-Id}",
-	"watch is given twice":          "watch 写了两次",
+	"watch is given twice": "watch 写了两次",
+	"watch: store: %s has its orders there; give each platform a store of its own": "watch：store：%s 的订单已在其中，请给每个平台各配一个存储",
 	"watch: surplus argument %q":    "watch：多余的参数 %q",
 	"orders: %w":                    "orders：%w",
 	"uri: %q is no path":            "uri：%q 不是路径",
@@ -40,6 +41,7 @@ var catalogue = map[string]string{
 	"rate: must be more than 0, and at most %d":                              "rate：必须大于 0，且不超过 %d",
 	"%s: rate: %q is not a number of queries a second, at most %d":           "%s：rate：%q 不是每秒查询次数（最多 %d）",
 
+	"--platform: %q is neither chinaums nor shouqianba":                           "--platform：%q 既不是 chinaums 也不是 shouqianba",
 	"the watch knows no order and no refund of the number %q":                     "watch 不知道单号或退款号 %q",
 	"several merchants have an order of the number %q; say which with --merchant": "多个商户有单号 %q 的订单，请用 --merchant 指明",
 

@@ -71,6 +71,7 @@ type storeKey struct{ module, name string }
 type shared struct {
 	*watch.Watch
 	key   storeKey
+	name  string // of the app whose orders these are
 	store watch.Store
 
 	mu    sync.Mutex
@@ -146,7 +147,7 @@ func (w *Watched) Start() error {
 		if err != nil {
 			return nil, err
 		}
-		s := &shared{key: w.key, store: store, Watch: watch.Start(store, watch.Clock{}, w.config.settings(), w.watchParts())}
+		s := &shared{key: w.key, name: w.parts.Name, store: store, Watch: watch.Start(store, watch.Clock{}, w.config.settings(), w.watchParts())}
 		open.Store(w.key, s)
 		return s, nil
 	})
@@ -154,6 +155,10 @@ func (w *Watched) Start() error {
 		return locale.Errorf("watch: %w", err)
 	}
 	s := value.(*shared)
+	if s.name != w.parts.Name {
+		_, _ = watches.Delete(w.key) // the other platform's app has it still
+		return locale.Errorf("watch: store: %s has its orders there; give each platform a store of its own", s.name)
+	}
 	s.mu.Lock()
 	if loaded {
 		s.Configure(w.config.settings(), w.watchParts())
