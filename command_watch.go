@@ -13,12 +13,13 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/adminapi"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/dev"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/watched"
 )
 
 // watchReach are the flags that say where the watch is.
-type watchReach struct{ config, adapter, address, merchant *string }
+type watchReach struct{ config, adapter, address, platform, merchant *string }
 
 func addWatchReach(cmd *cobra.Command) watchReach {
 	reach := addAdmin(cmd)
@@ -33,15 +34,20 @@ func addAdmin(cmd *cobra.Command) watchReach {
 		config:  flags.StringP("config", "c", "", "Configuration file to get the admin address from, if --address is not used"),
 		adapter: flags.StringP("adapter", "a", "", "Name of config adapter to apply (when --config is used)"),
 		address: flags.String("address", "", "Address of the admin API, if not the default"),
+
+		platform: flags.String("platform", dev.ChinaUMS, "chinaums or shouqianba"),
 	}
 }
 
 func (r watchReach) call(cmd *cobra.Command, method, path string, query url.Values) ([]byte, error) {
+	if *r.platform != dev.ChinaUMS && *r.platform != dev.Shouqianba {
+		return nil, locale.Errorf("--platform: %q is neither chinaums nor shouqianba", *r.platform)
+	}
 	client, err := adminapi.New(*r.address, *r.config, *r.adapter)
 	if err != nil {
 		return nil, err
 	}
-	return client.Call(cmd.Context(), method, "/chinaums"+path, query)
+	return client.Call(cmd.Context(), method, "/"+*r.platform+path, query)
 }
 
 // list gets orders.
