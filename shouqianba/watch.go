@@ -4,17 +4,13 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"net/http"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
-	"sync"
 	"time"
-	"unicode"
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/jsontext"
-	"github.com/caddy-chinaums/caddy-chinaums/internal/outbound"
-	"github.com/caddy-chinaums/caddy-chinaums/internal/text"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/watched"
 	"github.com/caddy-chinaums/caddy-chinaums/watch"
 )
@@ -81,152 +77,6 @@ func (*watching) Classify(called string, body []byte) (call watch.Call, ok bool)
 		}
 	}
 	return call, true
-}
-
-// prepare implements watched.Parts.Prepare. An order has two numbers, and a refund may name either; the watch knows it by
-// client_sn. A call that moves money and cannot be read for certain is refused: it could be a second refund.
-func (p *watching) prepare(ctx context.Context, call *outbound.Call) ([]byte, *watch.Refusal) {
-	as, ok := callOf(call.Path())
-	if !ok {
-		return nil, nil
-	}
-	if as.kind == watch.KindOrder {
-		return call.Body, nil
-	}
-	said, problem := readMoneyCall(call.Body, as.whole)
-	if problem != "" {
-		return nil, unreadable("无法确定这笔资金操作针对哪个订单、哪笔退款、多少金额，未发送："+problem,
-			"what this money call is about cannot be told for certain, and it was not sent: "+problem)
-	}
-	var refusal *watch.Refusal
-	if sn := said["sn"]; sn != "" {
-		var number string
-		if number, refusal = p.numbers.find(ctx, call.Account.(*terminal), sn, said["client_sn"]); refusal == nil {
-			said["client_sn"] = number
-		} else {
-			delete(said, "client_sn") // it may be another order's
-		}
-	}
-	content, err := json.Marshal(said)
-	if err != nil {
-		panic(err) // strings always marshal
-	}
-	return content, refusal
-}
-
-func unreadable(chinese, english string) *watch.Refusal {
-	return &watch.Refusal{Status: http.StatusUnprocessableEntity, Code: watch.CodeInvalid, Chinese: chinese, English: english}
-}
-
-// deciding are the members that decide what a money call does.
-var deciding = []string{"sn", "client_sn", "refund_request_no", "refund_amount"}
-
-// readMoneyCall reads the deciding members of a refund, cancel or revoke, or says what is wrong with them.
-func readMoneyCall(body []byte, whole bool) (said map[string]string, problem string) {
-	said = make(map[string]string, len(deciding))
-	seen := make(map[string]bool, len(deciding))
-	err := jsontext.Members(body, func(name string, value json.RawMessage) error {
-		plain := strings.ToLower(strings.TrimSpace(name))
-		if !slices.Contains(deciding, plain) {
-			return nil
-		}
-		if name != plain || seen[name] {
-			problem = text.Name(name) + " is written twice, or in another way"
-			return nil
-		}
-		seen[name] = true
-		word := string(value)
-		switch value[0] {
-		case '"':
-			if json.Unmarshal(value, &word) != nil || strings.TrimSpace(word) != word || strings.ContainsFunc(word, unicode.IsControl) ||
-				strings.ContainsRune(word, unicode.ReplacementChar) {
-				problem = name + " has a space at its end, or a character that is none"
-			}
-		case 'n':
-			word = ""
-		default: // the documents have texts only
-			if _, ok := watched.Fen(word); !ok {
-				problem = name + " is neither text nor a plain number"
-			}
-		}
-		said[name] = word
-		return nil
-	})
-	fen, plain := watched.Fen(said["refund_amount"])
-	switch {
-	case err != nil:
-		return nil, "the body is no JSON object"
-	case problem != "":
-	case said["sn"] == "" && said["client_sn"] == "":
-		problem = "neither sn nor client_sn is there"
-	case whole:
-	case said["refund_request_no"] == "":
-		problem = "refund_request_no is missing"
-	case !plain || fen == 0:
-		problem = "refund_amount is no plain number of fen"
-	}
-	return said, problem
-}
-
-// numbers knows orders' client_sn by their sn. It forgets: then the platform is asked again.
-type numbers struct {
-	mu      sync.Mutex
-	known   map[string]string // by the terminal's name and sn
-	earlier map[string]string // an older half
-}
-
-const (
-	maxNumbers  = 10_000          // of each half
-	numberWaits = 3 * time.Second // as long as the guard waits for the platform's word
-)
-
-// learn remembers what the platform has said.
-func (n *numbers) learn(t, sn, clientSN string) {
-	if sn == "" || clientSN == "" {
-		return
-	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if len(n.known) >= maxNumbers || n.known == nil {
-		n.earlier, n.known = n.known, make(map[string]string)
-	}
-	n.known[t+"/"+sn] = clientSN
-}
-
-// find says which order a call means: the platform looks for sn first and, where there is none, for client_sn.
-func (n *numbers) find(ctx context.Context, t *terminal, sn, clientSN string) (string, *watch.Refusal) {
-	n.mu.Lock()
-	number := n.known[t.name+"/"+sn]
-	if number == "" {
-		number = n.earlier[t.name+"/"+sn]
-	}
-	n.mu.Unlock()
-	if number != "" {
-		return number, nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, numberWaits)
-	defer cancel()
-	content, err := t.query(ctx, sn, clientSN)
-	var answer *platformAnswer
-	if err == nil {
-		answer, err = readAnswer(content)
-	}
-	absent := false
-	if err == nil {
-		absent, err = answer.about()
-	}
-	switch {
-	case absent:
-		return "", unreadable("平台查不到 sn 对应的订单，请改用 client_sn", "the platform finds no order of this sn; name it by its client_sn")
-	case err != nil || answer.data["client_sn"] == "":
-		return "", &watch.Refusal{Status: http.StatusServiceUnavailable, Code: watch.CodeUnavailable, RetryAfter: 5 * time.Second,
-			Chinese: "暂时无法确定 sn 对应哪个订单，未发送，请稍后再试，或改用 client_sn",
-			English: "which order this sn means cannot be found out now; the call was not sent; try again later, or name it by its client_sn"}
-	}
-	if answer.data["sn"] == sn {
-		n.learn(t.name, sn, answer.data["client_sn"])
-	}
-	return answer.data["client_sn"], nil
 }
 
 // refusing are the codes that say that nothing was done and nothing will be: of the envelope with the result 400, and of the
@@ -411,6 +261,9 @@ func (s *said) undone(call *watch.Track, words ...string) watch.Fact {
 	return fact
 }
 
+// clockError is how far this machine's clock may be ahead of the platform's.
+const clockError = time.Minute
+
 // cancel is what became of a cancel or revoke.
 func (s *said) cancel(call *watch.Track) watch.Fact {
 	switch s.status {
@@ -426,8 +279,9 @@ func (s *said) cancel(call *watch.Track) watch.Fact {
 	return watch.IsPending
 }
 
-// refund is what became of a refund. No query tells of one by its number: where the answer does not name it, what has been given
-// back by now has to be what was known and this one's amount. Where that could be read in two ways it stays open.
+// refund is what became of a refund. No query asks for one by its number. Where the answer does not name it, what has been given
+// back has to be what was known and this one's amount, and the latest operation has to have ended after it was sent. What could be
+// read in two ways stays open.
 func (s *said) refund(call *watch.Track) watch.Fact {
 	switch s.status {
 	case "PAID", "PARTIAL_REFUNDED", "REFUNDED":
@@ -450,9 +304,14 @@ func (s *said) refund(call *watch.Track) watch.Fact {
 		}
 	}
 	back := s.total - s.net
+	ended, _ := strconv.ParseInt(s.data["finish_time"], 10, 64)
+	since := ended >= call.Sent-clockError.Milliseconds()
+	if ended == 0 {
+		since = s.known.Seen // another order may have been refunded before
+	}
 	switch {
 	case !s.counts, call.Amount <= 0, s.known.Refunded > before, !s.settled(call): // refunds made elsewhere, or several at once
-	case back == before+call.Amount:
+	case back == before+call.Amount && since:
 		return watch.HasSucceeded
 	case back == before:
 		return s.undone(call, "REFUND_ERROR", "REFUND_INPROGRESS", "REFUND_IN_PROGRESS")

@@ -315,6 +315,28 @@ func TestWatchLostRefund(t *testing.T) {
 	}
 }
 
+// TestWatchRefusedAndExecuted: the platform says that it has refused a refund, and has made it. Nor is a refund of before the one
+// whose answer was lost taken for it.
+func TestWatchRefusedAndExecuted(t *testing.T) {
+	g := startWatched(t, "")
+	g.paid("A1")
+	g.platform.Break(sandbox.Fault{Kind: sandbox.RefuseExecuted, Path: "/upay/v2/refund"})
+	g.want(g.refund("A1", "R1", "300"), 200, "UNEXPECTED_PROVIDER_ERROR", "answered")
+	g.told("refund.succeeded", "A1")
+	g.becomes("A1", "refunded_part R1=succeeded")
+	g.want(g.refund("A1", "R2", "900"), 422, "GATEWAY_INVALID", "not_sent")
+
+	g.platform.Break(sandbox.Fault{Kind: sandbox.Down, For: time.Hour})
+	g.want(g.refund("A1", "R2", "300"), 502, "GATEWAY_BAD_RESPONSE", "unknown")
+	g.want(g.refund("A1", "R3", "300"), 409, "GATEWAY_REFUND_UNRESOLVED", "not_sent")
+	g.platform.Heal(sandbox.Down)
+	g.finds("A1", "R2", "PARTIAL_REFUNDED")
+	g.becomes("A1", "refunded_part R1=succeeded R2=unresolved")
+	g.want(g.refund("A1", "R3", "300"), 409, "GATEWAY_REFUND_UNRESOLVED", "not_sent")
+	g.want(g.refund("A1", "R3", "300", "Gateway-Guard-Override: R2"), 200, "REFUND_SUCCESS", "answered")
+	g.silent()
+}
+
 // TestWatchFailedRefund: the platform began with a refund and gave it up. Only then another one may go out.
 func TestWatchFailedRefund(t *testing.T) {
 	g := startWatched(t, "")
@@ -461,8 +483,8 @@ func TestWatchRestart(t *testing.T) {
 	g.becomes("A1", "refunded_part R1=succeeded")
 }
 
-// TestWatchGuardReadsForCertain: what a money call is about has to be plain. Each of these could have been a second refund that the
-// guard does not see: none was refused before.
+// TestWatchGuardReadsForCertain: what a money call is about has to be plain. Each of these could be a second refund that the guard
+// does not see.
 func TestWatchGuardReadsForCertain(t *testing.T) {
 	sn := `"terminal_sn":"%s","operator":"o",`
 	bodies := map[string]string{
@@ -486,12 +508,6 @@ func TestWatchGuardReadsForCertain(t *testing.T) {
 	}
 	g := startWatched(t, "")
 	g.paid("A1")
-	calls := 0
-	for _, c := range g.platform.Calls() {
-		if c.Path == "/upay/v2/refund" {
-			calls++
-		}
-	}
 	for name, body := range bodies {
 		if strings.Contains(body, "%s") {
 			body = fmt.Sprintf(body, g.options.TerminalSN)

@@ -150,6 +150,7 @@ func TestWatchRead(t *testing.T) {
 	data := func(status, net string) string {
 		return `"sn":"7","client_sn":"A","status":"SUCCESS","order_status":"` + status + `","total_amount":"1000","net_amount":"` + net + `"`
 	}
+	sentAt := func(o *watch.Order, at int64) *watch.Order { o.Calls[1].Sent = at; return o }
 	begun := func(o *watch.Order, words ...string) *watch.Order {
 		for _, word := range words {
 			o.Lines = append(o.Lines, watch.Line{At: 20, What: "query", About: "R", Word: word}, watch.Line{At: 20, What: "query", About: "cancel", Word: "CANCEL_" + word})
@@ -190,6 +191,9 @@ func TestWatchRead(t *testing.T) {
 		{"begun, and twice not seen", "R", begun(row(watch.PartRefunded), "REFUND_ERROR", "PARTIAL_REFUNDED"), data("PARTIAL_REFUNDED", "700"), "part/failed refund.failed"},
 		{"not seen, and begun", "R", begun(row(watch.PartRefunded), "PARTIAL_REFUNDED", "REFUND_ERROR"), data("PARTIAL_REFUNDED", "700"), "part/pending "},
 		{"two at once, one done", "R", row(watch.PartRefunded, &watch.Track{Kind: watch.KindRefund, Number: "Q", Amount: 100, State: watch.Unresolved}), data("PARTIAL_REFUNDED", "600"), "part/pending "},
+		{"refunded before it was sent", "R", sentAt(row(watch.PartRefunded), 1796000000000), data("PARTIAL_REFUNDED", "600") + `,"finish_time":"1795999900000"`, "part/pending "},
+		{"refunded after it was sent", "R", sentAt(row(watch.PartRefunded), 1796000000000), data("PARTIAL_REFUNDED", "600") + `,"finish_time":"1796000001000"`, "part/succeeded refund.succeeded"},
+		{"nobody here has seen the order", "R", func() *watch.Order { o := row(""); o.Seen = false; return o }(), data("PARTIAL_REFUNDED", "600"), "part/pending "},
 		{"refunds made elsewhere", "R", func() *watch.Order { o := row(watch.PartRefunded); o.Refunded = 400; return o }(), data("PARTIAL_REFUNDED", "600"), "part/pending "},
 
 		{"canceled", "cancel", row(watch.Open), data("CANCELED", "0"), "closed/succeeded payment.closed"},
@@ -230,15 +234,15 @@ func TestWatchNotFound(t *testing.T) {
 	}
 }
 
-// TestWatchNumbers: what is known of numbers is bounded, and forgotten last what was learnt last.
+// TestWatchNumbers: what is known of numbers is bounded, and what was learnt last is known.
 func TestWatchNumbers(t *testing.T) {
 	var n numbers
-	for i := range 2*maxNumbers + 1 {
+	for i := range maxNumbers + 7 {
 		n.learn("till", fmt.Sprint(i), "A")
 	}
 	n.learn("till", "", "A")
-	if len(n.known)+len(n.earlier) != maxNumbers+1 || n.known["till/"+fmt.Sprint(2*maxNumbers)] == "" {
-		t.Errorf("%d and %d are known", len(n.known), len(n.earlier))
+	if len(n.known) != 7 || n.known[fmt.Sprint("till/", maxNumbers+6)] != "A" {
+		t.Errorf("%d are known", len(n.known))
 	}
 }
 
