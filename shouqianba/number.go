@@ -85,12 +85,15 @@ func (n *numbers) learn(terminal, sn, clientSN string) {
 	n.known[terminal+"/"+sn] = clientSN
 }
 
+func (n *numbers) get(terminal, sn string) string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.known[terminal+"/"+sn]
+}
+
 // find says which order a call means: the platform looks for sn first and, where there is none, for client_sn.
 func (n *numbers) find(ctx context.Context, t *terminal, sn, clientSN string) (string, *watch.Refusal) {
-	n.mu.Lock()
-	number := n.known[t.name+"/"+sn]
-	n.mu.Unlock()
-	if number != "" {
+	if number := n.get(t.name, sn); number != "" {
 		return number, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, numberWaits)

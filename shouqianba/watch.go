@@ -246,7 +246,8 @@ func (s *said) settled(but *watch.Track) bool {
 }
 
 // undone is what it means that nothing of a call is to be seen. A query has to have found one of these words, by which the
-// platform had begun and did not know the end, and another one what this one says: only then the platform has given it up.
+// platform had begun and did not know the end, another one what this one says, and nothing else may have been done since: only
+// then the platform has given it up.
 func (s *said) undone(call *watch.Track, words ...string) watch.Fact {
 	fact := watch.IsAbsent
 	for _, l := range s.known.Lines {
@@ -257,6 +258,9 @@ func (s *said) undone(call *watch.Track, words ...string) watch.Fact {
 		case fact == watch.IsPending && l.Word == s.status:
 			fact = watch.HasFailed
 		}
+	}
+	if slices.ContainsFunc(s.known.Calls, func(c *watch.Track) bool { return c.Number != call.Number && c.Sent >= call.Sent }) {
+		return watch.IsPending // the order's state may be that call's
 	}
 	return fact
 }
@@ -297,10 +301,11 @@ func (s *said) refund(call *watch.Track) watch.Fact {
 		}
 		return watch.IsPending
 	}
-	before := s.known.Folded
+	before, known := s.known.Folded, s.counts
 	for _, c := range s.known.Calls {
 		if c.Kind == watch.KindRefund && c.State == watch.Succeeded {
 			before += c.Amount
+			known = known && c.Amount > 0
 		}
 	}
 	back := s.total - s.net
@@ -310,7 +315,7 @@ func (s *said) refund(call *watch.Track) watch.Fact {
 		since = s.known.Seen // another order may have been refunded before
 	}
 	switch {
-	case !s.counts, call.Amount <= 0, s.known.Refunded > before, !s.settled(call): // refunds made elsewhere, or several at once
+	case !known, call.Amount <= 0, s.known.Refunded > before, !s.settled(call): // refunds made elsewhere, or several at once
 	case back == before+call.Amount && since:
 		return watch.HasSucceeded
 	case back == before:

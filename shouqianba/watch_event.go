@@ -22,9 +22,9 @@ func (s *said) event(call *watch.Track, f *watch.Finding) (*watch.Event, error) 
 	change := map[string]string{}
 	switch refund := call != nil && !call.Whole; {
 	case refund && (f.Call == watch.HasSucceeded || f.Call == watch.HasFailed):
-		change["refund_request_no"], change["settlement_amount"] = call.Number, strconv.FormatInt(call.Amount, 10)
-		if change["status"] = "SUCCESS"; f.Call == watch.HasFailed {
-			change["status"] = "FAIL_CANCELED"
+		change["refund_request_no"], change["status"] = call.Number, "FAIL_CANCELED"
+		if f.Call == watch.HasSucceeded {
+			change["settlement_amount"], change["status"] = strconv.FormatInt(call.Amount, 10), "SUCCESS"
 		}
 	case refund, call != nil && f.Call != watch.HasSucceeded && f.Call != watch.HasFailed:
 		return nil, nil
@@ -101,7 +101,9 @@ func (p *watching) noticed(terminal string, event *notifyEvent) (order string, f
 	if err != nil || event.ClientSN == "" && event.SN == "" {
 		return "", f
 	}
-	order = watched.Bounded(event.ClientSN)
+	if order = watched.Bounded(event.ClientSN); order == "" {
+		order = watched.Bounded(p.numbers.get(terminal, event.SN))
+	}
 	if order == "" {
 		order = watched.Bounded(bySN + event.SN)
 	}
