@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/caddy-chinaums/caddy-chinaums/internal/jsontext"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/outbound"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/watched"
 	"github.com/caddy-chinaums/caddy-chinaums/watch"
@@ -18,28 +19,18 @@ import (
 // prepare implements watched.Parts.Prepare. A call that moves money and cannot be read for certain is refused: it could be a
 // second refund.
 func (p *watching) prepare(ctx context.Context, call *outbound.Call) ([]byte, *watch.Refusal) {
-	as, ok := callOf(call.Path())
-	if !ok {
+	as, ok, doubtful := watched.Find(watchedCalls, call.Path())
+	switch {
+	case doubtful:
+		return nil, invalid("路径可能是资金操作，但不在网关已知的接口之列，未发送", "the path may be that of a money call, and is none of those that are known here; it was not sent")
+	case !ok:
 		return nil, nil
-	}
-	if as.kind == watch.KindOrder {
+	case as.kind == watch.KindOrder:
 		return call.Body, nil
 	}
-	said, problem := watched.ReadMembers(call.Body, "sn", "client_sn", "refund_request_no", "refund_amount")
-	fen, plain := watched.Fen(said["refund_amount"])
-	switch {
-	case problem != nil:
-	case said["sn"] == "" && said["client_sn"] == "":
-		problem = &watched.Problem{Chinese: "缺少 sn 和 client_sn", English: "neither sn nor client_sn is there"}
-	case as.whole:
-	case said["refund_request_no"] == "":
-		problem = &watched.Problem{Chinese: "缺少 refund_request_no", English: "refund_request_no is missing"}
-	case !plain || fen == 0:
-		problem = &watched.Problem{Chinese: "refund_amount 不是以分为单位的整数", English: "refund_amount is no plain number of fen"}
-	}
-	if problem != nil {
-		return nil, invalid("无法确定这笔资金操作的内容，未发送："+problem.Chinese,
-			"what this money call does cannot be told for certain, and it was not sent: "+problem.English)
+	said, problem := as.moves(call.Body)
+	if problem != "" {
+		return nil, invalid("资金操作的 "+problem+" 缺失、重复或写法有歧义，未发送", problem+" of this money call is missing, repeated or ambiguous; the call was not sent")
 	}
 	var refusal *watch.Refusal
 	if sn := said["sn"]; sn != "" {
@@ -55,6 +46,32 @@ func (p *watching) prepare(ctx context.Context, call *outbound.Call) ([]byte, *w
 		panic(err) // strings always marshal
 	}
 	return content, refusal
+}
+
+// moves reads what a money call moves, and of which order, or names what of it is missing or may be read in two ways.
+func (c watchedCall) moves(body []byte) (said map[string]string, problem string) {
+	if problem = watched.Unreliable(body, []string{"sn", "client_sn", "refund_request_no"}, []string{"refund_amount"}); problem != "" {
+		return nil, problem
+	}
+	all, _, err := jsontext.Scalars(body, "")
+	if err != nil {
+		return nil, "body"
+	}
+	said = make(map[string]string, 4)
+	for _, name := range [...]string{"sn", "client_sn", "refund_request_no", "refund_amount"} {
+		if all[name] != "" {
+			said[name] = all[name]
+		}
+	}
+	switch {
+	case said["sn"] == "" && said["client_sn"] == "":
+		return nil, "client_sn"
+	case !c.whole && said["refund_request_no"] == "":
+		return nil, "refund_request_no"
+	case !c.whole && said["refund_amount"] == "":
+		return nil, "refund_amount"
+	}
+	return said, ""
 }
 
 func invalid(chinese, english string) *watch.Refusal {

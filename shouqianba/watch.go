@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -36,18 +35,12 @@ var watchedCalls = map[string]watchedCall{
 	"/upay/v2/revoke":    {watch.KindRefund, "revoke", true},
 }
 
-// callOf finds what a path does. Whether the platform takes another spelling for the same is in no document: here it is the same.
-func callOf(called string) (as watchedCall, ok bool) {
-	as, ok = watchedCalls[strings.ToLower(path.Clean(called))]
-	return as, ok
-}
-
 // bySN marks the number of an order whose client_sn is not known.
 const bySN = "sn:"
 
 // Classify implements watch.Platform.
 func (*watching) Classify(called string, body []byte) (call watch.Call, ok bool) {
-	as, ok := callOf(called)
+	as, ok, _ := watched.Find(watchedCalls, called)
 	if !ok {
 		return call, false
 	}
@@ -119,21 +112,16 @@ func (*watching) Answered(call watch.Call, _ string, answer []byte) (f watch.Fin
 		f.Amount, _ = watched.Fen(a.data["total_amount"])
 	case orders && (a.business == "PRECREATE_SUCCESS" || a.business == "PAY_FAIL"): // the query says how that ends
 		f.Order = watch.IsOpen
-	case !orders && !call.Whole && a.business == "REFUND_SUCCESS" && otherRefund(a.data, call.Number):
 	case !orders && !call.Whole && a.business == "REFUND_SUCCESS" && (status == "REFUNDED" || status == "PARTIAL_REFUNDED"):
-		f.Call, f.Order = watch.HasSucceeded, plainFacts[status]
-		f.Amount, _ = watched.Fen(a.data["total_amount"])
+		if number := a.data["refund_request_no"]; number == "" || watched.Bounded(number) == call.Number {
+			f.Call = watch.HasSucceeded
+		}
 	case call.Whole && (a.business == "CANCEL_SUCCESS" || a.business == "CANCEL_ABORT_SUCCESS"):
 		if f.Call = watch.HasSucceeded; status == "CANCELED" || status == "PAY_CANCELED" {
 			f.Order = watch.IsClosed // of a paid one it changes nothing; that all is given back does
 		}
 	}
 	return f
-}
-
-// otherRefund reports whether an order's data name another refund than the one of this number as the latest.
-func otherRefund(data map[string]string, number string) bool {
-	return data["refund_request_no"] != "" && watched.Bounded(data["refund_request_no"]) != number
 }
 
 // Ask implements watch.Platform. There is one query, which knows orders only; the sender adds the terminal.
@@ -196,6 +184,12 @@ func (p *watching) Read(order *watch.Order, call *watch.Track, _ watch.Query, an
 		f.Call = said.cancel(call)
 	default:
 		f.Call = said.refund(call)
+		if order.Paid > 0 {
+			f.Amount = 0 // what tells of a refund is not held against what was ordered
+		}
+		if order.State != "" && !said.paid() && (f.Order != watch.IsRefunded || f.Call != watch.HasSucceeded) {
+			f.Order = watch.Nothing // the order's own looks tell of the payment
+		}
 	}
 	f.Event, err = said.event(call, &f)
 	return f, err
@@ -259,7 +253,8 @@ func (s *said) undone(call *watch.Track, words ...string) watch.Fact {
 			fact = watch.HasFailed
 		}
 	}
-	if slices.ContainsFunc(s.known.Calls, func(c *watch.Track) bool { return c.Number != call.Number && c.Sent >= call.Sent }) {
+	since := func(c *watch.Track) bool { return c.Number != call.Number && c.Sent >= call.Sent }
+	if fact == watch.HasFailed && slices.ContainsFunc(s.known.Calls, since) {
 		return watch.IsPending // the order's state may be that call's
 	}
 	return fact
@@ -301,13 +296,7 @@ func (s *said) refund(call *watch.Track) watch.Fact {
 		}
 		return watch.IsPending
 	}
-	before, known := s.known.Folded, s.counts
-	for _, c := range s.known.Calls {
-		if c.Kind == watch.KindRefund && c.State == watch.Succeeded {
-			before += c.Amount
-			known = known && c.Amount > 0
-		}
-	}
+	before, known := s.before()
 	back := s.total - s.net
 	ended, _ := strconv.ParseInt(s.data["finish_time"], 10, 64)
 	since := ended >= call.Sent-clockError.Milliseconds()
@@ -315,13 +304,25 @@ func (s *said) refund(call *watch.Track) watch.Fact {
 		since = s.known.Seen // another order may have been refunded before
 	}
 	switch {
-	case !known, call.Amount <= 0, s.known.Refunded > before, !s.settled(call): // refunds made elsewhere, or several at once
+	case !s.counts, !known, call.Amount <= 0, s.known.Refunded > before, !s.settled(call): // refunds made elsewhere, or several at once
 	case back == before+call.Amount && since:
 		return watch.HasSucceeded
 	case back == before:
 		return s.undone(call, "REFUND_ERROR", "REFUND_INPROGRESS", "REFUND_IN_PROGRESS")
 	}
 	return watch.IsPending
+}
+
+// before is what the refunds that are known to have succeeded have given back; false: that is not known of each.
+func (s *said) before() (sum int64, known bool) {
+	sum, known = s.known.Folded, true
+	for _, c := range s.known.Calls {
+		if c.Kind == watch.KindRefund && c.State == watch.Succeeded {
+			sum += c.Amount
+			known = known && c.Amount > 0
+		}
+	}
+	return sum, known
 }
 
 // Interface guards

@@ -28,7 +28,11 @@ func (s *said) event(call *watch.Track, f *watch.Finding) (*watch.Event, error) 
 		}
 	case refund, call != nil && f.Call != watch.HasSucceeded && f.Call != watch.HasFailed:
 		return nil, nil
-	case f.Order == watch.IsPaid, f.Order == watch.IsRefunded:
+	case f.Order == watch.IsPaid:
+	case f.Order == watch.IsRefunded:
+		if before, known := s.before(); known && before == s.total {
+			return nil, nil // the app has done it all itself
+		}
 	case f.Order == watch.IsPartRefunded: // as the payment's own notify had it
 		change = map[string]string{
 			"order_status": "PAID", "status": "SUCCESS", "net_amount": s.data["total_amount"], "refund_request_no": "", "client_tsn": "",
@@ -109,11 +113,13 @@ func (p *watching) noticed(terminal string, event *notifyEvent) (order string, f
 	}
 	p.numbers.learn(terminal, event.SN, event.ClientSN)
 	f.Word = event.OrderStatus
-	f.Amount, _ = watched.Fen(event.TotalAmount)
 	fact, isRefund := map[string]watch.Fact{
 		"com.shouqianba.refund.succeeded": watch.HasSucceeded, "com.shouqianba.refund.failed": watch.HasFailed,
 		"com.shouqianba.refund.processing": watch.IsPending, "com.shouqianba.refund.unknown": watch.IsPending,
 	}[event.Type]
+	if !isRefund { // else it is the payment's, which the payment's own notify told
+		f.Amount, _ = watched.Fen(event.TotalAmount)
+	}
 	switch number := watched.Bounded(data["refund_request_no"]); {
 	case isRefund && number != "":
 		f.Number, f.Call = number, fact

@@ -289,11 +289,14 @@ func TestWatchLostRefund(t *testing.T) {
 			if !strings.Contains(a.body, "R1") {
 				t.Errorf("%s does not name what is in the way", a.body)
 			}
-			// It is no other order where it is called by its other number, nor where the path is written in another way.
+			// It is no other order where it is called by its other number.
 			bySN := map[string]string{"sn": sn, "refund_request_no": "R2", "refund_amount": "600"}
 			g.want(g.call(long+"/upay/v2/refund", bySN), 409, "GATEWAY_REFUND_UNRESOLVED", "not_sent")
 			bySN["client_sn"] = "another"
-			g.want(g.call(long+"/upay/v2/Refund/", bySN), 409, "GATEWAY_REFUND_UNRESOLVED", "not_sent")
+			g.want(g.call(long+"/upay/v2/refund/", bySN), 409, "GATEWAY_REFUND_UNRESOLVED", "not_sent")
+			for _, path := range []string{"/upay/v2/Refund", "/UPAY/v2/refund", "/upay/v2/refund.json", "/upay/v3/refund", "/upay/v2/re_fund"} {
+				g.want(g.call(long+path, bySN), 422, "GATEWAY_INVALID", "not_sent")
+			}
 			g.want(g.call(long+"/upay/v2/cancel", map[string]string{"client_sn": "A1"}), 409, "GATEWAY_REFUND_UNRESOLVED", "not_sent")
 			g.want(g.refund("A1", "R1", "500"), 422, "GATEWAY_INVALID", "not_sent")
 			g.want(g.refund("A1", "R1", "600"), 200, "REFUND_ERROR", "answered") // the same again is no second one
@@ -532,7 +535,7 @@ func TestWatchGuardReadsForCertain(t *testing.T) {
 
 	warned := startWatched(t, "refunds warn")
 	a := post(t, warned.url("/upay/v2/refund"), fmt.Sprintf(bodies["a float"], warned.options.TerminalSN))
-	if a.header.Get("Gateway-Outcome") != "answered" || len(log.lines("the watch would refuse this refund", "refund_amount")) != 1 {
+	if a.header.Get("Gateway-Outcome") != "answered" || len(log.lines("the watch would refuse this refund", "refund_amount of this money call")) != 1 {
 		t.Errorf("%d %s", a.status, a.body)
 	}
 }
