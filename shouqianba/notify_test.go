@@ -88,7 +88,7 @@ func TestOriginalCanBeVerified(t *testing.T) {
 // JSON was told apart from a wrong signature.
 func TestFalseNotifiesAreNotRead(t *testing.T) {
 	till := &terminal{name: "till", publicKeys: []*rsa.PublicKey{&testKey().PublicKey}}
-	n := &Notify{rules: plainRules}
+	n := &Notify{app: new(App), rules: plainRules}
 	verify := func(body, authorization string) *inbound.Rejection {
 		header := http.Header{}
 		if authorization != "" {

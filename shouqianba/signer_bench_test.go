@@ -38,7 +38,7 @@ func BenchmarkVerify(b *testing.B) {
 	}
 	key := &testKey().PublicKey
 	till := &terminal{name: "till", publicKeys: []*rsa.PublicKey{key}}
-	n := &Notify{rules: plainRules}
+	n := &Notify{app: new(App), rules: plainRules}
 	header := http.Header{"Authorization": {"00101010029201012912 " + base64.StdEncoding.EncodeToString(signature)}}
 	benchmark.Ratio(b,
 		func() {
@@ -59,7 +59,7 @@ func BenchmarkUnsigned(b *testing.B) {
 	body := manyFields(1000, 57<<10)
 	till := &terminal{name: "till", publicKeys: []*rsa.PublicKey{&testKey().PublicKey}}
 	header := http.Header{"Authorization": {base64.StdEncoding.EncodeToString(make([]byte, 256))}}
-	n := &Notify{rules: plainRules}
+	n := &Notify{app: new(App), rules: plainRules}
 	for b.Loop() {
 		if _, rejected := n.verify(till, body, header); rejected == nil || rejected.Reason != reasonSignature {
 			b.Fatal("believed")
