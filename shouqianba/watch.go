@@ -296,15 +296,18 @@ func (s *said) refund(call *watch.Track) watch.Fact {
 		}
 		return watch.IsPending
 	}
-	before, known := s.before()
-	back := s.total - s.net
+	before, known := s.before(call.Number)
+	back, explained := s.total-s.net, before
+	if call.State == watch.Succeeded {
+		explained += call.Amount
+	}
 	ended, _ := strconv.ParseInt(s.data["finish_time"], 10, 64)
 	since := ended >= call.Sent-clockError.Milliseconds()
 	if ended == 0 {
 		since = s.known.Seen // another order may have been refunded before
 	}
 	switch {
-	case !s.counts, !known, call.Amount <= 0, s.known.Refunded > before, !s.settled(call): // refunds made elsewhere, or several at once
+	case !s.counts, !known, call.Amount <= 0, s.known.Refunded > explained, !s.settled(call): // refunds made elsewhere, or several at once
 	case back == before+call.Amount && since:
 		return watch.HasSucceeded
 	case back == before:
@@ -313,11 +316,11 @@ func (s *said) refund(call *watch.Track) watch.Fact {
 	return watch.IsPending
 }
 
-// before is what the refunds that are known to have succeeded have given back; false: that is not known of each.
-func (s *said) before() (sum int64, known bool) {
+// before is what the refunds have given back that are known to have succeeded, but for one; false: that is not known of each.
+func (s *said) before(but string) (sum int64, known bool) {
 	sum, known = s.known.Folded, true
 	for _, c := range s.known.Calls {
-		if c.Kind == watch.KindRefund && c.State == watch.Succeeded {
+		if c.Kind == watch.KindRefund && c.State == watch.Succeeded && c.Number != but {
 			sum += c.Amount
 			known = known && c.Amount > 0
 		}

@@ -2,6 +2,7 @@ package shouqianba
 
 import (
 	"encoding/json"
+	"slices"
 	"strconv"
 	"time"
 
@@ -25,12 +26,15 @@ func (s *said) event(call *watch.Track, f *watch.Finding) (*watch.Event, error) 
 		change["refund_request_no"], change["status"] = call.Number, "FAIL_CANCELED"
 		if f.Call == watch.HasSucceeded {
 			change["settlement_amount"], change["status"] = strconv.FormatInt(call.Amount, 10), "SUCCESS"
+			if slices.ContainsFunc(s.known.Calls, func(c *watch.Track) bool { return c.State == watch.Succeeded && c.Sent > call.Sent }) {
+				change["order_status"], change["net_amount"] = "PARTIAL_REFUNDED", "" // as it was before the later one
+			}
 		}
 	case refund, call != nil && f.Call != watch.HasSucceeded && f.Call != watch.HasFailed:
 		return nil, nil
 	case f.Order == watch.IsPaid:
 	case f.Order == watch.IsRefunded:
-		if before, known := s.before(); known && before == s.total {
+		if before, known := s.before(""); known && before == s.total {
 			return nil, nil // the app has done it all itself
 		}
 	case f.Order == watch.IsPartRefunded: // as the payment's own notify had it

@@ -396,6 +396,51 @@ func TestWatchRefundElsewhere(t *testing.T) {
 	g.silent()
 }
 
+// TestWatchResend: the app is told again of a payment and its refunds, as they were. A refund that was known to have succeeded was
+// told as failed, because it counted among what had been given back before it.
+func TestWatchResend(t *testing.T) {
+	g := startWatched(t, "")
+	sn := g.paid("A1")
+	g.platform.Break(sandbox.Fault{Kind: sandbox.Processing, Path: "/upay/v2/refund", Queries: 1000})
+	g.want(g.refund("A1", "R1", "600"), 200, "REFUND_ERROR", "answered")
+	g.finds("A1", "R1", "REFUND_ERROR")
+	if err := g.platform.FinishRefund("A1", "SUCCESS"); err != nil {
+		t.Fatal(err)
+	}
+	first := g.told("refund.succeeded", "A1").header.Get("Ce-Id")
+	g.want(g.refund("A1", "R2", "400"), 200, "REFUND_SUCCESS", "answered")
+	g.becomes("A1", "refunded R1=succeeded R2=succeeded")
+	watched, err := activeWatch()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := watched.Watch().Resend(t.Context(), "till", "A1"); err != nil {
+		t.Fatal(err)
+	}
+	ids := map[string]string{
+		factID("refund.succeeded", "sn="+sn, "client_sn=A1", "order_status=PARTIAL_REFUNDED", "refund_request_no=R1"): "R1",
+		factID("refund.succeeded", "sn="+sn, "client_sn=A1", "order_status=REFUNDED", "refund_request_no=R2"):         "R2",
+	}
+	if ids[first] != "R1" {
+		t.Errorf("R1 was told as %s", first)
+	}
+	var got []told
+	eventually(t, "both refunds are told", func() bool {
+		got = append(got, g.take()...)
+		return len(got) >= len(ids)
+	})
+	for _, e := range got {
+		if number := ids[e.header.Get("Ce-Id")]; number == "" || !strings.Contains(e.body, `"`+number+`"`) {
+			t.Errorf("told %v %s", e.header, e.body)
+		}
+		delete(ids, e.header.Get("Ce-Id"))
+	}
+	if len(ids) != 0 {
+		t.Errorf("not told: %v", ids)
+	}
+	g.becomes("A1", "refunded R1=succeeded R2=succeeded")
+}
+
 // TestWatchCancel: a cancel gives back a paid order, so that it counts as a refund of the whole, also where its answer is lost.
 func TestWatchCancel(t *testing.T) {
 	g := startWatched(t, "")

@@ -293,6 +293,7 @@ func FuzzWatchRead(f *testing.F) {
 	} {
 		f.Add("200", "SUCCESS", data, uint8(0))
 		f.Add("200", "FAIL", data, uint8(1))
+		f.Add("200", "SUCCESS", data, uint8(130))
 	}
 	f.Fuzz(func(t *testing.T, result, business, data string, about uint8) {
 		quoted := func(s string) string { b, _ := json.Marshal(s); return string(b) }
@@ -305,6 +306,11 @@ func FuzzWatchRead(f *testing.F) {
 		var call *watch.Track
 		if n := int(about) % 3; n > 0 {
 			call = o.Calls[n-1]
+			if about >= 128 { // it is asked about again
+				call.State = watch.Succeeded
+				o.State = watch.PartRefunded
+				o.Lines = []watch.Line{{What: "query", About: call.Number, Word: "REFUND_ERROR"}, {What: "query", About: call.Number, Word: "PARTIAL_REFUNDED"}}
+			}
 		}
 		_ = p.Answered(watch.Call{Kind: watch.KindRefund, Number: "R", Fields: map[string]string{"client_sn": "A"}}, "", answer)
 		found, err := p.Read(o, call, p.Ask(o, call)[0], answer)
@@ -321,6 +327,9 @@ func FuzzWatchRead(f *testing.F) {
 		}
 		if plainFacts[body.Status] == watch.Nothing || body.Status == "CREATED" {
 			t.Errorf("told as an end: %s", content)
+		}
+		if call != nil && call.State == watch.Succeeded && found.Call == watch.HasFailed && !strings.Contains(data, "FAIL_CANCELED") {
+			t.Errorf("what has succeeded is told as failed: %s", content)
 		}
 		if call != nil && found.Call != watch.HasSucceeded && found.Call != watch.HasFailed {
 			t.Errorf("told of a call without an end: %s", content)
