@@ -43,7 +43,7 @@ func TestLoggedSignatureNamesTheMistake(t *testing.T) {
 		{"small letters", signedWith(strings.ToLower(testNotifyKey), nil), "key_case: "},
 		{"a plus for a space", signedWith(testNotifyKey, plus.Replace, referenceField{name: "orderDesc", value: "two words"}), "plus_kept: "},
 		{"another merchant's key", signedWith(otherNotifyKey, nil), "another_key [notify_key of other]: "},
-		{"a forgery", signedWith("nobody's", nil), "none of the known ones"},
+		{"a forgery", signedWith("nobody's", nil), "none that is known at once"},
 		{"too much work", signedWith(testAppKey, nil, referenceField{name: "attachedData", value: strings.Repeat("a", 60000)}), ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -176,7 +176,7 @@ type reading struct {
 	value func(Pair) string
 }
 
-func readings(isJSON bool) []reading {
+func readings(isJSON, quick bool) []reading {
 	all := []reading{{Finding{}, func(p Pair) string { return p.Value }}}
 	if !isJSON {
 		all = append(all,
@@ -194,6 +194,9 @@ func readings(isJSON bool) []reading {
 		}},
 		reading{Finding{GBK, fromGBK}, func(p Pair) string { return string(normalize.ToUTF8([]byte(p.Value))) }},
 		reading{Finding{Trimmed, ""}, func(p Pair) string { return strings.TrimSpace(p.Value) }})
+	if quick {
+		return all // to write JSON again takes most of the time
+	}
 	for _, style := range jsonStyles() {
 		all = append(all, reading{Finding{Reserialized, style.String()}, func(p Pair) string {
 			text := p.Value
@@ -290,6 +293,11 @@ func better(best **Diagnosis, d Diagnosis) {
 // Diagnose explains the signature of a notify or return page by as few mistakes as possible. named is the size of the
 // digest that signType names, 0 if it names none. Diagnose returns nil if no known mistake explains the signature.
 func Diagnose(pairs []Pair, isJSON bool, named int, keys []Key) (best *Diagnosis) {
+	return diagnose(pairs, isJSON, false, named, keys)
+}
+
+// diagnose is Diagnose. With quick, values are not written again as JSON.
+func diagnose(pairs []Pair, isJSON, quick bool, named int, keys []Key) (best *Diagnosis) {
 	want, err := hex.DecodeString(Value(pairs, "sign"))
 	if err != nil || len(want) != md5.Size && len(want) != sha256.Size {
 		return nil
@@ -320,7 +328,7 @@ func Diagnose(pairs []Pair, isJSON bool, named int, keys []Key) (best *Diagnosis
 	}
 
 	tried := make(map[string]bool)
-	for _, reading := range readings(isJSON) {
+	for _, reading := range readings(isJSON, quick) {
 		read := slices.Clone(pairs)
 		for i := range read {
 			if read[i].Value != "" || read[i].raw != "" {
@@ -361,12 +369,12 @@ func Diagnose(pairs []Pair, isJSON bool, named int, keys []Key) (best *Diagnosis
 // What bounds a quick diagnosis: the content's length times the number of keys, and how many parameters there are. A real
 // notify has about 2 KiB and 50 of them.
 const (
-	maxQuick      = 32 << 10
-	maxQuickPairs = 100
+	maxQuick      = 16 << 10
+	maxQuickPairs = 60
 )
 
 // Quick is Diagnose for a log line that strangers can cause: it says in one line, in English, what explains a wrong
-// signature, and does no more than a fixed amount of work. It returns "" where that would be too little.
+// signature, knows all mistakes but JSON that was written again, and does no more than a fixed amount of work. It returns "" where that would be too little.
 func Quick(content []byte, isJSON bool, digestSize func(signType string) int, keys []Key) string {
 	if len(content)*len(keys) > maxQuick {
 		return ""
@@ -375,9 +383,9 @@ func Quick(content []byte, isJSON bool, digestSize func(signType string) int, ke
 	if err != nil {
 		return ""
 	}
-	d := Diagnose(pairs, isJSON, digestSize(Value(pairs, "signType")), keys)
+	d := diagnose(pairs, isJSON, true, digestSize(Value(pairs, "signType")), keys)
 	if d == nil {
-		return Texts["no_mistake"].English
+		return "none that is known at once; the command knows more"
 	}
 	said := make([]string, len(d.Findings))
 	for i, f := range d.Findings {
