@@ -191,6 +191,9 @@ func (p *watching) Read(order *watch.Order, call *watch.Track, _ watch.Query, an
 			f.Order = watch.Nothing // the order's own looks tell of the payment
 		}
 	}
+	if call != nil && call.State == watch.Succeeded && f.Call == watch.HasFailed {
+		f.Call = watch.IsPending // it is never taken back
+	}
 	f.Event, err = said.event(call, &f)
 	return f, err
 }
