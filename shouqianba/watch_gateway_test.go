@@ -334,7 +334,7 @@ func TestWatchRefusedAndExecuted(t *testing.T) {
 	g.want(g.refund("A1", "R2", "900"), 422, "GATEWAY_INVALID", "not_sent")
 
 	g.platform.Break(sandbox.Fault{Kind: sandbox.Down, For: time.Hour})
-	g.want(g.refund("A1", "R2", "300"), 502, "GATEWAY_BAD_RESPONSE", "unknown")
+	g.want(g.refund("A1", "R2", "250"), 502, "GATEWAY_BAD_RESPONSE", "unknown")
 	g.want(g.refund("A1", "R3", "300"), 409, "GATEWAY_REFUND_UNRESOLVED", "not_sent")
 	g.platform.Heal(sandbox.Down)
 	g.finds("A1", "R2", "PARTIAL_REFUNDED")
