@@ -10,6 +10,7 @@ import (
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/metric"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/ratelog"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/recent"
 )
 
 // maxSkew is how far this machine's clock may differ from the platform's before an operator is told. A call's timestamp
@@ -50,6 +51,7 @@ func (g *clockGuard) answered(merchant, date, errCode string, received time.Time
 	if known {
 		skew = received.Sub(at)
 		g.skew.WithLabelValues(merchant).Set(skew.Seconds())
+		recent.Default.Skewed("chinaums", merchant, skew)
 	}
 	if !refused && skew.Abs() <= maxSkew {
 		return

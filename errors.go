@@ -20,6 +20,7 @@ var outward = outbound.Platform{
 	Words:       words,
 	Advice:      advice,
 	Order:       orderOf,
+	Numbers:     numbersOf,
 	Validate:    validate,
 	LikeNotify:  likeNotify,
 	NotifyURL:   "notifyUrl",
@@ -156,6 +157,14 @@ func advice(code string) (text string, alarm bool) {
 		return "", false
 	}
 	return known.remedyChinese + " / " + known.remedyEnglish, known.alarm
+}
+
+// numbersOf finds the merchant's numbers of an order, or a bill, and of a refund in a call.
+func numbersOf(body []byte) (order, refund []byte) {
+	if order = outbound.TextMember(body, "merOrderId"); order == nil {
+		order = outbound.TextMember(body, "billNo")
+	}
+	return order, outbound.TextMember(body, "refundOrderId")
 }
 
 // orderOf finds the merchant's order number in a call, for logs.

@@ -20,6 +20,7 @@ var outward = outbound.Platform{
 	ErrCode:     errCode,
 	Words:       words,
 	Order:       orderOf,
+	Numbers:     numbersOf,
 	Validate:    validate,
 	LikeNotify:  likeNotify,
 	NotifyURL:   "notify_url",
@@ -106,6 +107,14 @@ func words(code string, body []byte) string {
 	}
 	_ = json.Unmarshal(body, &said) // what cannot be read says nothing
 	return cmp.Or(said.ErrorMessage, said.Business.ErrorMessage)
+}
+
+// numbersOf finds the merchant's numbers of an order, or the platform's, and of a refund in a call.
+func numbersOf(body []byte) (order, refund []byte) {
+	if order = outbound.TextMember(body, "client_sn"); order == nil {
+		order = outbound.TextMember(body, "sn")
+	}
+	return order, outbound.TextMember(body, "refund_request_no")
 }
 
 // orderOf finds the merchant's order number in a call, or the platform's, for logs.

@@ -139,6 +139,8 @@ type Rejection struct {
 	// Diagnose says which known mistake explains a wrong signature; "": none is known. It may take its time, is called before
 	// the handler returns, and only where a line is logged. It may be nil, and names neither a key nor a value.
 	Diagnose func() string
+
+	content []byte // of the notify, where it was read whole
 }
 
 // Verify verifies a notify: the event, or why it is not believed. Neither may keep the content, but for Diagnose.
@@ -198,6 +200,7 @@ func (n *Notify) handle(w http.ResponseWriter, r *http.Request, account Account,
 	defer n.flights.End()
 	event, rejected := verify(content, r.Header)
 	if rejected != nil {
+		rejected.content = content
 		n.reject(w, r, account, rejected)
 		return
 	}
@@ -220,6 +223,7 @@ func (n *Notify) follow(w http.ResponseWriter, r *http.Request, account Account,
 		}
 		n.metrics.Notified(account.Name(), event.Label, "repeated", "")
 		event.logAccess(r, account, "repeated", "")
+		n.remember(account, event, "repeated", "", http.StatusOK, 0)
 		return false
 	case notice.Busy:
 		n.reject(w, r, account, &Rejection{Status: http.StatusServiceUnavailable, Reason: ReasonBusy, Detail: errors.New("the app is being told of it at this moment")})
@@ -346,6 +350,7 @@ func (n *Notify) deliver(w http.ResponseWriter, r *http.Request, next caddyhttp.
 	}
 	n.metrics.Notified(account.Name(), event.Label, result, reason)
 	event.logAccess(r, account, result, reason)
+	n.remember(account, event, result, reason, status, delivered.Status)
 	if !delivered.Taken || hungUp != nil {
 		n.logUndelivered(account, event, delivered, status, reason, hungUp)
 	}
@@ -390,6 +395,7 @@ func (n *Notify) observe(r *http.Request, account Account, verify Verify) {
 	n.metrics.Verified(account.Name(), time.Now())
 	n.metrics.Notified(account.Name(), event.Label, "observed", "")
 	event.logAccess(r, account, "observed", "")
+	n.remember(account, event, "observed", "", 0, 0)
 }
 
 // inspect verifies a request without changing it: what has been read is put back in front of the rest, error included.
@@ -409,7 +415,11 @@ func (n *Notify) inspect(r *http.Request, account Account, verify Verify) (*Even
 			return nil, unreadable(err)
 		}
 	}
-	return verify(content, r.Header)
+	event, rejected := verify(content, r.Header)
+	if rejected != nil {
+		rejected.content = content
+	}
+	return event, rejected
 }
 
 // failing is a reader that returns the error at which reading stopped, unless that was the gateway's own limit.
@@ -450,6 +460,7 @@ func nameOf(account Account) string {
 func (n *Notify) note(w http.ResponseWriter, r *http.Request, account Account, rejected *Rejection, result string) {
 	name := nameOf(account)
 	n.metrics.Notified(name, "", result, rejected.Reason)
+	n.rememberRefused(r, account, rejected, result)
 	if extra := accesslog.Fields(r); extra != nil {
 		extra.Add(zap.String("merchant", name))
 		extra.Add(zap.String("outcome", result))

@@ -53,6 +53,9 @@ type Platform struct {
 	LikeNotify func(r *http.Request, reason string) bool
 	// NotifyURL is the name of the field in which an order says where its notify goes, or "".
 	NotifyURL string
+	// Numbers finds the merchant's numbers of the order and of the refund in a call's body, for the console; nil where there
+	// are none. They are parts of the body. It may be nil.
+	Numbers func(body []byte) (order, refund []byte)
 	// Validate says what does not fit the documents' tables about a body that is called at a path. It is nil where there
 	// are no tables.
 	Validate func(path string, body []byte) []fields.Error

@@ -410,7 +410,9 @@ func (g *Guard) finish(w http.ResponseWriter, r *http.Request, call *Call, outco
 	if errCode == "" {
 		errCode = "other"
 	}
-	g.metrics.called(merchant, errCode, outcome, sent, time.Since(start))
+	took := time.Since(start)
+	g.metrics.called(merchant, errCode, outcome, sent, took)
+	g.remember(r, call, outcome, errCode, took)
 	advice := g.advise(r, call, outcome, errCode)
 	g.note(r, call, outcome, errCode, advice)
 	if outcome == Unknown && call != nil {

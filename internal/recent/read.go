@@ -1,0 +1,132 @@
+package recent
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+)
+
+func compare(a, b string) int { return strings.Compare(a, b) }
+
+// Entry is what calls and notifies have in common.
+type Entry struct {
+	Number   uint64 `json:"number"` // rises with each call and notify of this process
+	At       int64  `json:"at"`     // when it ended, in milliseconds since 1970
+	Platform string `json:"platform"`
+	Account  string `json:"account,omitempty"`
+	Order    string `json:"order,omitempty"` // the merchant's number
+	Reason   string `json:"reason,omitempty"`
+}
+
+// CallEntry is a call that is kept.
+type CallEntry struct {
+	Entry
+	Path    string  `json:"path"`
+	Refund  string  `json:"refund,omitempty"`
+	Outcome string  `json:"outcome"`
+	Code    string  `json:"code"`
+	Words   string  `json:"words,omitempty"`
+	Sent    bool    `json:"sent,omitempty"`
+	Took    float64 `json:"took"` // in milliseconds
+}
+
+// NotifyEntry is a notify that is kept.
+type NotifyEntry struct {
+	Entry
+	Type      string `json:"type,omitempty"`
+	ID        string `json:"id,omitempty"`
+	Result    string `json:"result"`
+	Remote    string `json:"remote,omitempty"`
+	Status    int    `json:"status,omitempty"`
+	AppStatus int    `json:"app_status,omitempty"`
+	Explained bool   `json:"explained,omitempty"` // its content is kept, and can be explained
+}
+
+// Select selects what is read.
+type Select struct {
+	After  uint64 // only those with a higher number
+	Search string // only those with a number of the order or refund, or an id, that contains it; empty: all
+	Limit  int    // at most so many, the newest
+}
+
+// Calls returns calls, the newest first.
+func (l *Log) Calls(q Select) []CallEntry {
+	all := read(l, &l.calls, q, func(c *call) *entry { return &c.entry }, func(c *call) bool {
+		return c.order.holds(q.Search) || c.refund.holds(q.Search)
+	})
+	calls := make([]CallEntry, 0, len(all))
+	for i := range all {
+		c := &all[i]
+		// Together before they are made valid: a character may stand in both.
+		words := strings.ToValidUTF8(string(c.words[0].text[:c.words[0].size])+string(c.words[1].text[:c.words[1].size]), "")
+		calls = append(calls, CallEntry{
+			Entry: c.read(&c.order, c.reason), Path: c.path.String(), Refund: c.refund.String(), Outcome: c.outcome, Code: c.code, Words: words,
+			Sent: c.sent, Took: float64(c.took.Microseconds()) / 1000,
+		})
+	}
+	return calls
+}
+
+// Notifies returns notifies, the newest first.
+func (l *Log) Notifies(q Select) []NotifyEntry {
+	all := read(l, &l.notifies, q, func(n *notify) *entry { return &n.entry }, func(n *notify) bool {
+		return n.order.holds(q.Search) || n.id.holds(q.Search)
+	})
+	notifies := make([]NotifyEntry, 0, len(all))
+	for i := range all {
+		n := &all[i]
+		notifies = append(notifies, NotifyEntry{
+			Entry: n.read(&n.order, n.reason), Type: n.kind, ID: n.id.String(), Result: n.result, Remote: n.remote.String(),
+			Status: n.status, AppStatus: n.appStatus, Explained: n.explained,
+		})
+	}
+	return notifies
+}
+
+func (e *entry) read(order *word, reason string) Entry {
+	return Entry{e.number, e.at, e.platform, e.account, order.String(), reason}
+}
+
+// read copies what is selected, the newest first. It makes nothing of it yet: whoever records waits meanwhile.
+func read[T any](l *Log, rings *[2]ring[T], q Select, of func(*T) *entry, matches func(*T) bool) []T {
+	var all []T
+	l.mu.Lock()
+	for r := range rings {
+		for i := range rings[r].entries {
+			if e := &rings[r].entries[i]; of(e).number > q.After && (q.Search == "" || matches(e)) {
+				all = append(all, *e)
+			}
+		}
+	}
+	l.mu.Unlock()
+	slices.SortFunc(all, func(a, b T) int { return cmp.Compare(of(&b).number, of(&a).number) })
+	return all[:min(len(all), q.Limit)]
+}
+
+// Capture is the content of a refused notify.
+type Capture struct {
+	Platform, Account    string
+	Content              []byte
+	ContentType, Signing string
+}
+
+// Capture returns the content of a refused notify, and whether it is still there.
+func (l *Log) Capture(number uint64) (*Capture, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	at := slices.IndexFunc(l.captured.entries, func(c capture) bool { return c.number == number })
+	if at < 0 {
+		return nil, false
+	}
+	c := &l.captured.entries[at]
+	found := &Capture{Content: slices.Clone(c.content), ContentType: c.contentType, Signing: c.signing}
+	for r := range l.notifies {
+		for i := range l.notifies[r].entries {
+			if n := &l.notifies[r].entries[i]; n.number == number {
+				found.Platform, found.Account = n.platform, n.account
+				return found, true
+			}
+		}
+	}
+	return nil, false // the notify itself is not kept any more
+}
