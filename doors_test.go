@@ -261,6 +261,20 @@ var doors = []door{
 		},
 	},
 	{
+		// What only a platform, the inbox or the watch knows, it asks them: their apps by methods, their admin APIs from the page.
+		name:  "console imports Caddy and internal/recent only",
+		files: func(s source) bool { return within(s.room(), "console") },
+		closed: func(_ source, i imported) bool {
+			room, ok := i.ours()
+			return ok && room != "internal/recent"
+		},
+	},
+	{
+		name:   "recent imports the standard library only",
+		files:  func(s source) bool { return within(s.room(), "internal/recent") },
+		closed: func(_ source, i imported) bool { return !i.standard() },
+	},
+	{
 		// With this, no other door can be walked around by way of a shared package.
 		name: "internal packages import no platform, no inbox and no sandbox",
 		files: func(s source) bool {
@@ -393,6 +407,11 @@ func TestDoorsClose(t *testing.T) {
 		{file: "watch/natsstore/module.go", path: "github.com/caddyserver/caddy/v2"},
 		{file: "module.go", path: ours + "watch"},
 		{file: "imports.go", path: ours + "watch/natsstore", blank: true, want: "the root does not"},
+		{file: "console/console.go", path: modulePath, want: "console imports"},
+		{file: "console/console.go", path: ours + "watch", want: "console imports"},
+		{file: "console/console.go", path: ours + "internal/doctor", want: "console imports"},
+		{file: "console/console.go", path: ours + "internal/recent"},
+		{file: "internal/recent/recent.go", path: "go.uber.org/zap", want: "recent imports"},
 		{file: "internal/sandbox/chinaums.go", path: modulePath, want: "the sandbox"},
 		{file: "internal/sandbox/chinaums.go", path: ours + "internal/inbound", want: "the sandbox"},
 		{file: "internal/sandbox/chinaums.go", path: "github.com/caddyserver/caddy/v2", want: "the sandbox imports"},

@@ -1,6 +1,8 @@
 package chinaums
 
 import (
+	// The page for whoever is on duty.
+	_ "github.com/caddy-chinaums/caddy-chinaums/console"
 	// The inbox, with the store that needs no server; inbox/natsstore is for those who ask for it.
 	_ "github.com/caddy-chinaums/caddy-chinaums/inbox"
 	_ "github.com/caddy-chinaums/caddy-chinaums/inbox/boltstore"

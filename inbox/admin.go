@@ -43,7 +43,7 @@ func init() {
 //	DELETE /inbox/<name>/messages?state=dead      removes all that were given up
 //	     &before=<time>                           only those that were given up before it (RFC 3339)
 //
-// A line in the log says who has deleted which.
+// A line in the log says who has deleted or redelivered which, or has seen it unmasked.
 //
 // Lists are arrays. What goes wrong is answered as in the rest of the API: {"error":"…"} with 400 for a query that is
 // wrong, 404 for what there is not, 409 for a message that cannot be redelivered or deleted, 503 while the inbox is not open.
@@ -368,6 +368,9 @@ func serveMessage(q *question) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if show {
+		q.audit("a message of the inbox was shown unmasked", zap.Uint64("seq", q.seq))
+	}
 	answer := newMessageJSON(message)
 	if len(message.Request) > 0 {
 		stored, err := decodeRequest(message.Request)
@@ -391,6 +394,9 @@ func serveRedeliver(q *question) (any, error) {
 		return nil, err
 	}
 	seq, err := q.store.Redeliver(q.Context(), q.seq, force)
+	if err == nil {
+		q.audit("a message of the inbox is delivered again", zap.Uint64("seq", q.seq), zap.Bool("force", force))
+	}
 	return redeliveredJSON{seq, Pending}, err
 }
 
