@@ -40,6 +40,10 @@ func tool(t *testing.T, names ...string) string {
 // browse opens a page in a browser of a language, so many pixels wide.
 func browse(t *testing.T, language, url string, width int, dark bool) *page {
 	t.Helper()
+	height := 640
+	if width < 500 { // a phone
+		height = 844
+	}
 	driver, binary := tool(t, "chromedriver"), tool(t, "chromium", "chromium-browser", "google-chrome")
 	command := exec.Command(driver, "--port=0")
 	output, err := command.StdoutPipe()
@@ -75,7 +79,7 @@ func browse(t *testing.T, language, url string, width int, dark bool) *page {
 		"browserName": "chrome", "timeouts": map[string]int{"implicit": 20_000, "pageLoad": 60_000, "script": 60_000},
 		"goog:chromeOptions": map[string]any{
 			"binary": binary, "prefs": map[string]string{"intl.accept_languages": language},
-			"mobileEmulation": map[string]any{"deviceMetrics": map[string]any{"width": width, "height": 844, "pixelRatio": 1, "touch": false}},
+			"mobileEmulation": map[string]any{"deviceMetrics": map[string]any{"width": width, "height": height, "pixelRatio": 1, "touch": false}},
 			"args":            args,
 		},
 		"goog:loggingPrefs": map[string]string{"browser": "ALL"},
@@ -136,7 +140,7 @@ func (p *page) run(script string, arguments ...any) (result string) {
 
 func (p *page) until(what, script, want string, arguments ...any) {
 	p.t.Helper()
-	for deadline := time.Now().Add(time.Minute); p.run(script, arguments...) != want; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); p.run(script, arguments...) != want; time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			p.t.Fatalf("%s: waited in vain; the page says %s\n%s", what, p.run("return document.body.innerText"), p.console())
 		}
@@ -220,11 +224,11 @@ func (p *page) shoot(name string) {
 	if directory == "" {
 		return
 	}
-	var picture string
-	p.do(http.MethodGet, "/screenshot", nil, &picture)
-	content, err := base64.StdEncoding.DecodeString(picture)
+	var picture struct{ Data string }
+	p.do(http.MethodPost, "/goog/cdp/execute", map[string]any{"cmd": "Page.captureScreenshot", "params": map[string]any{"format": "webp", "quality": 75}}, &picture)
+	content, err := base64.StdEncoding.DecodeString(picture.Data)
 	if err == nil {
-		err = os.WriteFile(filepath.Join(directory, name+".png"), content, 0o600)
+		err = os.WriteFile(filepath.Join(directory, name+".webp"), content, 0o600)
 	}
 	if err != nil {
 		p.t.Fatal(err)

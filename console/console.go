@@ -37,6 +37,7 @@ var pageFiles embed.FS
 //
 //	GET  /gateway/                            the page
 //	GET  /gateway/state                       what is configured, and what is counted of the last 24 hours
+//	     ?after=<number>                      and the calls and notifies behind this one, the newest first: one request asks it all
 //	GET  /gateway/calls                       the last calls, the newest first
 //	     ?after=<number>                      only those behind this one
 //	     &search=<text>                       only those with a number of an order or a refund that contains it
@@ -86,7 +87,7 @@ func (adminAPI) CaddyModule() caddy.ModuleInfo {
 func (a *adminAPI) Routes() []caddy.AdminRoute {
 	return []caddy.AdminRoute{
 		{Pattern: "/gateway/", Handler: caddy.AdminHandlerFunc(servePage)},
-		a.route("/gateway/state", nil, a.state),
+		a.route("/gateway/state", []string{"after"}, a.state),
 		a.route("/gateway/calls", []string{"after", "search", "limit"}, a.calls),
 		a.route("/gateway/notifies", []string{"after", "search", "limit"}, a.notifies),
 		a.route("/gateway/notifies/{number}/explain", []string{"lang"}, a.explain),
@@ -194,6 +195,13 @@ type stateJSON struct {
 	Platforms []platformJSON   `json:"platforms"`
 	Inbox     bool             `json:"inbox"`    // there may be an inbox: /inbox tells of it
 	Accounts  []recent.Account `json:"accounts"` // those that are configured, and those of which something is known
+
+	// Last is the number of the last entry when this was asked: nothing behind it has been missed, and some of it may be here.
+	Last uint64 `json:"last"`
+
+	// Where they are asked for.
+	Calls    []recent.CallEntry   `json:"calls,omitempty"`
+	Notifies []recent.NotifyEntry `json:"notifies,omitempty"`
 }
 
 type platformJSON struct {
@@ -203,14 +211,22 @@ type platformJSON struct {
 	Explains bool     `json:"explains"` // it explains notifies that it refused
 }
 
-func (a *adminAPI) state(http.ResponseWriter, *http.Request, url.Values) (any, error) {
+func (a *adminAPI) state(_ http.ResponseWriter, _ *http.Request, query url.Values) (any, error) {
 	apps, inbox, err := a.active()
 	if err != nil {
 		return nil, err
 	}
+	q, err := selected(query)
+	if err != nil {
+		return nil, err
+	}
+	last := a.recent().Last()
 	accounts, since := a.recent().Accounts()
 	answer := stateJSON{
-		Now: time.Now().UnixMilli(), Since: since.UnixMilli(), Slot: recent.SlotLength.Milliseconds(), Platforms: []platformJSON{}, Inbox: inbox, Accounts: accounts,
+		Now: time.Now().UnixMilli(), Since: since.UnixMilli(), Slot: recent.SlotLength.Milliseconds(), Platforms: []platformJSON{}, Inbox: inbox, Accounts: accounts, Last: last,
+	}
+	if query.Has("after") {
+		answer.Calls, answer.Notifies = a.recent().Calls(q), a.recent().Notifies(q)
 	}
 	for _, name := range slices.Sorted(maps.Keys(apps)) {
 		app := apps[name]

@@ -117,6 +117,13 @@ func TestCallsAndNotifies(t *testing.T) {
 	if n := told[0]; n.Result != "rejected" || n.Reason != "signature" || n.Status != 403 || n.Remote != "127.0.0.1" || !n.Explained || n.Type != "" {
 		t.Errorf("%+v", n)
 	}
+	var all struct {
+		Calls    []callEntry
+		Notifies []notifyEntry
+	}
+	if g.ask(fmt.Sprintf("/gateway/state?after=%d", last), &all); len(all.Calls) != 1 || len(all.Notifies) != 3 || all.Notifies[0].Result != "rejected" {
+		t.Errorf("all at once: %+v", all)
+	}
 	calls2, notifies2 := g.counts()
 	if calls2 != [3]int{calls[0] + 2, calls[1] + 1, calls[2] + 1} || notifies2 != [5]int{notifies[0] + 1, notifies[1], notifies[2] + 1, notifies[3] + 1, notifies[4]} {
 		t.Errorf("%v %v, before %v %v", calls2, notifies2, calls, notifies)
@@ -154,7 +161,7 @@ func TestExplained(t *testing.T) {
 		t.Errorf("the log says %q", line)
 	}
 	for path, want := range map[string]int{
-		"/gateway/notifies/1000000/explain": 404, "/gateway/notifies/x/explain": 400, at + "explain?x=1": 400, "/gateway/calls?after=x": 400,
+		"/gateway/notifies/1000000/explain": 404, "/gateway/notifies/x/explain": 400, at + "explain?x=1": 400, "/gateway/calls?after=x": 400, "/gateway/state?after=-1": 400,
 		"/gateway/calls?limit=0": 400, "/gateway/calls?limit=1&limit=2": 400, "/gateway/nothing": 404, "/gateway/page": 404, "/gateway/..%2fconsole.go": 404,
 	} {
 		if status, _, content := g.do("GET", g.admin+path, ""); status != want || !json.Valid([]byte(content)) {

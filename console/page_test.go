@@ -10,9 +10,14 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"go.uber.org/zap"
+
+	"github.com/caddy-chinaums/caddy-chinaums/inbox"
+	"github.com/caddy-chinaums/caddy-chinaums/inbox/boltstore"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/sandbox"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/testutil"
 )
@@ -45,6 +50,11 @@ func (g *gateway) becomes(number, state string) {
 func (g *gateway) dies() (number string) {
 	g.t.Helper()
 	before := g.dead()
+	testutil.Eventually(g.t, "what came before is delivered", func() bool {
+		var counts struct{ Pending int }
+		g.ask("/inbox/default", &counts)
+		return counts.Pending == 0
+	})
 	g.refuses.Store(true)
 	number = g.order("")
 	g.pay(number, sandbox.Genuine, 200)
@@ -86,7 +96,8 @@ func TestPage(t *testing.T) {
 	g.do("POST", g.admin+"/chinaums/orders/shop/"+late+"/query", "")
 	g.becomes(late, "paid")
 	p := browse(t, "zh-CN", g.admin+"/gateway/", 1000, false)
-	p.shows("应用正常收下")
+	p.shows("通知正常收下")
+	p.shows("应用已全部收下")
 	p.shows("结果未知的调用")
 	if got := p.run("return document.documentElement.lang"); got != "zh-CN" {
 		t.Errorf("the page's language is %s", got)
@@ -173,6 +184,18 @@ func TestPage(t *testing.T) {
 	p.shows(another)
 	p.clean()
 
+	// The pictures of docs/en/console.md and docs/zh/console.md.
+	if os.Getenv("CONSOLE_SCREENSHOTS") != "" {
+		for language, code := range map[string]string{"zh-CN": "zh", "en-US": "en"} {
+			p := browse(t, language, g.admin+"/gateway/", 860, false)
+			p.shows("shop")
+			p.shoot("console-overview-" + code)
+			p.to(g, "order/chinaums/shop/"+paid)
+			p.shows("precreate")
+			p.shoot("console-order-" + code)
+		}
+	}
+
 	// What was done stands in the log.
 	for _, line := range []string{
 		`"logger":"admin.api.chinaums","msg":"an order is queried now"`, `"logger":"admin.api.chinaums","msg":"the app is told of an order again"`,
@@ -217,7 +240,8 @@ func TestPageOnAPhone(t *testing.T) {
 			t.Errorf("%s turns text around", view)
 		}
 	}
-	p.shows("The app takes")
+	p.shows("Notifies are taken")
+	p.shows("There are dead letters")
 	fits("overview")
 	p.shoot("overview-phone")
 	p.to(g, "notifies")
@@ -235,7 +259,7 @@ func TestPageOnAPhone(t *testing.T) {
 	p.shows(evil)
 	fits("order")
 	p.to(g, "needs")
-	p.shows("1 dead letters in the inbox default")
+	p.shows("Dead letters in the inbox default: 1.")
 	p.click(`//details/summary`)
 	p.shows(`\u202e`)
 	fits("needs")
@@ -258,7 +282,7 @@ func TestKeyboard(t *testing.T) {
 	g := start(t, withWatch, withInbox, toInbox)
 	g.dies()
 	p := browse(t, "en-US", g.admin+"/gateway/", 1000, false)
-	p.shows("The app takes")
+	p.shows("Notifies are taken")
 	reach := func(id string) {
 		t.Helper()
 		for range 60 {
@@ -298,9 +322,31 @@ func TestKeyboard(t *testing.T) {
 	}
 	p.keys(keyEnter)
 	p.shows("It cannot be brought back")
+	// What happens meanwhile takes nothing away from whoever is asked.
+	asked := `return performance.getEntriesByType("resource").filter((one) => one.name.includes("/state?")).length > arguments[0] ? "yes" : ""`
+	turns, err := strconv.Atoi(p.run(`return performance.getEntriesByType("resource").filter((one) => one.name.includes("/state?")).length`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.refuses.Store(false)
+	g.pay(g.order(""), sandbox.Genuine, 200)
+	p.until("two more turns", asked, "yes", turns+1)
+	if got := p.focused(); got != "no" {
+		t.Errorf("the focus went to %s", got)
+	}
+	p.keys(keyEscape)
+	p.until("nothing is asked any more", `return document.querySelector("dialog[open]") ? "" : "yes"`, "yes")
+	if got := p.focused(); got != "delete-default-1" {
+		t.Errorf("the focus went to %s", got)
+	}
+	p.keys(keyEnter)
+	p.shows("It cannot be brought back")
 	p.keys(keyTab, keyEnter)
 	p.shows("1 deleted.")
 	p.shows("dead 0")
+	if got := p.focused(); got != "main" {
+		t.Errorf("the button is gone, and the focus went to %s", got)
+	}
 	p.clean()
 }
 
@@ -389,7 +435,7 @@ func TestAccessible(t *testing.T) {
 	for _, dark := range []bool{false, true} {
 		p := browse(t, "zh-CN", g.admin+"/gateway/", 390, dark)
 		for view, text := range map[string]string{
-			"overview": "应用正常收下", "needs": "条死信", "search": "单号", "notifies": "被拒绝", "calls": "precreate", "inbox": "死信 1", "order/chinaums/shop/" + number: "时间线",
+			"overview": "通知正常收下", "needs": "条死信", "search": "单号", "notifies": "被拒绝", "calls": "precreate", "inbox": "死信 1", "order/chinaums/shop/" + number: "时间线",
 		} {
 			p.to(g, view)
 			p.shows(text)
@@ -407,5 +453,67 @@ const done = arguments[arguments.length - 1]; axe.run().then((found) => done(fou
 			}
 		}
 		t.Logf("dark %v: the background is %s", dark, p.run("return getComputedStyle(document.body).backgroundColor"))
+	}
+}
+
+// TestManyMessages reports how long the inbox's page takes to its first rows with 100,000 messages in it.
+func TestManyMessages(t *testing.T) {
+	if testing.Short() {
+		t.Skip("100,000 messages take a while")
+	}
+	const count = 100_000
+	directory := t.TempDir()
+	fill(t, filepath.Join(directory, "inbox.db"), count)
+	g := start(t, "", strings.ReplaceAll(withInbox, "$DIR", directory), toInbox)
+	if n := g.dead(); n != count {
+		t.Fatalf("%d dead letters", n)
+	}
+	p := browse(t, "zh-CN", g.admin+"/gateway/#search", 1000, false)
+	p.shows("单号")
+	var took float64
+	p.do(http.MethodPost, "/execute/async", map[string]any{"args": []any{}, "script": `const done = arguments[arguments.length - 1], begun = performance.now();
+const look = () => document.querySelectorAll("main details").length >= 100 ? requestAnimationFrame(() => done(performance.now() - begun)) : requestAnimationFrame(look);
+location.hash = "inbox"; look();`}, &took)
+	t.Logf("%.0f ms to the first rows of %d", took, count)
+	p.shows("死信 100000")
+	p.button("more")
+	p.until("200 rows", `return document.querySelectorAll("main details").length`, "200")
+	p.choose("inbox-search", "order99999")
+	p.until("one row", `return document.querySelectorAll("main details").length`, "1")
+	p.button("delete-all-default")
+	p.shows("删除 default 的全部 100000 条死信？")
+	p.click(`//dialog[@open]//*[@id="no"]`)
+}
+
+// fill makes an inbox's file with so many dead letters.
+func fill(t *testing.T, file string, count int) {
+	t.Helper()
+	store, err := boltstore.Open(file, inbox.Settings{Remember: time.Hour, Lease: time.Minute, MaxDelay: time.Minute}, zap.NewNop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	const workers = 500 // whose puts and settlements share a sync
+	var group sync.WaitGroup
+	for worker := range workers {
+		group.Go(func() {
+			for i := worker; i < count; i += workers {
+				if _, err := store.Put(t.Context(), &inbox.Message{ID: fmt.Sprint("id", i), Subject: fmt.Sprint("order", i), Received: time.Now(), Request: []byte("{}")}); err != nil {
+					t.Errorf("put: %v", err)
+					return
+				}
+				message, err := store.Lease(t.Context())
+				if err == nil {
+					err = store.Settle(t.Context(), message, inbox.Outcome{Result: inbox.Dead, Answer: inbox.Answer{Status: 500, Error: "refused"}})
+				}
+				if err != nil {
+					t.Errorf("settle: %v", err)
+					return
+				}
+			}
+		})
+	}
+	group.Wait()
+	if err := store.Close(); err != nil {
+		t.Fatal(err)
 	}
 }

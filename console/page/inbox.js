@@ -12,6 +12,21 @@ const shown = new Map(); // messages that were opened, by inbox and seq
 const messages = (name) => `/inbox/${enc(name)}/messages`;
 const one = (m) => `${messages(m.inbox)}/${m.seq}`;
 
+// cards are the inboxes on the overview: what waits behind them for the app.
+export const cards = () => list.map((inbox) => element("article", { class: "card" }, element("h3", {}, say("收件箱 ", "Inbox "), theirs(inbox.name)),
+  element("p", { class: inbox.error || inbox.dead ? "bad" : inbox.pending ? "warn" : "good" }, inbox.error ? theirs(inbox.error)
+    : inbox.dead ? say("有死信：应用多次没有收下。", "There are dead letters: the app did not take them.")
+      : inbox.pending ? say("有消息在等应用收下。", "Messages wait for the app.") : say("应用已全部收下。", "The app has taken them all.")),
+  named([say("待投递", "Pending"), String(inbox.pending)], [say("最早", "Oldest"), inbox.oldest && clock(Date.parse(inbox.oldest))],
+    [say("死信", "Dead letters"), inbox.dead ? element("a", { href: "#needs" }, inbox.dead) : "0"], [say("已投递", "Delivered"), String(inbox.delivered)])));
+
+let counted = 0;
+export async function refreshCards(always) {
+  if (!always && Date.now() - counted < 30000) return;
+  counted = Date.now();
+  list = await inboxes();
+}
+
 // from asks for messages of an inbox.
 async function from(name, parameters) {
   const found = await api(`${messages(name)}?${new URLSearchParams(parameters)}`);
@@ -87,7 +102,7 @@ const remove = (m, again) => button(`delete-${m.inbox}-${m.seq}`, say("删除", 
 // content shows the stored request: masked, until it is asked for.
 function content(m) {
   const place = element("div", {}, element("p", { class: "quiet" }, say("正在读取…", "Reading…")));
-  const key = `${m.inbox} ${m.seq}`;
+  const key = `${m.inbox} ${m.seq} ${m.state} ${m.attempts}`;
   const show = async (unmasked) => {
     try {
       shown.set(key, await api(`${one(m)}${unmasked ? "?show=1" : ""}`));
@@ -119,9 +134,9 @@ function content(m) {
 }
 
 // message is a message to open.
-export function message(m, again) {
+export function message(m, again, label) {
   return fold(`message ${m.inbox} ${m.seq}`, [
-    clock(Date.parse(m.received)), element("span", { class: { dead: "bad", pending: "warn" }[m.state] ?? "good" }, texts.state(m.state)), theirs(m.subject || m.id, 80),
+    clock(Date.parse(m.received)), label ? element("span", {}, label) : "", element("span", { class: { dead: "bad", pending: "warn" }[m.state] ?? "good" }, texts.state(m.state)), theirs(m.subject || m.id, 80),
     element("span", { class: "quiet" }, `#${m.seq}`), m.answer?.error && element("span", { class: "quiet" }, theirs(masked(m.answer.error), 80)),
   ], () => [named(
     [say("标识", "Id"), theirs(m.id)], [say("订单", "Order"), m.subject && element("a", { href: `#search/${enc(m.subject)}` }, theirs(m.subject, 80))], [say("失败次数", "Failed deliveries"), m.attempts],
@@ -171,7 +186,7 @@ const bulk = (inbox, again) => inbox.dead > 0 && element("p", { class: "buttons"
 
 // deadLetters is the part of what needs a person; nothing where there are none.
 export const deadLetters = (found, again) => found.length > 0 && found.map((inbox) => element("div", {},
-  element("p", {}, say(`收件箱 ${inbox.name} 有 ${inbox.dead} 条死信：应用多次没有收下。修好应用，再重新投递。`, `${inbox.dead} dead letters in the inbox ${inbox.name}: the app did not take them, however often. Mend the app, then redeliver.`)),
+  element("p", {}, say(`收件箱 ${inbox.name} 有 ${inbox.dead} 条死信：应用多次没有收下。修好应用，再重新投递。`, `Dead letters in the inbox ${inbox.name}: ${inbox.dead}. The app did not take them, however often. Mend the app, then redeliver.`)),
   inbox.first.map((m) => message(m, again)), bulk(inbox, again)));
 
 export function draw(again, redraw) {

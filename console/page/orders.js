@@ -71,11 +71,11 @@ const wanted = {
   app_not_told: () => [say("应用未被告知", "The app was not told"), say("已付款，但应用没有收下：修好应用后重新告知。", "It is paid, and the app has not taken it: mend the app, then tell it again.")],
 };
 
-function needs1(o, at, again) {
+function need(o, at, again) {
   const [what, sentence] = wanted[o.verdict ?? o.kind]();
   const open = (o.calls ?? []).filter((c) => c.state === "unresolved" || c.state === "stuck");
   return element("li", {}, element("strong", { class: o.kind === "record" ? "warn" : "bad" }, what), " ", link(o), " ", element("span", { class: "quiet" }, theirs(o.merchant)),
-    open.map((c) => [" ", element("span", {}, say("退款等 ", "call "), theirs(c.number), " ", c.amount ? yuan(c.amount) : "")]),
+    open.map((c) => [" ", element("span", {}, `${texts.callKind(c.kind)} `, theirs(c.number), " ", c.amount ? yuan(c.amount) : "")]),
     o.verdict ? [" ", o.paid ? yuan(o.paid) : ""] : "", element("p", {}, sentence),
     element("p", { class: "buttons" }, queryNow(o, again, `need-${at}`), (o.verdict) && tellAgain(o, again, `need-${at}`)));
 }
@@ -88,7 +88,7 @@ export function needs(again) {
   return [
     part(say("待处理", "Needs a person"), element("p", { class: "quiet" }, say("订单每分钟更新一次。今天和昨天的付款（上海时间）。", "Orders are looked at once a minute; payments of today and yesterday in Shanghai.")),
       element("p", { class: "buttons" }, button("look-again", say("立即更新", "Look again"), again)), (needed.problems ?? []).map((text) => element("p", { class: "bad" }, theirs(text)))),
-    part(`${say("订单与退款", "Orders and refunds")} (${orders.length})`, watched().length ? (orders.length ? element("ul", { class: "plain" }, orders.map((o, at) => needs1(o, at, again))) : none) : noWatch()),
+    part(`${say("订单与退款", "Orders and refunds")} (${orders.length})`, watched().length ? (orders.length ? element("ul", { class: "plain" }, orders.map((o, at) => need(o, at, again))) : none) : noWatch()),
     part(say("死信", "Dead letters"), inbox.deadLetters(needed.dead ?? [], again) ?? none),
     part(say("被拒绝的通知（24 小时）", "Rejected notifies (24 hours)"), refused.size ? element("ul", { class: "plain" }, [...refused.values()].map((group) => {
       const [meaning, remedy] = texts.explained(group[0].reason) ?? [group[0].reason, ""];
@@ -131,7 +131,7 @@ export function search(again) {
     if (location.hash === `#search/${enc(looked.text)}`) again();
     else location.hash = `search/${enc(looked.text)}`;
   };
-  const section = (heading, list, draw) => list?.length && part(`${heading} (${list.length})`, draw(list));
+  const section = (heading, list, draw) => list?.length > 0 && part(`${heading} (${list.length})`, draw(list));
   return [part(say("查找", "Search"),
     element("form", { class: "tools", role: "search", onsubmit: go },
       element("label", { for: "number" }, say("单号", "Number")),
@@ -143,7 +143,7 @@ export function search(again) {
   found && section(say("通知", "Notifies"), found.notifies, (list) => list.map(recent.notify)),
   found && section(say("收件箱", "Inbox"), found.messages, (list) => list.map((m) => inbox.message(m, again))),
   found && !found.orders.length && !found.calls?.length && !found.notifies?.length && !found.messages.length && element("p", { id: "nothing" }, say("没有找到。", "Nothing was found.")),
-  !watched().length && noWatch()].filter(Boolean);
+  !watched().length && noWatch()];
 }
 
 // --- One order.
@@ -171,17 +171,17 @@ function events({ row, calls, notifies, messages }, again) {
   const all = [];
   const add = (at, what, kind, more) => at && all.push([at, what, kind, more]);
   for (const line of row?.lines ?? []) {
-    add(line.at, [texts.line(line.what), line.about && [" ", theirs(line.about)], line.word && [" ", theirs(masked(line.word))], line.state && [" → ", element("strong", {}, texts.state(line.state))],
+    add(line.at, [texts.line(line.what), line.about && [" ", theirs(line.about)], line.word && [" ", line.what === "told" ? texts.type(line.word) : theirs(masked(line.word))], line.state && [" → ", element("strong", {}, texts.state(line.state))],
       line.times > 1 && ` × ${line.times}`], line.state === "stuck" || line.state === "unresolved" ? "bad" : "");
   }
   for (const told of row?.told ?? []) {
     add(told.taken, [say("应用（或收件箱）收下：", "the app, or the inbox, took: "), texts.type(told.type), " ", element("code", {}, told.id)], "good");
     if (!told.taken) add(told.at, [say("应用还没有收下：", "the app has not taken: "), texts.type(told.type)], "bad");
   }
-  for (const c of calls ?? []) add(c.at, [say("调用结束：", "call ended: ")], "", recent.call(c));
-  for (const n of notifies ?? []) add(n.at, [say("通知：", "notify: ")], "", recent.notify(n));
+  for (const c of calls ?? []) add(c.at, "", "", recent.call(c, say("调用结束", "call ended")));
+  for (const n of notifies ?? []) add(n.at, "", "", recent.notify(n, say("通知", "notify")));
   for (const m of messages ?? []) {
-    add(Date.parse(m.received), [say("放入收件箱：", "in the inbox: ")], "", inbox.message(m, again));
+    add(Date.parse(m.received), "", "", inbox.message(m, again, say("放入收件箱", "into the inbox")));
     add(m.settled && Date.parse(m.settled), [say("收件箱：", "inbox: "), texts.state(m.state)], m.state === "dead" ? "bad" : "good");
     add(m.due && Date.parse(m.due), [say("收件箱下次投递", "the inbox delivers it next")], "quiet");
   }
@@ -201,11 +201,11 @@ export function order(again) {
     named([say("商户", "Merchant"), theirs(`${merchant} (${platform})`)],
       [say("状态", "State"), row && element("strong", { id: "order-state" }, texts.state(row.state))], [say("下单金额", "Ordered"), row?.amount && yuan(row.amount)], [say("已付", "Paid"), row?.paid && yuan(row.paid)],
       [say("注意", "Mind"), [row?.late && wanted.late_paid()[0], row?.differs && wanted.amount_differs()[0]].filter(Boolean).join(", ")], ["mid", theirs(row?.mid)]),
-    (row?.calls ?? []).length > 0 && element("ul", { class: "plain" }, row.calls.map((c) => element("li", {}, theirs(c.kind), " ", theirs(c.number), " ", c.amount ? yuan(c.amount) : "", " ", element("strong", {}, texts.state(c.state)), " ", c.code ?? ""))),
+    (row?.calls ?? []).length > 0 && element("ul", { class: "plain" }, row.calls.map((c) => element("li", {}, `${texts.callKind(c.kind)} `, theirs(c.number), " ", c.amount ? yuan(c.amount) : "", " ", element("strong", {}, texts.state(c.state)), " ", c.code === "SUCCESS" ? "" : c.code))),
     row && element("p", { class: "buttons" }, queryNow({ platform, merchant, order: number }, again, "order"), tellAgain({ platform, merchant, order: number }, again, "order")),
     !row && watched().includes(platform) && element("p", {}, say("watch 不认识这个订单。", "The watch does not know this order.")),
     !watched().includes(platform) && noWatch()),
   unclear.length > 0 && part(say("原因和应对措施", "Codes: cause and remedy"), unclear.map((code) => element("div", {}, element("code", {}, code), recent.advice(platform, code)))),
-  part(say("时间线", "Timeline"), element("ol", { class: "timeline" }, events(found, again).map(([at, what, kind, more]) => element("li", { class: kind || undefined }, clock(at), " ", what, more)))),
-  ].filter(Boolean);
+  part(say("时间线", "Timeline"), element("ol", { class: "timeline" }, events(found, again).map(([at, what, kind, more]) => element("li", { class: kind || undefined }, more ?? [clock(at), " ", what])))),
+  ];
 }

@@ -1,6 +1,6 @@
 // The console's page: its parts, what is drawn when, and the questions every five seconds, which stop in a hidden tab.
 
-import { clock, element, get, isEnglish, say, speak } from "./parts.js";
+import { clock, element, get, isEnglish, say, speak, there } from "./parts.js";
 import * as inbox from "./inbox.js";
 import * as orders from "./orders.js";
 import * as recent from "./recent.js";
@@ -9,7 +9,7 @@ const pause = 5000;
 
 // views are the page's parts: a name in the address, a heading, and what draws it.
 const views = {
-  overview: { name: () => say("总览", "Overview"), draw: () => recent.overview() },
+  overview: { name: () => say("总览", "Overview"), draw: () => recent.overview(), refresh: inbox.refreshCards, known: inbox.known },
   needs: {
     name: () => say("待处理", "Needs a person"), draw: () => orders.needs(again), refresh: orders.refreshNeeds, known: orders.knownNeeds,
   },
@@ -27,17 +27,20 @@ let running = false;
 let wanted = false; // somebody asked while it was running
 let composing = false; // a Chinese input method is at work: what it writes into must not be drawn anew
 
-// draw makes the view anew. What has the focus keeps it, with what was typed.
+// draw makes the view anew, unless somebody is being asked something, or is writing. What has the focus keeps it.
 function draw() {
-  if (composing) return;
-  const focused = document.activeElement?.id;
-  const { selectionStart, selectionEnd } = document.activeElement ?? {};
-  get("main").replaceChildren(...[views[current].draw()].flat().filter(Boolean));
-  const again = focused && document.getElementById(focused);
-  if (again && again !== document.activeElement) {
+  if (composing || get("ask").open) return false;
+  const focused = document.activeElement;
+  const within = get("main").contains(focused) && focused !== get("main");
+  const { selectionStart, selectionEnd } = focused ?? {};
+  get("main").replaceChildren(...there(views[current].draw()));
+  if (within) {
+    const same = (one) => one.textContent === focused.textContent && one.getAttribute("href") === focused.getAttribute("href");
+    const again = document.getElementById(focused.id) ?? [...get("main").querySelectorAll(focused.tagName)].find(same) ?? get("main");
     again.focus({ preventScroll: true });
     if (typeof selectionStart === "number") again.setSelectionRange?.(selectionStart, selectionEnd);
   }
+  return true;
 }
 
 function frame() {
@@ -66,10 +69,9 @@ async function look(always) {
     seen = Date.now();
     get("alive").className = "";
     get("alive").replaceChildren(say("更新于 ", "as of "), clock(seen));
-    const { now, ...rest } = recent.store.state;
+    const { now, last: number, ...rest } = recent.store.state;
     const known = JSON.stringify([current, rest, Math.floor(now / 300000), recent.store.calls[0]?.number, recent.store.notifies[0]?.number, views[current].known?.()]);
-    if (always === true || known !== last) draw();
-    last = known;
+    if ((always === true || known !== last) && draw()) last = known;
   } catch (problem) {
     get("alive").className = "bad";
     get("alive").textContent = `${say("网关没有应答：", "The gateway does not answer: ")}${problem.message}`;
@@ -86,7 +88,13 @@ const again = () => look(true);
 
 // route shows what the address names.
 async function route() {
-  const [name, ...rest] = location.hash.slice(1).split("/").map(decodeURIComponent);
+  const [name, ...rest] = location.hash.slice(1).split("/").map((piece) => {
+    try {
+      return decodeURIComponent(piece);
+    } catch {
+      return piece;
+    }
+  });
   current = Object.hasOwn(views, name) ? name : "overview";
   views[current].enter?.(...rest);
   get("said").textContent = "";

@@ -19,9 +19,12 @@ export function element(tag, attributes, ...children) {
     if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
     else if (value !== false && value !== undefined) made.setAttribute(name, value);
   }
-  made.append(...children.flat(Infinity).filter((child) => child !== undefined && child !== "" && child !== false && child !== null));
+  made.append(...there(children));
   return made;
 }
+
+// there are the children that are something.
+export const there = (children) => [children].flat(Infinity).filter((child) => child !== undefined && child !== "" && child !== false && child !== null);
 
 // visible shows the characters that would move, hide or turn text around, and cuts what is too long.
 export function visible(text, limit = 300) {
@@ -45,7 +48,7 @@ export const open = (key) => opened.add(key);
 // fold is something to open, which stays open when the view is drawn anew. body is asked when it opens.
 export function fold(key, summary, body) {
   const made = element("details", { open: opened.has(key) ? "" : false }, element("summary", { id: `fold-${encodeURIComponent(key)}` }, ...summary));
-  const fill = () => made.childElementCount === 1 && made.append(...body());
+  const fill = () => made.childElementCount === 1 && made.append(...there(body()));
   if (made.open) fill();
   made.addEventListener("toggle", () => {
     if (!made.open) return opened.delete(key);
@@ -55,9 +58,8 @@ export function fold(key, summary, body) {
   return made;
 }
 
-// named are values under their names; those without a value are left out.
-export const named = (...pairs) => element("dl", {}, pairs.filter(([, value]) => value !== "" && value !== undefined && value !== null)
-  .flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]));
+// named are values under their names; those without a value, or with 0, are left out.
+export const named = (...pairs) => element("dl", {}, pairs.filter(([, value]) => value).flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]));
 
 // part is a section with a heading.
 export const part = (heading, ...children) => element("section", {}, element("h2", {}, heading), ...children);
@@ -120,8 +122,13 @@ export function plot(title, slots, field, kinds, now) {
 export function copied(id, text) {
   const line = element("pre", { tabindex: "0" }, text);
   const press = async () => {
-    await navigator.clipboard?.writeText(text);
-    tell(say("已复制。", "Copied."));
+    try {
+      await navigator.clipboard.writeText(text);
+      tell(say("已复制。", "Copied."));
+    } catch { // no clipboard where the page does not come from this machine
+      getSelection().selectAllChildren(line);
+      tell(say("已选中，请用键盘复制。", "Selected: copy it with the keyboard."));
+    }
   };
   return [line, button(id, say("复制", "Copy"), press)];
 }

@@ -1,5 +1,6 @@
 // The views of what lately happened: overview, calls, notifies.
 
+import * as inbox from "./inbox.js";
 import { api, clock, copied, element, enc, fold, isEnglish, lasted, masked, named, part, plot, say, theirs } from "./parts.js";
 import * as texts from "./texts.js";
 
@@ -8,15 +9,19 @@ const language = () => (isEnglish() ? "en" : "zh");
 // store has what the page knows. The lists have the newest first.
 export const store = { state: undefined, calls: [], notifies: [] };
 
+const known = new Map(); // what was asked for once, by its address
+const kept = 1250; // of each list
+
 // refresh asks for what is new.
 export async function refresh() {
-  const state = await api("state");
-  if (store.state?.since !== state.since) Object.assign(store, { calls: [], notifies: [] }); // another process
-  store.state = state;
-  for (const list of ["calls", "notifies"]) {
-    const fresh = await api(`${list}?after=${store[list][0]?.number ?? 0}`);
-    store[list] = [...fresh, ...store[list]].slice(0, 1250);
+  const { calls = [], notifies = [], ...state } = await api(`state?after=${store.state?.last ?? 0}`);
+  if (store.state && store.state.since !== state.since) { // another process, which counts from 1
+    Object.assign(store, { state: undefined, calls: [], notifies: [] });
+    return refresh();
   }
+  const joined = (fresh, known) => [...fresh.filter((entry) => !known.length || entry.number > known[0].number), ...known].slice(0, kept);
+  Object.assign(store, { state, calls: joined(calls, store.calls), notifies: joined(notifies, store.notifies) });
+  return undefined;
 }
 
 const sum = (slots, field, index) => (slots ?? []).reduce((all, slot) => all + slot[field][index], 0);
@@ -26,12 +31,12 @@ export const orderLink = (platform, account, order) => (platform && account
   ? element("a", { href: `#order/${enc(platform)}/${enc(account)}/${enc(order)}` }, theirs(order, 80)) : theirs(order, 80));
 
 function takes(account) {
-  if (!account.last_taken && !account.last_failed) return element("p", { class: "quiet" }, say("还没有通知交给应用。", "No notify has reached the app yet."));
+  if (!account.last_taken && !account.last_failed) return element("p", { class: "quiet" }, say("还没有通知交给应用。", "No notify has been handed on yet."));
   if ((account.last_taken ?? 0) >= (account.last_failed ?? 0)) {
-    return element("p", { class: "good" }, say("应用正常收下，最近 ", "The app takes, last at "), clock(account.last_taken));
+    return element("p", { class: "good" }, say("通知正常收下，最近 ", "Notifies are taken, last at "), clock(account.last_taken));
   }
   const [meaning, remedy] = texts.explained(account.failure) ?? [account.failure, ""];
-  return element("p", { class: "bad" }, say("应用没有收下（", "The app does not take ("), clock(account.last_failed), `): ${meaning}. ${remedy}`);
+  return element("p", { class: "bad" }, say("通知没有被收下（", "Notifies are not taken ("), clock(account.last_failed), `): ${meaning}. ${remedy}`);
 }
 
 function card(account, now) {
@@ -59,19 +64,18 @@ export function overview() {
   const failed = shown.reduce((all, account) => all + sum(account.slots, "notifies", 2), 0);
   const rejected = shown.reduce((all, account) => all + sum(account.slots, "notifies", 3), 0);
   const worth = [
-    unknown && element("a", { href: "#calls/unknown" }, say(`结果未知的调用 ${unknown}`, `${unknown} calls of unknown outcome`)),
-    failed && element("a", { href: "#notifies/failed" }, say(`应用未收下的通知 ${failed}`, `${failed} notifies that the app did not take`)),
-    rejected && element("a", { href: "#notifies/rejected" }, say(`被拒绝的通知 ${rejected}`, `${rejected} rejected notifies`)),
+    unknown && element("a", { href: "#calls/unknown" }, say(`结果未知的调用 ${unknown}`, `calls of unknown outcome: ${unknown}`)),
+    failed && element("a", { href: "#notifies/failed" }, say(`应用未收下的通知 ${failed}`, `notifies that the app did not take: ${failed}`)),
+    rejected && element("a", { href: "#notifies/rejected" }, say(`被拒绝的通知 ${rejected}`, `rejected notifies: ${rejected}`)),
   ].filter(Boolean);
   return [part(say("总览", "Overview"),
     element("p", { class: "quiet" }, say("最近 24 小时。", "The last 24 hours."), now - since < 86400000 && [say("从 ", " Counted since "), clock(since), say(" 开始统计（Caddy 启动时）。", ", when Caddy started.")]),
     element("p", {}, worth.length ? worth.flatMap((link, at) => (at ? [" · ", link] : [link])) : element("span", { class: "good" }, say("没有异常的调用和通知。", "No call and no notify is out of the ordinary."))),
-    shown.length ? element("div", { class: "cards" }, shown.map((account) => card(account, now)))
+    shown.length ? element("div", { class: "cards" }, shown.map((account) => card(account, now)), inbox.cards())
       : element("p", {}, say("还没有配置商户。", "No merchant is configured yet.")))];
 }
 
 // advice says what a call's code means. The platform's own are asked for once.
-const known = new Map();
 export function advice(platform, code) {
   const place = element("p", {});
   const show = ([meaning, remedy]) => place.append(`${meaning}${meaning && remedy ? " — " : ""}${remedy}`);
@@ -85,10 +89,10 @@ export function advice(platform, code) {
   return place;
 }
 
-export function call(c) {
+export function call(c, label) {
   const outcome = texts.outcome(c.outcome);
   return fold(`call ${c.number}`, [
-    clock(c.at), element("span", { class: outcome.kind }, outcome.text), element("code", {}, theirs(c.path, 80)), theirs(c.order, 80),
+    clock(c.at), label ? element("span", {}, label) : "", element("span", { class: outcome.kind }, outcome.text), element("code", {}, theirs(c.path, 80)), theirs(c.order, 80),
     element("span", { class: "quiet" }, c.code === "other" ? "" : c.code),
   ], () => [named(
     [say("商户", "Merchant"), `${accountName(c)} (${c.platform})`], [say("订单", "Order"), c.order && orderLink(c.platform, c.account, c.order)],
@@ -106,16 +110,18 @@ function explanation(n) {
     + ` --${n.platform === "chinaums" ? "merchant" : "terminal"} ${n.account}`;
   const line = () => [element("p", {}, say("在网关所在机器上运行，可以看到全部：", "To see all of it, run this where the gateway is:")), ...copied(`copy-${n.number}`, capture)];
   if (!platform?.explains) return element("div", {}, ...line());
-  api(`notifies/${n.number}/explain?lang=${language()}`).then((said) => place.append(element("pre", { tabindex: "0" }, theirs(said.text, 20000)), ...line()),
+  const asked = `notifies/${n.number}/explain?lang=${language()}`;
+  if (!known.has(asked)) known.set(asked, api(asked));
+  known.get(asked).then((said) => place.append(element("pre", { tabindex: "0" }, theirs(said.text, 20000)), ...line()),
     (problem) => place.append(element("p", { class: "quiet" }, problem.message)));
   return place;
 }
 
-export function notify(n) {
+export function notify(n, label) {
   const result = texts.result(n.result);
   const [meaning, remedy] = texts.explained(n.reason) ?? [n.reason, ""];
   return fold(`notify ${n.number}`, [
-    clock(n.at), element("span", { class: result.kind }, result.text), n.type ? texts.type(n.type) : "", theirs(n.order, 80), element("span", { class: "quiet" }, meaning ?? ""),
+    clock(n.at), label ? element("span", {}, label) : "", element("span", { class: result.kind }, result.text), n.type ? element("span", {}, texts.type(n.type)) : "", theirs(n.order, 80), element("span", { class: "quiet" }, meaning ?? ""),
   ], () => [named(
     [say("商户", "Merchant"), `${accountName(n)} (${n.platform})`],
     [n.type ? say("订单", "Order") : say("自称的订单", "Order it claims"), n.order && (n.type ? orderLink(n.platform, n.account, n.order) : theirs(n.order))],

@@ -78,6 +78,9 @@ const lines = {
 };
 export const line = (word) => (lines[word] ? say(...lines[word]) : word);
 
+const calls = { order: ["下单", "order"], link: ["链接", "link"], refund: ["退款", "refund"], capture: ["扣款", "capture"], close: ["关单", "close"] };
+export const callKind = (word) => (calls[word] ? say(...calls[word]) : word ?? "");
+
 const kinds = { payment: ["付款", "payment"], refund: ["退款", "refund"], bill: ["账单", "bill"], guarantee: ["担保", "guarantee"], deduction: ["代扣", "deduction"] };
 const ends = {
   succeeded: ["成功", "succeeded"], created: ["已创建", "created"], pending: ["等待付款", "pending"], closed: ["已关闭", "closed"], unknown: ["未知", "unknown"],

@@ -49,6 +49,13 @@ type Select struct {
 	Limit  int    // at most so many, the newest
 }
 
+// Last is the number of the last entry; 0: there is none yet.
+func (l *Log) Last() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.last
+}
+
 // Calls returns calls, the newest first.
 func (l *Log) Calls(q Select) []CallEntry {
 	all := read(l, &l.calls, q, func(c *call) *entry { return &c.entry }, func(c *call) bool {

@@ -34,7 +34,7 @@ type Call struct {
 // Notify is a notify, as it ended. Texts are cut to 64 bytes.
 type Notify struct {
 	Platform, Account    string
-	Type, ID, Order      string // of a refused one: Order is what it claims
+	Type, ID, Order      string // Type and ID are empty of a refused one, and Order is what it claims
 	Result, Reason       string
 	Remote               string // who sent a refused one
 	Status, AppStatus    int    // what the platform was answered, and what the app did; 0: it did not
@@ -157,7 +157,7 @@ func (l *Log) Notified(n *Notify) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	which := 0
-	if n.Result == Rejected || n.Account == "" {
+	if n.Type == "" || n.Account == "" {
 		which = 1
 	}
 	l.last++

@@ -42,7 +42,7 @@ func TestCallsAreKept(t *testing.T) {
 func TestStrangersPushNothingOut(t *testing.T) {
 	l, _ := clockwork()
 	l.Called(&Call{Platform: "chinaums", Account: "shop", Order: []byte("mine"), Outcome: "answered", Code: "SUCCESS"})
-	l.Notified(&Notify{Platform: "chinaums", Account: "shop", Order: "mine", Result: Taken})
+	l.Notified(&Notify{Platform: "chinaums", Account: "shop", Type: "t", Order: "mine", Result: Taken})
 	for range 3000 {
 		l.Called(&Call{Platform: "chinaums", Outcome: "not_sent", Code: "GATEWAY_FORBIDDEN", Reason: "allow"})
 		l.Notified(&Notify{Platform: "chinaums", Account: "shop", Result: Rejected, Reason: "signature"})
@@ -62,7 +62,7 @@ func TestTextsAreCut(t *testing.T) {
 	l, _ := clockwork()
 	long := strings.Repeat("金", 3000)
 	l.Called(&Call{Platform: "chinaums", Account: "shop", Path: long, Order: []byte(long), Words: long, Outcome: "answered"})
-	l.Notified(&Notify{Platform: "chinaums", Account: "shop", Order: long, ID: long, Remote: long, Result: Taken})
+	l.Notified(&Notify{Platform: "chinaums", Account: "shop", Type: "t", Order: long, ID: long, Remote: long, Result: Taken})
 	c, n := l.Calls(Select{Limit: 1})[0], l.Notifies(Select{Limit: 1})[0]
 	if want := strings.Repeat("金", 21); c.Path != want || c.Order != want || n.Order != want || n.ID != want || n.Remote != want {
 		t.Errorf("%q, %q", c.Path, n.Order)
