@@ -126,7 +126,7 @@ func TestAlerts(t *testing.T) {
 	bind 127.0.0.1
 	metrics /metrics
 	inbox /inbox {
-		id      {http.request.uri}
+		id      {http.request.header.Ce-Id}
 		retry   1h
 		deliver {
 			respond 500
@@ -148,7 +148,7 @@ func TestAlerts(t *testing.T) {
 	call("/v1/netpay/query", "application/json")
 	call("/v1/netpay/refund", "application/json")
 	call("/v1/netpay/query", "text/plain")
-	call("/inbox", "application/json")
+	do(t, newRequest(t, "POST", "http://"+address+"/inbox", "{}", "Ce-Id: 1", "Content-Type: application/json"))
 	for _, variant := range []string{"genuine", "foreign-mid", "tampered"} {
 		// The app does not take the genuine one: all three are answered FAILED.
 		_, _ = runCommand(notifyCommand(), "", "--set", "mid=898340149000005", "--variant", variant, "http://"+address+"/notify")

@@ -71,7 +71,7 @@ func newWatchEvent(terminal string, members map[string]json.RawMessage) (*watch.
 	if err != nil {
 		return nil, err
 	}
-	return &watch.Event{ID: event.ID, Type: event.Type, Content: &watched.Content{Data: event.Data, Context: inbound.Context{
+	return &watch.Event{ID: event.ID, Type: event.Type, Content: &watched.Content{Data: event.Data, Word: event.word, Context: inbound.Context{
 		ID: event.ID, Source: source, Type: event.Type, Subject: event.Subject, Time: event.Time,
 	}}}, nil
 }
