@@ -107,7 +107,9 @@ func BenchmarkStart(b *testing.B) {
 				b.ReportMetric(kib/1024, words[0]+"MiB")
 			}
 		}
+		command := g.command
 		g.kill()
+		b.ReportMetric((command.ProcessState.UserTime() + command.ProcessState.SystemTime()).Seconds(), "cpu-s/start") // which a busy machine does not change
 	}
 }
 
