@@ -103,8 +103,8 @@ func TestCutOff(t *testing.T) {
 	storetest.CutOff(t, s, server.Kill, func() { server.Start(); server.Usable() })
 }
 
-// TestHung: the server of the connection stands still and closes nothing. Another one is taken, as by the inbox; that took half a minute, in
-// which every refund was refused.
+// TestHung: the server of the connection stands still and closes nothing. Another one is taken, as by the inbox. That took half a
+// minute, in which every refund was refused.
 func TestHung(t *testing.T) {
 	server := natstest.Run(t, "")
 	hung := [2]atomic.Bool{}
