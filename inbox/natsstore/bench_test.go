@@ -127,7 +127,7 @@ func BenchmarkDepth(b *testing.B) {
 	if len(depths) == 0 {
 		depths = []string{"1000"}
 	}
-	config := provider(b, nil, oneServer(b, "").url())
+	config := provider(b, nil, natstest.Run(b, "").URL())
 	for _, depth := range depths {
 		pending, err := strconv.Atoi(depth)
 		if err != nil {
