@@ -5,7 +5,6 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -20,12 +19,24 @@ import (
 	"github.com/caddy-chinaums/caddy-chinaums/inbox/boltstore"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/sandbox"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/testutil"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/testutil/webdriver"
 )
+
+// page is a browser that shows the console.
+type page struct {
+	*webdriver.Page
+	t *testing.T
+}
+
+func browse(t *testing.T, language, url string, width int, dark bool) *page {
+	t.Helper()
+	return &page{webdriver.Browse(t, language, url, width, dark), t}
+}
 
 // to opens one of the page's views.
 func (p *page) to(g *gateway, view string) {
 	p.t.Helper()
-	p.open(g.admin + "/gateway/#" + view)
+	p.Open(g.admin + "/gateway/#" + view)
 }
 
 // dead is how many dead letters the inbox has.
@@ -65,7 +76,7 @@ func (g *gateway) dies() (number string) {
 // clean fails the test for anything that the browser complains about, but for answers that a test provokes.
 func (p *page) clean() {
 	p.t.Helper()
-	for line := range strings.SplitSeq(p.console(), "\n") {
+	for line := range strings.SplitSeq(p.Console(), "\n") {
 		if strings.HasPrefix(line, "SEVERE") || strings.Contains(line, "Content Security Policy") {
 			p.t.Errorf("the browser says: %s", line)
 		}
@@ -96,82 +107,82 @@ func TestPage(t *testing.T) {
 	g.do("POST", g.admin+"/chinaums/orders/shop/"+late+"/query", "")
 	g.becomes(late, "paid")
 	p := browse(t, "zh-CN", g.admin+"/gateway/", 1000, false)
-	p.shows("通知正常收下")
-	p.shows("应用已全部收下")
-	p.shows("结果未知的调用")
-	if got := p.run("return document.documentElement.lang"); got != "zh-CN" {
+	p.Shows("通知正常收下")
+	p.Shows("应用已全部收下")
+	p.Shows("结果未知的调用")
+	if got := p.Run("return document.documentElement.lang"); got != "zh-CN" {
 		t.Errorf("the page's language is %s", got)
 	}
-	p.until("plots with words", `return [...document.querySelectorAll("svg[role=img]")].every((one) => /\d/.test(one.getAttribute("aria-label"))) ? "yes" : ""`, "yes")
-	p.shoot("overview-zh")
+	p.Until("plots with words", `return [...document.querySelectorAll("svg[role=img]")].every((one) => /\d/.test(one.getAttribute("aria-label"))) ? "yes" : ""`, "yes")
+	p.Shoot("overview-zh")
 
 	p.to(g, "calls")
-	p.shows("最近的调用")
-	p.choose("calls-kind", "unknown")
-	p.click(`//details[contains(., "` + lost + `")]/summary`)
-	p.shows("先查询订单，再决定是否重试")
-	p.choose("calls-word", "nothing like it")
-	p.until("the filter", `return document.querySelectorAll("main details").length`, "0")
-	p.choose("calls-word", "")
+	p.Shows("最近的调用")
+	p.Choose("calls-kind", "unknown")
+	p.Click(`//details[contains(., "` + lost + `")]/summary`)
+	p.Shows("先查询订单，再决定是否重试")
+	p.Choose("calls-word", "nothing like it")
+	p.Until("the filter", `return document.querySelectorAll("main details").length`, "0")
+	p.Choose("calls-word", "")
 
 	p.to(g, "notifies/rejected")
-	p.click(`//details[contains(., "` + paid + `")]/summary`)
-	p.shows("验签失败")
-	p.shows("| caddy chinaums verify --config /etc/caddy/Caddyfile --merchant shop")
-	p.shoot("notifies-zh")
+	p.Click(`//details[contains(., "` + paid + `")]/summary`)
+	p.Shows("验签失败")
+	p.Shows("| caddy chinaums verify --config /etc/caddy/Caddyfile --merchant shop")
+	p.Shoot("notifies-zh")
 
 	// An order by its refund's number, with everything that is known of it.
 	p.to(g, "search")
-	p.choose("number", paid+"R")
-	p.button("find")
-	p.click(`//main//a[text()="` + paid + `" or .="` + paid + `"]`)
-	p.shows("时间线")
-	p.shows("应用（或收件箱）收下")
-	p.shows(paid + "R")
-	p.shows("下次查询")
-	p.shoot("order-zh")
-	p.confirm("query-order")
-	p.shows("已查询，订单现在的状态：已付款")
-	p.confirm("resend-order")
-	p.shows("已查询；若平台有定论")
+	p.Choose("number", paid+"R")
+	p.Button("find")
+	p.Click(`//main//a[text()="` + paid + `" or .="` + paid + `"]`)
+	p.Shows("时间线")
+	p.Shows("应用（或收件箱）收下")
+	p.Shows(paid + "R")
+	p.Shows("下次查询")
+	p.Shoot("order-zh")
+	p.Confirm("query-order")
+	p.Shows("已查询，订单现在的状态：已付款")
+	p.Confirm("resend-order")
+	p.Shows("已查询；若平台有定论")
 
 	first, second := g.dies(), g.dies()
 	p.to(g, "needs")
 	for _, text := range []string{"结果未知", "关闭后付款", "收件箱 default 有 2 条死信", "签名与参数及密钥不符"} {
-		p.shows(text)
+		p.Shows(text)
 	}
-	p.shoot("needs-zh")
-	p.click(`//li[contains(., "` + paid + `")]//button[contains(., "立即查询")]`)
-	p.click(`//dialog[@open]//*[@id="no"]`) // not this time
-	p.until("nothing is asked any more", `return document.querySelector("dialog[open]") ? "" : "yes"`, "yes")
+	p.Shoot("needs-zh")
+	p.Click(`//li[contains(., "` + paid + `")]//button[contains(., "立即查询")]`)
+	p.Click(`//dialog[@open]//*[@id="no"]`) // not this time
+	p.Until("nothing is asked any more", `return document.querySelector("dialog[open]") ? "" : "yes"`, "yes")
 
 	p.to(g, "inbox")
-	p.shows("死信 2")
-	p.click(`//details[contains(., "` + first + `")]/summary`)
-	p.shows("字节，已遮盖")
-	p.lacks(`"merOrderId"`)
-	p.shoot("inbox-zh")
-	seq := p.run(`return document.querySelector("button[id^='show-default-']").id.split("-").at(-1)`)
-	p.confirm("show-default-" + seq)
-	p.shows(`"merOrderId":"` + first + `"`)
-	p.confirm("redeliver-default-" + seq)
-	p.shows("待投递，结果见列表")
+	p.Shows("死信 2")
+	p.Click(`//details[contains(., "` + first + `")]/summary`)
+	p.Shows("字节，已遮盖")
+	p.Lacks(`"merOrderId"`)
+	p.Shoot("inbox-zh")
+	seq := p.Run(`return document.querySelector("button[id^='show-default-']").id.split("-").at(-1)`)
+	p.Confirm("show-default-" + seq)
+	p.Shows(`"merOrderId":"` + first + `"`)
+	p.Confirm("redeliver-default-" + seq)
+	p.Shows("待投递，结果见列表")
 	testutil.Eventually(t, "dead once more", func() bool { return g.dead() == 2 })
 	g.refuses.Store(false)
-	p.shows("死信 2")
-	p.confirm("redeliver-all-default")
-	p.shows("2 条死信待投递")
-	p.shows("死信 0")
-	p.choose("inbox-state", "delivered")
-	p.click(`//details[contains(., "` + second + `")]/summary`)
-	seq = p.run(`return document.querySelector("main details[open] button[id^='delete-default-']").id.split("-").at(-1)`)
-	p.confirm("delete-default-" + seq)
-	p.shows("已删除 1 条")
-	p.choose("inbox-state", "dead")
+	p.Shows("死信 2")
+	p.Confirm("redeliver-all-default")
+	p.Shows("2 条死信待投递")
+	p.Shows("死信 0")
+	p.Choose("inbox-state", "delivered")
+	p.Click(`//details[contains(., "` + second + `")]/summary`)
+	seq = p.Run(`return document.querySelector("main details[open] button[id^='delete-default-']").id.split("-").at(-1)`)
+	p.Confirm("delete-default-" + seq)
+	p.Shows("已删除 1 条")
+	p.Choose("inbox-state", "dead")
 	g.dies()
-	p.shows("死信 1")
-	p.confirm("delete-all-default")
-	p.shows("已删除 1 条")
+	p.Shows("死信 1")
+	p.Confirm("delete-all-default")
+	p.Shows("已删除 1 条")
 	if n := g.dead(); n != 0 {
 		t.Errorf("%d dead letters are left", n)
 	}
@@ -179,20 +190,20 @@ func TestPage(t *testing.T) {
 	// It updates by itself.
 	fresh := g.order("")
 	p.to(g, "calls")
-	p.shows(fresh)
+	p.Shows(fresh)
 	another := g.order("")
-	p.shows(another)
+	p.Shows(another)
 	p.clean()
 
 	// The pictures of docs/en/console.md and docs/zh/console.md.
 	if os.Getenv("CONSOLE_SCREENSHOTS") != "" {
 		for language, code := range map[string]string{"zh-CN": "zh", "en-US": "en"} {
 			p := browse(t, language, g.admin+"/gateway/", 860, false)
-			p.shows("shop")
-			p.shoot("console-overview-" + code)
+			p.Shows("shop")
+			p.Shoot("console-overview-" + code)
 			p.to(g, "order/chinaums/shop/"+paid)
-			p.shows("precreate")
-			p.shoot("console-order-" + code)
+			p.Shows("precreate")
+			p.Shoot("console-order-" + code)
 		}
 	}
 
@@ -226,54 +237,54 @@ func TestPageOnAPhone(t *testing.T) {
 	p := browse(t, "en-US", g.admin+"/gateway/", 390, true)
 	fits := func(view string) {
 		t.Helper()
-		if width := p.run("return document.documentElement.scrollWidth"); width != "390" {
+		if width := p.Run("return document.documentElement.scrollWidth"); width != "390" {
 			t.Errorf("%s is %s pixels wide on a phone of 390", view, width)
 		}
-		if found := p.run(`return document.images.length + document.querySelectorAll("main script, main iframe").length + document.title`); found != "0Payment gateway console" {
+		if found := p.Run(`return document.images.length + document.querySelectorAll("main script, main iframe").length + document.title`); found != "0Payment gateway console" {
 			t.Errorf("%s: an order's text is markup: %s", view, found)
 		}
-		text := p.run(`return [...document.body.querySelectorAll("*")].filter((one) => !one.closest("bdi, #language, noscript")).flatMap((one) => [...one.childNodes].filter((child) => child.nodeType === 3).map((child) => child.data)).join("")`)
+		text := p.Run(`return [...document.body.querySelectorAll("*")].filter((one) => !one.closest("bdi, #language, noscript")).flatMap((one) => [...one.childNodes].filter((child) => child.nodeType === 3).map((child) => child.data)).join("")`)
 		if chinese := regexp.MustCompile(`\p{Han}+`).FindString(text); chinese != "" {
 			t.Errorf("%s has Chinese on the English page: %s", view, chinese)
 		}
-		if strings.ContainsAny(p.run("return document.body.innerText"), "\u202e\u200b") {
+		if strings.ContainsAny(p.Run("return document.body.innerText"), "\u202e\u200b") {
 			t.Errorf("%s turns text around", view)
 		}
 	}
-	p.shows("Notifies are taken")
-	p.shows("There are dead letters")
+	p.Shows("Notifies are taken")
+	p.Shows("There are dead letters")
 	fits("overview")
-	p.shoot("overview-phone")
+	p.Shoot("overview-phone")
 	p.to(g, "notifies")
-	p.click(`//details[contains(., "rejected")]/summary`)
-	p.shows("does not verify")
+	p.Click(`//details[contains(., "rejected")]/summary`)
+	p.Shows("does not verify")
 	fits("notifies")
-	p.shoot("notifies-phone")
+	p.Shoot("notifies-phone")
 	p.to(g, "calls")
-	p.click(`//details/summary`)
-	p.shows("Outcome")
+	p.Click(`//details/summary`)
+	p.Shows("Outcome")
 	fits("calls")
 	p.to(g, "search/"+url.PathEscape(number))
-	p.click(`//main//li/a`)
-	p.shows("Timeline")
-	p.shows(evil)
+	p.Click(`//main//li/a`)
+	p.Shows("Timeline")
+	p.Shows(evil)
 	fits("order")
 	p.to(g, "needs")
-	p.shows("Dead letters in the inbox default: 1.")
-	p.click(`//details/summary`)
-	p.shows(`\u202e`)
+	p.Shows("Dead letters in the inbox default: 1.")
+	p.Click(`//details/summary`)
+	p.Shows(`\u202e`)
 	fits("needs")
 	p.to(g, "inbox")
-	p.shows("dead 1")
-	p.shows("masked") // what was opened stays open
-	p.confirm("show-default-" + p.run(`return document.querySelector("button[id^='show-default-']").id.split("-").at(-1)`))
-	p.shows("<script>alert(1)</script>")
+	p.Shows("dead 1")
+	p.Shows("masked") // what was opened stays open
+	p.Confirm("show-default-" + p.Run(`return document.querySelector("button[id^='show-default-']").id.split("-").at(-1)`))
+	p.Shows("<script>alert(1)</script>")
 	fits("inbox")
-	p.shoot("inbox-phone")
-	p.button("language")
-	p.shows("收件箱")
-	p.open(g.admin + "/gateway/#inbox") // the choice is kept
-	p.shows("收件箱")
+	p.Shoot("inbox-phone")
+	p.Button("language")
+	p.Shows("收件箱")
+	p.Open(g.admin + "/gateway/#inbox") // the choice is kept
+	p.Shows("收件箱")
 	p.clean()
 }
 
@@ -282,69 +293,69 @@ func TestKeyboard(t *testing.T) {
 	g := start(t, withWatch, withInbox, toInbox)
 	g.dies()
 	p := browse(t, "en-US", g.admin+"/gateway/", 1000, false)
-	p.shows("Notifies are taken")
+	p.Shows("Notifies are taken")
 	reach := func(id string) {
 		t.Helper()
 		for range 60 {
-			if p.focused() == id {
+			if p.Focused() == id {
 				return
 			}
-			p.keys(keyTab)
+			p.Keys(webdriver.KeyTab)
 		}
-		t.Fatalf("no key leads to %s; the focus is on %s", id, p.focused())
+		t.Fatalf("no key leads to %s; the focus is on %s", id, p.Focused())
 	}
-	p.keys(keyTab)
-	if got := p.focused(); got != "skip" {
+	p.Keys(webdriver.KeyTab)
+	if got := p.Focused(); got != "skip" {
 		t.Errorf("the first is %s", got)
 	}
-	p.keys(keyEnter)
-	if got := p.focused(); got != "main" {
+	p.Keys(webdriver.KeyEnter)
+	if got := p.Focused(); got != "main" {
 		t.Errorf("the way past the menu leads to %s", got)
 	}
-	p.open(g.admin + "/gateway/#overview")
-	p.run("document.activeElement.blur()")
+	p.Open(g.admin + "/gateway/#overview")
+	p.Run("document.activeElement.blur()")
 	reach("to-inbox")
-	p.keys(keyEnter)
-	p.shows("dead 1")
+	p.Keys(webdriver.KeyEnter)
+	p.Shows("dead 1")
 	reach("fold-message%20default%201")
-	p.keys(keyEnter)
-	p.shows("bytes, masked")
+	p.Keys(webdriver.KeyEnter)
+	p.Shows("bytes, masked")
 	reach("delete-default-1")
-	p.keys(keyEnter)
-	p.shows("It cannot be brought back")
-	if got := p.focused(); got != "no" {
+	p.Keys(webdriver.KeyEnter)
+	p.Shows("It cannot be brought back")
+	if got := p.Focused(); got != "no" {
 		t.Errorf("a question begins at %s", got)
 	}
-	p.keys(keyEscape)
-	p.until("nothing is asked any more", `return document.querySelector("dialog[open]") ? "" : "yes"`, "yes")
-	if n := g.dead(); n != 1 || p.focused() != "delete-default-1" {
-		t.Errorf("%d dead letters, the focus is on %s", n, p.focused())
+	p.Keys(webdriver.KeyEscape)
+	p.Until("nothing is asked any more", `return document.querySelector("dialog[open]") ? "" : "yes"`, "yes")
+	if n := g.dead(); n != 1 || p.Focused() != "delete-default-1" {
+		t.Errorf("%d dead letters, the focus is on %s", n, p.Focused())
 	}
-	p.keys(keyEnter)
-	p.shows("It cannot be brought back")
+	p.Keys(webdriver.KeyEnter)
+	p.Shows("It cannot be brought back")
 	// What happens meanwhile takes nothing away from whoever is asked.
 	asked := `return performance.getEntriesByType("resource").filter((one) => one.name.includes("/state?")).length > arguments[0] ? "yes" : ""`
-	turns, err := strconv.Atoi(p.run(`return performance.getEntriesByType("resource").filter((one) => one.name.includes("/state?")).length`))
+	turns, err := strconv.Atoi(p.Run(`return performance.getEntriesByType("resource").filter((one) => one.name.includes("/state?")).length`))
 	if err != nil {
 		t.Fatal(err)
 	}
 	g.refuses.Store(false)
 	g.pay(g.order(""), sandbox.Genuine, 200)
-	p.until("two more turns", asked, "yes", turns+1)
-	if got := p.focused(); got != "no" {
+	p.Until("two more turns", asked, "yes", turns+1)
+	if got := p.Focused(); got != "no" {
 		t.Errorf("the focus went to %s", got)
 	}
-	p.keys(keyEscape)
-	p.until("nothing is asked any more", `return document.querySelector("dialog[open]") ? "" : "yes"`, "yes")
-	if got := p.focused(); got != "delete-default-1" {
+	p.Keys(webdriver.KeyEscape)
+	p.Until("nothing is asked any more", `return document.querySelector("dialog[open]") ? "" : "yes"`, "yes")
+	if got := p.Focused(); got != "delete-default-1" {
 		t.Errorf("the focus went to %s", got)
 	}
-	p.keys(keyEnter)
-	p.shows("It cannot be brought back")
-	p.keys(keyTab, keyEnter)
-	p.shows("1 deleted.")
-	p.shows("dead 0")
-	if got := p.focused(); got != "main" {
+	p.Keys(webdriver.KeyEnter)
+	p.Shows("It cannot be brought back")
+	p.Keys(webdriver.KeyTab, webdriver.KeyEnter)
+	p.Shows("1 deleted.")
+	p.Shows("dead 0")
+	if got := p.Focused(); got != "main" {
 		t.Errorf("the button is gone, and the focus went to %s", got)
 	}
 	p.clean()
@@ -356,17 +367,17 @@ func TestNothingSwitchedOn(t *testing.T) {
 	number := g.order("")
 	g.pay(number, sandbox.Genuine, 200)
 	p := browse(t, "en-US", g.admin+"/gateway/#needs", 1000, false)
-	p.shows("There is no watch")
+	p.Shows("There is no watch")
 	p.to(g, "inbox")
-	p.shows("There is no inbox")
+	p.Shows("There is no inbox")
 	p.to(g, "search/"+number)
-	p.shows("There is no watch")
-	p.click(`//details[contains(., "precreate")]/summary`)
-	p.click(`//dd/a[contains(., "` + number + `")]`)
-	p.shows("Timeline") // of what is remembered
-	p.shows("taken")
+	p.Shows("There is no watch")
+	p.Click(`//details[contains(., "precreate")]/summary`)
+	p.Click(`//dd/a[contains(., "` + number + `")]`)
+	p.Shows("Timeline") // of what is remembered
+	p.Shows("taken")
 	p.to(g, "search/nothing")
-	p.shows("Nothing was found")
+	p.Shows("Nothing was found")
 	p.clean()
 }
 
@@ -374,59 +385,30 @@ func TestNothingSwitchedOn(t *testing.T) {
 func TestHidden(t *testing.T) {
 	g := start(t, "", "", toApp)
 	p := browse(t, "en-US", g.admin+"/gateway/#calls", 1000, false)
-	p.shows("The last calls")
+	p.Shows("The last calls")
 	asked := `return performance.getEntriesByType("resource").filter((one) => one.name.endsWith("/state")).length`
-	p.run(`Object.defineProperty(document, "hidden", {value: true, configurable: true}); performance.clearResourceTimings(); setTimeout(() => { window.waited = "yes"; }, 11000)`)
-	p.until("two turns have passed", "return window.waited", "yes")
-	if n, err := strconv.Atoi(p.run(asked)); err != nil || n > 1 { // one may have been on its way
+	p.Run(`Object.defineProperty(document, "hidden", {value: true, configurable: true}); performance.clearResourceTimings(); setTimeout(() => { window.waited = "yes"; }, 11000)`)
+	p.Until("two turns have passed", "return window.waited", "yes")
+	if n, err := strconv.Atoi(p.Run(asked)); err != nil || n > 1 { // one may have been on its way
 		t.Errorf("asked %d times while it was hidden, %v", n, err)
 	}
 	number := g.order("")
-	p.run(`Object.defineProperty(document, "hidden", {value: false, configurable: true}); document.dispatchEvent(new Event("visibilitychange"))`)
-	p.shows(number)
+	p.Run(`Object.defineProperty(document, "hidden", {value: false, configurable: true}); document.dispatchEvent(new Event("visibilitychange"))`)
+	p.Shows(number)
 }
 
 // TestGatewayGone: the page says when nobody answers any more.
 func TestGatewayGone(t *testing.T) {
 	g := start(t, "", "", toApp)
 	p := browse(t, "en-US", g.admin+"/gateway/", 1000, false)
-	p.shows("as of")
-	p.run(`window.fetch = () => Promise.reject(new Error("nobody there"))`)
-	p.shows("The gateway does not answer: nobody there")
-}
-
-// axeCore finds axe-core: where CONSOLE_AXE says, else from npm.
-func axeCore(t *testing.T) string {
-	t.Helper()
-	file := os.Getenv("CONSOLE_AXE")
-	if file == "" {
-		npm, err := exec.LookPath("npm")
-		if err != nil {
-			t.Skip("needs axe-core: neither CONSOLE_AXE nor npm")
-		}
-		directory := t.TempDir()
-		pack := exec.CommandContext(t.Context(), npm, "pack", "--silent", "--fetch-retries=0", "--fetch-timeout=30000", "axe-core@4.14.1")
-		pack.Dir = directory
-		if out, err := pack.CombinedOutput(); err != nil {
-			t.Skipf("axe-core cannot be had from npm: %v %.200s", err, out)
-		}
-		untar := exec.CommandContext(t.Context(), "tar", "-xzf", "axe-core-4.14.1.tgz")
-		untar.Dir = directory
-		if out, err := untar.CombinedOutput(); err != nil {
-			t.Fatalf("%v %s", err, out)
-		}
-		file = filepath.Join(directory, "package", "axe.min.js")
-	}
-	content, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(content)
+	p.Shows("as of")
+	p.Run(`window.fetch = () => Promise.reject(new Error("nobody there"))`)
+	p.Shows("The gateway does not answer: nobody there")
 }
 
 // TestAccessible has axe-core look at each view, by day and by night.
 func TestAccessible(t *testing.T) {
-	axe := axeCore(t)
+	webdriver.Axe(t)
 	g := start(t, withWatch, withInbox, toInbox)
 	number := g.order("")
 	g.pay(number, sandbox.Genuine, 200)
@@ -438,21 +420,15 @@ func TestAccessible(t *testing.T) {
 			"overview": "通知正常收下", "needs": "条死信", "search": "单号", "notifies": "被拒绝", "calls": "precreate", "inbox": "死信 1", "order/chinaums/shop/" + number: "时间线",
 		} {
 			p.to(g, view)
-			p.shows(text)
+			p.Shows(text)
 			if view == "notifies" || view == "inbox" {
-				p.click(`//details/summary`)
+				p.Click(`//details/summary`)
 			}
-			var found []struct {
-				ID, Help string
-				Nodes    []struct{ HTML string }
-			}
-			p.do(http.MethodPost, "/execute/async", map[string]any{"args": []any{}, "script": axe + `;
-const done = arguments[arguments.length - 1]; axe.run().then((found) => done(found.violations), (problem) => done([{id: String(problem)}]));`}, &found)
-			for _, violation := range found {
-				t.Errorf("%s, dark %v: %s (%s): %.5v", view, dark, violation.Help, violation.ID, violation.Nodes)
+			for _, problem := range p.Axe() {
+				t.Errorf("%s, dark %v: %s", view, dark, problem)
 			}
 		}
-		t.Logf("dark %v: the background is %s", dark, p.run("return getComputedStyle(document.body).backgroundColor"))
+		t.Logf("dark %v: the background is %s", dark, p.Run("return getComputedStyle(document.body).backgroundColor"))
 	}
 }
 
@@ -469,20 +445,20 @@ func TestManyMessages(t *testing.T) {
 		t.Fatalf("%d dead letters", n)
 	}
 	p := browse(t, "zh-CN", g.admin+"/gateway/#search", 1000, false)
-	p.shows("单号")
+	p.Shows("单号")
 	var took float64
-	p.do(http.MethodPost, "/execute/async", map[string]any{"args": []any{}, "script": `const done = arguments[arguments.length - 1], begun = performance.now();
+	p.Do(http.MethodPost, "/execute/async", map[string]any{"args": []any{}, "script": `const done = arguments[arguments.length - 1], begun = performance.now();
 const look = () => document.querySelectorAll("main details").length >= 100 ? requestAnimationFrame(() => done(performance.now() - begun)) : requestAnimationFrame(look);
 location.hash = "inbox"; look();`}, &took)
 	t.Logf("%.0f ms to the first rows of %d", took, count)
-	p.shows("死信 100000")
-	p.button("more")
-	p.until("200 rows", `return document.querySelectorAll("main details").length`, "200")
-	p.choose("inbox-search", "order99999")
-	p.until("one row", `return document.querySelectorAll("main details").length`, "1")
-	p.button("delete-all-default")
-	p.shows("删除 default 的全部 100000 条死信？")
-	p.click(`//dialog[@open]//*[@id="no"]`)
+	p.Shows("死信 100000")
+	p.Button("more")
+	p.Until("200 rows", `return document.querySelectorAll("main details").length`, "200")
+	p.Choose("inbox-search", "order99999")
+	p.Until("one row", `return document.querySelectorAll("main details").length`, "1")
+	p.Button("delete-all-default")
+	p.Shows("删除 default 的全部 100000 条死信？")
+	p.Click(`//dialog[@open]//*[@id="no"]`)
 }
 
 // fill makes an inbox's file with so many dead letters.
