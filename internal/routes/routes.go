@@ -16,8 +16,8 @@ type Step struct {
 }
 
 // Walk calls visit for every handler of the http app in ctx's configuration: the last step is the handler, the others are
-// what a request may pass before, outermost first. visit must not keep the slice. Named routes and the blocks of handlers
-// other than subroutes are not looked at.
+// what a request may pass before, outermost first. visit must not keep the slice. A named route is looked at where it is invoked.
+// The blocks of handlers other than subroutes are not looked at.
 //
 // It must be called in Start: then the http app has been provisioned.
 func Walk(ctx caddy.Context, visit func(server *caddyhttp.Server, way []Step)) {
@@ -30,17 +30,23 @@ func Walk(ctx caddy.Context, visit func(server *caddyhttp.Server, way []Step)) {
 		return
 	}
 	for _, server := range app.Servers {
-		walk(server, server.Routes, nil, 0, visit)
+		walk(server, server.Routes, nil, nil, 0, visit)
 	}
 }
 
-func walk(server *caddyhttp.Server, list caddyhttp.RouteList, way []Step, depth int, visit func(*caddyhttp.Server, []Step)) {
+// walk looks at a list of routes; within are the named routes that it is in.
+func walk(server *caddyhttp.Server, list caddyhttp.RouteList, way []Step, within []string, depth int, visit func(*caddyhttp.Server, []Step)) {
 	for _, route := range list {
 		for _, handler := range route.Handlers {
 			way = append(way, Step{handler, route.MatcherSets, depth})
 			visit(server, way)
-			if subroute, ok := handler.(*caddyhttp.Subroute); ok {
-				walk(server, subroute.Routes, slices.Clip(way), depth+1, visit)
+			switch handler := handler.(type) {
+			case *caddyhttp.Subroute:
+				walk(server, handler.Routes, slices.Clip(way), within, depth+1, visit)
+			case *caddyhttp.Invoke:
+				if named := server.NamedRoutes[handler.Name]; named != nil && !slices.Contains(within, handler.Name) {
+					walk(server, caddyhttp.RouteList{*named}, slices.Clip(way), append(slices.Clip(within), handler.Name), depth+1, visit)
+				}
 			}
 		}
 	}
@@ -62,15 +68,16 @@ func Open(server *caddyhttp.Server) bool {
 }
 
 // Paths returns the paths that the routes of a way ask for, those of the innermost that asks for any. Behind a rewrite, as in
-// handle_path, they are not the request's own: then those in front of it count.
+// handle_path, they are not the request's own: then those of the routes that the rewrite is in count. Its own do not, for what
+// they do not match passes as it is.
 func Paths(way []Step) (paths []string) {
+	depth := way[len(way)-1].depth
 	for i, step := range way {
 		if module, ok := step.Handler.(caddy.Module); ok && module.CaddyModule().ID == "http.handlers.rewrite" {
-			way = way[:i+1]
+			way, depth = way[:i], step.depth-1
 			break
 		}
 	}
-	depth := way[len(way)-1].depth
 	for _, step := range slices.Backward(way) {
 		if step.depth != depth {
 			continue // a neighbor of those that the handler is in

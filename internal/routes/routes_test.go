@@ -8,7 +8,8 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/rewrite"
 )
 
-// TestPaths: the paths of a handler are its own route's or those of the routes that it is in, never those of its neighbors.
+// TestPaths: the paths of a handler are its own route's or those of the routes that it is in, never those of its neighbors. Before,
+// a neighbor that rewrites gave its paths to all handlers behind it, and handlers in a named route were not seen.
 func TestPaths(t *testing.T) {
 	route := func(handler caddyhttp.MiddlewareHandler, paths ...string) caddyhttp.Route {
 		r := caddyhttp.Route{Handlers: []caddyhttp.MiddlewareHandler{handler}}
@@ -31,10 +32,15 @@ func TestPaths(t *testing.T) {
 		"a neighbor's, deeper": {caddyhttp.RouteList{route(within(route(within(), "/a"), route(wanted)), "/b")}, []string{"/b"}},
 		"behind a rewrite":     {caddyhttp.RouteList{route(within(route(new(rewrite.Rewrite)), route(wanted, "/inner")), "/pay/*")}, []string{"/pay/*"}},
 		"rewritten, no path":   {caddyhttp.RouteList{route(new(rewrite.Rewrite)), route(wanted, "/inner")}, nil},
+		"a rewriting neighbor": {caddyhttp.RouteList{route(within(route(new(rewrite.Rewrite), "/old/*"), route(within(route(wanted)), "/notify")))}, nil},
+		"a named route":        {caddyhttp.RouteList{route(&caddyhttp.Invoke{Name: "named"}, "/notify")}, []string{"/notify"}},
+		"a named one's own":    {caddyhttp.RouteList{route(&caddyhttp.Invoke{Name: "inner"})}, []string{"/inner"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			found := false
-			walk(new(caddyhttp.Server), test.list, nil, 0, func(_ *caddyhttp.Server, way []Step) {
+			inner := route(wanted, "/inner")
+			named := caddyhttp.Route{Handlers: []caddyhttp.MiddlewareHandler{wanted, &caddyhttp.Invoke{Name: "named"}, &caddyhttp.Invoke{Name: "nobody's"}}}
+			walk(&caddyhttp.Server{NamedRoutes: map[string]*caddyhttp.Route{"named": &named, "inner": &inner}}, test.list, nil, nil, 0, func(_ *caddyhttp.Server, way []Step) {
 				if way[len(way)-1].Handler != caddyhttp.MiddlewareHandler(wanted) {
 					return
 				}
