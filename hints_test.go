@@ -260,14 +260,15 @@ func TestWarningsAtLoad(t *testing.T) {
 }
 
 // TestNotifyURLThatNobodyServes: an order whose notifyUrl leads nowhere in this configuration is a WARN with the paths that take
-// notifies, once for each. Before, the notify got lost without a word.
+// notifies, once for each. Before, the notify got lost without a word. Slashes that Caddy merges, and no path at all, are no mistake:
+// they were warned of.
 func TestNotifyURLThatNobodyServes(t *testing.T) {
 	setKeys(t)
 	platform := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, `{"errCode":"SUCCESS"}`) }))
 	defer platform.Close()
 	address := freeAddress(t)
 	log := startCaddy(t, merchantOptions(platform.URL)+notifySite(address,
-		"handle /notify {\nchinaums_notify\nrespond 200\n}\nhandle_path /pay/* {\nchinaums_notify /inner\nrespond 200\n}\nchinaums_proxy /v1/*"))
+		"handle /notify {\nchinaums_notify\nrespond 200\n}\nhandle_path /pay/* {\nchinaums_notify /inner\nrespond 200\n}\nchinaums_notify /\nchinaums_proxy /v1/*"))
 	order := func(member string) {
 		t.Helper()
 		body := `{"merOrderId":"1",` + member + `"totalAmount":1}`
@@ -276,7 +277,7 @@ func TestNotifyURLThatNobodyServes(t *testing.T) {
 		}
 	}
 	const message = "takes no notifies"
-	for _, good := range []string{``, `"notifyUrl":"https://pay.example.com/notify",`, `"notifyUrl" : "https:\/\/pay.example.com\/Notify?a=1",`, `"notifyUrl":"https://pay.example.com/pay/inner",`, `"notifyUrl":"",`, `"notifyUrl":7,`} {
+	for _, good := range []string{``, `"notifyUrl":"https://pay.example.com/notify",`, `"notifyUrl" : "https:\/\/pay.example.com\/Notify?a=1",`, `"notifyUrl":"https://pay.example.com/pay/inner",`, `"notifyUrl":"https://pay.example.com//notify",`, `"notifyUrl":"https://pay.example.com",`, `"notifyUrl":"",`, `"notifyUrl":7,`} {
 		order(good)
 		if lines := log.lines(`"level":"warn"`, message); len(lines) > 0 {
 			t.Fatalf("%s: %s", good, lines)
@@ -286,7 +287,7 @@ func TestNotifyURLThatNobodyServes(t *testing.T) {
 		order(`"notifyUrl":"https://pay.example.com/notifi",`)
 	}
 	order(`"notifyUrl":"https:\/\/pay.example.com\/notify\/",`)
-	if lines := log.lines(`"level":"warn"`, message, `"notify_paths":["/notify","/pay/*"]`, `"merchant":"shop"`); len(lines) != 2 || !strings.Contains(lines[0], "/notifi") || !strings.Contains(lines[1], "/notify/") {
+	if lines := log.lines(`"level":"warn"`, message, `"notify_paths":["/","/notify","/pay/*"]`, `"merchant":"shop"`); len(lines) != 2 || !strings.Contains(lines[0], "/notifi") || !strings.Contains(lines[1], "/notify/") {
 		t.Errorf("warned:\n%s", strings.Join(log.lines(message), ""))
 	}
 	for i := range 50 {

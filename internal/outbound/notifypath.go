@@ -2,12 +2,14 @@ package outbound
 
 import (
 	"bytes"
+	"cmp"
 	"net/url"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/text"
@@ -75,11 +77,12 @@ func (p *notifyPaths) first(raw []byte) bool {
 	return true
 }
 
-// takes reports whether notifies are taken at a path, or may be: only the beginning of a pattern is compared.
+// takes reports whether notifies are taken at a path, or may be: only the beginning of a pattern is compared. Slashes are merged
+// as Caddy's path matchers do it.
 func takes(served []string, path string) bool {
-	path = strings.ToLower(path)
+	path = cmp.Or(strings.ToLower(path), "/")
 	return slices.ContainsFunc(served, func(pattern string) bool {
-		pattern = strings.ToLower(pattern)
+		path, pattern := caddyhttp.CleanPath(path, !strings.Contains(pattern, "//")), strings.ToLower(pattern)
 		beginning := strings.IndexAny(pattern, "*{")
 		return beginning < 0 && path == pattern || beginning >= 0 && strings.HasPrefix(path, pattern[:beginning])
 	})
