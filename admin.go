@@ -41,7 +41,7 @@ func (adminAPI) CaddyModule() caddy.ModuleInfo {
 }
 
 // Routes implements caddy.AdminRouter.
-func (*adminAPI) Routes() []caddy.AdminRoute { return watched.Routes("chinaums", activeWatch) }
+func (a *adminAPI) Routes() []caddy.AdminRoute { return watched.Routes("chinaums", a, activeWatch) }
 
 // activeWatch finds the watch of the configuration that runs now.
 func activeWatch() (*watched.Watched, error) {

@@ -2,6 +2,8 @@ package chinaums
 
 import (
 	"encoding/json"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -18,7 +20,9 @@ func TestWatchAdmin(t *testing.T) {
 	if err := caddy.Stop(); err != nil {
 		t.Fatal(err)
 	}
-	if err := caddy.Load(adapt(t, strings.Replace(g.config, "{\n", "{\n\tadmin "+address+"\n", 1)), true); err != nil {
+	audit := filepath.Join(t.TempDir(), "audit.log")
+	options := "{\n\tadmin " + address + "\n\tlog audit {\n\t\toutput file " + audit + "\n\t\tinclude admin.api.chinaums\n\t}\n"
+	if err := caddy.Load(adapt(t, strings.Replace(g.config, "{\n", options, 1)), true); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { // the other tests' Caddys have no admin API
@@ -38,6 +42,10 @@ func TestWatchAdmin(t *testing.T) {
 	first := g.told("payment.succeeded", number).header.Get("Ce-Id")
 	if out, err := runCommand(resendCommand(), "", at, "--merchant=shop", number); err != nil {
 		t.Fatalf("%v: %s", err, out)
+	}
+	// Before, the lines that say who did what went to the log `default` only, whatever the configuration says.
+	if lines, err := os.ReadFile(audit); err != nil || !strings.Contains(string(lines), `"logger":"admin.api.chinaums","msg":"the app is told of an order again"`) {
+		t.Errorf("not in the configured log: %s %v", lines, err)
 	}
 	if again := g.told("payment.succeeded", number).header.Get("Ce-Id"); again != first {
 		t.Errorf("told again as %s, not as %s", again, first)

@@ -50,8 +50,9 @@ type question struct {
 	out   http.ResponseWriter
 }
 
-// Routes are the watch's part of the admin API, below the app's name. find finds the running app's watch (nil: it has none).
-func Routes(name string, find func() (*Watched, error)) []caddy.AdminRoute {
+// Routes are the watch's part of the admin API, below the app's name; module is what logs. find finds the running app's watch (nil: it
+// has none).
+func Routes(name string, module caddy.Module, find func() (*Watched, error)) []caddy.AdminRoute {
 	route := func(pattern string, s served) caddy.AdminRoute {
 		return caddy.AdminRoute{Pattern: "/" + name + pattern, Handler: caddy.AdminHandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
 			return s.answer(w, r, find)
@@ -65,7 +66,8 @@ func Routes(name string, find func() (*Watched, error)) []caddy.AdminRoute {
 				return nil, err
 			}
 			if word != "" {
-				caddy.ActiveContext().Logger().Named("admin.api."+name).Info(word, zap.String("merchant", merchant), zap.String("order", number), zap.String("remote", q.RemoteAddr))
+				// Of the configuration, for Caddy's own logger writes to the log default only.
+				caddy.ActiveContext().Logger(module).Info(word, zap.String("merchant", merchant), zap.String("order", number), zap.String("remote", q.RemoteAddr))
 			}
 			return Record{o.Merchant, o.ID, o}, nil
 		}
