@@ -214,13 +214,16 @@ func (w *Watched) Watch() *watch.Watch {
 	return nil
 }
 
-// current is the open watch. Before a new configuration starts, it is that of the former one.
+// current is the open watch. Before a new configuration starts, it is that of the former one; if it has another platform's orders,
+// the new one will not start.
 func (w *Watched) current() *shared {
 	if s := w.shared.Load(); s != nil {
 		return s
 	}
-	if s, ok := open.Load(w.key); ok {
-		return s.(*shared)
+	if value, ok := open.Load(w.key); ok {
+		if s := value.(*shared); s.name == w.parts.Name {
+			return s
+		}
 	}
 	return nil
 }
