@@ -14,6 +14,34 @@ func (w *Watch) Followed() int {
 	return len(w.index.items)
 }
 
+// StatsAlone are the stats, where whoever visits a row that is followed panics. The oldest doubtful one is no secret.
+func (w *Watch) StatsAlone() Stats {
+	w.index.mu.Lock()
+	rows := w.index.items
+	w.index.items = map[string]*item{"": nil}
+	w.index.mu.Unlock()
+	defer func() {
+		w.index.mu.Lock()
+		w.index.items = rows
+		w.index.mu.Unlock()
+	}()
+	return w.Stats()
+}
+
+// Recount counts what is in memory, row by row.
+func (w *Watch) Recount() Stats {
+	s := Stats{States: map[State]int{}}
+	w.index.mu.Lock()
+	defer w.index.mu.Unlock()
+	for _, i := range w.index.items {
+		s.States[allStates[i.state]]++
+		if at := time.Unix(int64(i.since), 0); i.since != 0 && (s.Oldest.IsZero() || at.Before(s.Oldest)) {
+			s.Oldest = at
+		}
+	}
+	return s
+}
+
 // Guard is what is said first about a call.
 func (o *Order) Guard(call Call) *Refusal {
 	for _, first := range o.guard(call, time.Now().UnixMilli()) {

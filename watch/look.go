@@ -4,7 +4,6 @@ import (
 	"container/heap"
 	"context"
 	"errors"
-	"math"
 	"slices"
 	"sync"
 	"time"
@@ -22,6 +21,9 @@ type index struct {
 	lanes map[string]*lane
 	rate  float64
 
+	counts   []int // items by state, the number in allStates
+	doubtful queue // items of which something is unresolved, the oldest first
+
 	closed bool // no goroutine begins any more
 }
 
@@ -29,8 +31,8 @@ type item struct {
 	key      string
 	due      int64
 	revision uint64
-	position int32  // in the heap; -1: in none, as nothing is due
-	since    uint32 // seconds since 1970: since when something is unresolved; 0: nothing is
+	position [2]int32 // in its lane's heap, and in that of doubtful ones; -1: in none
+	since    uint32   // seconds since 1970: since when something is unresolved; 0: nothing is
 	class    Class
 	state    uint8 // number in allStates
 }
@@ -49,26 +51,47 @@ const (
 	patience = 30 * time.Second // how long an early look waits before it gives way
 )
 
-type queue []*item
+// queue is a heap, ordered by what comes due first, or what is unresolved for longest.
+type queue struct {
+	items []*item
+	by    int
+}
 
-func (q queue) Len() int           { return len(q) }
-func (q queue) Less(i, j int) bool { return q[i].due < q[j].due }
-func (q queue) Swap(i, j int) {
-	q[i], q[j] = q[j], q[i]
-	q[i].position, q[j].position = int32(i), int32(j) //nolint:gosec // there are not so many rows
+const (
+	byDue = iota
+	bySince
+)
+
+func (q *queue) Len() int { return len(q.items) }
+func (q *queue) Less(i, j int) bool {
+	if q.by == bySince {
+		return q.items[i].since < q.items[j].since
+	}
+	return q.items[i].due < q.items[j].due
+}
+func (q *queue) Swap(i, j int) {
+	q.items[i], q.items[j] = q.items[j], q.items[i]
+	q.items[i].position[q.by], q.items[j].position[q.by] = int32(i), int32(j) //nolint:gosec // there are not so many rows
 }
 func (q *queue) Push(x any) {
 	i := x.(*item)
-	i.position = int32(len(*q)) //nolint:gosec // there are not so many rows
-	*q = append(*q, i)
+	i.position[q.by] = int32(len(q.items)) //nolint:gosec // there are not so many rows
+	q.items = append(q.items, i)
 }
 func (q *queue) Pop() any {
-	last := len(*q) - 1
-	i := (*q)[last]
-	(*q)[last] = nil
-	*q = (*q)[:last]
-	i.position = -1
+	last := len(q.items) - 1
+	i := q.items[last]
+	q.items[last] = nil
+	q.items = q.items[:last]
+	i.position[q.by] = -1
 	return i
+}
+
+// remove takes an item out, if it is there.
+func (q *queue) remove(i *item) {
+	if i.position[q.by] >= 0 {
+		heap.Remove(q, int(i.position[q.by]))
+	}
 }
 
 // burst is how many queries may be saved up: those of a second.
@@ -93,18 +116,24 @@ func (x *index) set(key string, h header, revision uint64) {
 		return
 	}
 	if h.due == 0 && h.state != Stuck {
-		if i != nil {
-			x.remove(i)
-			delete(x.items, key)
-		}
+		x.remove(i)
 		return
 	}
 	if i == nil {
-		i = &item{key: key, position: -1}
+		i = &item{key: key, position: [2]int32{-1, -1}}
 		x.items[key] = i
+		x.counts[i.state]++
 	}
-	i.revision, i.since = revision, uint32(h.since/1000) //nolint:gosec // until 2106
-	i.state = uint8(slices.Index(allStates, h.state))    //nolint:gosec // there are a dozen
+	i.revision = revision
+	x.counts[i.state]--
+	i.state = uint8(slices.Index(allStates, h.state)) //nolint:gosec // there are a dozen
+	x.counts[i.state]++
+	if since := uint32(h.since / 1000); since != i.since { //nolint:gosec // until 2106
+		x.doubtful.remove(i)
+		if i.since = since; since != 0 {
+			heap.Push(&x.doubtful, i)
+		}
+	}
 	x.place(i, h.due, h.class)
 }
 
@@ -114,30 +143,31 @@ func (x *index) drop(key string, revision uint64) { x.set(key, header{}, revisio
 func (x *index) forget(key string) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if i := x.items[key]; i != nil {
-		x.remove(i)
-		delete(x.items, key)
+	x.remove(x.items[key])
+}
+
+// remove takes an item out, where there is one. The caller has the lock.
+func (x *index) remove(i *item) {
+	if i == nil {
+		return
 	}
+	x.lane(i.key).queues[i.class].remove(i)
+	x.doubtful.remove(i)
+	x.counts[i.state]--
+	delete(x.items, i.key)
 }
 
 // place puts an item where it belongs. The caller has the lock.
 func (x *index) place(i *item, due int64, class Class) {
-	x.remove(i)
+	l := x.lane(i.key)
+	l.queues[i.class].remove(i)
 	i.due, i.class = due, class
 	if due == 0 {
 		return
 	}
-	l := x.lane(i.key)
 	heap.Push(&l.queues[class], i)
-	if i.position == 0 {
+	if i.position[byDue] == 0 {
 		l.signal()
-	}
-}
-
-// remove takes an item out of its heap. The caller has the lock.
-func (x *index) remove(i *item) {
-	if i.position >= 0 {
-		heap.Remove(&x.lane(i.key).queues[i.class], int(i.position))
 	}
 }
 
@@ -174,7 +204,7 @@ func (x *index) pick(l *lane, now time.Time) (key string, giveWay bool, wait tim
 		return i.key
 	}
 	for class := Urgent; class <= Early; class++ {
-		q := l.queues[class]
+		q := l.queues[class].items
 		if len(q) == 0 {
 			continue
 		}
@@ -193,7 +223,7 @@ func (x *index) pick(l *lane, now time.Time) (key string, giveWay bool, wait tim
 		}
 		break
 	}
-	if q := l.queues[Early]; len(q) > 0 {
+	if q := l.queues[Early].items; len(q) > 0 {
 		impatient := q[0].due + patience.Milliseconds()
 		if impatient <= ms {
 			return take(q[0]), true, 0
@@ -223,18 +253,18 @@ type Stats struct {
 	Oldest time.Time     // since when the oldest outcome is unresolved; zero: none is
 }
 
-// Stats counts what is followed.
+// Stats counts what is followed. It visits no rows: whoever reads or changes them waits meanwhile.
 func (w *Watch) Stats() Stats {
 	s := Stats{States: map[State]int{}}
-	oldest := uint32(math.MaxUint32)
 	w.index.mu.Lock()
 	defer w.index.mu.Unlock()
-	for _, i := range w.index.items {
-		s.States[allStates[i.state]]++
-		if i.since != 0 && i.since < oldest {
-			oldest = i.since
-			s.Oldest = time.Unix(int64(oldest), 0)
+	for state, count := range w.index.counts {
+		if count != 0 {
+			s.States[allStates[state]] = count
 		}
+	}
+	if oldest := w.index.doubtful.items; len(oldest) > 0 {
+		s.Oldest = time.Unix(int64(oldest[0].since), 0)
 	}
 	return s
 }

@@ -3,6 +3,7 @@ package watch_test
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -331,6 +332,9 @@ func TestRandomWalk(t *testing.T) {
 							fail("%s was told %d times", id, times)
 						}
 					}
+					if got, want := g.Stats(), g.Recount(); !maps.Equal(got.States, want.States) || got.Oldest != want.Oldest {
+						fail("%+v is counted, and there is %+v", got, want)
+					}
 				},
 			})
 			// In the end.
@@ -456,6 +460,80 @@ func TestEveryCallFails(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestStats: however rows come, change and go, what is counted is what a count of them all says. It was a count of them all,
+// with everybody who reads or changes rows waiting: each scrape of a gateway with a million open orders held back its start.
+func TestStats(t *testing.T) {
+	type change struct {
+		row        string
+		gone       bool
+		state      watch.State
+		due, since time.Duration // from now on, and before now; 0: none
+	}
+	seconds := func(most int) *rapid.Generator[time.Duration] {
+		return rapid.Map(rapid.IntRange(0, most), func(n int) time.Duration { return time.Duration(n) * time.Second })
+	}
+	changes := rapid.SliceOfN(rapid.Custom(func(r *rapid.T) change {
+		c := change{row: rapid.SampledFrom(strings.Split("ABCDEFGH", "")).Draw(r, "row"), gone: rapid.IntRange(0, 4).Draw(r, "gone") == 4,
+			state: rapid.SampledFrom(append(watch.States(), "")).Draw(r, "state"), due: time.Hour * seconds(1).Draw(r, "due") / time.Second}
+		if c.state == watch.Unresolved || c.state == watch.Stuck {
+			c.since = seconds(20).Draw(r, "since")
+		}
+		return c
+	}), 1, 60)
+	rapid.Check(t, func(r *rapid.T) {
+		all := changes.Draw(r, "changes")
+		var got, want watch.Stats
+		synctest.Test(t, func(t *testing.T) {
+			store := storetest.NewMemory(nil)
+			g := join(t, store, newBank(), newMailbox(), "one", nil)
+			defer g.Close()
+			<-g.Ready()
+			rows, now := map[string]change{}, time.Now()
+			for _, c := range all {
+				key := "shop/" + c.row
+				revision := store.Rows()[key].Revision
+				if c.gone {
+					if _, there := rows[c.row]; there && store.Delete(t.Context(), key, revision) != nil {
+						t.Error("not deleted")
+					}
+					delete(rows, c.row)
+					continue
+				}
+				o := &watch.Order{Merchant: "shop", ID: c.row, Track: watch.Track{State: c.state}}
+				if c.due != 0 {
+					o.Next, o.Class = now.Add(c.due).UnixMilli(), watch.Due
+				}
+				if c.since != 0 {
+					o.Since = now.Add(-c.since).UnixMilli()
+				}
+				value, err := o.Encoded()
+				if err == nil {
+					_, err = store.Put(t.Context(), key, value, revision)
+				}
+				if err != nil {
+					t.Error(err)
+				}
+				rows[c.row] = c
+			}
+			want.States = map[watch.State]int{}
+			for _, c := range rows {
+				if c.due == 0 && c.state != watch.Stuck {
+					continue // it is not followed
+				}
+				want.States[c.state]++
+				if since := now.Add(-c.since); c.since != 0 && (want.Oldest.IsZero() || since.Before(want.Oldest)) {
+					want.Oldest = since
+				}
+			}
+			synctest.Wait()
+			got = g.StatsAlone()
+		})
+		if !maps.Equal(got.States, want.States) || !got.Oldest.Equal(want.Oldest) {
+			r.Fatalf("%+v, want %+v", got, want)
+		}
+	})
 }
 
 // TestBudget: 100,000 abandoned orders do not make more queries than the rate allows, and an unresolved refund is asked about

@@ -98,6 +98,7 @@ func start(store Store, clock Clock, instance string, settings Settings, parts P
 	w.index.w = w
 	w.index.rate = settings.Rate
 	w.index.items, w.index.lanes = map[string]*item{}, map[string]*lane{}
+	w.index.counts, w.index.doubtful.by = make([]int, len(allStates)), bySince
 	w.overdue.wake = make(chan struct{}, 1)
 	w.Configure(settings, parts)
 	w.work.Go(w.follow)
