@@ -77,7 +77,7 @@ func Run(ctx context.Context, options Options) error {
 		return fmt.Errorf("--port: %d is not between 1 and %d", options.Port, 65535-adminSide)
 	}
 	if options.Watch && options.Platform == Shouqianba {
-		return fmt.Errorf("--watch: there is none for %s", Shouqianba)
+		return fmt.Errorf("--watch plays %s only", ChinaUMS)
 	}
 	r := &run{Options: options, texts: english}
 	if r.Chinese {

@@ -84,7 +84,7 @@ func TestOptionsAreChecked(t *testing.T) {
 	for says, options := range map[string]Options{
 		"--port: 0 ":             {Platform: ChinaUMS},
 		"--port: 65532 ":         {Platform: ChinaUMS, Port: 65532},
-		"--watch: there is none": {Platform: Shouqianba, Port: DefaultPort, Watch: true},
+		"--watch plays chinaums": {Platform: Shouqianba, Port: DefaultPort, Watch: true},
 		`--platform: "alipay" `:  {Platform: "alipay", Port: DefaultPort, App: ":1"},
 		`--app: "shop" is neith`: {Platform: ChinaUMS, Port: DefaultPort, App: "shop"},
 	} {
