@@ -103,13 +103,19 @@ func TestAlerts(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	// A platform that answers queries and hangs up on refunds. What is ordered is paid, and no notify says so.
+	// Platforms that answer queries and hang up on refunds. What is ordered is paid, and no notify says so.
 	platform := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
-		case "/v1/netpay/refund":
+		case "/v1/netpay/refund", "/upay/v2/refund":
 			panic(http.ErrAbortHandler)
 		case "/v1/netpay/query":
 			io.WriteString(w, `{"errCode":"SUCCESS","merOrderId":"O1","mid":"898340149000005","totalAmount":100,"status":"TRADE_SUCCESS"}`)
+		case "/upay/v2/query":
+			io.WriteString(w, `{"result_code":"200","biz_response":{"result_code":"SUCCESS","data":{"sn":"7","client_sn":"S1",`+
+				`"order_status":"PAID","status":"SUCCESS","total_amount":"100","net_amount":"100"}}}`)
+		case "/upay/v2/precreate":
+			io.WriteString(w, `{"result_code":"200","biz_response":{"result_code":"PRECREATE_SUCCESS","data":{"sn":"7","client_sn":"S1",`+
+				`"order_status":"CREATED","status":"IN_PROG","total_amount":"100"}}}`)
 		default:
 			io.WriteString(w, `{"errCode":"SUCCESS"}`)
 		}
@@ -118,11 +124,17 @@ func TestAlerts(t *testing.T) {
 	address := freeAddress(t)
 	options := strings.Replace(merchantOptions(platform.URL), "\t\t\tupstream", "\t\t\tmid 898340149000005\n\t\t\tupstream", 1)
 	options = strings.Replace(options, "{\n", "{\n\tinbox {\n\t\tstore bolt {\n\t\t\tpath "+filepath.Join(t.TempDir(), "inbox.db")+"\n\t\t}\n\t}\n", 1)
-	watching := func(options, block string) string {
-		return strings.Replace(options, "\t\t}\n\t}\n}\n", "\t\t}\n\t\twatch {\n"+block+"\n\t\t}\n\t}\n}\n", 1)
+	watching := func(options string, block func(file string) string) string {
+		options = strings.Replace(options, "\t\t}\n\t}\n}\n", "\t\t}\n\t\twatch {\n"+block("ours.db")+"\n\t\t}\n\t}\n}\n", 1)
+		return strings.Replace(options, "{\n", "{\n\tshouqianba {\n\t\tterminal till {\n\t\t\tterminal_sn 1\n\t\t\tterminal_key k\n\t\t\tupstream "+
+			platform.URL+"\n\t\t}\n\t\twatch {\n"+block("theirs.db")+"\n\t\t}\n\t}\n", 1)
 	}
-	startCaddy(t, watching(options, "store bolt {\npath "+filepath.Join(t.TempDir(), "watch.db")+"\n}\nrate 100\nunknown 50ms 100ms 200ms\n"+
-		"orders 50ms 100ms 200ms 400ms 800ms 2s 4s 8s\ngive_up 300ms")+`http://`+address+` {
+	directory := t.TempDir()
+	often := func(file string) string {
+		return "store bolt {\npath " + filepath.Join(directory, file) + "\n}\nrate 100\nunknown 50ms 100ms 200ms\n" +
+			"orders 50ms 100ms 200ms 400ms 800ms 2s 4s 8s\ngive_up 300ms"
+	}
+	startCaddy(t, watching(options, often)+`http://`+address+` {
 	bind 127.0.0.1
 	metrics /metrics
 	inbox /inbox {
@@ -133,6 +145,7 @@ func TestAlerts(t *testing.T) {
 		}
 	}
 	chinaums_proxy /v1/*
+	shouqianba_proxy /upay/*
 	chinaums_notify /notify
 	respond /notify 500
 }`)
@@ -142,6 +155,12 @@ func TestAlerts(t *testing.T) {
 	watched := func(path, fields string) {
 		do(t, newRequest(t, "POST", "http://"+address+"/v1/netpay/"+path, `{"merOrderId":"O1","mid":"898340149000005",`+fields+`}`, "Content-Type: application/json"))
 	}
+	ofTill := func(path, fields string) {
+		do(t, newRequest(t, "POST", "http://"+address+"/upay/v2/"+path, `{"terminal_sn":"1","client_sn":"S1",`+fields+`}`, "Content-Type: application/json"))
+	}
+	ofTill("precreate", `"total_amount":"100"`)
+	ofTill("refund", `"refund_request_no":"R1","refund_amount":"1"`)
+	ofTill("refund", `"refund_request_no":"R2","refund_amount":"1"`)
 	watched("trade/precreate", `"totalAmount":100`)
 	watched("refund", `"refundOrderId":"R1","refundAmount":1`)
 	watched("refund", `"refundOrderId":"R2","refundAmount":1`)
@@ -156,11 +175,18 @@ func TestAlerts(t *testing.T) {
 	var counted []series
 	eventually(t, "the payment is found, and the refund is given up", func() bool {
 		counted = scrape(t, "http://"+address+"/metrics")
-		return slices.ContainsFunc(counted, func(s series) bool { return s.name == "caddy_chinaums_watch_found_total" }) &&
-			slices.ContainsFunc(counted, func(s series) bool { return s.name == "caddy_chinaums_watch_orders" && s.labels["state"] == "stuck" })
+		for _, of := range []string{"caddy_chinaums_watch_", "caddy_shouqianba_watch_"} {
+			if !slices.ContainsFunc(counted, func(s series) bool { return s.name == of+"found_total" }) ||
+				!slices.ContainsFunc(counted, func(s series) bool { return s.name == of+"orders" && s.labels["state"] == "stuck" }) {
+				return false
+			}
+		}
+		return true
 	})
 	address = freeAddress(t) // a gateway whose watch cannot write
-	startCaddy(t, watching(options, "store test_broken")+"http://"+address+" {\n\tbind 127.0.0.1\n\tmetrics /metrics\n\tchinaums_proxy /v1/*\n}")
+	broken := func(string) string { return "store test_broken" }
+	startCaddy(t, watching(options, broken)+"http://"+address+" {\n\tbind 127.0.0.1\n\tmetrics /metrics\n\tchinaums_proxy /v1/*\n\tshouqianba_proxy /upay/*\n}")
+	ofTill("refund", `"refund_request_no":"R1","refund_amount":"1"`)
 	watched("refund", `"refundOrderId":"R1","refundAmount":1`)
 	counted = append(counted, scrape(t, "http://"+address+"/metrics")...)
 
@@ -220,7 +246,7 @@ func TestAlerts(t *testing.T) {
 			})
 		}
 	}
-	if len(names) != 13 {
+	if len(names) != 18 {
 		t.Errorf("%d rules: %q", len(names), names)
 	}
 }
