@@ -109,7 +109,7 @@ func (s served) answer(w http.ResponseWriter, r *http.Request, find func() (*Wat
 	case err != nil:
 		return err
 	case watched == nil:
-		return apiError(http.StatusNotFound, "there is no watch; add `watch { … }` to the app's global option")
+		return apiError(http.StatusNotFound, "there is no watch; add `watch { … }` to the platform's global option")
 	}
 	if q.watch = watched.Watch(); q.watch == nil {
 		return apiError(http.StatusServiceUnavailable, "the watch is not open yet")
