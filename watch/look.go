@@ -475,13 +475,14 @@ func (w *Watch) inquire(ctx context.Context, o *Order, number string, again bool
 		stuck, untold bool
 		found         bool
 	)
+	asked := o
 	o, err := w.change(writing, o.Merchant, o.ID, func(o *Order, now int64) bool {
 		l, event, stuck, untold = lesson{}, nil, false, false
 		t := o.track(number)
 		if t == nil {
 			return false
 		}
-		about := t
+		about, f := t, f.since(asked, o, number)
 		if f == nil {
 			o.note(now, "query", o.name(t), result)
 		} else {

@@ -54,7 +54,7 @@ var (
 		Sent:       {isLost: Unresolved, IsPending: Unresolved, IsAbsent: Unresolved, HasSucceeded: Succeeded, HasFailed: Failed, IsRefused: Failed, isStuck: Stuck},
 		Unresolved: {HasSucceeded: Succeeded, HasFailed: Failed, isStuck: Stuck}, // a repetition that is refused says nothing about the first one
 		Succeeded:  {},
-		Failed:     {isSent: Sent, IsPending: Unresolved, HasSucceeded: Succeeded},
+		Failed:     {isSent: Sent, isLost: Unresolved, IsPending: Unresolved, HasSucceeded: Succeeded}, // lost: a repetition, while an earlier sending had failed
 		Stuck:      {isSent: Unresolved, HasSucceeded: Succeeded, HasFailed: Failed},
 	}
 )
@@ -149,6 +149,22 @@ func (o *Order) learn(t *Track, f *Finding, by string, now int64) (l lesson) {
 	}
 	l.late = o.Late && !late
 	return l
+}
+
+// since is what a finding still says of a row, where asked is the row that it was asked about. That a call has failed says nothing
+// about one that was sent again meanwhile.
+func (f *Finding) since(asked, o *Order, number string) *Finding {
+	if f == nil || f.Call != HasFailed {
+		return f
+	}
+	number = cmp.Or(f.Number, number)
+	before, is := asked.call(number), o.call(number)
+	if is == nil || before != nil && before.Sent == is.Sent {
+		return f
+	}
+	still := *f
+	still.Call, still.Event = Nothing, nil
+	return &still
 }
 
 // differs reports whether amount or mid is not what was ordered. Who says that an order is paid has to say how much; what tells

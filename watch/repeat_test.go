@@ -1,0 +1,55 @@
+package watch_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/caddy-chinaums/caddy-chinaums/watch"
+)
+
+// TestFailureOfEarlierSending: a refund is repeated with its number, as it should be, and only then it becomes known that the first
+// sending had failed. That the repetition was lost changed nothing in a refund that had failed, so another number was let pass, though
+// the repetition had given the money back.
+func TestFailureOfEarlierSending(t *testing.T) {
+	first, second := request{Order: "A1", Number: "R1", Amount: 30}, request{Order: "A1", Number: "R2", Amount: 30}
+	t.Run("a notify while the repetition is on its way", func(t *testing.T) {
+		inTime(t, nil, func(t *testing.T, g *gateway) {
+			g.paidAndTold("A1", 100)
+			g.call("/refund", first, watch.Unknown, "")
+			ticket, refusal := g.Before(t.Context(), "shop", "/refund", first.body(), "")
+			if refusal != nil {
+				t.Fatalf("%+v", refusal)
+			}
+			g.notify("A1", answer{Call: watch.HasFailed, Number: "R1", CallAmount: 30, Mid: "898"}, true)
+			g.bank.refund("A1", "R1", 30, watch.HasSucceeded)
+			g.After(ticket, watch.Unknown, "", nil)
+			if refusal := g.call("/refund", second, watch.Answered, "SUCCESS"); refusal == nil || refusal.Code != watch.CodeUnresolved {
+				t.Errorf("another number: %+v", refusal)
+			}
+		})
+	})
+	t.Run("a query from before it", func(t *testing.T) {
+		inTime(t, nil, func(t *testing.T, g *gateway) {
+			g.paidAndTold("A1", 100)
+			g.bank.refund("A1", "R1", 30, watch.HasFailed)
+			g.call("/refund", first, watch.Unknown, "")
+			late := make(chan struct{})
+			g.bank.set(func() {
+				g.bank.slow, g.bank.saying["A1/R1"] = late, answer{Call: watch.HasFailed, CallAmount: 30}
+			})
+			after(7 * time.Second) // the first look is on its way
+			g.call("/refund", first, watch.Unknown, "")
+			g.bank.refund("A1", "R1", 30, watch.HasSucceeded)
+			g.bank.set(func() { g.bank.slow = nil })
+			close(late)
+			after(0)
+			if is := g.refundState("A1", "R1"); is != watch.Unresolved {
+				t.Errorf("the refund is %s", is)
+			}
+			g.bank.set(func() { delete(g.bank.saying, "A1/R1") })
+			if refusal := g.call("/refund", second, watch.Answered, "SUCCESS"); refusal == nil || refusal.Code != watch.CodeUnresolved {
+				t.Errorf("another number: %+v", refusal)
+			}
+		})
+	})
+}
