@@ -28,6 +28,7 @@ type Track struct {
 	Outcome Outcome `json:"outcome,omitempty"` // of the last sending; empty: none yet
 	Code    string  `json:"code,omitempty"`    // errCode of its answer
 	Unheard bool    `json:"unheard,omitempty"` // nothing was said about it when it was last sent
+	Again   bool    `json:"again,omitempty"`   // it was sent more than once
 
 	Flight string `json:"flight,omitempty"` // which gateway's call is on its way; empty: none is
 	Lands  int64  `json:"lands,omitempty"`  // when it is taken for lost
@@ -340,6 +341,7 @@ func (o *Order) begin(call Call, flight string, now, lands int64) *Track {
 		o.become(t, isLost, now)
 	}
 	o.become(t, isSent, now)
+	t.Again = t != &o.Track && t.Sent != 0
 	t.Flight, t.Lands, t.Sent = flight, lands, now
 	return t
 }

@@ -28,6 +28,24 @@ func TestFailureOfEarlierSending(t *testing.T) {
 			}
 		})
 	})
+	t.Run("a notify after the repetition", func(t *testing.T) {
+		inTime(t, nil, func(t *testing.T, g *gateway) {
+			g.paidAndTold("A1", 100)
+			for range 2 {
+				g.call("/refund", first, watch.Unknown, "")
+				after(time.Second)
+			}
+			g.notify("A1", answer{Call: watch.HasFailed, Number: "R1", CallAmount: 30, Mid: "898"}, true)
+			if refusal := g.call("/refund", second, watch.Answered, "SUCCESS"); refusal == nil || refusal.Code != watch.CodeUnresolved {
+				t.Errorf("another number: %+v", refusal)
+			}
+			g.bank.refund("A1", "R1", 30, watch.HasFailed)
+			after(time.Minute)
+			if refusal := g.call("/refund", second, watch.Answered, "SUCCESS"); refusal != nil {
+				t.Errorf("after the platform's word: %+v", refusal)
+			}
+		})
+	})
 	t.Run("a query from before it", func(t *testing.T) {
 		inTime(t, nil, func(t *testing.T, g *gateway) {
 			g.paidAndTold("A1", 100)

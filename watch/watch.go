@@ -530,6 +530,10 @@ func (w *Watch) Notified(ctx context.Context, merchant, order string, f Finding)
 					return false
 				}
 			}
+			f := f
+			if c := o.call(f.Number); f.Call == HasFailed && c != nil && c.Again && c.State != Failed {
+				f.Call = IsPending // it may be about an earlier sending: a query tells
+			}
 			l = o.learn(&o.Track, &f, "notify", now)
 			o.Notified = o.Notified || o.State.paid() && f.Order != Nothing
 			t := &o.Track
