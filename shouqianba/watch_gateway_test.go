@@ -637,3 +637,48 @@ func TestWatchAdmin(t *testing.T) {
 	}
 	g.told("payment.succeeded", "A1")
 }
+
+// TestWatchGuardAtOnce: many refunds of one order come at once, under both of its numbers and with numbers of their own. The platform
+// gets one of them before its end is known.
+func TestWatchGuardAtOnce(t *testing.T) {
+	g := startWatched(t, "")
+	sn := g.paid("A1")
+	g.platform.Break(sandbox.Fault{Kind: sandbox.Processing, Path: "/upay/v2/refund", Queries: 1000})
+	var group sync.WaitGroup
+	for i := range 12 {
+		group.Go(func() {
+			fields := map[string]string{"refund_request_no": fmt.Sprintf("R%d", i), "refund_amount": "300"}
+			if i%3 != 0 {
+				fields["sn"] = sn
+			}
+			if i%3 != 1 {
+				fields["client_sn"] = "A1"
+			}
+			g.call([]string{"/upay/v2/refund", "/long/upay/v2/refund", "/upay/v2/refund"}[i%3], fields)
+		})
+	}
+	group.Wait()
+	sent := 0
+	for _, c := range g.platform.Calls() {
+		if strings.Contains(c.Path, "refund") {
+			sent++
+		}
+	}
+	if o := g.row("A1"); sent != 1 || len(o.Calls) != 1 {
+		t.Errorf("%d refunds were sent: %+v", sent, o.Calls)
+	}
+}
+
+// TestWatchPathOfCall: a path that was longer than it had to be stood in the row as it came, up to a megabyte for each refund.
+func TestWatchPathOfCall(t *testing.T) {
+	g := startWatched(t, "")
+	g.paid("A1")
+	g.call("/upay/v2/"+strings.Repeat("./", 10_000)+"refund", map[string]string{"client_sn": "A1", "refund_request_no": "R1", "refund_amount": "300"})
+	var calls []string
+	for _, c := range g.row("A1").Calls {
+		calls = append(calls, c.Path)
+	}
+	if len(calls) != 1 || calls[0] != "/upay/v2/refund" {
+		t.Errorf("%.400v", calls)
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"path"
 	"slices"
 	"strconv"
 	"sync"
@@ -292,7 +293,7 @@ func (w *Watched) Before(r *http.Request, header http.Header, call *outbound.Cal
 			return nil, nil
 		}
 	}
-	ticket, refusal := s.Watch.Before(r.Context(), call.Account.Name(), call.Path(), content, r.Header.Get(OverrideHeader))
+	ticket, refusal := s.Watch.Before(r.Context(), call.Account.Name(), path.Clean(call.Path()), content, r.Header.Get(OverrideHeader))
 	if refusal != nil {
 		return nil, refused(header, refusal)
 	}
