@@ -23,8 +23,10 @@ var moving = []string{"refund", "cancel", "revoke", "reverse", "complete"}
 
 // mayMove reads a path, which the guard has found plain, in any letter case and whatever else stands around the words.
 func mayMove(called string) bool {
-	for segment := range strings.SplitSeq(letters(called, "/"), "/") {
-		if !strings.Contains(segment, "query") && slices.ContainsFunc(moving, func(word string) bool { return strings.Contains(segment, word) }) {
+	for segment := range strings.SplitSeq(called, "/") {
+		name := letters(segment, "")
+		asks := strings.Contains(name, "query") && letters(segment, "-_") == strings.ToLower(segment) // no end that a server may cut off
+		if !asks && slices.ContainsFunc(moving, func(word string) bool { return strings.Contains(name, word) }) {
 			return true
 		}
 	}

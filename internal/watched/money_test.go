@@ -14,6 +14,7 @@ func TestFind(t *testing.T) {
 		"/v1/netpay/Refund": "doubtful", "/V1/netpay/refund": "doubtful", "/v1/netpay/refund.json": "doubtful", "/v1/netpay/refund~": "doubtful",
 		"/v1/netpay/re_fund": "doubtful", "/v1/netpay/re\u200bfund": "doubtful", "/v1/netpay/uac/refund": "doubtful", "/v2/netpay/order-cancel": "doubtful",
 		"/upay/v2/Revoke": "doubtful", "/v1/netpay/refund/query": "doubtful", "/v1/netpay/refund;x=1": "doubtful",
+		"/v1/netpay/refund.query": "doubtful", "/v1/netpay/refund;query": "doubtful", "/v1/netpay/refund,query": "doubtful", // some servers cut such an end off
 		"/v1/netpay/refund-query": "", "/v1/netpay/query": "", "/v1/netpay/trade/precreate": "", "/": "", "": "",
 	} {
 		as, found, doubtful := watched.Find(table, path)
