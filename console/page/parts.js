@@ -143,7 +143,7 @@ export function tell(text, bad) {
 export function ask(question, yes) {
   const dialog = get("ask");
   tell("");
-  get("question").textContent = question;
+  get("question").textContent = visible(question, 1000);
   get("yes").textContent = yes;
   get("no").textContent = say("取消", "Cancel");
   dialog.returnValue = "";
