@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -64,7 +65,7 @@ func (c watchedCall) moves(body []byte) (said map[string]string, problem string)
 		}
 	}
 	switch {
-	case said["sn"] == "" && said["client_sn"] == "":
+	case said["sn"] == "" && said["client_sn"] == "", strings.HasPrefix(said["client_sn"], bySN):
 		return nil, "client_sn"
 	case !c.whole && said["refund_request_no"] == "":
 		return nil, "refund_request_no"

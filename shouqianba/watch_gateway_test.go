@@ -556,6 +556,7 @@ func TestWatchGuardReadsForCertain(t *testing.T) {
 		"two orders":             `{` + sn + `"client_sn":"A2","client_sn":"A1","refund_request_no":"R2","refund_amount":"100"}`,
 		"a name in capitals":     `{` + sn + `"client_sn":"A1","refund_request_no":"R2","Refund_Amount":"100"}`,
 		"two names for a number": `{` + sn + `"client_sn":"A1","refund_request_no":"R1","REFUND_REQUEST_NO":"R2","refund_amount":"100"}`,
+		"the watch's own name":   `{` + sn + `"client_sn":"sn:1","refund_request_no":"R2","refund_amount":"100"}`, // it was followed as the order of that sn
 		"an sn nobody knows":     `{` + sn + `"sn":"1","refund_request_no":"R2","refund_amount":"100"}`,
 	}
 	g := startWatched(t, "")
