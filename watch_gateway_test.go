@@ -575,9 +575,8 @@ func TestWatchPlaceholders(t *testing.T) {
 	if got := g.told("payment.succeeded", number); got.header.Get("Ce-Evidence") != "query" {
 		t.Errorf("%v", got.header)
 	}
-	if id := "shop-com.chinaums.payment.succeeded-TRADE_SUCCESS-" + number + "-1000"; len(g.log.lines("request of this process stored", id)) != 1 {
-		t.Errorf("no message has the id %s: %v", id, g.log.lines("request of this process stored"))
-	}
+	id := "shop-com.chinaums.payment.succeeded-TRADE_SUCCESS-" + number + "-1000"
+	eventually(t, "a message has the id "+id, func() bool { return len(g.log.lines("request of this process stored", id)) == 1 })
 	for _, bad := range []string{"{http.request.uri.query.id}", "{http.request.header.X-Request-Id}", "{http.request.body}", "{http.vars.tenant}"} {
 		err := caddy.Load(with("{http.request.header.Ce-Id}"+bad, "{http.request.header.Ce-Subject}"), true)
 		if err == nil || !strings.Contains(err.Error(), bad) {
