@@ -43,6 +43,7 @@ var inward = inbound.Platform{
 		}
 		return ""
 	},
+	Trade: `"seqId":"`, Channel: `"targetOrderId":"`,
 }
 
 // Notify is the middleware that takes the platform's notifies: it verifies the signature, replaces the form by

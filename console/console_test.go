@@ -67,6 +67,26 @@ type notifyEntry struct {
 	Status                                                     int
 	AppStatus                                                  int `json:"app_status"`
 	Explained                                                  bool
+	Trade, Channel                                             string
+}
+
+// TestFoundByThePlatformsNumbers: whoever is on duty often has no more than the number on the buyer's receipt.
+func TestFoundByThePlatformsNumbers(t *testing.T) {
+	g := start(t, "", "", toApp)
+	number := g.order("")
+	g.pay(number, sandbox.Genuine, 200)
+	g.pay(g.order(""), sandbox.Genuine, 200)
+	var asked struct{ SeqID, TargetOrderID string }
+	if err := json.Unmarshal([]byte(g.call("/v1/netpay/query", map[string]any{"merOrderId": number})), &asked); err != nil || asked.SeqID == "" || asked.TargetOrderID == "" {
+		t.Fatalf("%+v, %v", asked, err)
+	}
+	for _, searched := range []string{asked.SeqID, asked.TargetOrderID} {
+		var found []notifyEntry
+		g.ask("/gateway/notifies?search="+searched, &found)
+		if len(found) != 1 || found[0].Order != number || found[0].Trade != asked.SeqID || found[0].Channel != asked.TargetOrderID {
+			t.Errorf("%s: %+v", searched, found)
+		}
+	}
 }
 
 func TestCallsAndNotifies(t *testing.T) {

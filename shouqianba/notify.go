@@ -29,6 +29,8 @@ var inward = inbound.Platform{
 	ContentTypes:    []string{"application/json"},
 	ContentType:     func([]byte) string { return "application/json" },
 	SignatureHeader: "Authorization",
+	Trade:           `"sn":"`,
+	Channel:         `"trade_no":"`,
 	Explain: func(reason string) string {
 		switch reason {
 		case reasonMissingSignature, reasonSignature, reasonJSON, reasonRepeated, reasonTooMany, reasonForeignTerminal:

@@ -136,7 +136,7 @@ export function search(again) {
     element("form", { class: "tools", role: "search", onsubmit: go },
       element("label", { for: "number" }, say("单号", "Number")),
       element("input", { id: "number", type: "search", value: typed, maxlength: 64, oninput: (event) => { typed = event.target.value; } }), element("button", { id: "find", class: "strong" }, say("查找", "Search"))),
-    element("p", { class: "quiet" }, say("merOrderId、refundOrderId、billNo、client_sn、退款序列号，或平台的退款单号；也可以只写一部分。", "merOrderId, refundOrderId, billNo, client_sn, a refund's number, or the platform's own of a refund; a part of it will do."))),
+    element("p", { class: "quiet" }, say("merOrderId、refundOrderId、billNo、client_sn、退款序列号，或平台、渠道的单号；也可以只写一部分。", "merOrderId, refundOrderId, billNo, client_sn, a refund's number, or the platform's or the channel's; a part of it will do."))),
   found?.problems.map((problem) => element("p", { class: "bad" }, theirs(problem))),
   found && section(say("订单", "Orders"), found.orders, (list) => element("ul", { class: "plain" }, list.map((o) => element("li", {}, link(o), " ", texts.state(o.state), " ", o.amount ? yuan(o.amount) : "", " ", element("span", { class: "quiet" }, `${o.merchant} (${o.platform})`))))),
   found && section(say("调用", "Calls"), found.calls, (list) => list.map(recent.call)),

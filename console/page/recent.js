@@ -126,6 +126,7 @@ export function notify(n, label) {
     [say("商户", "Merchant"), `${accountName(n)} (${n.platform})`],
     [n.type ? say("订单", "Order") : say("自称的订单", "Order it claims"), n.order && (n.type ? orderLink(n.platform, n.account, n.order) : theirs(n.order))],
     [say("事件", "Event"), n.type && element("code", {}, n.type)], [say("事件标识", "Event's id"), n.id && element("code", {}, n.id)],
+    [say("平台单号", "Platform's number"), n.trade && theirs(n.trade)], [say("渠道单号", "Channel's number"), n.channel && theirs(n.channel)],
     [say("原因", "Reason"), n.reason && `${meaning} (${n.reason})`], [say("怎么办", "What to do"), remedy],
     [say("应用返回", "The app answered"), n.app_status], [say("答复平台", "The platform was answered"), n.status], [say("来自", "From"), theirs(n.remote)],
   ), n.explained && explanation(n)]);

@@ -80,6 +80,9 @@ type Platform struct {
 	// SignatureHeader is the header with a notify's signature, or "". An app that gets the original bytes gets this header
 	// too, so that it can check the signature itself.
 	SignatureHeader string
+	// Trade and Channel are how the members of the normalized JSON begin that have the platform's own number and the payment
+	// channel's, such as `"seqId":"`. The console finds a notify by them.
+	Trade, Channel string
 }
 
 // Flights counts requests in progress, so that a reload waits for them.

@@ -3,6 +3,7 @@ package inbound
 import (
 	"net"
 	"net/http"
+	"strings"
 
 	"go.uber.org/zap/zapcore"
 
@@ -13,8 +14,20 @@ import (
 func (n *Notify) remember(account Account, event *Event, result, reason string, status, appStatus int) {
 	recent.Default.Notified(&recent.Notify{
 		Platform: n.platform.Name, Account: account.Name(), Type: event.Type, ID: event.ID, Order: event.Subject,
+		Trade: member(event.Data, n.platform.Trade), Channel: member(event.Data, n.platform.Channel),
 		Result: result, Reason: reason, Status: status, AppStatus: appStatus,
 	})
+}
+
+// member is the text of a member of normalized JSON, as it stands there; start is its name and what follows up to the text,
+// which no other text can hold.
+func member(data, start string) string {
+	if start == "" {
+		return ""
+	}
+	_, after, _ := strings.Cut(data, start)
+	value, _, _ := strings.Cut(after, `"`)
+	return value
 }
 
 // rememberRefused keeps what is known of a notify that is not believed. Its content is kept where a command can explain it.

@@ -35,6 +35,8 @@ type NotifyEntry struct {
 	Entry
 	Type      string `json:"type,omitempty"`
 	ID        string `json:"id,omitempty"`
+	Trade     string `json:"trade,omitempty"`   // the platform's number
+	Channel   string `json:"channel,omitempty"` // the payment channel's number
 	Result    string `json:"result"`
 	Remote    string `json:"remote,omitempty"`
 	Status    int    `json:"status,omitempty"`
@@ -45,7 +47,7 @@ type NotifyEntry struct {
 // Select selects what is read.
 type Select struct {
 	After  uint64 // only those with a higher number
-	Search string // only those with a number of the order or refund, or an id, that contains it; empty: all
+	Search string // only those with a number of the order or refund, or an id, that contains it; of notifies also the platform's and the channel's numbers; empty: all
 	Limit  int    // at most so many, the newest
 }
 
@@ -77,13 +79,13 @@ func (l *Log) Calls(q Select) []CallEntry {
 // Notifies returns notifies, the newest first.
 func (l *Log) Notifies(q Select) []NotifyEntry {
 	all := read(l, &l.notifies, q, func(n *notify) *entry { return &n.entry }, func(n *notify) bool {
-		return n.order.holds(q.Search) || n.id.holds(q.Search)
+		return n.order.holds(q.Search) || n.id.holds(q.Search) || n.trade.holds(q.Search) || n.channel.holds(q.Search)
 	})
 	notifies := make([]NotifyEntry, 0, len(all))
 	for i := range all {
 		n := &all[i]
 		notifies = append(notifies, NotifyEntry{
-			Entry: n.read(&n.order, n.reason), Type: n.kind, ID: n.id.String(), Result: n.result, Remote: n.remote.String(),
+			Entry: n.read(&n.order, n.reason), Type: n.kind, ID: n.id.String(), Trade: n.trade.String(), Channel: n.channel.String(), Result: n.result, Remote: n.remote.String(),
 			Status: n.status, AppStatus: n.appStatus, Explained: n.explained,
 		})
 	}

@@ -35,6 +35,7 @@ type Call struct {
 type Notify struct {
 	Platform, Account    string
 	Type, ID, Order      string // Type and ID are empty of a refused one, and Order is what it claims
+	Trade, Channel       string // the numbers that the platform and the payment channel give it, or empty
 	Result, Reason       string
 	Remote               string // who sent a refused one
 	Status, AppStatus    int    // what the platform was answered, and what the app did; 0: it did not
@@ -116,6 +117,7 @@ type notify struct {
 	entry
 	kind, result, reason string // likewise
 	id, order, remote    word
+	trade, channel       word
 	status, appStatus    int
 	explained            bool
 }
@@ -166,6 +168,8 @@ func (l *Log) Notified(n *Notify) {
 	e.kind, e.result, e.reason, e.status, e.appStatus = n.Type, n.Result, n.Reason, n.Status, n.AppStatus
 	e.id.set(n.ID)
 	e.order.set(n.Order)
+	e.trade.set(n.Trade)
+	e.channel.set(n.Channel)
 	e.remote.set(n.Remote)
 	if e.explained = len(n.Content) > 0 && len(n.Content) <= captureSize; e.explained {
 		c := l.captured.add()

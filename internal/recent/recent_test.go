@@ -50,10 +50,16 @@ func TestStrangersPushNothingOut(t *testing.T) {
 	if all := l.Calls(Select{Search: "mine", Limit: 10}); len(all) != 1 {
 		t.Errorf("the call is gone: %+v", all)
 	}
+	l.Notified(&Notify{Platform: "chinaums", Account: "shop", Type: "t", Trade: "trade-7", Channel: "channel-8", Result: Taken})
+	for _, number := range []string{"trade-7", "channel-8"} {
+		if all := l.Notifies(Select{Search: number, Limit: 10}); len(all) != 1 || all[0].Trade != "trade-7" || all[0].Channel != "channel-8" {
+			t.Errorf("%s: %+v", number, all)
+		}
+	}
 	if all := l.Notifies(Select{Search: "mine", Limit: 10}); len(all) != 1 {
 		t.Errorf("the notify is gone: %+v", all)
 	}
-	if all := l.Notifies(Select{Limit: 5000}); len(all) != keptForeign+1 {
+	if all := l.Notifies(Select{Limit: 5000}); len(all) != keptForeign+2 {
 		t.Errorf("%d notifies are kept", len(all))
 	}
 }
