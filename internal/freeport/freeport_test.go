@@ -23,7 +23,9 @@ func TestBlocksAreApart(t *testing.T) {
 			if port < first || port >= beyond {
 				t.Errorf("port %d", port)
 			}
-			if other, taken := owner[port]; taken {
+			if other, taken := owner[port]; taken && other == process {
+				break // once around: somebody listens on another port of the block, as what outlives its test does
+			} else if taken {
 				t.Fatalf("port %d was given to %d and %d", port, other, process)
 			}
 			owner[port] = process
