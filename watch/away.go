@@ -32,7 +32,7 @@ func (b *breaker) lets(now time.Time) bool {
 	return !now.Before(*until) && b.until.CompareAndSwap(until, &next)
 }
 
-// learn takes how a try has ended. Whoever has hung up himself says nothing about the store.
+// learn takes how a try has ended. A caller that has hung up says nothing about the store.
 func (b *breaker) learn(err error, begun, now time.Time) {
 	answered := err == nil || errors.Is(err, ErrConflict) || errors.Is(err, errFormat) || now.Sub(begun) < longWait
 	switch {
@@ -98,7 +98,7 @@ func (w *Watch) catchUp() {
 	}
 }
 
-// long reports whether so much waits that whoever adds to it had better do it himself.
+// long reports whether so much waits that a caller should make its own change at once.
 func (d *overdue) long() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -220,7 +220,7 @@ var keySecret = func() []byte {
 // access is a digest of how the servers are reached, and as whom. It shows nothing of it.
 func (o *Options) access() string {
 	digest := hmac.New(sha256.New, keySecret)
-	// JSON, for one list is not to look like another.
+	// JSON keeps one list from looking like another.
 	digest.Write(caddyconfig.JSON([]any{slices.Sorted(slices.Values(o.servers)), o.Creds, o.CA, o.CertFile, o.KeyFile}, nil))
 	return hex.EncodeToString(digest.Sum(nil))[:16]
 }
