@@ -352,7 +352,14 @@ func TestKeyboard(t *testing.T) {
 	}
 	p.Keys(webdriver.KeyEnter)
 	p.Shows("It cannot be brought back")
-	p.Keys(webdriver.KeyTab, webdriver.KeyEnter)
+	p.Keys(webdriver.KeyTab)
+	if got := p.Focused(); got != "yes" {
+		t.Errorf("the key after no leads to %s", got)
+	}
+	// On a busy machine the browser tells of the last question's end when the next is open already. That was taken for a no to the
+	// next, and yes did nothing.
+	p.Run(`document.getElementById("ask").dispatchEvent(new Event("close"))`)
+	p.Keys(webdriver.KeyEnter)
 	p.Shows("1 deleted.")
 	p.Shows("dead 0")
 	if got := p.Focused(); got != "main" {

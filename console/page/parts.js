@@ -152,7 +152,8 @@ export function ask(question, yes) {
   return new Promise((resolve) => {
     get("yes").onclick = () => dialog.close("yes");
     get("no").onclick = () => dialog.close("");
-    dialog.onclose = () => resolve(dialog.returnValue === "yes");
+    // The close of the question before may be told only now.
+    dialog.onclose = () => dialog.open || resolve(dialog.returnValue === "yes");
   });
 }
 
