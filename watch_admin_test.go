@@ -11,6 +11,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/sandbox"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/testutil"
 )
 
 // TestWatchAdmin looks at orders through the admin API and the commands of a running Caddy.
@@ -20,6 +21,7 @@ func TestWatchAdmin(t *testing.T) {
 	if err := caddy.Stop(); err != nil {
 		t.Fatal(err)
 	}
+	testutil.Released(t, g.address)
 	audit := filepath.Join(t.TempDir(), "audit.log")
 	options := "{\n\tadmin " + address + "\n\tlog audit {\n\t\toutput file " + audit + "\n\t\tinclude admin.api.chinaums\n\t}\n"
 	if err := caddy.Load(adapt(t, strings.Replace(g.config, "{\n", options, 1)), true); err != nil {

@@ -19,6 +19,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/sandbox"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/testutil"
 	"github.com/caddy-chinaums/caddy-chinaums/watch"
 )
 
@@ -28,6 +29,7 @@ type watchedGateway struct {
 	platform *sandbox.ChinaUMS
 	keys     sandbox.Options
 	app      *merchantApp
+	address  string
 	url      string
 	config   string
 	log      *logged
@@ -39,7 +41,7 @@ func startWatched(t *testing.T, options string) *watchedGateway {
 	t.Helper()
 	platform, upstream := startSandbox(t, sandbox.Options{Manual: true})
 	address, directory := freeAddress(t), t.TempDir()
-	g := &watchedGateway{t: t, platform: platform, keys: platform.Options(), app: newMerchantApp(t, nil), url: "http://" + address}
+	g := &watchedGateway{t: t, platform: platform, keys: platform.Options(), app: newMerchantApp(t, nil), address: address, url: "http://" + address}
 	unknown := "50ms 100ms 200ms 400ms 800ms 1600ms 3s 6s 12s 24s 48s 96s"
 	if strings.Contains(options, "unknown") {
 		unknown = ""
@@ -564,6 +566,10 @@ func TestWatchPlaceholders(t *testing.T) {
 	with := func(id, order string) []byte {
 		return adapt(t, strings.Replace(strings.Replace(g.config, option, option+"id "+id+"\n\t\torder_by "+order+"\n\t\t", 1), "{\n", "{\n\tadmin off\n\tlog {\n\t\toutput test_log "+g.log.id+"\n\t\tformat json\n\t\tlevel DEBUG\n\t}\n", 1))
 	}
+	if err := caddy.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	testutil.Released(t, g.address)
 	if err := caddy.Load(with("{http.chinaums.merchant}-{http.chinaums.event_type}-{http.chinaums.status}-{http.chinaums.mer_order_id}-{http.chinaums.total_amount}",
 		"{http.chinaums.mer_order_id}"), true); err != nil {
 		t.Fatal(err)

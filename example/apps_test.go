@@ -22,9 +22,11 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/freeport"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/sandbox"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/testutil"
 	"github.com/caddy-chinaums/caddy-chinaums/webhook"
 )
 
@@ -214,6 +216,9 @@ func loadAdapted(t *testing.T, config []byte) {
 	if err := caddy.Stop(); err != nil {
 		t.Fatalf("stopping: %v", err)
 	}
+	for _, address := range listensAt(t, config) {
+		testutil.Released(t, address)
+	}
 	if err := caddy.Load(config, true); err != nil {
 		t.Fatalf("loading: %v", err)
 	}
@@ -222,6 +227,34 @@ func loadAdapted(t *testing.T, config []byte) {
 			t.Errorf("stopping: %v", err)
 		}
 	})
+}
+
+// listensAt returns the addresses of a configuration's servers.
+func listensAt(t *testing.T, config []byte) (addresses []string) {
+	t.Helper()
+	var document struct {
+		Apps struct {
+			HTTP caddyhttp.App `json:"http"`
+		} `json:"apps"`
+	}
+	if err := json.Unmarshal(config, &document); err != nil {
+		t.Fatal(err)
+	}
+	for _, server := range document.Apps.HTTP.Servers {
+		for _, listen := range server.Listen {
+			parsed, err := caddy.ParseNetworkAddress(listen)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if parsed.Host == "" {
+				parsed.Host = "127.0.0.1"
+			}
+			if parsed.StartPort != 0 {
+				addresses = append(addresses, parsed.JoinHostPort(0))
+			}
+		}
+	}
+	return addresses
 }
 
 func adapt(t *testing.T, source []byte) []byte {

@@ -531,6 +531,7 @@ func TestAdminOfAnImplicitInbox(t *testing.T) {
 		t.Errorf("%d %v", status, answer)
 	}
 
+	admin = freeAddress(t) // at the old one, a connection may reach the configuration that is going
 	document, err := adapt(t, "{\n\tadmin "+admin+"\n\tpersist_config off\n\tlog {\n\t\toutput discard\n\t}\n}\n"+strings.Replace(sites, "retry 1h", "retry 2h", 1))
 	if err != nil {
 		t.Fatal(err)

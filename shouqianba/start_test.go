@@ -18,6 +18,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/sandbox"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/testutil"
 )
 
 // serveFirst provisions a Caddyfile and starts the http app alone, as Caddy does when it comes to it first: it starts apps
@@ -81,6 +82,7 @@ func TestServingBeforeTheStart(t *testing.T) {
 	if err := caddy.Stop(); err != nil {
 		t.Fatal(err)
 	}
+	testutil.Released(t, g.address)
 
 	startRest, arrived := serveFirst(t, config)
 	notify := call(sn, `"order_status":"PAID"`)

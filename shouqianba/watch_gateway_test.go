@@ -20,6 +20,7 @@ import (
 	_ "github.com/caddy-chinaums/caddy-chinaums/inbox/boltstore"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/normalize"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/sandbox"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/testutil"
 	"github.com/caddy-chinaums/caddy-chinaums/watch"
 	_ "github.com/caddy-chinaums/caddy-chinaums/watch/boltstore"
 )
@@ -615,6 +616,7 @@ func TestWatchAdmin(t *testing.T) {
 	if err := caddy.Stop(); err != nil {
 		t.Fatal(err)
 	}
+	testutil.Released(t, g.address)
 	adapted, err := adaptOrError(strings.Replace(withTestLog(g.config), "admin off", "admin "+address, 1))
 	if err != nil {
 		t.Fatal(err)

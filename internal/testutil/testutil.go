@@ -3,6 +3,7 @@
 package testutil
 
 import (
+	"net"
 	"os"
 	"testing"
 	"time"
@@ -35,6 +36,19 @@ func Eventually(t testing.TB, what string, condition func() bool) {
 		}
 		<-ticks.C
 	}
+}
+
+// Released waits until nobody listens at an address. Caddy may close its listeners a moment after it has stopped, and net/http
+// closes a connection that comes meanwhile unanswered.
+func Released(t testing.TB, address string) {
+	t.Helper()
+	Eventually(t, "nobody listens at "+address, func() bool {
+		connection, err := net.Dial("tcp", address)
+		if err == nil {
+			_ = connection.Close()
+		}
+		return err != nil
+	})
 }
 
 // Receive returns the next value of a channel, and fails the test if none comes in time.
