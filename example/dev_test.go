@@ -268,14 +268,16 @@ func TestDevCommands(t *testing.T) {
 				t.Errorf("order: %s", got)
 			}
 			shell(t, d.printed(t, "Pay"))
-			d.shows(t, test.order, test.paid, yes)
+			d.shows(t, test.order) // the line of a call is printed when its answer has gone out
+			d.shows(t, test.paid, yes)
 			if got := shell(t, d.printed(t, "Query")); !strings.Contains(got, test.queried) {
 				t.Errorf("query: %s", got)
 			}
 			if got := shell(t, d.printed(t, "Refund 9.90 yuan")); !strings.Contains(got, test.refunded) {
 				t.Errorf("refund: %s", got)
 			}
-			d.shows(t, test.paid, yes, test.query, test.refund, yes)
+			d.shows(t, test.query)
+			d.shows(t, test.paid, yes, test.refund, yes)
 			d.ends(t, os.Interrupt)
 		})
 	}
@@ -287,7 +289,7 @@ func TestDevWatch(t *testing.T) {
 	shell(t, d.printed(t, "Lose the next notification. The watch finds the payment 10 s after the order, or later"))
 	shell(t, d.printed(t, "Order for 49.90 yuan")+d.printed(t, "Pay"))
 	address := fmt.Sprintf("127.0.0.1:%d", d.port+4)
-	d.shows(t, "./caddy chinaums orders --address "+address+"\n")
+	d.shows(t, "  http://"+address+"/gateway/ ", "./caddy chinaums orders --address "+address+"\n")
 	orders := func(arguments ...string) string {
 		t.Helper()
 		binary, err := os.Executable()
@@ -302,13 +304,28 @@ func TestDevWatch(t *testing.T) {
 		}
 		return string(output)
 	}
+	// A browser opens the console by the address that is printed.
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+address+"/gateway/", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.Header.Set("Sec-Fetch-Mode", "navigate")
+	response, err := client.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	if page, err := io.ReadAll(response.Body); err != nil || response.StatusCode != 200 || !strings.Contains(string(page), "page.js") {
+		t.Errorf("%s %s, %v", response.Status, page, err)
+	}
 	if got := orders("orders"); !strings.Contains(got, "SAND0000001") {
 		t.Error(got)
 	}
 	orders("query", "SAND0000001") // sooner than by itself
 	d.shows(t, "--> com.chinaums.payment.succeeded SAND0000001 49.90  ", "(found by a query)\n", "<-- 200 from your app\n")
 	shell(t, d.printed(t, "Refund 9.90 yuan"))
-	d.shows(t, "POST /v1/netpay/refund  200 answered SUCCESS", "<-- in the inbox: SUCCESS to the platform\n")
+	d.shows(t, "POST /v1/netpay/refund  200 answered SUCCESS")
+	d.shows(t, "<-- in the inbox: SUCCESS to the platform\n")
 	d.shows(t, "--> com.chinaums.refund.succeeded SAND0000001 9.90  ")
 	if got := orders("orders", "--state", "refunded_part"); !strings.Contains(got, "SAND0000001R=succeeded") {
 		t.Error(got)

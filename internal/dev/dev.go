@@ -50,7 +50,7 @@ type Options struct {
 	// Port is the first of four, or of five with a watch; see DefaultPort.
 	Port int
 
-	// Watch follows orders and refunds, keeps events in an inbox until the app has taken them, and opens the admin API.
+	// Watch follows orders and refunds, keeps events in an inbox until the app has taken them, and opens the admin API, with the console.
 	Watch bool
 
 	// Chinese writes in Chinese instead of in English.
@@ -230,7 +230,8 @@ type command struct{ step, line string }
 func (r *run) caddyfile() string {
 	admin, account := "off", r.platform.account()
 	if r.Watch { // soon enough for somebody who waits for it
-		admin = r.address(adminSide)
+		// With the empty origin, a browser may open the console by its address.
+		admin = fmt.Sprintf("%[1]s {\n\t\torigins %[1]s \"\"\n\t}", r.address(adminSide))
 		account = strings.TrimSuffix(account, "\t}\n") + "\t\twatch {\n\t\t\torders 10s 20s 40s 1m 2m 5m 10m 20m\n\t\t}\n\t}\n"
 	}
 	config := fmt.Sprintf(`{

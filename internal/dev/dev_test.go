@@ -137,7 +137,7 @@ func TestTexts(t *testing.T) {
 		for _, text := range []string{
 			texts.running, texts.page, texts.calls, texts.notifies, texts.app, texts.noApp, texts.ownApp, texts.pages,
 			texts.variables, texts.record, texts.typing, texts.legend, texts.call, texts.took, texts.refused, texts.silent, texts.forged,
-			texts.admin, texts.kept, texts.replied, texts.found,
+			texts.console, texts.admin, texts.kept, texts.replied, texts.found,
 			texts.steps["order"], texts.steps["pay"], texts.steps["query"], texts.steps["refund"], texts.steps["lose"], texts.steps["orders"],
 		} {
 			if text == "" {

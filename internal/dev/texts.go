@@ -15,7 +15,7 @@ type texts struct {
 
 	call, took, refused, silent, forged string
 
-	admin, kept, replied, found string // with a watch
+	console, admin, kept, replied, found string // with a watch
 }
 
 var english = texts{
@@ -42,6 +42,7 @@ var english = texts{
 	silent:  "no reply (%s): %s to the platform, which sends it again",
 	forged:  "notification rejected, %d (%s): %s to the sender",
 
+	console: "the console: what is going on, order by order",
 	admin:   "the admin API, for the commands orders, order, query, resend and reconcile",
 	kept:    "in the inbox: %s to the platform",
 	replied: "%d from your app",
@@ -72,6 +73,7 @@ var chinese = texts{
 	silent:  "没有返回（%s）：向平台返回 %s，平台会重发",
 	forged:  "拒绝通知，%d（%s）：向发送方返回 %s",
 
+	console: "值班台：订单、回调、收件箱一目了然",
 	admin:   "管理 API，供 orders、order、query、resend、reconcile 等命令使用",
 	kept:    "已存入收件箱：向平台返回 %s",
 	replied: "应用返回 %d",
@@ -88,6 +90,7 @@ func (r *run) introduce(secret string) error {
 	row(gateway, r.calls)
 	row(r.notifyURL(), r.notifies)
 	if r.Watch {
+		row("http://"+r.address(adminSide)+"/gateway/", r.console)
 		row("http://"+r.address(adminSide), r.admin)
 	}
 	switch {
