@@ -85,7 +85,8 @@ type Call struct {
 
 	offered bool // the placeholders are the call's own
 	told    told
-	after   After // nil: nobody follows the call
+	after   After            // nil: nobody follows the call
+	hear    func(heard bool) // nil: nobody wants to know
 
 	// What a Proxy uses, here so that it need not be made: the body's and the answer's buffers, the request's head, the
 	// answer's own headers.

@@ -242,6 +242,7 @@ func (g *Guard) Serve(w http.ResponseWriter, r *http.Request, resolve func() Acc
 	call.placeholders(r)
 	g.flights.Begin()
 	defer g.flights.End()
+	defer call.heard(nil) // should somebody panic
 
 	start = time.Now()
 	type line struct {
@@ -326,6 +327,7 @@ func (g *Guard) Answer(w http.ResponseWriter, r *http.Request, call *Call, e *Er
 	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
 		repl.Set("http."+g.platform.Name+".reason", e.Reason)
 	}
+	call.heard(nil) // what the platform has answered cannot be passed on
 	call.settle(e.Outcome, e.Code, 0, nil)
 	g.tell(r, call, e.Outcome, e.Code) // before the answer, whose headers others may make of them
 	answer := g.platform.Envelope(e)
@@ -403,6 +405,7 @@ func (g *Guard) log(r *http.Request, call *Call, e *Error, writeErr error) {
 // finish tells everybody what became of a call. w has the answer; nil: it is to be cut.
 func (g *Guard) finish(w http.ResponseWriter, r *http.Request, call *Call, outcome Outcome, errCode string, start time.Time) {
 	call.settle(outcome, errCode, 0, nil)
+	call.heard(w)
 	merchant, sent := "", false
 	if call != nil {
 		merchant, sent = call.Account.Name(), call.sent.Load()

@@ -84,6 +84,7 @@ func (p *Proxy) Forward(w http.ResponseWriter, r *http.Request, resolve func() A
 	call.placeholders(r)
 	p.flights.Begin()
 	defer p.flights.End()
+	defer call.heard(nil) // should somebody panic
 
 	start = time.Now()
 	span := call.span(r.Context())
@@ -212,6 +213,7 @@ func (p *Proxy) pass(w http.ResponseWriter, call *Call, answer *http.Response) (
 	}
 	w.WriteHeader(answer.StatusCode)
 	if _, err := w.Write(call.answer.Bytes); err != nil {
+		call.heard(nil)
 		call.answer = body.Pooled{} // not for others: HTTP/2's server may still look at it when the client has reset the stream
 	}
 	return nil

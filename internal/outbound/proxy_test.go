@@ -3,6 +3,7 @@ package outbound
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -32,16 +33,19 @@ func (w *recorder) Before(_ *http.Request, header http.Header, call *Call) (Afte
 	if w.refuse != nil {
 		return nil, w.refuse
 	}
-	return func(outcome Outcome, errCode string, status int, answer []byte) {
+	return func(outcome Outcome, errCode string, status int, answer []byte) (told func(heard bool)) {
 		if w.client.Body.Len() > 0 {
 			w.told = append(w.told, "too late")
 		}
 		w.told = append(w.told, "after "+string(outcome)+" "+errCode+" "+string(answer))
+		return func(heard bool) {
+			w.told = append(w.told, fmt.Sprint("heard ", heard && w.client.Body.Len() > 0 && w.client.Flushed))
+		}
 	}, nil
 }
 
 // TestWatch: in every form a watch is asked before anything is sent, may refuse, and is told once what became of the call,
-// before the client is.
+// before the client is, and once when the answer is out.
 func TestWatch(t *testing.T) {
 	answering := roundTripper(func(r *http.Request) (*http.Response, error) {
 		return &http.Response{StatusCode: 200, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(`{"errCode":"OK"}`)), ContentLength: 16}, nil
@@ -55,8 +59,8 @@ func TestWatch(t *testing.T) {
 		outcome string
 		told    []string
 	}{
-		{"answered", answering, nil, 200, "answered", []string{"before /v1/x {}", `after answered OK {"errCode":"OK"}`}},
-		{"not sent", dead, nil, 502, "not_sent", []string{"before /v1/x {}", "after not_sent GATEWAY_UNREACHABLE "}},
+		{"answered", answering, nil, 200, "answered", []string{"before /v1/x {}", `after answered OK {"errCode":"OK"}`, "heard true"}},
+		{"not sent", dead, nil, 502, "not_sent", []string{"before /v1/x {}", "after not_sent GATEWAY_UNREACHABLE ", "heard true"}},
 		{"refused", nil, errInvalid.status(409).because("busy", nil), 409, "not_sent", []string{"before /v1/x {}"}},
 	} {
 		for _, form := range []string{"proxy", "long form"} {
@@ -71,28 +75,117 @@ func TestWatch(t *testing.T) {
 				guard.platform = &platform
 				r := httptest.NewRequest(http.MethodPost, "/v1/x", strings.NewReader("{}"))
 				r.Header.Set("Content-Type", "application/json")
-				resolve := func() Account { return testAccount{} }
-				signer := waitingSigner{func() {}}
-				if form == "proxy" {
-					p := &Proxy{Guard: *guard, sender: Through(c.next)}
-					_ = p.Forward(client, r, resolve, func(Account) Signer { return signer })
-				} else {
-					_ = guard.Serve(client, r, resolve, caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
-						r = r.WithContext(context.WithValue(r.Context(), caddy.CtxKey("reverse_proxy.dial_info"), reverseproxy.DialInfo{Address: testAccount{}.Endpoint().Dial}))
-						res, err := RoundTrip(r, guard.platform, testAccount{}, signer, c.next)
-						if err != nil {
-							return err
-						}
-						w.WriteHeader(res.StatusCode)
-						_, err = io.Copy(w, res.Body)
-						return err
-					}))
-				}
+				serve(guard, form, client, r, c.next, func(w http.ResponseWriter) http.ResponseWriter { return w })
 				if client.Code != c.status || client.Header().Get(OutcomeHeader) != c.outcome || client.Header().Get("Gateway-Guard") != "unseen" {
 					t.Errorf("%d %v %s", client.Code, client.Header(), client.Body)
 				}
 				if !slices.Equal(watch.told, c.told) {
 					t.Errorf("the watch was told %q, not %q", watch.told, c.told)
+				}
+			})
+		}
+	}
+}
+
+// serve has a call served, in one form or the other. Between the guard and what sends stands between.
+func serve(guard *Guard, form string, client http.ResponseWriter, r *http.Request, next roundTripper, between func(w http.ResponseWriter) http.ResponseWriter) {
+	resolve := func() Account { return testAccount{} }
+	signer := waitingSigner{func() {}}
+	if form == "proxy" {
+		p := &Proxy{Guard: *guard, sender: Through(next)}
+		_ = p.Forward(client, r, resolve, func(Account) Signer { return signer })
+		return
+	}
+	_ = guard.Serve(client, r, resolve, caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+		r = r.WithContext(context.WithValue(r.Context(), caddy.CtxKey("reverse_proxy.dial_info"), reverseproxy.DialInfo{Address: testAccount{}.Endpoint().Dial}))
+		res, err := RoundTrip(r, guard.platform, testAccount{}, signer, next)
+		if err != nil {
+			return err
+		}
+		if w = between(w); w == nil {
+			return nil
+		}
+		w.WriteHeader(res.StatusCode)
+		_, err = io.Copy(w, res.Body)
+		return err
+	}))
+}
+
+// failing is a client's connection that breaks at some point.
+type failing struct {
+	*httptest.ResponseRecorder
+	write, flush func() error
+}
+
+func (f *failing) Write(p []byte) (int, error) {
+	if err := f.write(); err != nil {
+		return 0, err
+	}
+	return f.ResponseRecorder.Write(p)
+}
+
+func (f *failing) FlushError() error {
+	f.Flush()
+	return f.flush()
+}
+
+// TestHeard: who was not given the platform's answer, or not all of it, has not heard of it. The watch is told so once, whatever
+// happens. It used to take everybody who had waited for the answer for one who has it.
+func TestHeard(t *testing.T) {
+	answering := roundTripper(func(r *http.Request) (*http.Response, error) {
+		return &http.Response{StatusCode: 200, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(`{"errCode":"OK"}`)), ContentLength: 16}, nil
+	})
+	broken := errors.New("broken pipe")
+	fine := func() error { return nil }
+	for name, c := range map[string]struct {
+		write, flush func() error
+		hangsUp      bool // while the answer goes out
+		drops        bool // a handler between
+		form         string
+		want         string
+	}{
+		"it has it":                {fine, fine, false, false, "", "heard true"},
+		"a writer without a flush": {fine, func() error { return http.ErrNotSupported }, false, false, "", "heard true"},
+		"it is not flushed":        {fine, func() error { return broken }, false, false, "", "heard false"},
+		"it is not written":        {func() error { return broken }, fine, false, false, "", "heard false"},
+		"somebody panics":          {func() error { panic(http.ErrAbortHandler) }, fine, false, false, "", "heard false"},
+		"somebody panics, later":   {fine, func() error { panic(http.ErrAbortHandler) }, false, false, "", "heard false"},
+		"it hangs up":              {fine, fine, true, false, "", "heard false"},
+		"another handler drops it": {fine, fine, false, true, "long form", "heard false"},
+	} {
+		for _, form := range []string{"proxy", "long form"} {
+			if c.form != "" && c.form != form {
+				continue
+			}
+			t.Run(name+", "+form, func(t *testing.T) {
+				ctx, hangUp := context.WithCancel(t.Context())
+				defer hangUp()
+				client := &failing{httptest.NewRecorder(), c.write, func() error {
+					if c.hangsUp {
+						hangUp()
+					}
+					return c.flush()
+				}}
+				watch := &recorder{client: client.ResponseRecorder}
+				guard := newGuard(t, []string{"all"}, nil, nil)
+				guard.Watch = watch
+				platform := testPlatform
+				platform.ErrCode = func([]byte) string { return "OK" }
+				platform.Words = func(string, []byte) string { return "" }
+				guard.platform = &platform
+				r := httptest.NewRequestWithContext(ctx, http.MethodPost, "/v1/x", strings.NewReader("{}"))
+				r.Header.Set("Content-Type", "application/json")
+				func() {
+					defer func() { _ = recover() }() // as net/http does
+					serve(guard, form, client, r, answering, func(w http.ResponseWriter) http.ResponseWriter {
+						if c.drops {
+							return nil
+						}
+						return w
+					})
+				}()
+				if len(watch.told) != 3 || watch.told[2] != c.want {
+					t.Errorf("the watch was told %q", watch.told)
 				}
 			})
 		}

@@ -1,6 +1,9 @@
 package outbound
 
-import "net/http"
+import (
+	"errors"
+	"net/http"
+)
 
 // Watch follows a platform's calls. A guard without one asks nobody.
 type Watch interface {
@@ -13,7 +16,8 @@ type Watch interface {
 
 // After takes what became of a call, before its client is told: the outcome, the platform's error code or the gateway's
 // own, and the answer as it came. answer is nil where there was none, and must not be kept. nil: the call is not followed.
-type After func(outcome Outcome, errCode string, status int, answer []byte)
+// What it returns is called once the client has that answer, or can no longer get it. nil: nobody wants to know.
+type After func(outcome Outcome, errCode string, status int, answer []byte) (told func(heard bool))
 
 // Path is the platform's interface that is called.
 func (c *Call) Path() string { return c.path }
@@ -25,5 +29,19 @@ func (c *Call) settle(outcome Outcome, errCode string, status int, answer []byte
 	}
 	after := c.after
 	c.after = nil
-	after(outcome, errCode, status, answer)
+	c.hear = after(outcome, errCode, status, answer)
+}
+
+// heard tells the watch whether the client has been given the answer. w has all of it; nil: it was cut, or is another one.
+func (c *Call) heard(w http.ResponseWriter) {
+	if c == nil || c.hear == nil {
+		return
+	}
+	hear, heard := c.hear, false
+	c.hear = nil
+	defer func() { hear(heard) }()
+	if w != nil {
+		err := http.NewResponseController(w).Flush() // a small answer is still in a buffer
+		heard = (err == nil || errors.Is(err, http.ErrNotSupported)) && !c.clientHasGone()
+	}
 }
