@@ -9,13 +9,16 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/sandbox"
@@ -435,15 +438,18 @@ func TestWatchOutlivesReload(t *testing.T) {
 	}
 }
 
-func (g *watchedGateway) refundAfterReload(order, refund string, amount int) answer {
+func (g *watchedGateway) refundRequest(order, refund string, amount int) *http.Request {
 	g.t.Helper()
 	content, _ := json.Marshal(map[string]any{
 		"requestTimestamp": time.Now().In(beijing).Format(time.DateTime), "mid": g.keys.MID, "tid": g.keys.TID, "instMid": "APPDEFAULT",
 		"merOrderId": order, "refundOrderId": refund, "refundAmount": amount,
 	})
-	return doAfterReload(g.t, func() *http.Request {
-		return newRequest(g.t, "POST", g.url+"/v1/netpay/refund", string(content), "Content-Type: application/json")
-	})
+	return newRequest(g.t, "POST", g.url+"/v1/netpay/refund", string(content), "Content-Type: application/json")
+}
+
+func (g *watchedGateway) refundAfterReload(order, refund string, amount int) answer {
+	g.t.Helper()
+	return doAfterReload(g.t, func() *http.Request { return g.refundRequest(order, refund, amount) })
 }
 
 // TestWatchRestart: the gateway ends between the line and the answer. What was written down and has no outcome is unknown at the
@@ -462,6 +468,69 @@ func TestWatchRestart(t *testing.T) {
 		t.Fatal(err)
 	}
 	g.told("refund.succeeded", number)
+}
+
+// dying copies a file at the first byte of an answer, and lets the answer go no further.
+type dying struct {
+	http.ResponseWriter
+	file    string
+	content []byte
+	err     error
+}
+
+func (d *dying) WriteHeader(int) {
+	d.content, d.err = os.ReadFile(d.file)
+	panic(http.ErrAbortHandler)
+}
+
+// TestWatchAnswerThatDidNotGoOut: a gateway ends when it has the platform's answer to a refund, and the app has nothing of it. It had
+// written down that the refund has succeeded, so that the same again with another number was let pass as if the app knew of the first.
+func TestWatchAnswerThatDidNotGoOut(t *testing.T) {
+	g := startWatched(t, "unknown 1h\n\t\t\torders off")
+	number, first, second := g.order(nil), g.number(), g.number()
+	if err := g.platform.Pay(number); err != nil {
+		t.Fatal(err)
+	}
+	g.notify(number, sandbox.KindPayment, 200)
+	g.told("payment.succeeded", number)
+	active, err := activeWatch()
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the telling is written down", func() bool {
+		o, err := active.Watch().Order(t.Context(), "shop", number)
+		return err == nil && o.State == watch.Paid && len(o.Told) == 1 && o.Told[0].Taken != 0
+	})
+	last := &dying{file: strings.Fields(g.config[strings.Index(g.config, "watch {"):])[6]}
+	line := handleBy(t, func(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+		last.ResponseWriter = w
+		return next.ServeHTTP(last, r)
+	})
+	load := func(config string) {
+		if err := caddy.Load(adapt(t, strings.Replace(config, "{\n", "{\n\tadmin off\n", 1)), true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	load(strings.Replace(g.config, "chinaums_proxy /v1/netpay/*", "handle /v1/netpay/* {\n\t\troute {\n\t\t\t"+line+"\n\t\t\tchinaums_proxy\n\t\t}\n\t}", 1))
+	if res, err := testClient.Do(g.refundRequest(number, first, 300)); err == nil {
+		t.Fatalf("an answer that did not go out: %v", res)
+	}
+	if err := caddy.Stop(); err != nil || last.err != nil || g.returned(number) != 1 {
+		t.Fatalf("%v, %v, money went back %d times", err, last.err, g.returned(number))
+	}
+	other := regexp.MustCompile(`"flight":"[A-Z2-7]{12}`).ReplaceAll(last.content, []byte(`"flight":"ANOTHERPROCE`)) // this one goes on
+	if err := os.WriteFile(last.file, other, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	load(g.config)
+	g.want(g.refundAfterReload(number, second, 300), 409, "GATEWAY_REFUND_UNRESOLVED", "not_sent")
+	g.told("refund.succeeded", number)
+	g.want(g.refundAfterReload(number, second, 300), 409, "GATEWAY_REFUND_UNRESOLVED", "not_sent")
+	g.want(g.refundAfterReload(number, first, 300), 200, "SUCCESS", "answered")
+	if n := g.returned(number); n != 1 {
+		t.Errorf("money went back %d times", n)
+	}
+	g.want(g.refundAfterReload(number, second, 300), 200, "SUCCESS", "answered") // now the app knows of the first
 }
 
 // TestWatchBill: a bill is paid and paid back, with lost notifies and a lost answer.

@@ -15,7 +15,9 @@ type Refusal struct {
 	Chinese    string
 	English    string
 
-	known bool // the end of what is in the way is known: there is nothing to ask
+	known    bool   // the end of what is in the way is known: there is nothing to ask
+	flight   string // what is in the way is this call on its way
+	answered bool   // it has been answered, and its app is given the answer
 }
 
 // The answers of the guard.
@@ -38,7 +40,7 @@ func (o *Order) guard(call Call, now int64) (reasons []*Refusal) {
 	refuse := func(r Refusal) { reasons = append(reasons, &r) }
 	for _, c := range o.Calls {
 		if c.Kind.Money() && c.Flight != "" {
-			refuse(Refusal{Status: 409, Code: CodeBusy, Number: c.Number, RetryAfter: 5 * time.Second,
+			refuse(Refusal{Status: 409, Code: CodeBusy, Number: c.Number, RetryAfter: 5 * time.Second, flight: c.Flight, answered: c.Answered,
 				Chinese: fmt.Sprintf("该订单的另一笔资金操作 %s 正在进行，请稍后再试", clip(c.Number)),
 				English: fmt.Sprintf("another money call of this order, %s, is on its way; try again later", clip(c.Number))})
 		}

@@ -410,6 +410,14 @@ func (g *gateway) count(what string) int {
 	return g.counts[what]
 }
 
+// After says what became of a call whose app is given its answer, and waits until that is written down.
+func (g *gateway) After(ticket *watch.Ticket, outcome watch.Outcome, code string, answer []byte) {
+	if told := g.Watch.After(ticket, outcome, code, answer); told != nil {
+		told(true)
+		synctest.Wait()
+	}
+}
+
 // call sends a call to its end: what the platform does, and what is known of it.
 func (g *gateway) call(path string, r request, outcome watch.Outcome, code string) *watch.Refusal {
 	g.t.Helper()
@@ -469,6 +477,16 @@ func (g *gateway) row(number string) *watch.Order {
 }
 
 func (g *gateway) state(number string) watch.State { return g.row(number).State }
+
+// toldLongAgo reports whether the app took an event about a refund an hour ago.
+func (g *gateway) toldLongAgo(order, number string) bool {
+	for _, told := range g.row(order).Told {
+		if told.About == number && told.Taken != 0 && time.Since(time.UnixMilli(told.Taken)) >= time.Hour {
+			return true
+		}
+	}
+	return false
+}
 
 // refundState is what is known of a refund.
 func (g *gateway) refundState(order, number string) watch.State {

@@ -198,6 +198,7 @@ func TestInvalid(t *testing.T) {
 type model struct {
 	executed map[string]bool // refunds that the platform has executed
 	meant    map[string]bool // refunds that the app may have meant to be executed: they were let pass
+	heard    map[string]bool // refunds of which the app has had an answer
 	paid     bool            // the platform has said so
 }
 
@@ -218,8 +219,20 @@ func TestRandomWalk(t *testing.T) {
 			starts := 1
 			g := join(t, store, b, m, "process 1", nil)
 			defer func() { g.Close() }()
-			is := model{executed: map[string]bool{}, meant: map[string]bool{}}
+			is := model{executed: map[string]bool{}, meant: map[string]bool{}, heard: map[string]bool{}}
 			var flights []*watch.Ticket
+			type answered struct {
+				number string
+				told   func(heard bool)
+			}
+			var answers []answered // of which the app has nothing yet
+			pass := func(heard bool) {
+				for _, a := range answers {
+					a.told(heard)
+					is.heard[a.number] = is.heard[a.number] || heard
+				}
+				answers = nil
+			}
 			b.order("A1", watch.IsOpen, 100)
 			g.call("/order", request{Order: "A1", Amount: 100, Mid: "898"}, rapid.SampledFrom([]watch.Outcome{watch.Answered, watch.Unknown}).Draw(r, "outcome"), "SUCCESS")
 			numbers := rapid.SampledFrom([]string{"R1", "R2", "R3"})
@@ -258,16 +271,20 @@ func TestRandomWalk(t *testing.T) {
 						if !is.meant[number] && !is.executed[other] && g.refundState("A1", other) != watch.Failed {
 							fail("%s was sent while %s is open", number, other)
 						}
+						if other != number && !is.meant[number] && is.executed[other] && !is.heard[other] && !g.toldLongAgo("A1", other) {
+							fail("%s was sent though the app knows nothing of %s", number, other)
+						}
 					}
 					is.meant[number] = true
 					flights = append(flights, ticket)
 					known, isThere := b.executed("A1", number)
-					switch what := rapid.SampledFrom([]string{"executed", "lost", "answer lost", "processing", "in flight"}).Draw(r, "what"); what {
+					switch what := rapid.SampledFrom([]string{"executed", "lost", "answer lost", "processing", "in flight", "answered"}).Draw(r, "what"); what {
 					case "executed", "answer lost":
 						if !isThere || known.Call != watch.HasSucceeded {
 							b.refund("A1", number, 40, watch.HasSucceeded)
 						}
 						is.executed[number] = true
+						is.heard[number] = is.heard[number] || what == "executed"
 						g.After(ticket, map[string]watch.Outcome{"executed": watch.Answered, "answer lost": watch.Unknown}[what], "SUCCESS", nil)
 						flights = flights[:len(flights)-1]
 					case "lost":
@@ -277,10 +294,20 @@ func TestRandomWalk(t *testing.T) {
 						if !isThere {
 							b.refund("A1", number, 40, watch.IsPending)
 						}
+						is.heard[number] = true
 						g.After(ticket, watch.Answered, "PROCESSING", nil)
+						flights = flights[:len(flights)-1]
+					case "answered":
+						if !isThere || known.Call != watch.HasSucceeded {
+							b.refund("A1", number, 40, watch.HasSucceeded)
+						}
+						is.executed[number] = true
+						answers = append(answers, answered{number, g.Watch.After(ticket, watch.Answered, "SUCCESS", nil)})
 						flights = flights[:len(flights)-1]
 					}
 				},
+				"the app has its answer": func(*rapid.T) { pass(true) },
+				"the app is gone":        func(*rapid.T) { pass(false) },
 				"a refund ends": func(r *rapid.T) {
 					number := numbers.Draw(r, "number")
 					if known, _ := b.executed("A1", number); known.Call != watch.IsPending {
@@ -303,8 +330,9 @@ func TestRandomWalk(t *testing.T) {
 				},
 				"restart": func(r *rapid.T) {
 					if rapid.Bool().Draw(r, "before its time") { // what was on its way is never answered
-						flights = nil
+						flights, answers = nil, nil
 					}
+					pass(rapid.Bool().Draw(r, "heard"))
 					for _, ticket := range flights {
 						g.After(ticket, watch.Unknown, "", nil)
 					}
@@ -338,6 +366,7 @@ func TestRandomWalk(t *testing.T) {
 				},
 			})
 			// In the end.
+			pass(true)
 			for _, ticket := range flights {
 				g.After(ticket, watch.Unknown, "", nil)
 			}

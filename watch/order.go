@@ -30,8 +30,9 @@ type Track struct {
 	Unheard bool    `json:"unheard,omitempty"` // nothing was said about it when it was last sent
 	Again   bool    `json:"again,omitempty"`   // it was sent more than once
 
-	Flight string `json:"flight,omitempty"` // which gateway's call is on its way; empty: none is
-	Lands  int64  `json:"lands,omitempty"`  // when it is taken for lost
+	Flight   string `json:"flight,omitempty"`   // which gateway's call is on its way; empty: none is
+	Lands    int64  `json:"lands,omitempty"`    // when it is taken for lost
+	Answered bool   `json:"answered,omitempty"` // its answer has come, and the app is given it: a gateway that ends now leaves it lost
 
 	Next   int64 `json:"next,omitempty"`   // when it is asked about next
 	Class  Class `json:"class,omitempty"`  // how urgently: 1 urgent, 2 owed, 3 due, 4 gives way
@@ -342,7 +343,7 @@ func (o *Order) begin(call Call, flight string, now, lands int64) *Track {
 	}
 	o.become(t, isSent, now)
 	t.Again = t != &o.Track && t.Sent != 0
-	t.Flight, t.Lands, t.Sent = flight, lands, now
+	t.Flight, t.Lands, t.Answered, t.Sent = flight, lands, false, now
 	return t
 }
 
@@ -370,7 +371,7 @@ func (o *Order) flown(flight string) *Track {
 func (o *Order) land(now int64, gone func(flight string, lands, now int64) bool) (changed bool) {
 	for _, t := range o.tracks() {
 		if t.Flight != "" && gone(t.Flight, t.Lands, now) {
-			t.Flight, t.Lands, t.Outcome, t.Code, t.Unheard = "", 0, Unknown, "", true
+			t.Flight, t.Lands, t.Answered, t.Outcome, t.Code, t.Unheard = "", 0, false, Unknown, "", true
 			o.note(now, "answer", o.name(t), "no outcome")
 			o.become(t, isLost, now)
 			changed = true

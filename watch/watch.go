@@ -52,7 +52,7 @@ type Watch struct {
 	store    Store
 	clock    Clock
 	instance string   // what tells its flights from those of others
-	open     sync.Map // flights of this watch whose outcome is not written down yet
+	open     sync.Map // flights of this watch whose outcome is not written down yet; true: the answer has come, and the app is given it
 	config   atomic.Pointer[config]
 	index    index
 	overdue  overdue
@@ -76,6 +76,7 @@ const (
 	storeTimeout = 3 * time.Second // one change of a row, with its repetitions
 	queryTimeout = 10 * time.Second
 	tellTimeout  = 30 * time.Second
+	hearTimeout  = 15 * time.Second // an app is given an answer: what other gateways take for its end
 	gather       = 50 * time.Millisecond
 	maxTries     = 30 // of a compare-and-set
 )
@@ -274,7 +275,7 @@ type Ticket struct {
 	// Guard is what the header Gateway-Guard says: `unseen`, or nothing.
 	Guard string
 
-	// Unheard is set before After where the app has gone before the answer came.
+	// Unheard is set before After where the app has gone before the answer came. It will not hear of it.
 	Unheard bool
 
 	merchant string
@@ -353,8 +354,30 @@ func (w *Watch) judge(c *config, merchant string, call Call, override string) *R
 	return nil
 }
 
-// write writes the row of intent, if the guard lets the call pass.
+// write writes the row of intent, if the guard lets the call pass. An app that has its answer may call again before that is written
+// down. So what is in the way, and whose app is given its answer at this moment, is waited for: 3 s at most.
 func (w *Watch) write(ctx context.Context, c *config, t *Ticket, override string) (refusal *Refusal, err error) {
+	looked := false
+	for try := time.Duration(1); ; try++ {
+		refusal, err = w.tryWrite(ctx, c, t, override)
+		if refusal == nil || refusal.flight == "" || try > 34 {
+			return refusal, err
+		}
+		answered, open := w.open.Load(refusal.flight)
+		heard := refusal.answered || answered == true
+		if !heard && (open || looked) {
+			return refusal, err
+		}
+		looked = !heard // it may have been written down after it was read
+		select {
+		case <-w.clock.After(try * 5 * time.Millisecond):
+		case <-ctx.Done():
+			return refusal, err
+		}
+	}
+}
+
+func (w *Watch) tryWrite(ctx context.Context, c *config, t *Ticket, override string) (refusal *Refusal, err error) {
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
 	overridden := ""
@@ -400,24 +423,57 @@ func (t *Ticket) begin(o *Order, now int64) *Track {
 	return track
 }
 
-// After says what became of a call. The outcome of an order may be written down later; what of a money call that is not is
-// found again as a call without an outcome.
-func (w *Watch) After(t *Ticket, outcome Outcome, code string, answer []byte) {
+// After says what became of a call, before its app is told. The outcome of an order may be written down later; what of a money
+// call that is not is found again as a call without an outcome. So is the success of one whose app was never told: it is
+// written down when the function that is returned has been called, which has to be, as soon as the app was given the
+// answer (heard) or can no longer be. Nil: nobody waits for that.
+func (w *Watch) After(t *Ticket, outcome Outcome, code string, answer []byte) (told func(heard bool)) {
 	if t == nil {
-		return
+		return nil
 	}
-	edit := t.land(outcome, code, w.meaning(t.call, outcome, code, answer))
+	f := w.meaning(t.call, outcome, code, answer)
+	edit := t.land(outcome, code, f)
 	if !t.call.Kind.Money() && !w.overdue.long() {
 		w.later(t.merchant, t.call.Order, t.flight, edit)
-		return
+		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
-	defer cancel()
-	if _, err := w.change(ctx, t.merchant, t.call.Order, edit); err != nil {
-		w.later(t.merchant, t.call.Order, t.flight, edit)
-		return
+	write := func(edit func(o *Order, now int64) bool) error {
+		ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
+		defer cancel()
+		_, err := w.change(ctx, t.merchant, t.call.Order, edit)
+		return err
 	}
-	w.open.Delete(t.flight)
+	land := func() {
+		if write(edit) != nil {
+			w.later(t.merchant, t.call.Order, t.flight, edit)
+			return
+		}
+		w.open.Delete(t.flight)
+	}
+	if !t.call.Kind.Money() || t.Unheard || f == nil || f.Call != HasSucceeded {
+		land()
+		return nil
+	}
+	w.open.Store(t.flight, true)
+	if w.store.Shared() {
+		_ = write(t.answered) // without it other gateways refuse what they need not
+	}
+	return func(heard bool) {
+		t.Unheard = !heard
+		if !w.spawn(land) {
+			land()
+		}
+	}
+}
+
+// answered lets other gateways know that the app is given its answer.
+func (t *Ticket) answered(o *Order, now int64) bool {
+	track := o.flown(t.flight)
+	if track == nil {
+		return false
+	}
+	track.Answered, track.Lands = true, now+hearTimeout.Milliseconds()
+	return true
 }
 
 // meaning is what the platform's own answer says; nil: there is none, or nobody can read it.
@@ -450,7 +506,7 @@ func (t *Ticket) land(outcome Outcome, code string, f *Finding) func(o *Order, n
 			}
 		}
 		if track.Flight == t.flight || track.Flight == "" {
-			track.Flight, track.Lands = "", 0
+			track.Flight, track.Lands, track.Answered = "", 0, false
 		}
 		if outcome == NotSent {
 			o.note(now, "answer", o.name(track), string(outcome))

@@ -303,7 +303,7 @@ func (w *Watched) Before(r *http.Request, header http.Header, call *outbound.Cal
 	if ticket.Guard != "" {
 		header.Set(GuardHeader, ticket.Guard)
 	}
-	return func(outcome outbound.Outcome, errCode string, status int, answer []byte) {
+	return func(outcome outbound.Outcome, errCode string, status int, answer []byte) (told func(heard bool)) {
 		became := watch.Outcome(outcome)
 		if outcome == outbound.NotSent && errCode == "" { // a link: there was nobody to call
 			became = watch.Answered
@@ -312,7 +312,7 @@ func (w *Watched) Before(r *http.Request, header http.Header, call *outbound.Cal
 			answer = nil // whatever it says, it is not the interface's own answer
 		}
 		ticket.Unheard = r.Context().Err() != nil
-		s.After(ticket, became, errCode, answer)
+		return s.After(ticket, became, errCode, answer)
 	}, nil
 }
 

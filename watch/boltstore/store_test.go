@@ -108,6 +108,7 @@ func TestTwoGateways(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = s.Close() })
 	storetest.TwoGateways(t, sharedStore{s}, sharedStore{s})
+	storetest.Alike(t, sharedStore{s}, sharedStore{s})
 }
 
 // TestKeyOfLink: in a directory behind a symbolic link, a watch's key stays what it is when the file is made. It used to change,

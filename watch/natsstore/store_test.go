@@ -94,6 +94,7 @@ func TestTwoGateways(t *testing.T) {
 	one, two := openStore(t, server, "chinaums"), openStore(t, server, "chinaums")
 	t.Cleanup(func() { _, _ = one.Close(), two.Close() })
 	storetest.TwoGateways(t, one, two)
+	storetest.Alike(t, one, two)
 }
 
 func TestCutOff(t *testing.T) {

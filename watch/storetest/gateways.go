@@ -137,6 +137,19 @@ func TwoGateways(t *testing.T, one, two watch.Store) {
 	}
 }
 
+// Alike: refunds like each other, one after the other, each at the other gateway and as soon as the app has the answer to the one
+// before. None is refused because a gateway does not know yet that the app has that answer.
+func Alike(t *testing.T, one, two watch.Store) {
+	w, _ := gateways(t, one, two)
+	for i := range 40 {
+		ticket, refusal := w[i%2].Before(t.Context(), "shop", "/A1", fmt.Appendf(nil, "refund R%d 10", i), "")
+		if refusal != nil {
+			t.Fatalf("refund %d: %+v", i, refusal)
+		}
+		w[i%2].After(ticket, watch.Answered, "SUCCESS", nil)(true)
+	}
+}
+
 // CutOff: without the store orders pass and refunds do not; afterwards all is there.
 func CutOff(t *testing.T, s watch.Store, cut, mend func()) {
 	all, told := gateways(t, s)

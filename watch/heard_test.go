@@ -1,0 +1,209 @@
+package watch_test
+
+import (
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddy-chinaums/caddy-chinaums/watch"
+	"github.com/caddy-chinaums/caddy-chinaums/watch/storetest"
+)
+
+// answered sends a refund of 30 that succeeds, up to where its app is given the answer.
+func (g *gateway) answered(number string) (told func(heard bool)) {
+	g.t.Helper()
+	ticket, refusal := g.Before(g.t.Context(), "shop", "/refund", request{Order: "A1", Number: number, Amount: 30}.body(), "")
+	if refusal != nil {
+		g.t.Fatalf("%s: %+v", number, refusal)
+	}
+	g.bank.refund("A1", number, 30, watch.HasSucceeded)
+	if told = g.Watch.After(ticket, watch.Answered, "SUCCESS", nil); told == nil {
+		g.t.Fatal("nobody wants to know whether the app has heard")
+	}
+	return told
+}
+
+// again is what the guard says to a refund of 30 with this number: `503 CODE number`, or nothing. It is not sent.
+func (g *gateway) again(number string) string {
+	g.t.Helper()
+	ticket, refusal := g.Before(g.t.Context(), "shop", "/refund", request{Order: "A1", Number: number, Amount: 30}.body(), "")
+	g.After(ticket, watch.NotSent, "", nil)
+	if refusal == nil {
+		return ""
+	}
+	return fmt.Sprint(refusal.Status, " ", refusal.Code, " ", refusal.Number)
+}
+
+const (
+	busy       = "409 GATEWAY_BUSY R1"
+	unresolved = "409 GATEWAY_REFUND_UNRESOLVED R1"
+)
+
+// alike runs a test with the gateway alone, and with two on one store, of which the second one is asked for the second refund.
+func alike(t *testing.T, run func(t *testing.T, g, other *gateway, store *storetest.Memory)) {
+	for _, alone := range []bool{true, false} {
+		t.Run(fmt.Sprint("alone=", alone), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				store := storetest.NewMemory(nil)
+				store.Alone = alone
+				g := join(t, store, newBank(), newMailbox(), "one", nil)
+				defer g.Close()
+				other := g
+				if !alone {
+					other = join(t, store, g.bank, g.mailbox, "two", nil)
+					defer other.Close()
+				}
+				g.paidAndTold("A1", 100)
+				after(time.Second)
+				run(t, g, other, store)
+			})
+		})
+	}
+}
+
+// TestAnswerIsNotOut: the gateway ends when it has the answer to a refund, before the app has it. The refund counted as one that
+// the app knew of, so that the same again with another number was let pass.
+func TestAnswerIsNotOut(t *testing.T) {
+	alike(t, func(t *testing.T, g, other *gateway, store *storetest.Memory) {
+		g.answered("R1") // and nobody says what became of the answer
+		g.Close()
+		next := other
+		if other == g {
+			next = join(t, store, g.bank, g.mailbox, "process 2", nil)
+			defer next.Close()
+		} else { // it may live, and the app be given its answer
+			if is := next.again("R2"); is != busy {
+				t.Errorf("at once: %q", is)
+			}
+			after(15 * time.Second)
+		}
+		for range 2 {
+			if is := next.again("R2"); is != unresolved {
+				t.Errorf("%q", is)
+			}
+		}
+		after(time.Minute)
+		if times := g.mailbox.times("A1 R1 succeeded"); times != 1 {
+			t.Errorf("told %d times", times)
+		}
+		if is := next.again("R2"); is != unresolved {
+			t.Errorf("told a moment ago: %q", is)
+		}
+		if refusal := next.call("/refund", request{Order: "A1", Number: "R1", Amount: 30}, watch.Answered, "SUCCESS"); refusal != nil {
+			t.Errorf("the same again: %+v", refusal)
+		}
+		if is := next.again("R2"); is != "" {
+			t.Errorf("after that: %q", is)
+		}
+	})
+}
+
+// TestAnswerGoesOut: an app that has its answer, and at once makes another refund like it, is not refused because the gateway is
+// not done with the first one: neither while it is slow to notice that the answer is out, nor while that is being written down.
+func TestAnswerGoesOut(t *testing.T) {
+	for heard, want := range map[bool]string{true: "", false: unresolved} {
+		alike(t, func(t *testing.T, g, other *gateway, store *storetest.Memory) {
+			var slow atomic.Bool
+			store.Fail = func(method, _ string) error {
+				if method == "Put" && slow.CompareAndSwap(true, false) {
+					time.Sleep(time.Second)
+				}
+				return nil
+			}
+			told := g.answered("R1")
+			slow.Store(true)
+			var second atomic.Pointer[string]
+			go func() {
+				is := other.again("R2")
+				second.Store(&is)
+			}()
+			after(100 * time.Millisecond)
+			if is := second.Load(); is != nil {
+				t.Fatalf("before the first answer is out: %q", *is)
+			}
+			told(heard)
+			after(5 * time.Second)
+			if is := second.Load(); is == nil || *is != want {
+				t.Errorf("heard %t: %v", heard, is)
+			}
+		})
+	}
+}
+
+// TestManyAlike: refunds like each other, one after the other, each at another gateway and as soon as the app has the answer to
+// the one before.
+func TestManyAlike(t *testing.T) {
+	alike(t, func(t *testing.T, g, other *gateway, _ *storetest.Memory) {
+		g.answered("R1")(true)
+		other.answered("R2")(true)
+		g.answered("R3")(true)
+		synctest.Wait()
+		for number, want := range map[string]watch.State{"R1": watch.Succeeded, "R2": watch.Succeeded, "R3": watch.Succeeded} {
+			if is := other.refundState("A1", number); is != want {
+				t.Errorf("%s is %s", number, is)
+			}
+		}
+		after(25 * time.Hour)
+		if told := g.mailbox.all(); len(told) != 1 { // the payment
+			t.Errorf("told again: %v", told)
+		}
+	})
+}
+
+// TestOnItsWayIsNotWaitedFor: two clicks are not two refunds. Whoever comes while the platform has the first one is refused at once,
+// and does not wait until it has ended and there is room for a second one.
+func TestOnItsWayIsNotWaitedFor(t *testing.T) {
+	alike(t, func(t *testing.T, g, other *gateway, _ *storetest.Memory) {
+		if _, refusal := g.Before(t.Context(), "shop", "/refund", request{Order: "A1", Number: "R1", Amount: 30}.body(), ""); refusal != nil {
+			t.Fatalf("%+v", refusal)
+		}
+		begin := time.Now()
+		if is := other.again("R2"); is != busy || time.Since(begin) > 10*time.Millisecond {
+			t.Errorf("%q after %v", is, time.Since(begin))
+		}
+	})
+}
+
+// TestSlowToHear: an app that does not take its answer holds up another refund for 3 s at most.
+func TestSlowToHear(t *testing.T) {
+	alike(t, func(t *testing.T, g, other *gateway, _ *storetest.Memory) {
+		g.answered("R1")
+		begin := time.Now()
+		if is, took := other.again("R2"), time.Since(begin); is != busy || took < 2*time.Second || took > 3500*time.Millisecond {
+			t.Errorf("%q after %v", is, took)
+		}
+	})
+}
+
+// TestHeardIsLost: that the app has its answer cannot be written down while the store is away. The app does not wait for that, and
+// afterwards it is as if it had been written at once.
+func TestHeardIsLost(t *testing.T) {
+	alike(t, func(t *testing.T, g, other *gateway, store *storetest.Memory) {
+		var down atomic.Bool
+		store.Fail = func(string, string) error {
+			if down.Load() {
+				return storetest.ErrDown
+			}
+			return nil
+		}
+		told := g.answered("R1")
+		down.Store(true)
+		begin := time.Now()
+		told(true)
+		if took := time.Since(begin); took != 0 {
+			t.Errorf("the app waits for %v", took)
+		}
+		if is := other.again("R2"); !strings.HasPrefix(is, "503 ") {
+			t.Errorf("without a store: %q", is)
+		}
+		after(10 * time.Second)
+		down.Store(false)
+		after(5 * time.Second)
+		if is := other.again("R2"); is != "" {
+			t.Errorf("with it again: %q", is)
+		}
+	})
+}
