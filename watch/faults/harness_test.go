@@ -626,21 +626,11 @@ type row struct {
 	Order    string
 	State    string
 	Merchant string
-	Calls    []struct{ Number, State, Outcome string }
+	Calls    []struct{ Number, State string }
 	Told     []struct {
 		Type  string
 		Taken int64
 	}
-}
-
-// answered reports whether a refund's own answer has said what became of it.
-func (r row) answered(refund string) bool {
-	for _, c := range r.Calls {
-		if c.Number == refund {
-			return c.Outcome == "answered"
-		}
-	}
-	return false
 }
 
 // rows are all of the watch's.
