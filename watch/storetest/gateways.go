@@ -142,7 +142,7 @@ func TwoGateways(t *testing.T, one, two watch.Store) {
 func Alike(t *testing.T, one, two watch.Store) {
 	w, _ := gateways(t, one, two)
 	for i := range 40 {
-		ticket, refusal := w[i%2].Before(t.Context(), "shop", "/A1", fmt.Appendf(nil, "refund R%d 10", i), "")
+		ticket, refusal := w[i%2].Before(t.Context(), "shop", "/B1", fmt.Appendf(nil, "refund R%d 10", i), "")
 		if refusal != nil {
 			t.Fatalf("refund %d: %+v", i, refusal)
 		}
