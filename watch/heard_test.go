@@ -167,13 +167,23 @@ func TestOnItsWayIsNotWaitedFor(t *testing.T) {
 	})
 }
 
-// TestSlowToHear: an app that does not take its answer holds up another refund for 3 s at most.
+// TestSlowToHear: an app that does not take its answer holds up another refund for 3 s at most, and in the end has not heard it. If
+// it takes it after all, it has.
 func TestSlowToHear(t *testing.T) {
 	alike(t, func(t *testing.T, g, other *gateway, _ *storetest.Memory) {
-		g.answered("R1")
+		told := g.answered("R1")
 		begin := time.Now()
 		if is, took := other.again("R2"), time.Since(begin); is != busy || took < 2*time.Second || took > 3500*time.Millisecond {
 			t.Errorf("%q after %v", is, took)
+		}
+		after(3 * time.Minute)
+		if is, times := other.again("R2"), g.mailbox.times("A1 R1 succeeded"); is != unresolved || times != 1 {
+			t.Errorf("%q, told %d times", is, times)
+		}
+		told(true)
+		synctest.Wait()
+		if is := other.again("R2"); is != "" {
+			t.Errorf("after all: %q", is)
 		}
 	})
 }

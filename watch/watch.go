@@ -76,7 +76,7 @@ const (
 	storeTimeout = 3 * time.Second // one change of a row, with its repetitions
 	queryTimeout = 10 * time.Second
 	tellTimeout  = 30 * time.Second
-	hearTimeout  = 15 * time.Second // an app is given an answer: what other gateways take for its end
+	hearTimeout  = 15 * time.Second // giving an app its answer, as other gateways see it
 	gather       = 50 * time.Millisecond
 	maxTries     = 30 // of a compare-and-set
 )
@@ -168,8 +168,8 @@ func (w *Watch) count(what, label string) {
 func (w *Watch) gone(flight string, lands, now int64) bool {
 	over := lands <= now || lands > now+2*w.config.Load().Flight.Milliseconds() // the clock was set back
 	if strings.HasPrefix(flight, w.instance+".") {
-		_, open := w.open.Load(flight)
-		return !open && over
+		answered, open := w.open.Load(flight)
+		return (!open || answered == true) && over // an app that has not taken its answer until then has not heard it
 	}
 	return !w.store.Shared() || over
 }
@@ -275,7 +275,7 @@ type Ticket struct {
 	// Guard is what the header Gateway-Guard says: `unseen`, or nothing.
 	Guard string
 
-	// Unheard is set before After where the app has gone before the answer came. It will not hear of it.
+	// Unheard is set before After where the app has gone before the answer came.
 	Unheard bool
 
 	merchant string
@@ -424,9 +424,9 @@ func (t *Ticket) begin(o *Order, now int64) *Track {
 }
 
 // After says what became of a call, before its app is told. The outcome of an order may be written down later; what of a money
-// call that is not is found again as a call without an outcome. So is the success of one whose app was never told: it is
-// written down when the function that is returned has been called, which has to be, as soon as the app was given the
-// answer (heard) or can no longer be. Nil: nobody waits for that.
+// call that is not is found again as a call without an outcome. The success of a money call is written down only after its app was
+// told, so that a gateway which ends before leaves such a call. To this end, the function that After returns must be called once,
+// as soon as the app was given the answer (heard) or can no longer be. Nil: there is nothing to call.
 func (w *Watch) After(t *Ticket, outcome Outcome, code string, answer []byte) (told func(heard bool)) {
 	if t == nil {
 		return nil
