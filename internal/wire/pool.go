@@ -51,24 +51,18 @@ func closeAll(conns []*conn) {
 	}
 }
 
-// take returns a kept connection on which nothing has come and which the server has not closed; nil: there is none.
+// take returns the kept connection that was used last; nil: there is none. The server may have ended it.
 func (c *Client) take() *conn {
-	for {
-		c.mu.Lock()
-		last := len(c.idle) - 1
-		if last < 0 {
-			c.mu.Unlock()
-			return nil
-		}
-		k := c.idle[last]
-		c.idle[last] = nil
-		c.idle = c.idle[:last]
-		c.mu.Unlock()
-		if k.silent() {
-			return k
-		}
-		k.Close()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	last := len(c.idle) - 1
+	if last < 0 {
+		return nil
 	}
+	k := c.idle[last]
+	c.idle[last] = nil
+	c.idle = c.idle[:last]
+	return k
 }
 
 // put keeps a connection, if it may.
@@ -129,7 +123,7 @@ func (c *Client) connect(deadline time.Time) (*conn, error) {
 			ctx, cancel = context.WithTimeout(ctx, c.HandshakeTimeout)
 			defer cancel()
 		}
-		k.under = &under{Conn: raw}
+		k.under = &under{Conn: raw, silent: k.silent}
 		secure := tls.Client(k.under, c.TLS)
 		k.Conn, err = secure, secure.HandshakeContext(ctx)
 	}
@@ -142,8 +136,7 @@ func (c *Client) connect(deadline time.Time) (*conn, error) {
 	return k, nil
 }
 
-// silent reports whether the connection is open and nothing has come on it: whatever comes before the request is no
-// answer to it.
+// silent reports whether the connection is open and nothing has come on it.
 func (k *conn) silent() bool {
 	k.quiet = false
 	// Not Read, which first looks whether the deadline of the exchange before is over.

@@ -80,6 +80,7 @@ const (
 var (
 	errHead     = errors.New("the answer's head is too large")
 	errStatus   = errors.New("an answer without a valid status")
+	errStale    = errors.New("the server has ended the kept connection")
 	errInterim  = errors.New("too many interim answers")
 	errUnsent   = errors.New("the request's head cannot be sent: its target is no path, or it holds a character that must not stand there")
 	postRequest = &http.Request{Method: http.MethodPost}
@@ -96,7 +97,7 @@ func (c *Client) Do(r *Request) (answer *http.Response, content body.Pooled, err
 		if !r.Fresh {
 			k = c.take()
 		}
-		kept := k != nil
+		kept := k != nil // which is looked at as late as can be
 		if !kept {
 			if k, err = c.connect(r.Deadline); err != nil {
 				return nil, content, &Error{NotDialed, err}
@@ -104,7 +105,7 @@ func (c *Client) Do(r *Request) (answer *http.Response, content body.Pooled, err
 		}
 		progress, keep := Dialed, false
 		if err = k.SetDeadline(r.Deadline); err == nil {
-			answer, content, progress, keep, err = k.exchange(r, c)
+			answer, content, progress, keep, err = k.exchange(r, c, kept)
 		}
 		switch {
 		case err == nil && keep:
@@ -138,8 +139,9 @@ type conn struct {
 	since time.Time
 }
 
-// exchange writes the request and reads its answer. keep tells that the connection can be used again.
-func (k *conn) exchange(r *Request, c *Client) (answer *http.Response, content body.Pooled, progress Progress, keep bool, err error) {
+// exchange writes the request and reads its answer. kept tells that the connection has been idle; keep, that it can be used
+// again.
+func (k *conn) exchange(r *Request, c *Client, kept bool) (answer *http.Response, content body.Pooled, progress Progress, keep bool, err error) {
 	k.out = appendHead(k.out[:0], r, c.MaxIdle > 0)
 	k.in.left, k.in.seen = c.MaxHead, false
 	first, rest := r.Body, r.Body[:0]
@@ -147,7 +149,7 @@ func (k *conn) exchange(r *Request, c *Client) (answer *http.Response, content b
 		first, rest = r.Body[:joined], r.Body[joined:]
 	}
 	// Before anything is read: what is there while no byte has been written is no answer to this request.
-	written, failed := k.write(first)
+	written, failed := k.write(first, kept)
 	ended := false
 	switch {
 	case failed != nil && written == 0:
@@ -186,23 +188,25 @@ func (k *conn) exchange(r *Request, c *Client) (answer *http.Response, content b
 	return answer, content, progress, keep && failed == nil, err
 }
 
-// write writes the head, which is in k.out, and content. It tells how many bytes have left, sealed ones included.
-func (k *conn) write(content []byte) (written int64, err error) {
-	if k.under != nil {
-		k.under.written = 0
-		defer func() { written = k.under.written }()
+// write writes the head, which is in k.out, and content. It tells how many bytes have left, sealed ones included. With look,
+// a connection on which something has come gets none: whatever comes before the request is no answer to it.
+func (k *conn) write(content []byte, look bool) (written int64, err error) {
+	if len(content) <= joined {
+		k.out, content = append(k.out, content...), nil
 	}
-	switch {
-	case len(content) <= joined:
-		k.out = append(k.out, content...)
-		var n int
-		n, err = k.Write(k.out)
-		return int64(n), err
-	case k.under != nil:
-		if _, err = k.Write(k.out); err == nil {
+	if k.under != nil {
+		k.under.written, k.under.look = 0, look
+		if _, err = k.Write(k.out); err == nil && len(content) > 0 {
 			_, err = k.Write(content)
 		}
-		return 0, err
+		return k.under.written, err
+	}
+	if look && !k.silent() {
+		return 0, errStale
+	}
+	if len(content) == 0 {
+		n, err := k.Write(k.out)
+		return int64(n), err
 	}
 	k.parts = [2][]byte{k.out, content}
 	k.vector = k.parts[:]
@@ -251,14 +255,20 @@ func (i *input) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// under is the connection below TLS. It counts what is written, and can pretend that nothing comes.
+// under is the connection below TLS. It counts what is written, can look before the first byte of a request, when it is
+// sealed already, and can pretend that nothing comes.
 type under struct {
 	net.Conn
 	written int64
+	silent  func() bool
+	look    bool
 	mute    bool
 }
 
 func (u *under) Write(p []byte) (int, error) {
+	if u.look && u.written == 0 && !u.silent() {
+		return 0, errStale
+	}
 	n, err := u.Conn.Write(p)
 	u.written += int64(n)
 	return n, err

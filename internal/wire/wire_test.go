@@ -215,6 +215,69 @@ func TestStale(t *testing.T) {
 	}
 }
 
+// meeting is a connection that lets something happen when it gets a deadline, while it is not the first.
+type meeting struct {
+	*net.TCPConn
+	deadlines int
+	meet      func(*net.TCPConn)
+}
+
+func (m *meeting) SetDeadline(t time.Time) error {
+	if m.deadlines++; m.deadlines == 2 {
+		m.meet(m.TCPConn)
+	}
+	return m.TCPConn.SetDeadline(t)
+}
+
+// TestLastLook: the look at a kept connection came before its deadline was set and, with TLS, before the request was
+// sealed. What the server ended meanwhile took a call with it, whose outcome was then unknown.
+func TestLastLook(t *testing.T) {
+	serving, knowing := newTLS(t)
+	for _, secure := range []bool{false, true} {
+		for _, size := range []int{2, joined + 1, atOnce + 1} {
+			var server, client *tls.Config
+			if secure {
+				server, client = serving, knowing
+			}
+			end := make(chan struct{})
+			s := startServer(t, "tcp", server, func(p *peer) {
+				for range 2 {
+					if _, _, err := p.request(); err != nil {
+						return
+					}
+					p.write(ok("its own"))
+					if p.connection == 1 {
+						<-end
+						return
+					}
+				}
+			})
+			c := s.client(t, client)
+			c.Dial = func(ctx context.Context) (net.Conn, error) {
+				raw, err := s.dial(ctx)
+				if err != nil {
+					return nil, err
+				}
+				return &meeting{TCPConn: raw.(*net.TCPConn), meet: func(tcp *net.TCPConn) {
+					close(end)
+					under, err := tcp.SyscallConn()
+					for open := err == nil; open; time.Sleep(time.Millisecond) {
+						_ = under.Control(func(fd uintptr) { open = quiet(fd) })
+					}
+				}}, nil
+			}
+			for call := range 2 {
+				if status, answer, err := post(c, strings.Repeat("x", size)); err != nil || status != 200 || answer != "its own" {
+					t.Errorf("TLS %v, %d bytes, call %d: status %d, %q, %v", secure, size, call, status, answer, err)
+				}
+			}
+			if n := s.connections.Load(); n != 2 {
+				t.Errorf("TLS %v, %d bytes: %d connections", secure, size, n)
+			}
+		}
+	}
+}
+
 // TestNeverTwice: after the first byte nothing is repeated, unless the caller has said that it may be.
 func TestNeverTwice(t *testing.T) {
 	for _, again := range []bool{false, true} {
