@@ -54,12 +54,17 @@ func newBuffer(stage int) room {
 }
 
 // grow moves what is there to a larger room. One that is not pooled is at last of just the size of a body of not more
-// than so many bytes.
+// than so many bytes. A pooled one takes the last stage but one only where that may be enough: otherwise half of a large
+// body would be copied once more.
 func (r *room) grow(most int64, pooled bool) {
 	size := 4 * int64(cap(r.bytes))
 	var next room
 	if r.buffer != nil && r.buffer.stage+1 < len(stages) && (pooled || size <= most) {
-		next = newBuffer(r.buffer.stage + 1)
+		stage := r.buffer.stage + 1
+		if last := len(stages) - 1; pooled && stage == last-1 && most > int64(stages[stage]) {
+			stage = last
+		}
+		next = newBuffer(stage)
 	} else {
 		next = newBody(min(size, most))
 	}
