@@ -54,7 +54,7 @@ type Platform struct {
 	// NotifyURL is the name of the field in which an order says where its notify goes, or "".
 	NotifyURL string
 	// Numbers finds the merchant's numbers of the order and of the refund in a call's body, for the console; nil where there
-	// are none. They are parts of the body. It may be nil.
+	// are none. They are parts of the body, of which it gets the first 64 KiB. It may be nil.
 	Numbers func(body []byte) (order, refund []byte)
 	// Validate says what does not fit the documents' tables about a body that is called at a path. It is nil where there
 	// are no tables.

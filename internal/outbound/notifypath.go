@@ -54,7 +54,7 @@ func (g *Guard) checkNotifyURL(call *Call) {
 	if served == nil || g.platform.NotifyURL == "" {
 		return
 	}
-	raw := rawMember(call.Body, g.platform.NotifyURL)
+	raw := rawMember(head(call.Body), g.platform.NotifyURL)
 	if len(raw) == 0 || len(raw) > maxNotifyURL || !g.notifies.first(raw) {
 		return
 	}

@@ -15,7 +15,7 @@ func (g *Guard) remember(r *http.Request, call *Call, outcome Outcome, errCode s
 	if call != nil {
 		c.Account, c.Sent = call.Account.Name(), call.sent.Load()
 		if g.platform.Numbers != nil {
-			c.Order, c.Refund = g.platform.Numbers(call.Body)
+			c.Order, c.Refund = g.platform.Numbers(head(call.Body))
 		}
 	}
 	if outcome == Answered {

@@ -40,6 +40,13 @@ func TextMember(body []byte, name string) []byte {
 	}
 }
 
+// maxLooked bounds how much of every call's body is looked through for what only the console and a warning need, in bytes. The
+// longest call in the documents has a few KiB, and to look through 1 MiB twice takes as long as to send it.
+const maxLooked = 64 << 10
+
+// head is as much of a call's body as is looked through.
+func head(body []byte) []byte { return body[:min(len(body), maxLooked)] }
+
 // maxWords bounds what of the platform's words stands in a log line, in bytes.
 const maxWords = 128
 
