@@ -15,6 +15,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -408,6 +409,51 @@ func TestClosing(t *testing.T) {
 	}
 	if hasty < answers/3 || hasty > answers*2/3 {
 		t.Errorf("after %d of %d answers", hasty, answers)
+	}
+}
+
+// expired is a connection whose deadline is over at the first read.
+type expired struct {
+	*net.TCPConn
+	reads int
+}
+
+func (e *expired) Read(p []byte) (int, error) {
+	if e.reads++; e.reads == 1 {
+		return 0, os.ErrDeadlineExceeded
+	}
+	return e.TCPConn.Read(p)
+}
+
+// TestClosingLooks: what had come before a connection was closed was thrown away with it, though no client could have known.
+func TestClosingLooks(t *testing.T) {
+	listener, err := net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	for _, text := range []string{"", "a call"} {
+		client, err := net.Dial("tcp4", listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer client.Close()
+		server, err := listener.AcceptTCP()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer server.Close()
+		if _, err := io.WriteString(client, text); err != nil {
+			t.Fatal(err)
+		}
+		for text != "" && !waiting(server) {
+			time.Sleep(time.Millisecond)
+		}
+		spared, room := new(atomic.Int64), make([]byte, 100)
+		n, err := (&closing{Conn: &expired{TCPConn: server}, kept: true, spared: spared}).Read(room)
+		if got := string(room[:n]); got != text || (text == "") != errors.Is(err, os.ErrDeadlineExceeded) || spared.Load() != int64(min(len(text), 1)) {
+			t.Errorf("%q, %v; %d spared", got, err, spared.Load())
+		}
 	}
 }
 

@@ -111,6 +111,7 @@ type results struct {
 	Ways     map[string]map[string]*figures
 	Pairs    []*pairFigures
 	Stale    []*staleFigures `json:",omitempty"`
+	Spared   int64           `json:",omitempty"` // calls that were there when the platform was about to close their connection
 	Curves   []*curve
 	Memories []memoryFigures
 
@@ -186,6 +187,7 @@ func (c counts) minus(before counts) counts {
 	c.Checked -= before.Checked
 	c.Right -= before.Right
 	c.Wrong -= before.Wrong
+	c.Spared -= before.Spared
 	return c
 }
 
@@ -509,6 +511,8 @@ func (b *bench) stale() error {
 			if err != nil {
 				return err
 			}
+			seen := after.minus(before)
+			b.results.Spared += seen.Spared
 			answered := 0
 			for i, o := range outcomes {
 				f := all[i]
@@ -516,7 +520,7 @@ func (b *bench) stale() error {
 				answered += o.told["answered"]
 				b.say("%s, connections closed, round %d: %-14s of %d calls %d unknown, %d not sent", way, round+1, f.Product, o.answered, o.told["unknown"], o.told["not_sent"])
 			}
-			if seen := after.minus(before); seen.Requests != int64(answered) || seen.Wrong > 0 {
+			if seen.Requests != int64(answered) || seen.Wrong > 0 {
 				return fmt.Errorf("%s, connections closed: %d calls executed, %d answered; %s", way, seen.Requests, answered, seen.FirstWrong)
 			}
 		}

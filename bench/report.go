@@ -364,6 +364,8 @@ func (r *report) stale() {
 	r.line("\nAfter every second answer the platform closes the connection within a millisecond, and calls come at random moments, %s/s to each at the", number(r.results.Plan.StaleRate))
 	r.line("same time. Real platforms close seldom; here nearly every call meets it. The platform has answered all that it read, so each `unknown` is a call")
 	r.line("that was not executed, and that the app has to query for nothing.")
+	r.line("\nA call that is there when the platform is about to close is still answered, as by nginx, whose loop reads what has come before it heeds its timers;")
+	r.line("there were %s of these. What is left crossed the end of its connection on the way, or was sent after it.", number(float64(r.results.Spared)))
 	var rows [][]string
 	sum := func(values []float64) (all float64) {
 		for _, v := range values {
