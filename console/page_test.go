@@ -144,7 +144,7 @@ func TestPage(t *testing.T) {
 	p.Confirm("query-order")
 	p.Shows("已查询，订单现在的状态：已付款")
 	p.Confirm("resend-order")
-	p.Shows("已查询；若平台有定论")
+	p.Shows("已查询。如果已有最终结果")
 
 	first, second := g.dies(), g.dies()
 	p.to(g, "needs")

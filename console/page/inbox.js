@@ -15,8 +15,8 @@ const one = (m) => `${messages(m.inbox)}/${m.seq}`;
 // cards are the inboxes on the overview: what waits behind them for the app.
 export const cards = () => list.map((inbox) => element("article", { class: "card" }, element("h3", {}, say("收件箱 ", "Inbox "), theirs(inbox.name)),
   element("p", { class: inbox.error || inbox.dead ? "bad" : inbox.pending ? "warn" : "good" }, inbox.error ? theirs(inbox.error)
-    : inbox.dead ? say("有死信：应用多次没有收下。", "There are dead letters: the app did not take them.")
-      : inbox.pending ? say("有消息在等应用收下。", "Messages wait for the app.") : say("应用已全部收下。", "The app has taken them all.")),
+    : inbox.dead ? say("有死信：多次投递，应用都没有收下。", "There are dead letters: the app did not accept them.")
+      : inbox.pending ? say("有消息等应用收下。", "Messages are waiting for the app.") : say("应用已全部收下。", "The app has accepted all of them.")),
   named([say("待投递", "Pending"), String(inbox.pending)], [say("最早", "Oldest"), inbox.oldest && clock(Date.parse(inbox.oldest))],
     [say("死信", "Dead letters"), inbox.dead ? element("a", { href: "#needs" }, inbox.dead) : "0"], [say("已投递", "Delivered"), String(inbox.delivered)])));
 
@@ -87,14 +87,14 @@ async function onward(redraw) {
 // redeliver delivers a message again.
 const redeliver = (m, again) => button(`redeliver-${m.inbox}-${m.seq}`, say("重新投递", "Redeliver"), async () => {
   const forced = m.state === "delivered";
-  const question = forced ? say(`消息 ${m.seq} 应用已经收下。仍要再投递一次？`, `The app has taken message ${m.seq}. Deliver it once more all the same?`)
+  const question = forced ? say(`应用已经收下消息 ${m.seq}。仍要再投递一次？`, `The app has already accepted message ${m.seq}. Deliver it once more?`)
     : say(`立即投递消息 ${m.seq}？`, `Deliver message ${m.seq} now?`);
-  if (await act(question, say("投递", "Deliver"), `${one(m)}/redeliver${forced ? "?force=1" : ""}`, "POST", (done) => say(`消息 ${done.seq} 待投递，结果见列表。`, `Message ${done.seq} is pending; the list shows what comes of it.`))) again();
+  if (await act(question, say("投递", "Deliver"), `${one(m)}/redeliver${forced ? "?force=1" : ""}`, "POST", (done) => say(`消息 ${done.seq} 待投递，结果见列表。`, `Message ${done.seq} is pending. The list shows the result.`))) again();
 }, true);
 
 const remove = (m, again) => button(`delete-${m.inbox}-${m.seq}`, say("删除", "Delete"), async () => {
   const forced = m.state === "pending";
-  const question = forced ? say(`消息 ${m.seq} 还没有投递，删除后应用不会收到它。仍要删除？`, `Message ${m.seq} has not been delivered: deleted, the app never gets it. Delete it all the same?`)
+  const question = forced ? say(`消息 ${m.seq} 还没有投递，删除后应用就收不到了。仍要删除？`, `Message ${m.seq} has not been delivered yet. If you delete it, the app never gets it. Delete it?`)
     : say(`删除消息 ${m.seq}？无法恢复。`, `Delete message ${m.seq}? It cannot be brought back.`);
   if (await act(question, say("删除", "Delete"), `${one(m)}${forced ? "?force=1" : ""}`, "DELETE", (done) => say(`已删除 ${done.deleted} 条。`, `${done.deleted} deleted.`))) again();
 });
@@ -121,10 +121,10 @@ function content(m) {
       [say("请求头", "Headers"), request && element("pre", { tabindex: "0" }, Object.entries(request.headers).map(([name, values]) => [theirs(`${name}: ${values.join(", ")}`, 1000), "\n"]))],
       [say("报文", "Body"), request && (unmasked ? element("pre", { tabindex: "0" }, theirs(request.body.text ?? request.body.base64, 20000)) : say(`${request.body.size} 字节，已遮盖`, `${request.body.size} bytes, masked`))],
     ));
-    if (!request) place.append(element("p", { class: "quiet" }, say("请求已不再保存。", "The request is not kept any more.")));
+    if (!request) place.append(element("p", { class: "quiet" }, say("请求内容已清除。", "The request is not kept any more.")));
     else if (!unmasked) {
       place.append(button(`show-${m.inbox}-${m.seq}`, say("显示全部内容", "Show all of it"), async () => {
-        if (await ask(say("其中可能有买家的数据。显示？日志会记下这一次查看。", "It may hold a buyer's data. Show it? The log takes note of it."), say("显示", "Show"))) show(true);
+        if (await ask(say("其中可能有买家信息，查看会记入日志。确定显示？", "It may contain a buyer's data. Showing it is logged. Show it?"), say("显示", "Show"))) show(true);
       }));
     }
   };
@@ -139,7 +139,7 @@ export function message(m, again, label) {
     clock(Date.parse(m.received)), label ? element("span", {}, label) : "", element("span", { class: { dead: "bad", pending: "warn" }[m.state] ?? "good" }, texts.state(m.state)), theirs(m.subject || m.id, 80),
     element("span", { class: "quiet" }, `#${m.seq}`), m.answer?.error && element("span", { class: "quiet" }, theirs(masked(m.answer.error), 80)),
   ], () => [named(
-    [say("标识", "Id"), theirs(m.id)], [say("订单", "Order"), m.subject && element("a", { href: `#search/${enc(m.subject)}` }, theirs(m.subject, 80))], [say("失败次数", "Failed deliveries"), m.attempts],
+    [say("事件 id", "Id"), theirs(m.id)], [say("订单", "Order"), m.subject && element("a", { href: `#search/${enc(m.subject)}` }, theirs(m.subject, 80))], [say("失败次数", "Failed deliveries"), m.attempts],
     [say("下次投递", "Next delivery"), m.due && clock(Date.parse(m.due))], [say("结束于", "Ended at"), m.settled && clock(Date.parse(m.settled))],
   ), element("p", { class: "buttons" }, redeliver(m, again), remove(m, again)), content(m)]);
 }
@@ -156,7 +156,7 @@ async function all(name, what, again) {
     } else {
       if (!(await ask(say(`重新投递 ${name} 的全部 ${count} 条死信？`, `Deliver all ${count} dead letters of ${name} again?`), say(`投递 ${count} 条`, `Deliver ${count}`)))) return undefined;
       const done = await revive(name, count);
-      tell(say(`${done} 条死信待投递，结果见列表。`, `${done} dead letters are pending again; the list shows what comes of them.`));
+      tell(say(`${done} 条死信待投递，结果见列表。`, `${done} dead letters are pending again. The list shows the results.`));
     }
   } catch (problem) {
     tell(`${say("没有全部成功：", "Not all of it worked: ")}${problem.message}`, true);
@@ -186,12 +186,12 @@ const bulk = (inbox, again) => inbox.dead > 0 && element("p", { class: "buttons"
 
 // deadLetters is the part of what needs a person; nothing where there are none.
 export const deadLetters = (found, again) => found.length > 0 && found.map((inbox) => element("div", {},
-  element("p", {}, say(`收件箱 ${inbox.name} 有 ${inbox.dead} 条死信：应用多次没有收下。修好应用，再重新投递。`, `Dead letters in the inbox ${inbox.name}: ${inbox.dead}. The app did not take them, however often. Mend the app, then redeliver.`)),
+  element("p", {}, say(`收件箱 ${inbox.name} 有 ${inbox.dead} 条死信：多次投递，应用都没有收下。修好应用，再重新投递。`, `Dead letters in the inbox ${inbox.name}: ${inbox.dead}. The app accepted none of the attempts. Repair the app, then redeliver.`)),
   inbox.first.map((m) => message(m, again)), bulk(inbox, again)));
 
 export function draw(again, redraw) {
   if (!list.length) {
-    return [part(say("收件箱", "Inbox"), element("p", {}, say("没有收件箱。加上它，应用不在线时通知也不会丢：", "There is no inbox. With one, no notify is lost while the app is away:")),
+    return [part(say("收件箱", "Inbox"), element("p", {}, say("没有收件箱。加上之后，应用停机时通知也不会丢：", "There is no inbox. With one, no notification is lost while the app is down:")),
       element("pre", { tabindex: "0" }, "chinaums_notify /notify\ninbox /notify {\n\tdeliver {\n\t\treverse_proxy 127.0.0.1:9000\n\t}\n}"))];
   }
   const inbox = list.find((entry) => entry.name === view.name) ?? list[0];
@@ -207,7 +207,7 @@ export function draw(again, redraw) {
     element("div", { class: "tools" },
       list.length > 1 && select("inbox-name", say("收件箱", "Inbox"), "name", list.map((entry) => [entry.name, entry.name])),
       select("inbox-state", say("状态", "State"), "state", [["", say("全部", "all")], ...["dead", "pending", "delivered"].map((word) => [word, texts.state(word)])]),
-      element("label", {}, say("单号或标识", "Order or id"), element("input", { id: "inbox-search", type: "search", value: view.typed, maxlength: 128, oninput: (event) => { view.typed = event.target.value; }, onchange: change("search") }))),
+      element("label", {}, say("单号或事件 id", "Order or id"), element("input", { id: "inbox-search", type: "search", value: view.typed, maxlength: 128, oninput: (event) => { view.typed = event.target.value; }, onchange: change("search") }))),
     bulk(inbox, again),
     view.messages.length ? view.messages.map((m) => message(m, again)) : element("p", { class: "quiet" }, say("没有。", "None.")),
     view.more && element("p", { class: "buttons" }, button("more", say("更多", "More"), () => onward(redraw))))];

@@ -9,7 +9,7 @@ const watched = () => recent.store.state.platforms.filter((platform) => platform
 const json = (value) => JSON.stringify(value);
 
 const noWatch = () => element("div", { class: "card" },
-  element("p", {}, say("没有启用 watch：不跟踪订单和退款。在全局选项中加上它：", "There is no watch: orders and refunds are not followed. Switch it on in the global options:")),
+  element("p", {}, say("没有启用 watch，不跟踪订单和退款。在全局选项里加上：", "There is no watch: orders and refunds are not followed. Switch it on in the global options:")),
   element("pre", { tabindex: "0" }, "{\n\tchinaums {\n\t\tmerchant …\n\t\twatch\n\t}\n}"));
 
 const path = (o) => `/${enc(o.platform)}/orders/${enc(o.merchant)}/${enc(o.order)}`;
@@ -19,9 +19,9 @@ const queryNow = (o, again, id) => button(`query-${id}`, say("立即查询", "Qu
   if (await act(say(`向平台查询订单 ${o.order}？`, `Query the order ${o.order} at the platform?`), say("查询", "Query"), `${path(o)}/query`, "POST",
     (now) => say(`已查询，订单现在的状态：${texts.state(now.state)}。`, `Queried. The order is now: ${texts.state(now.state)}.`))) again();
 });
-const tellAgain = (o, again, id) => button(`resend-${id}`, say("重新告知应用", "Tell the app again"), async () => {
-  if (await act(say(`查询订单 ${o.order}，并以相同的事件标识再次告知应用？`, `Query the order ${o.order} and tell the app again, with the same event ids?`), say("告知", "Tell"),
-    `${path(o)}/resend`, "POST", () => say("已查询；若平台有定论，事件已放入收件箱，由它投递。", "Queried; what the platform is certain of is in the inbox, which delivers it."))) again();
+const tellAgain = (o, again, id) => button(`resend-${id}`, say("重新通知应用", "Notify the app again"), async () => {
+  if (await act(say(`查询订单 ${o.order}，并以相同的事件 id 重新通知应用？`, `Query the order ${o.order} and notify the app again, with the same event ids?`), say("通知", "Notify"),
+    `${path(o)}/resend`, "POST", () => say("已查询。如果已有最终结果，事件已放入收件箱，等待投递。", "Queried. If the result is final, the event is in the inbox, which delivers it."))) again();
 });
 
 const link = (o) => recent.orderLink(o.platform, o.merchant, o.order);
@@ -64,11 +64,11 @@ export async function refreshNeeds(always) {
 export const knownNeeds = () => json({ ...needed, at: 0 });
 
 const wanted = {
-  stuck: () => [say("卡住", "Stuck"), say("查询多日仍无定论：联系平台核实，再查询一次。", "No query could tell for days: ask the platform's support, then query once more.")],
-  unresolved: () => [say("结果未知", "Unresolved"), say("不要换号重试；立即查询，或等待自动查询。", "Do not repeat it under another number; query it now, or wait for the next look.")],
-  late_paid: () => [say("关闭后付款", "Paid late"), say("平台曾说已关闭，买家却付了款：核对后发货或退款。", "The platform had called it closed, and the buyer has paid: deliver, or refund.")],
-  amount_differs: () => [say("与下单不符", "Differs from the order"), say("金额或商户号不是下单时的：先核对，不要发货。", "Amount or mid is not what was ordered: compare before you deliver.")],
-  app_not_told: () => [say("应用未被告知", "The app was not told"), say("已付款，但应用没有收下：修好应用后重新告知。", "It is paid, and the app has not taken it: mend the app, then tell it again.")],
+  stuck: () => [say("卡住", "Stuck"), say("连查多日仍没有最终结果：请联系平台核实，再查询一次。", "Days of queries gave no final result: ask the platform's support, then query once more.")],
+  unresolved: () => [say("结果未知", "Unresolved"), say("不要换单号重试。立即查询，或等待自动查询。", "Do not repeat it with another number. Query it now, or wait for the next query.")],
+  late_paid: () => [say("关闭后付款", "Paid late"), say("平台返回过已关闭，买家之后又付了款：核对后发货或退款。", "The platform reported it as closed, and then the buyer paid: deliver, or refund.")],
+  amount_differs: () => [say("与下单不符", "Differs from the order"), say("金额或商户号与下单时不符：先核对，不要发货。", "The amount or the mid differs from the order: compare before you deliver.")],
+  app_not_told: () => [say("未通知到应用", "The app was not notified"), say("已付款，但应用没有收下：修好应用后重新通知。", "It is paid, but the app has not accepted it: repair the app, then notify it again.")],
 };
 
 function need(o, at, again) {
@@ -86,8 +86,8 @@ export function needs(again) {
   const none = element("p", { class: "good" }, say("没有。", "None."));
   const orders = needed.orders ?? [];
   return [
-    part(say("待处理", "Needs a person"), element("p", { class: "quiet" }, say("订单每分钟更新一次。今天和昨天的付款（上海时间）。", "Orders are looked at once a minute; payments of today and yesterday in Shanghai.")),
-      element("p", { class: "buttons" }, button("look-again", say("立即更新", "Look again"), again)), (needed.problems ?? []).map((text) => element("p", { class: "bad" }, theirs(text)))),
+    part(say("待处理", "Needs a person"), element("p", { class: "quiet" }, say("订单每分钟更新一次。付款只看今天和昨天（北京时间）。", "Orders are read once a minute. Payments are those of today and yesterday (Beijing time).")),
+      element("p", { class: "buttons" }, button("look-again", say("立即更新", "Refresh"), again)), (needed.problems ?? []).map((text) => element("p", { class: "bad" }, theirs(text)))),
     part(`${say("订单与退款", "Orders and refunds")} (${orders.length})`, watched().length ? (orders.length ? element("ul", { class: "plain" }, orders.map((o, at) => need(o, at, again))) : none) : noWatch()),
     part(say("死信", "Dead letters"), inbox.deadLetters(needed.dead ?? [], again) ?? none),
     part(say("被拒绝的通知（24 小时）", "Rejected notifies (24 hours)"), refused.size ? element("ul", { class: "plain" }, [...refused.values()].map((group) => {
@@ -136,7 +136,7 @@ export function search(again) {
     element("form", { class: "tools", role: "search", onsubmit: go },
       element("label", { for: "number" }, say("单号", "Number")),
       element("input", { id: "number", type: "search", value: typed, maxlength: 64, oninput: (event) => { typed = event.target.value; } }), element("button", { id: "find", class: "strong" }, say("查找", "Search"))),
-    element("p", { class: "quiet" }, say("merOrderId、refundOrderId、billNo、client_sn、退款序列号，或平台、渠道的单号；也可以只写一部分。", "merOrderId, refundOrderId, billNo, client_sn, a refund's number, or the platform's or the channel's; a part of it will do."))),
+    element("p", { class: "quiet" }, say("merOrderId、refundOrderId、billNo、client_sn、退款序列号，或平台、渠道的单号；也可以只写一部分。", "merOrderId, refundOrderId, billNo, client_sn, refund_request_no, or the number at the platform or the channel. A part of it is enough."))),
   found?.problems.map((problem) => element("p", { class: "bad" }, theirs(problem))),
   found && section(say("订单", "Orders"), found.orders, (list) => element("ul", { class: "plain" }, list.map((o) => element("li", {}, link(o), " ", texts.state(o.state), " ", o.amount ? yuan(o.amount) : "", " ", element("span", { class: "quiet" }, `${o.merchant} (${o.platform})`))))),
   found && section(say("调用", "Calls"), found.calls, (list) => list.map(recent.call)),
@@ -175,35 +175,35 @@ function events({ row, calls, notifies, messages }, again) {
       line.times > 1 && ` × ${line.times}`], line.state === "stuck" || line.state === "unresolved" ? "bad" : "");
   }
   for (const told of row?.told ?? []) {
-    add(told.taken, [say("应用（或收件箱）收下：", "the app, or the inbox, took: "), texts.type(told.type), " ", element("code", {}, told.id)], "good");
-    if (!told.taken) add(told.at, [say("应用还没有收下：", "the app has not taken: "), texts.type(told.type)], "bad");
+    add(told.taken, [say("应用（或收件箱）收下：", "accepted by the app, or the inbox: "), texts.type(told.type), " ", element("code", {}, told.id)], "good");
+    if (!told.taken) add(told.at, [say("应用还没有收下：", "not accepted by the app yet: "), texts.type(told.type)], "bad");
   }
   for (const c of calls ?? []) add(c.at, "", "", recent.call(c, say("调用结束", "call ended")));
   for (const n of notifies ?? []) add(n.at, "", "", recent.notify(n, say("通知", "notify")));
   for (const m of messages ?? []) {
     add(Date.parse(m.received), "", "", inbox.message(m, again, say("放入收件箱", "into the inbox")));
     add(m.settled && Date.parse(m.settled), [say("收件箱：", "inbox: "), texts.state(m.state)], m.state === "dead" ? "bad" : "good");
-    add(m.due && Date.parse(m.due), [say("收件箱下次投递", "the inbox delivers it next")], "quiet");
+    add(m.due && Date.parse(m.due), [say("收件箱下次投递", "next delivery by the inbox")], "quiet");
   }
-  add(row?.next, say("下次查询", "next look"), "quiet");
-  for (const c of row?.calls ?? []) add(c.next, [say("下次查询 ", "next look at "), theirs(c.number)], "quiet");
+  add(row?.next, say("下次查询", "next query"), "quiet");
+  for (const c of row?.calls ?? []) add(c.next, [say("下次查询 ", "next query of "), theirs(c.number)], "quiet");
   return all.sort((a, b) => a[0] - b[0]);
 }
 
 export function order(again) {
   const { found, order: number, merchant, platform } = one;
   const heading = [say("订单 ", "Order "), theirs(number)];
-  if (!found) return [part(heading, element("p", {}, say("正在查找…", "Looking…")))];
+  if (!found) return [part(heading, element("p", {}, say("正在查找…", "Searching…")))];
   const { row } = found;
   const unclear = [...new Set([row?.code, ...(row?.calls ?? []).map((c) => c.code), ...(found.calls ?? []).map((c) => c.code)])].filter((code) => code && code !== "SUCCESS" && code !== "other");
   return [part(heading,
     found.problem && element("p", { class: "bad" }, theirs(found.problem)),
     named([say("商户", "Merchant"), theirs(`${merchant} (${platform})`)],
       [say("状态", "State"), row && element("strong", { id: "order-state" }, texts.state(row.state))], [say("下单金额", "Ordered"), row?.amount && yuan(row.amount)], [say("已付", "Paid"), row?.paid && yuan(row.paid)],
-      [say("注意", "Mind"), [row?.late && wanted.late_paid()[0], row?.differs && wanted.amount_differs()[0]].filter(Boolean).join(", ")], ["mid", theirs(row?.mid)]),
+      [say("注意", "Note"), [row?.late && wanted.late_paid()[0], row?.differs && wanted.amount_differs()[0]].filter(Boolean).join(", ")], ["mid", theirs(row?.mid)]),
     (row?.calls ?? []).length > 0 && element("ul", { class: "plain" }, row.calls.map((c) => element("li", {}, `${texts.callKind(c.kind)} `, theirs(c.number), " ", c.amount ? yuan(c.amount) : "", " ", element("strong", {}, texts.state(c.state)), " ", c.code === "SUCCESS" ? "" : c.code))),
     row && element("p", { class: "buttons" }, queryNow({ platform, merchant, order: number }, again, "order"), tellAgain({ platform, merchant, order: number }, again, "order")),
-    !row && watched().includes(platform) && element("p", {}, say("watch 不认识这个订单。", "The watch does not know this order.")),
+    !row && watched().includes(platform) && element("p", {}, say("watch 没有跟踪这笔订单。", "The watch has no record of this order.")),
     !watched().includes(platform) && noWatch()),
   unclear.length > 0 && part(say("原因和应对措施", "Codes: cause and remedy"), unclear.map((code) => element("div", {}, element("code", {}, code), recent.advice(platform, code)))),
   part(say("时间线", "Timeline"), element("ol", { class: "timeline" }, events(found, again).map(([at, what, kind, more]) => element("li", { class: kind || undefined }, more ?? [clock(at), " ", what])))),

@@ -74,7 +74,7 @@ async function look(always) {
     if ((always === true || known !== last) && draw()) last = known;
   } catch (problem) {
     get("alive").className = "bad";
-    get("alive").textContent = `${say("网关没有应答：", "The gateway does not answer: ")}${problem.message}`;
+    get("alive").textContent = `${say("网关没有响应：", "The gateway does not answer: ")}${problem.message}`;
   } finally {
     running = false;
     clearTimeout(timer);

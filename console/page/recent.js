@@ -26,17 +26,17 @@ export async function refresh() {
 
 const sum = (slots, field, index) => (slots ?? []).reduce((all, slot) => all + slot[field][index], 0);
 
-export const accountName = (entry) => entry.account || entry.name || say("（未到商户）", "(none)");
+export const accountName = (entry) => entry.account || entry.name || say("（未识别商户）", "(none)");
 export const orderLink = (platform, account, order) => (platform && account
   ? element("a", { href: `#order/${enc(platform)}/${enc(account)}/${enc(order)}` }, theirs(order, 80)) : theirs(order, 80));
 
 function takes(account) {
-  if (!account.last_taken && !account.last_failed) return element("p", { class: "quiet" }, say("还没有通知交给应用。", "No notify has been handed on yet."));
+  if (!account.last_taken && !account.last_failed) return element("p", { class: "quiet" }, say("还没有通知交给应用。", "No notification has been handed to the app yet."));
   if ((account.last_taken ?? 0) >= (account.last_failed ?? 0)) {
     return element("p", { class: "good" }, say("通知正常收下，最近 ", "Notifies are taken, last at "), clock(account.last_taken));
   }
   const [meaning, remedy] = texts.explained(account.failure) ?? [account.failure, ""];
-  return element("p", { class: "bad" }, say("通知没有被收下（", "Notifies are not taken ("), clock(account.last_failed), `): ${meaning}. ${remedy}`);
+  return element("p", { class: "bad" }, say("应用没有收下通知（", "The app does not accept notifications ("), clock(account.last_failed), `): ${meaning}. ${remedy}`);
 }
 
 function card(account, now) {
@@ -44,13 +44,13 @@ function card(account, now) {
   const notifies = texts.resultKinds();
   const skew = account.skew;
   return element("article", { class: "card" },
-    element("h3", {}, account.name ? theirs(account.name) : say("（被拒绝，未到商户）", "(refused before there was a merchant)"), " ", element("span", { class: "quiet" }, account.platform)),
+    element("h3", {}, account.name ? theirs(account.name) : say("（被拒绝，未识别商户）", "(refused, no merchant)"), " ", element("span", { class: "quiet" }, account.platform)),
     account.name && takes(account),
     named(
       [say("最近通知", "Last notify"), account.name && clock(account.last_notify)],
       [say("时钟偏差", "Clock skew"), skew !== undefined && element("span", { class: Math.abs(skew) > 60 ? "bad" : "" },
         `${skew} s${Math.abs(skew) > 60 ? say("：请校时（NTP），否则平台会拒绝调用", ": synchronize this clock (NTP), or the platform refuses calls") : ""}`)],
-      [say("平台应答", "Platform's answers"), account.answers ? `p50 ${lasted(account.p50)}, p99 ${lasted(account.p99)} (${account.answers})` : ""],
+      [say("平台返回", "Platform's answers"), account.answers ? `p50 ${lasted(account.p50)}, p99 ${lasted(account.p99)} (${account.answers})` : ""],
     ),
     plot(say("调用", "Calls"), account.slots, "calls", calls, now),
     plot(say("通知", "Notifies"), account.slots, "notifies", notifies, now),
@@ -65,12 +65,12 @@ export function overview() {
   const rejected = shown.reduce((all, account) => all + sum(account.slots, "notifies", 3), 0);
   const worth = [
     unknown && element("a", { href: "#calls/unknown" }, say(`结果未知的调用 ${unknown}`, `calls of unknown outcome: ${unknown}`)),
-    failed && element("a", { href: "#notifies/failed" }, say(`应用未收下的通知 ${failed}`, `notifies that the app did not take: ${failed}`)),
+    failed && element("a", { href: "#notifies/failed" }, say(`应用未收下的通知 ${failed}`, `notifies that the app did not accept: ${failed}`)),
     rejected && element("a", { href: "#notifies/rejected" }, say(`被拒绝的通知 ${rejected}`, `rejected notifies: ${rejected}`)),
   ].filter(Boolean);
   return [part(say("总览", "Overview"),
     element("p", { class: "quiet" }, say("最近 24 小时。", "The last 24 hours."), now - since < 86400000 && [say("从 ", " Counted since "), clock(since), say(" 开始统计（Caddy 启动时）。", ", when Caddy started.")]),
-    element("p", {}, worth.length ? worth.flatMap((link, at) => (at ? [" · ", link] : [link])) : element("span", { class: "good" }, say("没有异常的调用和通知。", "No call and no notify is out of the ordinary."))),
+    element("p", {}, worth.length ? worth.flatMap((link, at) => (at ? [" · ", link] : [link])) : element("span", { class: "good" }, say("调用和通知都正常。", "All calls and notifies are normal."))),
     shown.length ? element("div", { class: "cards" }, shown.map((account) => card(account, now)), inbox.cards())
       : element("p", {}, say("还没有配置商户。", "No merchant is configured yet.")))];
 }
@@ -97,7 +97,7 @@ export function call(c, label) {
   ], () => [named(
     [say("商户", "Merchant"), `${accountName(c)} (${c.platform})`], [say("订单", "Order"), c.order && orderLink(c.platform, c.account, c.order)],
     [say("退款单号", "Refund"), theirs(c.refund)], [say("结果", "Outcome"), `${outcome.text} (${c.outcome})`],
-    [say("错误码", "Code"), c.code], [say("平台的话", "The platform says"), theirs(masked(c.words))], [say("原因", "Reason"), c.reason],
+    [say("错误码", "Code"), c.code], [say("平台的错误信息", "The platform's message"), theirs(masked(c.words))], [say("原因", "Reason"), c.reason],
     [say("用时", "Took"), c.sent ? lasted(c.took) : ""],
   ), advice(c.platform, c.code)]);
 }
@@ -108,7 +108,7 @@ function explanation(n) {
   const platform = store.state.platforms.find((one) => one.name === n.platform);
   const capture = `curl -s ${location.origin}/gateway/notifies/${n.number}/capture | caddy ${n.platform} verify --config /etc/caddy/Caddyfile`
     + ` --${n.platform === "chinaums" ? "merchant" : "terminal"} ${n.account}`;
-  const line = () => [element("p", {}, say("在网关所在机器上运行，可以看到全部：", "To see all of it, run this where the gateway is:")), ...copied(`copy-${n.number}`, capture)];
+  const line = () => [element("p", {}, say("在网关所在的机器上运行，可以看到全部内容：", "To see all of it, run this on the gateway's machine:")), ...copied(`copy-${n.number}`, capture)];
   if (!platform?.explains) return element("div", {}, ...line());
   const asked = `notifies/${n.number}/explain?lang=${language()}`;
   if (!known.has(asked)) known.set(asked, api(asked));
@@ -124,11 +124,11 @@ export function notify(n, label) {
     clock(n.at), label ? element("span", {}, label) : "", element("span", { class: result.kind }, result.text), n.type ? element("span", {}, texts.type(n.type)) : "", theirs(n.order, 80), element("span", { class: "quiet" }, meaning ?? ""),
   ], () => [named(
     [say("商户", "Merchant"), `${accountName(n)} (${n.platform})`],
-    [n.type ? say("订单", "Order") : say("自称的订单", "Order it claims"), n.order && (n.type ? orderLink(n.platform, n.account, n.order) : theirs(n.order))],
-    [say("事件", "Event"), n.type && element("code", {}, n.type)], [say("事件标识", "Event's id"), n.id && element("code", {}, n.id)],
+    [n.type ? say("订单", "Order") : say("报文里的订单（未验证）", "Claimed order (not verified)"), n.order && (n.type ? orderLink(n.platform, n.account, n.order) : theirs(n.order))],
+    [say("事件", "Event"), n.type && element("code", {}, n.type)], [say("事件 id", "Event id"), n.id && element("code", {}, n.id)],
     [say("平台单号", "Platform's number"), n.trade && theirs(n.trade)], [say("渠道单号", "Channel's number"), n.channel && theirs(n.channel)],
     [say("原因", "Reason"), n.reason && `${meaning} (${n.reason})`], [say("怎么办", "What to do"), remedy],
-    [say("应用返回", "The app answered"), n.app_status], [say("答复平台", "The platform was answered"), n.status], [say("来自", "From"), theirs(n.remote)],
+    [say("应用返回", "The app answered"), n.app_status], [say("返回给平台", "Replied to the platform"), n.status], [say("来自", "From"), theirs(n.remote)],
   ), n.explained && explanation(n)]);
 }
 
