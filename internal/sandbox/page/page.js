@@ -24,14 +24,14 @@ const variants = {
 // The switches, each with the fault that it sets.
 const switches = [
   [{ kind: "no-notify" }, "通知永远不发", "Notifies are never sent"],
-  [{ kind: "cut-executed" }, "已执行，应答丢失", "Executed, and the answer is lost"],
-  [{ kind: "refuse-executed" }, "已执行，却应答失败", "Executed, and answered as a failure"],
+  [{ kind: "cut-executed" }, "已执行，返回丢失", "Executed, and the answer is lost"],
+  [{ kind: "refuse-executed" }, "已执行，却返回失败", "Executed, but answered as a failure"],
   [{ kind: "processing", queries: 3 }, "退款处理中，3 次查询后成功", "Refunds stay open for 3 queries, then succeed"],
   [{ kind: "no-order", for: "1m" }, "一分钟内查不到订单和退款", "Queries know no order or refund of the last minute"],
   [{ kind: "other-order" }, "查询返回别的订单的数据", "Queries answer with another order's data"],
-  [{ kind: "hang" }, "不应答，也不执行", "No answer, not executed"],
-  [{ kind: "slow", for: "5s" }, "5 秒后才应答", "Answers come after 5 s"],
-  [{ kind: "server-error" }, "应答 500", "Answers are 500"],
+  [{ kind: "hang" }, "不返回，也不执行", "No answer, not executed"],
+  [{ kind: "slow", for: "5s" }, "5 秒后才返回", "Answers come after 5 s"],
+  [{ kind: "server-error" }, "返回 500", "Answers are 500"],
   [{ kind: "down" }, "平台停机", "The platform is down"],
 ];
 
@@ -95,11 +95,11 @@ async function act(method, path, body) {
 
 function call(made) {
   const right = made.Signature && made.Signature === made.Expected;
-  const verdict = !made.Signed ? say("没有可验的签名", "no signature to verify")
+  const verdict = !made.Signed ? say("没有签名可验", "no signature to verify")
     : right ? say("验签通过", "the signature is right") : say("验签失败", "the signature is wrong");
   return fold(`call ${made.Time} ${made.Path} ${made.Signature}`, [
     element("time", {}, clock(made.Time)), element("code", {}, made.Path),
-    element("span", { class: right ? "good" : "bad" }, verdict), made.ErrCode || say("没有应答", "no answer"),
+    element("span", { class: right ? "good" : "bad" }, verdict), made.ErrCode || say("没有返回", "no answer"),
   ], () => [named(
     [say("请求报文", "Body"), decode(made.Body) || made.Query], [say("待签名串", "String signed"), made.Signed],
     [say("收到的签名", "Signature received"), made.Signature],
@@ -117,7 +117,7 @@ function attempt(sent) {
   ], () => [named(
     [say("地址", "Address"), sent.URL], [say("原始报文", "Raw body"), decode(sent.Body, sent.ContentType)],
     [say("待签名串", "String signed"), sent.Signed], [say("签名", "Signature"), sent.Signature],
-    [say("应答", "Answer"), answer], [say("保存为", "Saved as"), sent.Saved],
+    [say("返回", "Answer"), answer], [say("保存为", "Saved as"), sent.Saved],
   )]);
 }
 
@@ -193,7 +193,7 @@ function draw() {
   get("title").textContent = document.title = say(...view.title);
   get("known").textContent = [...view.known.map((one) => `${say(...one.name)} ${one.value}`), clock(view.now)].join(" · ");
   get("warnings").replaceChildren(...view.warnings.map((text) => element("li", {}, text)));
-  get("filter").placeholder = say("按订单号、退款号或状态筛选", "Filter by number or status");
+  get("filter").placeholder = say("按订单号、退款单号或状态筛选", "Filter by number or status");
   get("filter").setAttribute("aria-label", get("filter").placeholder);
 
   const [faults, allFaults] = get("faults").children;
@@ -234,7 +234,7 @@ async function refresh() {
     view = news;
     if (same !== shown) { shown = same; draw(); }
   } catch (problem) {
-    get("said").textContent = say("沙箱没有应答：", "The sandbox does not answer: ") + problem;
+    get("said").textContent = say("沙箱没有响应：", "The sandbox does not answer: ") + problem;
   }
   clearTimeout(timer);
   timer = setTimeout(refresh, 5000);
