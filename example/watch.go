@@ -145,7 +145,7 @@ func (w *watchedWalk) run(ctx context.Context) error {
 		return err
 	}
 	w.say("The platform has the money and sends no notify. The watch asks about the order and tells the app (补单):\n" +
-		"平台已收款，但不发通知。watch 主动查单，再告知应用：")
+		"平台已收款，但不发通知。watch 主动查单，再通知应用：")
 	if err := w.told(ctx, "com.chinaums.payment.succeeded", "/v1/netpay/query"); err != nil {
 		return err
 	}
@@ -160,7 +160,7 @@ func (w *watchedWalk) run(ctx context.Context) error {
 	w.say("The platform has the refund; its answer was cut off. With a watch the app does nothing: it will be told.\n" +
 		"平台收到了这笔退款，返回在路上断了。有 watch 的应用什么也不用做，等通知即可。\n")
 
-	w.say("── 4. The clerk clicks again: another refund number 店员又点了一次，换了退款号 ──")
+	w.say("── 4. The clerk clicks again: another refund number 店员又点了一次，换了退款单号 ──")
 	if err := post(refundPath, map[string]any{"refundOrderId": second, "refundAmount": 1234}, 409, "GATEWAY_REFUND_UNRESOLVED", "not_sent"); err != nil {
 		return err
 	}

@@ -57,13 +57,13 @@ func (o *Order) guard(call Call, now int64) (reasons []*Refusal) {
 		}
 	default:
 		refuse(Refusal{Status: 422, Code: CodeInvalid, Number: same.Number,
-			Chinese: fmt.Sprintf("退款号 %s 此前的金额是 %d 分，不是 %d 分；新的退款请用新的退款号", clip(same.Number), same.Amount, call.Amount),
+			Chinese: fmt.Sprintf("退款单号 %s 此前的金额是 %d 分，不是 %d 分；新的退款请用新的退款单号", clip(same.Number), same.Amount, call.Amount),
 			English: fmt.Sprintf("refund %s had the amount %d before, not %d; a new refund needs a number of its own", clip(same.Number), same.Amount, call.Amount)})
 	}
 	for _, c := range o.Calls {
 		if c.Kind == KindRefund && !c.State.ended() && (c.Number != call.Number || call.Number == "") {
 			refuse(Refusal{Status: 409, Code: CodeUnresolved, Number: c.Number,
-				Chinese: fmt.Sprintf("退款 %s 的结果未知，查明之前不会发出另一笔；重试请用原退款号和原金额", clip(c.Number)),
+				Chinese: fmt.Sprintf("退款 %s 的结果未知，查明之前不会发出另一笔；重试请用原退款单号和原金额", clip(c.Number)),
 				English: fmt.Sprintf("the outcome of refund %s is not known, and no other one is sent before it is; retry with its number and amount", clip(c.Number))})
 		}
 	}
@@ -74,7 +74,7 @@ func (o *Order) guard(call Call, now int64) (reasons []*Refusal) {
 	}
 	for _, c := range o.unheard(call, now) {
 		refuse(Refusal{Status: 409, Code: CodeUnresolved, Number: c.Number, known: true,
-			Chinese: fmt.Sprintf("金额相同的退款 %s 已成功，只是当时没有收到应答；若是重试，请用原退款号；若确是另一笔，请在 Gateway-Guard-Override 中写明该退款号", clip(c.Number)),
+			Chinese: fmt.Sprintf("金额相同的退款 %s 已成功，只是当时没有收到返回；若是重试，请用原退款单号；若确是另一笔，请在 Gateway-Guard-Override 中写明该退款单号", clip(c.Number)),
 			English: fmt.Sprintf("refund %s of the same amount has succeeded, though its answer was lost; retry with its number, or name it in Gateway-Guard-Override if this is another one", clip(c.Number))})
 	}
 	return reasons

@@ -52,8 +52,8 @@ var (
 	errBadRequest  = Error{Status: http.StatusBadRequest, Code: "GATEWAY_BAD_REQUEST", Outcome: NotSent}
 	errInvalid     = Error{Status: http.StatusUnprocessableEntity, Code: "GATEWAY_INVALID", Outcome: NotSent, Reason: "invalid", Chinese: "请求字段不符合接口文档，请求未发出", English: "fields of the request do not fit the interface's documents; the call was not sent"}
 	errUnreachable = Error{Status: http.StatusBadGateway, Code: "GATEWAY_UNREACHABLE", Outcome: NotSent, Reason: "unreachable", Chinese: "无法连接支付平台，请求未发出，可以重试", English: "the platform cannot be reached; the call was not sent and may be repeated"}
-	errBadResponse = Error{Status: http.StatusBadGateway, Code: "GATEWAY_BAD_RESPONSE", Outcome: Unknown, Chinese: "支付平台的应答不完整或无效，结果未知，请先查询", English: "the platform's answer is incomplete or invalid; the outcome is unknown, query before repeating"}
-	errTimeout     = Error{Status: http.StatusGatewayTimeout, Code: "GATEWAY_TIMEOUT", Outcome: Unknown, Reason: "timeout", Chinese: "支付平台未按时应答，结果未知，请先查询", English: "the platform did not answer in time; the outcome is unknown, query before repeating"}
+	errBadResponse = Error{Status: http.StatusBadGateway, Code: "GATEWAY_BAD_RESPONSE", Outcome: Unknown, Chinese: "支付平台的返回不完整或无效，结果未知，请先查询", English: "the platform's answer is incomplete or invalid; the outcome is unknown, query before repeating"}
+	errTimeout     = Error{Status: http.StatusGatewayTimeout, Code: "GATEWAY_TIMEOUT", Outcome: Unknown, Reason: "timeout", Chinese: "支付平台没有按时返回，结果未知，请先查询", English: "the platform did not answer in time; the outcome is unknown, query before repeating"}
 	errInternal    = Error{Status: http.StatusInternalServerError, Code: "GATEWAY_INTERNAL", Outcome: NotSent, Reason: "internal", Chinese: "网关内部错误", English: "internal error of the gateway"}
 )
 
