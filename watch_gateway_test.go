@@ -499,7 +499,7 @@ func TestWatchAnswerThatDidNotGoOut(t *testing.T) {
 	}
 	eventually(t, "the telling is written down", func() bool {
 		o, err := active.Watch().Order(t.Context(), "shop", number)
-		return err == nil && o.State == watch.Paid && len(o.Told) == 1 && o.Told[0].Taken != 0
+		return err == nil && o.State == watch.Paid && o.Outcome == watch.Answered && len(o.Told) == 1 && o.Told[0].Taken != 0
 	})
 	last := &dying{file: strings.Fields(g.config[strings.Index(g.config, "watch {"):])[6]}
 	line := handleBy(t, func(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {

@@ -130,28 +130,26 @@ func (f *failing) FlushError() error {
 }
 
 // TestHeard: who was not given the platform's answer, or not all of it, has not heard of it. The watch is told so once, whatever
-// happens. It used to take everybody who had waited for the answer for one who has it.
+// happens. It used to take everybody who had waited for the answer for one who has it. Who hangs up as soon as he has it, has it.
 func TestHeard(t *testing.T) {
-	answering := roundTripper(func(r *http.Request) (*http.Response, error) {
-		return &http.Response{StatusCode: 200, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(`{"errCode":"OK"}`)), ContentLength: 16}, nil
-	})
 	broken := errors.New("broken pipe")
 	fine := func() error { return nil }
 	for name, c := range map[string]struct {
 		write, flush func() error
-		hangsUp      bool // while the answer goes out
-		drops        bool // a handler between
+		hangsUp      string // before: while the platform has the call; after: as soon as it has the answer
+		drops        bool   // a handler between
 		form         string
 		want         string
 	}{
-		"it has it":                {fine, fine, false, false, "", "heard true"},
-		"a writer without a flush": {fine, func() error { return http.ErrNotSupported }, false, false, "", "heard true"},
-		"it is not flushed":        {fine, func() error { return broken }, false, false, "", "heard false"},
-		"it is not written":        {func() error { return broken }, fine, false, false, "", "heard false"},
-		"somebody panics":          {func() error { panic(http.ErrAbortHandler) }, fine, false, false, "", "heard false"},
-		"somebody panics, later":   {fine, func() error { panic(http.ErrAbortHandler) }, false, false, "", "heard false"},
-		"it hangs up":              {fine, fine, true, false, "", "heard false"},
-		"another handler drops it": {fine, fine, false, true, "long form", "heard false"},
+		"it has it":                {fine, fine, "", false, "", "heard true"},
+		"a writer without a flush": {fine, func() error { return http.ErrNotSupported }, "", false, "", "heard true"},
+		"it is not flushed":        {fine, func() error { return broken }, "", false, "", "heard false"},
+		"it is not written":        {func() error { return broken }, fine, "", false, "", "heard false"},
+		"somebody panics":          {func() error { panic(http.ErrAbortHandler) }, fine, "", false, "", "heard false"},
+		"somebody panics, later":   {fine, func() error { panic(http.ErrAbortHandler) }, "", false, "", "heard false"},
+		"it hangs up":              {fine, fine, "before", false, "", "heard false"},
+		"it has it, and hangs up":  {fine, fine, "after", false, "", "heard true"},
+		"another handler drops it": {fine, fine, "", true, "long form", "heard false"},
 	} {
 		for _, form := range []string{"proxy", "long form"} {
 			if c.form != "" && c.form != form {
@@ -161,11 +159,17 @@ func TestHeard(t *testing.T) {
 				ctx, hangUp := context.WithCancel(t.Context())
 				defer hangUp()
 				client := &failing{httptest.NewRecorder(), c.write, func() error {
-					if c.hangsUp {
+					if c.hangsUp == "after" {
 						hangUp()
 					}
 					return c.flush()
 				}}
+				answering := roundTripper(func(r *http.Request) (*http.Response, error) {
+					if c.hangsUp == "before" {
+						hangUp()
+					}
+					return &http.Response{StatusCode: 200, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(`{"errCode":"OK"}`)), ContentLength: 16}, nil
+				})
 				watch := &recorder{client: client.ResponseRecorder}
 				guard := newGuard(t, []string{"all"}, nil, nil)
 				guard.Watch = watch

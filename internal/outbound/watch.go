@@ -30,6 +30,9 @@ func (c *Call) settle(outcome Outcome, errCode string, status int, answer []byte
 	after := c.after
 	c.after = nil
 	c.hear = after(outcome, errCode, status, answer)
+	if c.clientHasGone() { // later it may, with the answer
+		c.heard(nil)
+	}
 }
 
 // heard tells the watch whether the client has been given the answer. w has all of it; nil: it was cut, or is another one.
@@ -42,6 +45,6 @@ func (c *Call) heard(w http.ResponseWriter) {
 	defer func() { hear(heard) }()
 	if w != nil {
 		err := http.NewResponseController(w).Flush() // a small answer is still in a buffer
-		heard = (err == nil || errors.Is(err, http.ErrNotSupported)) && !c.clientHasGone()
+		heard = err == nil || errors.Is(err, http.ErrNotSupported)
 	}
 }
