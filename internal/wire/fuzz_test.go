@@ -53,7 +53,7 @@ func FuzzAnswer(f *testing.F) {
 		}
 	})
 	call := func(c *Client, content string) (*http.Response, string, error) {
-		res, answer, err := c.Do(&Request{Target: "/", Host: "h", Body: []byte(content), Deadline: time.Now().Add(10 * time.Second), MaxAnswer: 1 << 20})
+		res, answer, err := c.Do(&Request{Target: "/", Host: "h", Body: []byte(content), Deadline: time.Now().Add(time.Minute), MaxAnswer: 1 << 20})
 		defer answer.Release()
 		return res, string(answer.Bytes), err
 	}

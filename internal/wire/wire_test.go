@@ -141,6 +141,9 @@ func TestServers(t *testing.T) {
 				case err != nil || status != c.status || answer != c.answer:
 					t.Errorf("status %d, %.80q, %v", status, answer, err)
 				}
+				if !c.kept {
+					waitForNews(t, http) // the server's end may come a moment after its answer: too late for the second call
+				}
 				if status, answer, err := post(http, "{}"); err != nil || status != 200 || answer != "the second's" {
 					t.Errorf("the second call: status %d, %q, %v", status, answer, err)
 				}
@@ -163,7 +166,7 @@ func hold(p *peer) {
 		if _, err := p.raw.Read(one); err != nil {
 			return
 		}
-		time.Sleep(10 * time.Millisecond)
+		time.Sleep(10 * time.Millisecond) // byte by byte, so that the client never gets rid of much
 	}
 }
 
@@ -203,6 +206,9 @@ func TestStale(t *testing.T) {
 						t.Fatalf("call %d: status %d, %q, %v", call, status, answer, err)
 					}
 					if call == 0 {
+						if len(c.idle) != 1 {
+							t.Fatal("no connection is kept")
+						}
 						close(answered)
 						waitForNews(t, c)
 					}
@@ -369,11 +375,11 @@ func TestDeadline(t *testing.T) {
 	for _, c := range []struct {
 		name, answer string
 		body         []byte
-		progress     []Progress
+		progress     Progress
 	}{
-		{"no answer", "", []byte("{}"), []Progress{Written}},
-		{"half an answer", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf", []byte("{}"), []Progress{Answering}},
-		{"it does not read", "", large, []Progress{Begun}},
+		{"no answer", "", []byte("{}"), Written},
+		{"half an answer", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf", []byte("{}"), Answering},
+		{"it does not read", "", large, Begun},
 	} {
 		s := startServer(t, "tcp", nil, func(p *peer) {
 			if len(c.body) < len(large) {
@@ -382,11 +388,17 @@ func TestDeadline(t *testing.T) {
 			p.write(c.answer)
 			hold(p)
 		})
-		_, _, err := s.client(t, nil).Do(&Request{Target: "/", Host: "h", Body: c.body, Deadline: time.Now().Add(200 * time.Millisecond), MaxAnswer: 10})
-		failed, ok := errors.AsType[*Error](err)
-		late, _ := errors.AsType[net.Error](err)
-		if !ok || failed.Progress != c.progress[0] || late == nil || !late.Timeout() {
-			t.Errorf("%s: %v", c.name, err)
+		for patience := 200 * time.Millisecond; ; patience *= 4 {
+			_, _, err := s.client(t, nil).Do(&Request{Target: "/", Host: "h", Body: c.body, Deadline: time.Now().Add(patience), MaxAnswer: 10})
+			failed, ok := errors.AsType[*Error](err)
+			if ok && failed.Progress < c.progress && patience < time.Minute {
+				continue // a busy machine does not come so far in the time: once more, with more of it
+			}
+			late, _ := errors.AsType[net.Error](err)
+			if !ok || failed.Progress != c.progress || late == nil || !late.Timeout() {
+				t.Errorf("%s: %v", c.name, err)
+			}
+			break
 		}
 	}
 }
