@@ -337,7 +337,13 @@ func testOutcomes(t *testing.T) {
 			if !strings.Contains(strings.Join(headers, "\n"), "Content-Type: ") {
 				headers = append([]string{jsonType}, headers...)
 			}
+			got := len(platform.requests())
 			a := do(t, newRequest(t, c.method, g.url+c.path, c.body, headers...))
+			for tries := 0; c.reason == "timeout" && len(platform.requests()) == got && tries < 10; tries++ {
+				// A busy machine may not send a call within the time that it has.
+				before = len(g.log.lines(`"reason":"` + c.reason + `"`))
+				a = do(t, newRequest(t, c.method, g.url+c.path, c.body, headers...))
+			}
 			if c.errCode == "" {
 				if a.status != c.status || len(a.header["Gateway-Outcome"]) != 1 || a.header.Get("Gateway-Outcome") != c.outcome {
 					t.Errorf("status %d, Gateway-Outcome %q, body %s", a.status, a.header["Gateway-Outcome"], a.body)

@@ -293,7 +293,7 @@ func exchangeAll(address, method, text string) (statuses []int, bodies []string,
 	if err != nil {
 		return nil, nil, err
 	}
-	_ = connection.SetDeadline(time.Now().Add(30 * time.Second))
+	_ = connection.SetDeadline(time.Now().Add(2 * time.Minute))
 	var writing sync.WaitGroup
 	writing.Go(func() { _, _ = io.WriteString(connection, text) }) // the server may end it in the middle
 	defer writing.Wait()
