@@ -310,16 +310,7 @@ func (s *shop) startApp() {
 	if err := s.process.Start(); err != nil {
 		s.t.Fatal(err)
 	}
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
-		connection, err := net.Dial("tcp", s.app)
-		if err == nil {
-			connection.Close()
-			return
-		}
-		if time.Now().After(deadline) {
-			s.t.Fatalf("the app does not listen: %v\n%s", err, s.output)
-		}
-	}
+	listening(s.t, s.app, s.output)
 }
 
 // stopApp ends the app as a crash would, but for PHP-FPM, whose workers would outlive it.

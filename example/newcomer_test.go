@@ -389,7 +389,7 @@ func (s *readmeShop) delivered(t *testing.T, number string, kind sandbox.Kind) {
 // listening waits until somebody listens at an address.
 func listening(t *testing.T, address string, output fmt.Stringer) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		connection, err := net.Dial("tcp", address)
 		if err == nil {
 			connection.Close()
