@@ -183,7 +183,7 @@ func TestConfirmAsksOnce(t *testing.T) {
 		var group sync.WaitGroup
 		for range 20 {
 			group.Go(func() {
-				_, rejected := c.confirm(till, &event, 5*time.Second)
+				_, rejected := c.confirm(till, &event, time.Minute)
 				switch {
 				case rejected != nil && rejected.Reason == inbound.ReasonContradicted:
 					fresh.Add(1)

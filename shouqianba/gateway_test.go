@@ -219,6 +219,10 @@ func testOutcomes(t *testing.T, inForm func(site string) string) {
 				method = "POST"
 			}
 			a := send(t, method, g.url(test.path), test.body, test.headers...)
+			for tries := 0; test.status == 504 && len(g.platform.Calls()) == before && tries < 10; tries++ {
+				// A busy machine may not send a call within the time that it has.
+				a = send(t, method, g.url(test.path), test.body, test.headers...)
+			}
 			if a.status != test.status || a.header.Get("Gateway-Outcome") != test.outcome || !strings.Contains(a.body, test.code) {
 				t.Errorf("answer: %d %q %s\nwant %d %s %s", a.status, a.header.Get("Gateway-Outcome"), a.body, test.status, test.outcome, test.code)
 			}
@@ -564,14 +568,21 @@ func TestNotifyAnswers(t *testing.T) {
 			if method == "" {
 				method = "POST"
 			}
+			seen := func() bool {
+				mu.Lock()
+				defer mu.Unlock()
+				return taken[path] > before
+			}
 			a := send(t, method, g.url(test.path+"?order_status=PAID"), test.body, headers...)
+			for tries := 0; test.status == 504 && !seen() && tries < 10; tries++ {
+				// A busy machine may not reach the app within the time that it has.
+				a = send(t, method, g.url(test.path+"?order_status=PAID"), test.body, headers...)
+			}
 			if a.status != test.status || a.body != test.word || a.header.Get("Content-Type") != "text/plain; charset=utf-8" || a.header.Get("Set-Cookie") != "" {
 				t.Errorf("answer: %d %q %v; want %d %s", a.status, a.body, a.header, test.status, test.word)
 			}
-			mu.Lock()
-			defer mu.Unlock()
-			if seen := taken[path] > before; seen != test.seen {
-				t.Errorf("the app has seen it: %v", seen)
+			if seen() != test.seen {
+				t.Errorf("the app has seen it: %v", seen())
 			}
 			if test.method == "GET" && a.header.Get("Allow") != "POST" {
 				t.Errorf("Allow: %q", a.header.Get("Allow"))

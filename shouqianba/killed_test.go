@@ -33,7 +33,7 @@ func TestKilledAroundCheckin(t *testing.T) {
 		group.Go(func() {
 			o := m.owner()
 			first := m.start("")
-			if !m.within(30*time.Second, "the activation", func() bool { return m.settled(o) }) {
+			if !m.within(2*time.Minute, "the activation", func() bool { return m.settled(o) }) {
 				return
 			}
 			kill(first)
@@ -80,7 +80,7 @@ func TestKilledAroundCheckin(t *testing.T) {
 				})
 				select {
 				case <-dead:
-				case <-time.After(60 * time.Second):
+				case <-time.After(3 * time.Minute):
 					t.Errorf("worker %d, round %d: no check-in; the server says:\n%s", worker, round, m.log())
 					die()
 					return
@@ -95,7 +95,7 @@ func TestKilledAroundCheckin(t *testing.T) {
 
 				// The lock that the dead server has left behind is given up after ten seconds.
 				next := m.start("")
-				if !m.within(60*time.Second, "the recovery", func() bool { return m.settled(o) }) {
+				if !m.within(3*time.Minute, "the recovery", func() bool { return m.settled(o) }) {
 					lost.Add(1)
 				}
 				kill(next)

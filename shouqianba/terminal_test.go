@@ -26,6 +26,7 @@ import (
 	"github.com/caddy-chinaums/caddy-chinaums/internal/outbound"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/sandbox"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/seal"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/testutil"
 )
 
 // memory is a storage in memory that several servers share, and that fails where it is told to.
@@ -242,13 +243,7 @@ func (p *played) stored(storage seal.Storage) record {
 // eventually waits for what another goroutine does.
 func eventually(t testing.TB, what string, done func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(time.Minute)
-	for !done() {
-		if time.Now().After(deadline) {
-			t.Fatalf("%s did not happen", what)
-		}
-		time.Sleep(time.Millisecond)
-	}
+	testutil.Eventually(t, what, done)
 }
 
 func TestOneActivationForTwoServers(t *testing.T) {
