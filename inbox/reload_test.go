@@ -129,7 +129,7 @@ func TestStopWaits(t *testing.T) {
 	select {
 	case err := <-stopped:
 		t.Fatalf("stopped with a delivery in flight: %v", err)
-	case <-time.After(50 * time.Millisecond):
+	case <-time.After(50 * time.Millisecond): // gives a stop that does not wait its time; however short it is, the right one passes
 	}
 	close(release)
 	if err := testutil.Receive(t, "the stop", stopped); err != nil {

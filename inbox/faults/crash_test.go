@@ -44,7 +44,7 @@ func TestStoppedUnderLoad(t *testing.T) {
 	stops := 0
 	for range 4 {
 		before := l.acked.Load()
-		within(t, 60*time.Second, "acknowledging after a start", func() bool { return l.acked.Load() >= before+100 })
+		within(t, 2*time.Minute, "acknowledging after a start", func() bool { return l.acked.Load() >= before+100 })
 		g.stop()
 		stops++
 		g.start()
@@ -146,7 +146,7 @@ func TestNotifiesKilled(t *testing.T) {
 	senders := l.run(ctx, 16)
 	for range 5 {
 		before := l.acked.Load()
-		within(t, 60*time.Second, "acknowledging after a start", func() bool { return l.acked.Load() >= before+150 })
+		within(t, 2*time.Minute, "acknowledging after a start", func() bool { return l.acked.Load() >= before+150 })
 		g.kill()
 		g.start()
 	}
@@ -169,7 +169,7 @@ func TestNotifiesKilled(t *testing.T) {
 		}
 		late = append(late, id)
 	}
-	within(t, time.Minute, "the first attempts", func() bool { return strings.Contains(g.log.String(), "refused") })
+	within(t, 2*time.Minute, "the first attempts", func() bool { return strings.Contains(g.log.String(), "refused") })
 	g.stop()
 	g.start()
 	if status, err := g.notify(t, client, late[0]); status != http.StatusAccepted || err != nil {
@@ -245,7 +245,7 @@ func TestNotifiesOfAFullInbox(t *testing.T) {
 		t.Errorf("%d events delivered, and %d were SUCCESS", got, len(acked))
 	}
 	// There is room again, as delivered messages make room.
-	within(t, time.Minute, "SUCCESS after the delivery", func() bool {
+	within(t, 2*time.Minute, "SUCCESS after the delivery", func() bool {
 		status, err := g.notify(t, client, "after")
 		return status == http.StatusAccepted && err == nil
 	})

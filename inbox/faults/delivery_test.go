@@ -45,14 +45,14 @@ func TestApps(t *testing.T) {
 		plans[name] = p
 	}
 	var s inboxSite
-	s.add("late", "timeout 1s\nretry 100ms\n"+a.deliver())
+	s.add("late", "timeout 3s\nretry 100ms\n"+a.deliver())
 	s.add("broken", "retry 50ms\n"+a.deliver())
 	s.add("word", "retry 50ms\n"+a.deliver())
 	s.add("any", "ack 2xx\nretry 50ms\n"+a.deliver())
 	s.add("poison", "timeout 500ms\nretry 100ms\nconcurrency 4\n"+a.deliver())
 	s.add("ordered", "order_by {http.request.header.X-Order}\nretry 100ms\n"+a.deliver())
 	s.add("orderdead", "order_by {http.request.header.X-Order}\nretry 50ms\ngive_up 300ms\n"+a.deliver())
-	s.add("dead", "retry 50ms\ngive_up 1500ms\n"+a.deliver()) // more than one attempt
+	s.add("dead", "retry 50ms\ngive_up 5s\n"+a.deliver()) // more than one attempt
 	s.add("abort", "retry 50ms\ngive_up 300ms\ndeliver {\nabort\n}")
 	s.add("nobody", "retry 50ms\ngive_up 300ms\ndeliver {\nheader X-Nothing 1\n}")
 	s.add("same", "retry 50ms\n"+a.deliver())
@@ -63,7 +63,7 @@ func TestApps(t *testing.T) {
 	t.Run("an app that answers after the timeout", func(t *testing.T) {
 		plan("late", func(_ string, attempt int) reaction {
 			if attempt <= 2 {
-				return reaction{pause: 1500 * time.Millisecond, body: "too late"}
+				return reaction{pause: 3500 * time.Millisecond, body: "too late"}
 			}
 			return reaction{}
 		})
@@ -266,7 +266,7 @@ func TestApps(t *testing.T) {
 		if status, answer := g.ask(http.MethodPost, path+"?force=1", ""); status/100 != 2 {
 			t.Errorf("redeliver by force: %d %s", status, answer)
 		}
-		within(t, time.Minute, "the forced delivery", func() bool { return len(a.takenOrderOf("dead")) == 4 })
+		within(t, 2*time.Minute, "the forced delivery", func() bool { return len(a.takenOrderOf("dead")) == 4 })
 	})
 	t.Run("handlers that abort, and none that answers", func(t *testing.T) {
 		for _, name := range []string{"abort", "nobody"} {
@@ -283,7 +283,7 @@ func TestApps(t *testing.T) {
 			return reaction{}
 		})
 		g.wantSent("/same", "held")
-		within(t, time.Minute, "the first attempt", func() bool { _, attempts := a.times("held"); return attempts == 1 })
+		within(t, 2*time.Minute, "the first attempt", func() bool { _, attempts := a.times("held"); return attempts == 1 })
 		g.wantSent("/same", "held") // in flight
 		close(release)
 		a.wantTaken("held")
@@ -295,7 +295,7 @@ func TestApps(t *testing.T) {
 		if status, _, err := post(plainClient, http.MethodPost, "http://"+g.address+"/same", bodyOf("twin"), "Ce-Source: /other", "Ce-Id: twin"); status != http.StatusAccepted || err != nil {
 			t.Errorf("the other source: %d, %v", status, err)
 		}
-		within(t, time.Minute, "both deliveries", func() bool { taken, _ := a.times("twin"); return taken == 2 })
+		within(t, 2*time.Minute, "both deliveries", func() bool { taken, _ := a.times("twin"); return taken == 2 })
 
 		// Sixty-four senders at once.
 		start := make(chan struct{})
@@ -383,7 +383,7 @@ func TestRefusedAtStart(t *testing.T) {
 			other.launch()
 			select {
 			case <-other.ended:
-			case <-time.After(time.Minute):
+			case <-time.After(2 * time.Minute):
 				t.Errorf("it runs\n%s", other.log.end())
 				return
 			}

@@ -247,7 +247,7 @@ func (g *gateway) launch() {
 func (g *gateway) start() {
 	g.t.Helper()
 	g.launch()
-	for deadline := time.Now().Add(60 * time.Second); ; time.Sleep(2 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(2 * time.Millisecond) {
 		if connection, err := net.Dial("tcp", g.address); err == nil {
 			_ = connection.Close()
 			status, answer, err := post(plainClient, http.MethodGet, "http://"+g.admin+"/inbox", "")
@@ -284,7 +284,7 @@ func (g *gateway) stop() {
 			g.t.Errorf("the gateway %s ended with %v\n%s", g.generation(), g.command.ProcessState, g.log.end())
 		}
 		g.command = nil
-	case <-time.After(60 * time.Second):
+	case <-time.After(2 * time.Minute):
 		g.t.Errorf("the gateway %s does not stop\n%s", g.generation(), g.log.end())
 		g.kill()
 	}
@@ -296,10 +296,14 @@ func (g *gateway) load(config string) (int, string) {
 	return g.ask(http.MethodPost, "/load", config, "Content-Type: text/caddyfile")
 }
 
-// ask calls the admin API.
+// ask calls the admin API. A reload gives its port to another listener: a connection that still waits at the old one is
+// closed unanswered, or refused, and then another one is made.
 func (g *gateway) ask(method, path, body string, headers ...string) (int, string) {
 	g.t.Helper()
 	status, answer, err := post(plainClient, method, "http://"+g.admin+path, body, headers...)
+	for tries := 0; (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.ECONNREFUSED)) && tries < 10; tries++ {
+		status, answer, err = post(plainClient, method, "http://"+g.admin+path, body, headers...)
+	}
 	if err != nil {
 		g.t.Errorf("%s %s: %v", method, path, err)
 	}
@@ -329,7 +333,7 @@ func (g *gateway) count(inbox, state string) int {
 func (g *gateway) wantCount(inbox, state string, want int) {
 	g.t.Helper()
 	got := -1
-	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		if got = g.count(inbox, state); got == want {
 			return
 		}
@@ -363,14 +367,14 @@ func (g *gateway) list(inbox, query string) []listed {
 
 // plainClient keeps no connections.
 var plainClient = &http.Client{
-	Timeout:   30 * time.Second,
+	Timeout:   2 * time.Minute,
 	Transport: &http.Transport{DisableKeepAlives: true, DisableCompression: true},
 }
 
 // keepingClient makes a client that keeps its connections, as a platform's does.
 func keepingClient() *http.Client {
 	return &http.Client{
-		Timeout:   30 * time.Second,
+		Timeout:   2 * time.Minute,
 		Transport: &http.Transport{MaxIdleConnsPerHost: 256, DisableCompression: true},
 	}
 }
@@ -480,7 +484,7 @@ func (a *app) up() {
 	listener, err := net.Listen("tcp", address)
 	// A program that another test starts at this moment has all our sockets until it is its own, also the one that has just
 	// found the address free.
-	for until := time.Now().Add(10 * time.Second); errors.Is(err, syscall.EADDRINUSE) && time.Now().Before(until); {
+	for until := time.Now().Add(2 * time.Minute); errors.Is(err, syscall.EADDRINUSE) && time.Now().Before(until); {
 		time.Sleep(10 * time.Millisecond)
 		listener, err = net.Listen("tcp", address)
 	}
@@ -574,7 +578,7 @@ func (a *app) takenOrder() []string {
 // wantTaken waits until a message has been taken.
 func (a *app) wantTaken(id string) {
 	a.t.Helper()
-	within(a.t, time.Minute, "the delivery of "+id, func() bool { taken, _ := a.times(id); return taken > 0 })
+	within(a.t, 2*time.Minute, "the delivery of "+id, func() bool { taken, _ := a.times(id); return taken > 0 })
 }
 
 // deliver is the block that delivers to the app, with other handlers before it.
@@ -699,7 +703,7 @@ func finish(t testing.TB, a *app, acked []string) {
 		if missing != last {
 			last, since = missing, time.Now()
 		}
-		if time.Since(since) > 90*time.Second {
+		if time.Since(since) > 3*time.Minute {
 			t.Errorf("%d acknowledged messages are not delivered, and nothing goes on", missing)
 			return
 		}

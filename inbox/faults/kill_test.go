@@ -33,7 +33,7 @@ func TestKilledUnderLoad(t *testing.T) {
 	senders := l.run(ctx, 32)
 	for len(g.killed) < kills {
 		before := l.acked.Load()
-		within(t, 60*time.Second, "acknowledging after a start", func() bool { return l.acked.Load() >= before+320 })
+		within(t, 2*time.Minute, "acknowledging after a start", func() bool { return l.acked.Load() >= before+320 })
 		time.Sleep(rand.N(50 * time.Millisecond))
 		g.kill()
 		if len(g.killed)%4 == 0 {

@@ -29,7 +29,7 @@ func TestTwoGatewaysShareNATS(t *testing.T) {
 	member := func(name string) *gateway {
 		return newGateway(t, name, "\tinbox {\n\t\tstore nats "+server.URL()+"\n\t}", `inbox {
 	retry 100ms 300ms 1s
-	timeout 2s
+	timeout 5s
 	concurrency `+fmt.Sprint(concurrency)+`
 	`+a.deliver()+`
 }`)
@@ -49,7 +49,7 @@ func TestTwoGatewaysShareNATS(t *testing.T) {
 		defer cancel()
 		senders := l.run(ctx, 16)
 		before := l.acked.Load()
-		within(t, 60*time.Second, "acknowledging", func() bool { return l.acked.Load() >= before+more })
+		within(t, 2*time.Minute, "acknowledging", func() bool { return l.acked.Load() >= before+more })
 		cancel()
 		senders.Wait()
 	}
@@ -76,11 +76,11 @@ func TestTwoGatewaysShareNATS(t *testing.T) {
 	defer cancel()
 	senders := l.run(ctx, 16)
 	before := l.acked.Load()
-	within(t, 60*time.Second, "acknowledging", func() bool { return l.acked.Load() >= before+300 })
+	within(t, 2*time.Minute, "acknowledging", func() bool { return l.acked.Load() >= before+300 })
 	gateways[1].kill()
-	within(t, 60*time.Second, "acknowledging after the kill", func() bool { return l.acked.Load() >= before+900 })
+	within(t, 2*time.Minute, "acknowledging after the kill", func() bool { return l.acked.Load() >= before+900 })
 	gateways[1].start()
-	within(t, 60*time.Second, "acknowledging after the start", func() bool { return l.acked.Load() >= before+1200 })
+	within(t, 2*time.Minute, "acknowledging after the start", func() bool { return l.acked.Load() >= before+1200 })
 	cancel()
 	senders.Wait()
 	acked = l.acknowledged()
@@ -217,7 +217,7 @@ func TestGatewaysOnACluster(t *testing.T) {
 	member := func(name string) *gateway {
 		return newGateway(t, name, "\tinbox {\n\t\tstore nats nats://"+strings.Join(nodes.clients, " nats://")+" {\n\t\t\treplicas 3\n\t\t}\n\t}", `inbox {
 	retry 100ms 300ms 1s
-	timeout 2s
+	timeout 5s
 	concurrency 4
 	`+a.deliver()+`
 }`)
@@ -226,7 +226,7 @@ func TestGatewaysOnACluster(t *testing.T) {
 	for _, g := range gateways {
 		g.start()
 	}
-	const lease = 32 * time.Second // the timeout, and what the store gives beyond
+	const lease = 35 * time.Second // the timeout, and what the store gives beyond
 	recorded := new(recordings)
 	recording, stopRecording := context.WithCancel(t.Context())
 	recorders := recorded.record(recording, gateways...)

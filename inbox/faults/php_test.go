@@ -21,7 +21,7 @@ $mark = getenv('BOOK') . '.' . md5($id);
 $first = !file_exists($mark);
 touch($mark);
 if ($first && str_starts_with($id, 'slow')) {
-    sleep(2);
+    sleep(6);
     exit('SUCCESS');
 }
 if ($first && str_starts_with($id, 'broken')) {
@@ -75,7 +75,7 @@ func TestDeliveredToPHP(t *testing.T) {
 		_ = running.Wait()
 	}
 	t.Cleanup(func() { stop() })
-	within(t, time.Minute, "PHP-FPM", func() bool {
+	within(t, 2*time.Minute, "PHP-FPM", func() bool {
 		connection, err := net.Dial("unix", socket)
 		if err == nil {
 			_ = connection.Close()
@@ -89,7 +89,7 @@ func TestDeliveredToPHP(t *testing.T) {
 	deliver {
 		root `+web+`
 		php_fastcgi unix/`+socket+` {
-			read_timeout 700ms
+			read_timeout 4s
 		}
 	}
 }`)
@@ -115,7 +115,7 @@ func TestDeliveredToPHP(t *testing.T) {
 	// FPM away for a while, and back.
 	stop()
 	put("down")
-	within(t, time.Minute, "an attempt", func() bool { return strings.Contains(g.log.String(), socket) })
+	within(t, 2*time.Minute, "an attempt", func() bool { return strings.Contains(g.log.String(), socket) })
 	running = start()
 	g.wantCount("default", "delivered", 5)
 
