@@ -127,7 +127,7 @@ func TestLongerTimeoutElsewhere(t *testing.T) {
 	if err != nil || holder == nil {
 		t.Fatalf("leased %v, error %v", holder, err)
 	}
-	time.Sleep(2 * time.Second) // the shorter lease, and more
+	time.Sleep(2 * time.Second) // the shorter lease, and more; if it has not run out, the test can only pass
 	if err := first.Nak(); err != nil {
 		t.Fatal(err)
 	}

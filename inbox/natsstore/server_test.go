@@ -40,7 +40,12 @@ func testLogger(t testing.TB) *zap.Logger {
 
 func openStore(t testing.TB, n *Nats, name string, settings inbox.Settings) *store {
 	t.Helper()
-	opened, err := n.Open(context.Background(), name, settings, testLogger(t))
+	return openLogging(t, n, name, settings, testLogger(t))
+}
+
+func openLogging(t testing.TB, n *Nats, name string, settings inbox.Settings, logger *zap.Logger) *store {
+	t.Helper()
+	opened, err := n.Open(context.Background(), name, settings, logger)
 	if err != nil {
 		t.Fatal(err)
 	}
