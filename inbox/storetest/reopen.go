@@ -159,10 +159,10 @@ func testReopenOrder(t *testing.T, b *Backend) {
 
 func testCrash(t *testing.T, b *Backend) {
 	durable(t, b)
-	store := open(t, b, func(s *inbox.Settings) { s.Lease = 500 * time.Millisecond })
+	store := open(t, b, func(s *inbox.Settings) { s.Lease = 2 * time.Second })
 	states(t, store)
 	b.Abandon(t, store)
-	store = open(t, b, func(s *inbox.Settings) { s.Lease = 500 * time.Millisecond })
+	store = open(t, b, func(s *inbox.Settings) { s.Lease = 2 * time.Second })
 	// What is in flight at a crash is leased again.
 	m := lease(t, store)
 	b.Abandon(t, store)
@@ -241,7 +241,7 @@ func testCrashUnderLoad(t *testing.T, b *Backend) {
 	durable(t, b)
 	l := &load{acked: map[string]bool{}, delivered: map[string]int{}, doubtful: map[string]bool{}}
 	for round := range 4 {
-		store := open(t, b, func(s *inbox.Settings) { s.Lease = 2 * time.Second })
+		store := open(t, b)
 		ctx, stop := context.WithCancel(t.Context())
 		all := l.run(ctx, t, store, round)
 		testutil.Eventually(t, "50 more are delivered", func() bool {
@@ -258,7 +258,7 @@ func testCrashUnderLoad(t *testing.T, b *Backend) {
 		all.Wait()
 		closeStore(t, store)
 	}
-	store := open(t, b, func(s *inbox.Settings) { s.Lease = 2 * time.Second })
+	store := open(t, b)
 	for {
 		stats, err := store.Stats(bounded(t))
 		if err != nil {

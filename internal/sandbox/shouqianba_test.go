@@ -305,7 +305,7 @@ func TestShouqianbaFaults(t *testing.T) {
 	t.Run("hanging answers end with the platform", func(t *testing.T) {
 		b := newTill(t, ShouqianbaOptions{})
 		b.Break(Fault{Kind: HangExecuted})
-		time.AfterFunc(20*time.Millisecond, b.Close)
+		time.AfterFunc(20*time.Millisecond, b.Close) // a call that comes after it ends at once, too
 		if a := b.precreate("1", "5", ""); a["error"] == "" {
 			t.Errorf("answer: %v", a)
 		}

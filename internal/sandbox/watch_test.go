@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/sandbox"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/testutil"
 )
 
 // shop is a merchant outside: it signs for itself, calls by HTTP, and takes notifies.
@@ -283,13 +284,8 @@ func (s *shop) want(answer map[string]string, pairs ...string) {
 // told waits for the next notify.
 func (s *shop) told(number string) {
 	s.t.Helper()
-	select {
-	case got := <-s.notifies:
-		if got != number {
-			s.t.Errorf("a notify of %s, not of %s", got, number)
-		}
-	case <-time.After(time.Minute):
-		s.t.Fatalf("no notify of %s", number)
+	if got := testutil.Receive(s.t, "a notify of "+number, s.notifies); got != number {
+		s.t.Errorf("a notify of %s, not of %s", got, number)
 	}
 }
 
@@ -603,9 +599,8 @@ func TestDownForAnHour(t *testing.T) {
 	}
 	s.told("deaf")
 	s.want(s.call("/v1/netpay/query", "merOrderId", number), "status=TRADE_SUCCESS")
-	for s.book(number).Notifies[0].Attempts == 0 { // the first attempt has been answered; its record may be a moment later
-		time.Sleep(time.Millisecond)
-	}
+	// The first attempt has been answered; its record may be a moment later.
+	testutil.Eventually(t, "it is recorded", func() bool { return s.book(number).Notifies[0].Attempts > 0 })
 	platform.Pass(time.Hour)
 	s.told("deaf")
 }
