@@ -45,7 +45,7 @@ func startBrowser(t *testing.T) *browser {
 	var session struct{ SessionID string }
 	b.do("POST", "/session", map[string]any{"capabilities": map[string]any{"alwaysMatch": map[string]any{
 		"browserName": "chrome",
-		"timeouts":    map[string]int{"implicit": 10_000, "pageLoad": 30_000},
+		"timeouts":    map[string]int{"implicit": 60_000, "pageLoad": 120_000},
 		"goog:chromeOptions": map[string]any{"binary": chromium, "args": []string{
 			"--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
 			"--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--user-data-dir=" + t.TempDir(),

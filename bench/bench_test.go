@@ -360,7 +360,7 @@ func TestTold(t *testing.T) {
 		}
 	}()
 	address := listener.Addr().String()
-	l := load{aims: []aim{{address, [][]byte{newRequest("/", address, "application/json", "", nil)}, 0}}, connections: 1, duration: 300 * time.Millisecond}
+	l := load{aims: []aim{{address, [][]byte{newRequest("/", address, "application/json", "", nil)}, 0}}, connections: 1, duration: time.Second}
 	outcomes, err := run(l)
 	if err != nil {
 		t.Fatal(err)

@@ -77,7 +77,7 @@ func Browse(t testing.TB, language, url string, width int, dark bool) *Page {
 	}
 	var session struct{ SessionID string }
 	p.Do(http.MethodPost, "/session", map[string]any{"capabilities": map[string]any{"alwaysMatch": map[string]any{
-		"browserName": "chrome", "timeouts": map[string]int{"implicit": 20_000, "pageLoad": 60_000, "script": 60_000},
+		"browserName": "chrome", "timeouts": map[string]int{"implicit": 60_000, "pageLoad": 120_000, "script": 120_000},
 		"goog:chromeOptions": map[string]any{
 			"binary": binary, "prefs": map[string]string{"intl.accept_languages": language},
 			"mobileEmulation": map[string]any{"deviceMetrics": map[string]any{"width": width, "height": height, "pixelRatio": 1, "touch": false}},
