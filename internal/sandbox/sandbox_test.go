@@ -16,8 +16,6 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
-
-	"github.com/caddy-chinaums/caddy-chinaums/internal/testutil"
 )
 
 // bench is a sandbox with its server, a merchant that calls it and an address that takes notifies.
@@ -231,7 +229,11 @@ func (b *bench) delivered(number string, kind Kind) {
 // eventually waits for something that another goroutine brings about.
 func eventually(t *testing.T, what string, happened func() bool) {
 	t.Helper()
-	testutil.Eventually(t, what, happened)
+	for deadline := time.Now().Add(2 * time.Minute); !happened(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: waited in vain", what)
+		}
+	}
 }
 
 func parseStamp(t *testing.T, stamp string) time.Time {
