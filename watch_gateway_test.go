@@ -510,31 +510,38 @@ func TestWatchAnswerThatDidNotGoOut(t *testing.T) {
 		last.ResponseWriter = w
 		return next.ServeHTTP(last, r)
 	})
+	stop := func() {
+		if err := caddy.Stop(); err != nil {
+			t.Fatal(err)
+		}
+		testutil.Released(t, g.address)
+	}
 	load := func(config string) {
 		if err := caddy.Load(adapt(t, strings.Replace(config, "{\n", "{\n\tadmin off\n", 1)), true); err != nil {
 			t.Fatal(err)
 		}
 	}
+	stop()
 	load(strings.Replace(g.config, "chinaums_proxy /v1/netpay/*", "handle /v1/netpay/* {\n\t\troute {\n\t\t\t"+line+"\n\t\t\tchinaums_proxy\n\t\t}\n\t}", 1))
 	if res, err := testClient.Do(g.refundRequest(number, first, 300)); err == nil {
 		t.Fatalf("an answer that did not go out: %v", res)
 	}
-	if err := caddy.Stop(); err != nil || last.err != nil || g.returned(number) != 1 {
-		t.Fatalf("%v, %v, money went back %d times", err, last.err, g.returned(number))
+	if stop(); last.err != nil || g.returned(number) != 1 {
+		t.Fatalf("%v, money went back %d times", last.err, g.returned(number))
 	}
 	other := regexp.MustCompile(`"flight":"[A-Z2-7]{12}`).ReplaceAll(last.content, []byte(`"flight":"ANOTHERPROCE`)) // this one goes on
 	if err := os.WriteFile(last.file, other, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	load(g.config)
-	g.want(g.refundAfterReload(number, second, 300), 409, "GATEWAY_REFUND_UNRESOLVED", "not_sent")
+	g.want(g.refund(number, second, 300), 409, "GATEWAY_REFUND_UNRESOLVED", "not_sent")
 	g.told("refund.succeeded", number)
-	g.want(g.refundAfterReload(number, second, 300), 409, "GATEWAY_REFUND_UNRESOLVED", "not_sent")
-	g.want(g.refundAfterReload(number, first, 300), 200, "SUCCESS", "answered")
+	g.want(g.refund(number, second, 300), 409, "GATEWAY_REFUND_UNRESOLVED", "not_sent")
+	g.want(g.refund(number, first, 300), 200, "SUCCESS", "answered")
 	if n := g.returned(number); n != 1 {
 		t.Errorf("money went back %d times", n)
 	}
-	g.want(g.refundAfterReload(number, second, 300), 200, "SUCCESS", "answered") // now the app knows of the first
+	g.want(g.refund(number, second, 300), 200, "SUCCESS", "answered") // now the app knows of the first
 }
 
 // TestWatchBill: a bill is paid and paid back, with lost notifies and a lost answer.
