@@ -223,7 +223,8 @@ func (a *adminAPI) state(_ http.ResponseWriter, _ *http.Request, query url.Value
 	last := a.recent().Last()
 	accounts, since := a.recent().Accounts()
 	answer := stateJSON{
-		Now: time.Now().UnixMilli(), Since: since.UnixMilli(), Slot: recent.SlotLength.Milliseconds(), Platforms: []platformJSON{}, Inbox: inbox, Accounts: accounts, Last: last,
+		Now: time.Now().UnixMilli(), Since: since.UnixMilli(), Slot: recent.SlotLength.Milliseconds(), Platforms: []platformJSON{}, Inbox: inbox,
+		Accounts: append([]recent.Account{}, accounts...), Last: last, // an array, where nothing is known too
 	}
 	if query.Has("after") {
 		answer.Calls, answer.Notifies = a.recent().Calls(q), a.recent().Notifies(q)
