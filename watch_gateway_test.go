@@ -772,7 +772,7 @@ func TestWatchNeedsADelivery(t *testing.T) {
 	keys, address, directory := platform.Options(), freeAddress(t), t.TempDir()
 	app := newMerchantApp(t, func(http.ResponseWriter, *http.Request) {})
 	log := startCaddy(t, strings.Replace(merchantOptions(upstream), "\t\t}\n\t}\n", "\t\t}\n\t\twatch {\n\t\t\tstore bolt {\n\t\t\t\tpath "+
-		filepath.Join(directory, "watch.db")+"\n\t\t\t}\n\t\t\trate 500\n\t\t\torders 50ms 100ms\n\t\t}\n\t}\n\tinbox {\n\t\tstore bolt {\n\t\t\tpath "+
+		filepath.Join(directory, "watch.db")+"\n\t\t\t}\n\t\t\trate 500\n\t\t\torders 50ms 100ms 200ms 400ms 800ms 1600ms 3s 6s 12s 24s 48s 96s\n\t\t}\n\t}\n\tinbox {\n\t\tstore bolt {\n\t\t\tpath "+
 		filepath.Join(directory, "inbox.db")+"\n\t\t}\n\t}\n", 1)+
 		notifySite(address, "chinaums_proxy /v1/netpay/*\n\tchinaums_notify /notify\n\treverse_proxy /notify "+app.URL))
 	g := &watchedGateway{t: t, platform: platform, keys: keys, url: "http://" + address, app: app, log: log}
