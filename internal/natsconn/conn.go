@@ -170,6 +170,9 @@ func refused(err error) bool {
 // Heard is to be told what became of each question to the server, with the context of who asked. A server that has hung closes no
 // connection: after two questions in vain it is asked for a sign of life, and if there is none, another server is taken.
 func (c *Conn) Heard(ctx context.Context, err error) {
+	if errors.Is(err, context.Canceled) {
+		return // who asked gave up: that says nothing of the server
+	}
 	if !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, nats.ErrTimeout) && !errors.Is(err, jetstream.ErrNoHeartbeat) {
 		c.silent.Store(0)
 		return
