@@ -26,6 +26,7 @@ const (
 // Client calls one admin API.
 type Client struct {
 	address, origin string
+	socket          bool // the address is a Unix socket's
 	http            http.Client
 }
 
@@ -42,7 +43,7 @@ func New(address, config, adapter string) (*Client, error) {
 	}
 	c := &Client{address: address, origin: "http://" + parsed.JoinHostPort(0)}
 	network, target := parsed.Network, parsed.JoinHostPort(0)
-	if parsed.IsUnixNetwork() {
+	if c.socket = parsed.IsUnixNetwork(); c.socket {
 		c.origin = "http://127.0.0.1"           // the Host that Caddy takes from a socket
 		target, _, _ = strings.Cut(target, "|") // the socket's permissions, which a config may have there
 	}
@@ -75,7 +76,7 @@ func (c *Client) Call(ctx context.Context, method, path string, query url.Values
 	if err != nil {
 		return nil, err
 	}
-	if !strings.HasPrefix(c.address, "unix") {
+	if !c.socket {
 		request.Header.Set("Origin", c.origin) // as Caddy's own commands, for enforce_origin
 	}
 	response, err := c.http.Do(request)
