@@ -1,7 +1,6 @@
 package chinaums
 
 import (
-	"cmp"
 	"crypto/md5"
 	"crypto/sha256"
 	"maps"
@@ -207,9 +206,9 @@ func headerReason(header http.Header) string {
 // explainCode explains an answer to a call by its error code.
 func explainCode(content []byte, chinese bool) (doctor.Advice, bool) {
 	code := string(outbound.TextMember(content, "errCode"))
-	known, ok := platformErrorByCode[cmp.Or(errCodeAliases[code], code)]
+	known := knownError(code)
 	switch {
-	case !ok:
+	case known == nil:
 		return doctor.Advice{Code: code}, code != ""
 	case chinese:
 		return doctor.Advice{Code: known.code, Cause: known.causeChinese, Remedy: known.remedyChinese}, true

@@ -47,9 +47,9 @@ func (a *App) ExplainNotify(w io.Writer, name string, content []byte, header htt
 
 // ExplainCode says what one of the platform's codes means, and what to do about it.
 func (a *App) ExplainCode(code string, chinese bool) (cause, remedy string, known bool) {
-	e, known := platformErrorByCode[code]
+	e := knownError(code)
 	switch {
-	case !known:
+	case e == nil:
 		return "", "", false
 	case chinese:
 		return e.causeChinese, e.remedyChinese, true

@@ -24,6 +24,10 @@ func TestConsoleAsks(t *testing.T) {
 	if cause, remedy, ok := app.ExplainCode("NO_ORDER", true); !ok || cause != "找不到请求的原始订单" || remedy == "" {
 		t.Errorf("%s, %s, %v", cause, remedy, ok)
 	}
+	// Before, only `verify` knew the code by the name that the platform also gives it.
+	if cause, _, ok := app.ExplainCode("INVALID_MERCHANT_CONFIG", false); !ok || cause == "" {
+		t.Error("a code by its other name is not explained")
+	}
 	if _, _, ok := app.ExplainCode("NOTHING", false); ok {
 		t.Error("an unknown code is explained")
 	}

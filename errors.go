@@ -124,6 +124,11 @@ func init() {
 	}
 }
 
+// knownError finds a code by any of its names; nil: it is not known.
+func knownError(code string) *platformError {
+	return platformErrorByCode[cmp.Or(errCodeAliases[code], code)]
+}
+
 // errCode finds the platform's error code in an answer.
 func errCode(body []byte) string {
 	code := outbound.TextMember(body, "errCode")
