@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"text/tabwriter"
 	"time"
@@ -16,6 +17,7 @@ import (
 	"github.com/caddy-chinaums/caddy-chinaums/internal/dev"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/watched"
+	"github.com/caddy-chinaums/caddy-chinaums/watch"
 )
 
 // watchReach are the flags that say where the watch is.
@@ -61,28 +63,47 @@ func (r watchReach) list(cmd *cobra.Command, query url.Values) (content []byte, 
 	return content, orders, err
 }
 
+// find finds the orders that have a number and, where there is none, those with a refund of this number.
+func (r watchReach) find(cmd *cobra.Command, number string) (found []watched.Record, err error) {
+	const page = 1000 // as many as the admin API gives at once
+	var refunded []watched.Record
+	query := url.Values{"search": {number}, "limit": {strconv.Itoa(page)}}
+	for {
+		_, orders, err := r.list(cmd, query)
+		if err != nil {
+			return nil, err
+		}
+		for _, o := range orders {
+			if o.Number == number {
+				found = append(found, o)
+			} else if slices.ContainsFunc(o.Order.Calls, func(c *watch.Track) bool { return c.Number == number || c.Alias == number }) {
+				refunded = append(refunded, o)
+			}
+		}
+		if len(orders) < page {
+			break
+		}
+		last := orders[page-1]
+		query.Set("after", last.Merchant+"/"+last.Number)
+	}
+	if len(found) == 0 {
+		found = refunded
+	}
+	return found, nil
+}
+
 // one calls a path of the one order that has a number, or a refund of this number, and prints the answer.
 func (r watchReach) one(cmd *cobra.Command, method, number, path string) error {
-	_, orders, err := r.list(cmd, url.Values{"search": {number}, "limit": {"1000"}})
-	if err != nil {
+	found, err := r.find(cmd, number)
+	switch {
+	case err != nil:
 		return err
-	}
-	var found []watched.Record
-	for _, o := range orders {
-		named := o.Number == number
-		for _, c := range o.Order.Calls {
-			named = named || c.Number == number || c.Alias == number
-		}
-		if named {
-			found = append(found, o)
-		}
-	}
-	switch len(found) {
-	case 0:
+	case len(found) == 0:
 		return locale.Errorf("the watch knows no order and no refund of the number %q", number)
-	case 1:
-	default:
+	case len(found) > 1 && found[0].Number == number:
 		return locale.Errorf("several merchants have an order of the number %q; say which with --merchant", number)
+	case len(found) > 1:
+		return locale.Errorf("several orders have a refund of the number %q; give the order's own number", number)
 	}
 	content, err := r.call(cmd, method, "/orders/"+url.PathEscape(found[0].Merchant)+"/"+url.PathEscape(found[0].Number)+path, nil)
 	if err != nil {

@@ -44,6 +44,7 @@ var catalogue = map[string]string{
 	"--platform: %q is neither chinaums nor shouqianba":                           "--platform：%q 既不是 chinaums 也不是 shouqianba",
 	"the watch knows no order and no refund of the number %q":                     "watch 没有单号或退款单号为 %q 的记录",
 	"several merchants have an order of the number %q; say which with --merchant": "多个商户有单号 %q 的订单，请用 --merchant 指明",
+	"several orders have a refund of the number %q; give the order's own number":  "多个订单有退款单号 %q，请改用订单自己的单号",
 
 	// the chinaums app and its Caddyfile
 	"reading the %s block above: %v":        "读取上文的 %s 块：%v",
