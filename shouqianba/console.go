@@ -10,3 +10,6 @@ func (a *App) Accounts() []string {
 	}
 	return names
 }
+
+// Watches reports whether orders are followed.
+func (a *App) Watches() bool { return a.watched != nil }
