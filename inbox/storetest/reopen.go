@@ -239,9 +239,11 @@ func (l *load) run(ctx context.Context, t *testing.T, store inbox.Store, round i
 
 func testCrashUnderLoad(t *testing.T, b *Backend) {
 	durable(t, b)
+	// A message that was in flight comes again after this; long enough that a busy machine settles in time.
+	crashed := func(s *inbox.Settings) { s.Lease = 10 * time.Second }
 	l := &load{acked: map[string]bool{}, delivered: map[string]int{}, doubtful: map[string]bool{}}
 	for round := range 4 {
-		store := open(t, b)
+		store := open(t, b, crashed)
 		ctx, stop := context.WithCancel(t.Context())
 		all := l.run(ctx, t, store, round)
 		testutil.Eventually(t, "50 more are delivered", func() bool {
@@ -258,7 +260,7 @@ func testCrashUnderLoad(t *testing.T, b *Backend) {
 		all.Wait()
 		closeStore(t, store)
 	}
-	store := open(t, b)
+	store := open(t, b, crashed)
 	for {
 		stats, err := store.Stats(bounded(t))
 		if err != nil {
