@@ -368,6 +368,48 @@ func TestKeyboard(t *testing.T) {
 	p.clean()
 }
 
+// TestOrdersThatNeedAPerson: an order that was paid otherwise than ordered, and one whose payment the app has not taken, which takes it
+// when it is told again.
+func TestOrdersThatNeedAPerson(t *testing.T) {
+	g := start(t, withWatch, withInbox, toApp+`
+	inbox /in {
+		id {http.request.header.Ce-Id}
+		retry 20ms
+		deliver {
+			reverse_proxy $APP
+		}
+	}`)
+	other, untold := g.order(""), g.order("")
+	message, err := sandbox.Notify{Key: g.keys.NotifyKey, Fields: map[string]string{"merOrderId": other, "mid": g.keys.MID, "totalAmount": "1"}}.Build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if status, _, word := g.do("POST", g.url+"/notify", string(message.Body), "Content-Type: "+message.ContentType); status != 200 || word != "SUCCESS" {
+		t.Fatalf("%d %s", status, word)
+	}
+	g.refuses.Store(true)
+	g.pay(untold, sandbox.Genuine, 502)
+
+	p := browse(t, "en-US", g.admin+"/gateway/#needs", 1000, false)
+	item := func(number string) string { return `//main//li[contains(., "` + number + `")]` }
+	p.Shows(other)
+	p.Shows("Differs from the order")
+	p.Shows("compare before you deliver")
+	p.Shows(untold)
+	p.Shows("The app was not notified")
+	p.Click(item(other) + `//button[.="Query now"]`)
+	p.Click(`//dialog[@open]//*[@id="yes"]`)
+	p.Shows("Queried. The order is now:")
+
+	g.refuses.Store(false)
+	p.Click(item(untold) + `//button[.="Notify the app again"]`)
+	p.Click(`//dialog[@open]//*[@id="yes"]`)
+	p.Shows("If the result is final, the event is in the inbox")
+	p.Until("the app has it", `document.getElementById("look-again").click(); return document.body.innerText.includes(arguments[0]) ? "" : "yes"`, "yes", untold)
+	p.Shows(other) // nobody has compared it yet
+	p.clean()
+}
+
 // TestNothingSwitchedOn: without watch and inbox, their parts say how to switch them on.
 func TestNothingSwitchedOn(t *testing.T) {
 	g := start(t, "", "", toApp)
