@@ -533,6 +533,9 @@ func (w *outcomeWriter) WriteHeader(status int) {
 	}
 	if !w.wrote {
 		w.wrote = true
+		if w.call.hear != nil && w.call.clientHasGone() { // nothing of the answer is out yet
+			w.call.heard(nil)
+		}
 		w.outcome[0] = string(w.call.outcome())
 		w.Header()[OutcomeHeader] = w.outcome[:]
 	}
