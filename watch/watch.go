@@ -51,13 +51,15 @@ type config struct {
 type Watch struct {
 	store    Store
 	clock    Clock
-	instance string   // what tells its flights from those of others
-	open     sync.Map // flights of this watch whose outcome is not written down yet; true: the answer has come, and the app is given it
-	config   atomic.Pointer[config]
-	index    index
-	overdue  overdue
-	away     breaker
-	cries    chan func()
+	instance string // what tells its flights from those of others
+	// open are flights of this watch whose outcome is not written down yet; true: the answer has come, and the app is given it;
+	// false: it was given.
+	open    sync.Map
+	config  atomic.Pointer[config]
+	index   index
+	overdue overdue
+	away    breaker
+	cries   chan func()
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -286,7 +288,8 @@ type Ticket struct {
 	// What the call's state was and became, so that a call that was not sent leaves no trace.
 	before, begun State
 	seen, written bool
-	warned        bool // the guard's refusal was logged, and is no more than that
+	number        string // what the row calls it, also where the call has none
+	warned        bool   // the guard's refusal was logged, and is no more than that
 }
 
 // Before writes down that a call is about to be sent. Nil and nil: it is not watched. With a Refusal it must not be sent;
@@ -357,14 +360,14 @@ func (w *Watch) judge(c *config, merchant string, call Call, override string) *R
 // write writes the row of intent, if the guard lets the call pass. An app that has its answer may call again before that is written
 // down. So what is in the way, and whose app is given its answer at this moment, is waited for: 3 s at most.
 func (w *Watch) write(ctx context.Context, c *config, t *Ticket, override string) (refusal *Refusal, err error) {
-	looked := false
+	looked, end := false, w.clock.Now().Add(storeTimeout)
 	for try := time.Duration(1); ; try++ {
 		refusal, err = w.tryWrite(ctx, c, t, override)
-		if refusal == nil || refusal.flight == "" || try > 34 {
+		if refusal == nil || refusal.flight == "" || try > 34 || !w.clock.Now().Before(end) {
 			return refusal, err
 		}
 		answered, open := w.open.Load(refusal.flight)
-		heard := refusal.answered || answered == true
+		heard := refusal.answered || answered != nil
 		if !heard && (open || looked) {
 			return refusal, err
 		}
@@ -419,7 +422,7 @@ func (t *Ticket) begin(o *Order, now int64) *Track {
 		t.Guard = "unseen"
 	}
 	track := o.begin(t.call, t.flight, now, t.lands)
-	t.begun = track.State
+	t.begun, t.number = track.State, track.Number
 	return track
 }
 
@@ -460,6 +463,7 @@ func (w *Watch) After(t *Ticket, outcome Outcome, code string, answer []byte) (t
 	}
 	return func(heard bool) {
 		t.Unheard = !heard
+		w.open.Store(t.flight, false)
 		if !w.spawn(land) {
 			land()
 		}
@@ -499,7 +503,7 @@ func (t *Ticket) land(outcome Outcome, code string, f *Finding) func(o *Order, n
 			case t.call.Kind.order():
 				track = &o.Track
 			default:
-				track = o.call(t.call.Number)
+				track = o.call(t.number)
 			}
 			if track == nil {
 				return false
