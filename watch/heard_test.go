@@ -192,13 +192,7 @@ func TestSlowToHear(t *testing.T) {
 // afterwards it is as if it had been written at once.
 func TestHeardIsLost(t *testing.T) {
 	alike(t, func(t *testing.T, g, other *gateway, store *storetest.Memory) {
-		var down atomic.Bool
-		store.Fail = func(string, string) error {
-			if down.Load() {
-				return storetest.ErrDown
-			}
-			return nil
-		}
+		down := away(store)
 		told := g.answered("R1")
 		down.Store(true)
 		begin := time.Now()

@@ -9,24 +9,29 @@ import (
 	"github.com/caddy-chinaums/caddy-chinaums/watch/storetest"
 )
 
+// away lets a store be away while what is returned is true.
+func away(store *storetest.Memory) (down *atomic.Bool) {
+	down = new(atomic.Bool)
+	store.Fail = func(string, string) error {
+		if down.Load() {
+			return storetest.ErrDown
+		}
+		return nil
+	}
+	return down
+}
+
 // TestWithoutNumber: the store is away when the success of a refund without a number is to be written down, and for longer than a call
 // takes. The success was lost, and the order's next refunds were refused.
 func TestWithoutNumber(t *testing.T) {
 	alike(t, func(t *testing.T, g, other *gateway, store *storetest.Memory) {
-		var down atomic.Bool
-		store.Fail = func(string, string) error {
-			if down.Load() {
-				return storetest.ErrDown
-			}
-			return nil
-		}
+		down := away(store)
 		told := g.answered("")
 		down.Store(true)
 		told(true)
 		after(3 * time.Minute)
 		down.Store(false)
 		after(5 * time.Second)
-		t.Logf("#1 is %s", g.refundState("A1", "#1"))
 		if is := g.refundState("A1", "#1"); is != watch.Succeeded {
 			t.Errorf("#1 is %s", is)
 		}
@@ -40,13 +45,7 @@ func TestWithoutNumber(t *testing.T) {
 // TestHeardIsLostLong: the same with a number. The app is not told of what it has heard.
 func TestHeardIsLostLong(t *testing.T) {
 	alike(t, func(t *testing.T, g, other *gateway, store *storetest.Memory) {
-		var down atomic.Bool
-		store.Fail = func(string, string) error {
-			if down.Load() {
-				return storetest.ErrDown
-			}
-			return nil
-		}
+		down := away(store)
 		told := g.answered("R1")
 		down.Store(true)
 		told(true)

@@ -136,7 +136,7 @@ func TestHeard(t *testing.T) {
 	fine := func() error { return nil }
 	for name, c := range map[string]struct {
 		write, flush func() error
-		hangsUp      string // before: while the platform has the call; after: as soon as it has the answer
+		hangsUp      string // before: while the platform has the call; between: while other handlers have the answer; after: as soon as it has the answer
 		drops        bool   // a handler between
 		form         string
 		want         string
@@ -149,6 +149,7 @@ func TestHeard(t *testing.T) {
 		"somebody panics, later":   {fine, func() error { panic(http.ErrAbortHandler) }, "", false, "", "heard false"},
 		"it hangs up":              {fine, fine, "before", false, "", "heard false"},
 		"it has it, and hangs up":  {fine, fine, "after", false, "", "heard true"},
+		"it leaves in between":     {fine, fine, "between", false, "long form", "heard false"},
 		"another handler drops it": {fine, fine, "", true, "long form", "heard false"},
 	} {
 		for _, form := range []string{"proxy", "long form"} {
@@ -184,6 +185,9 @@ func TestHeard(t *testing.T) {
 					serve(guard, form, client, r, answering, func(w http.ResponseWriter) http.ResponseWriter {
 						if c.drops {
 							return nil
+						}
+						if c.hangsUp == "between" {
+							hangUp()
 						}
 						return w
 					})
