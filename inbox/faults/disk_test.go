@@ -123,7 +123,11 @@ func TestPowerLost(t *testing.T) {
 		return status, err
 	})
 	losses := setting(t, "FAULTS_POWER", 4)
-	for range losses {
+	proven := 0 // losses that took what was not synced
+	for round := 0; proven < losses; round++ {
+		if round == 2*losses {
+			t.Fatalf("what was not synced has survived %d of %d losses: this test proves nothing here", round-proven, round)
+		}
 		_ = os.Remove(link)
 		if err := os.Symlink(d.path, link); err != nil {
 			t.Fatal(err)
@@ -135,8 +139,10 @@ func TestPowerLost(t *testing.T) {
 		within(t, 2*time.Minute, "acknowledging after a start", func() bool { return l.acked.Load() >= before+300 })
 		time.Sleep(rand.N(100 * time.Millisecond))
 
-		// A file that nobody has synced shows that the copy is worth its name.
-		if err := os.WriteFile(filepath.Join(d.path, "not-synced"), []byte(strings.Repeat("not synced ", 1000)), 0o600); err != nil {
+		// A file that nobody has synced shows that the copy is worth its name. It is new in each round: ext4 writes a file
+		// through that replaces an older one. A kernel that needs the memory may write it, too: then the round does not count.
+		notSynced := fmt.Sprintf("not-synced-%d", round)
+		if err := os.WriteFile(filepath.Join(d.path, notSynced), []byte(strings.Repeat("not synced ", 1000)), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		// From here on the gateway does nothing any more, and the senders read what it has answered.
@@ -151,8 +157,8 @@ func TestPowerLost(t *testing.T) {
 		d.unmount()
 		d = next
 		d.mount()
-		if content, _ := os.ReadFile(filepath.Join(d.path, "not-synced")); strings.Contains(string(content), "not synced") {
-			t.Error("what was not synced has survived: this test proves nothing here")
+		if content, _ := os.ReadFile(filepath.Join(d.path, notSynced)); !strings.Contains(string(content), "not synced") {
+			proven++
 		}
 	}
 	acked := l.acknowledged()
@@ -164,7 +170,7 @@ func TestPowerLost(t *testing.T) {
 	finish(t, a, acked)
 	g.wantCount("default", "pending", 0)
 	s := judge(t, a, acked, g.killed, concurrency)
-	t.Logf("%d losses of power: %v", losses, s)
+	t.Logf("%d losses of power: %v", len(g.killed), s)
 	g.kill() // before its disk is unmounted
 }
 
