@@ -148,14 +148,14 @@ func (w *Watch) makeOverdue() int {
 					}
 					return changed
 				})
-				if err == nil {
+				damaged := errors.Is(err, errFormat) // no time mends it
+				if damaged {
+					w.config.Load().Logger.Error("the watch cannot read a row", zap.String("key", clip(key)), zap.Error(err))
+				}
+				if err == nil || damaged {
 					for _, d := range all {
 						w.open.Delete(d.flight)
 					}
-					return
-				}
-				if errors.Is(err, errFormat) { // no time mends it
-					w.config.Load().Logger.Error("the watch cannot read a row", zap.String("key", clip(key)), zap.Error(err))
 					return
 				}
 				away.Store(!errors.Is(err, ErrConflict))

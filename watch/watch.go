@@ -51,20 +51,24 @@ type config struct {
 type Watch struct {
 	store    Store
 	clock    Clock
-	instance string // what tells its flights from those of others
-	// open are flights of this watch whose outcome is not written down yet; true: the answer has come, and the app is given it;
-	// false: it was given.
-	open    sync.Map
-	config  atomic.Pointer[config]
-	index   index
-	overdue overdue
-	away    breaker
-	cries   chan func()
+	instance string   // what tells its flights from those of others
+	open     sync.Map // flights of this watch whose outcome is not written down yet, and their stage
+	config   atomic.Pointer[config]
+	index    index
+	overdue  overdue
+	away     breaker
+	cries    chan func()
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
 	work   sync.WaitGroup
 	ready  chan struct{}
+}
+
+// stage is how far a call on its way is.
+type stage struct {
+	answered int64 // when its answer came, in milliseconds since 1970; 0: none has
+	given    bool  // its app has it, or will never have it
 }
 
 // process tells the flights of this process from those of others, and flights numbers them: no two have one name.
@@ -168,12 +172,22 @@ func (w *Watch) count(what, label string) {
 
 // gone reports whether nobody will tell a flight's outcome any more: it is one of an earlier process, or its time is up.
 func (w *Watch) gone(flight string, lands, now int64) bool {
-	over := lands <= now || lands > now+2*w.config.Load().Flight.Milliseconds() // the clock was set back
-	if strings.HasPrefix(flight, w.instance+".") {
-		answered, open := w.open.Load(flight)
-		return (!open || answered == true) && over // an app that has not taken its answer until then has not heard it
+	most := w.config.Load().Flight.Milliseconds()
+	over := func(lands int64) bool { return lands <= now || lands > now+2*most } // the clock was set back
+	if !strings.HasPrefix(flight, w.instance+".") {
+		return !w.store.Shared() || over(lands)
 	}
-	return !w.store.Shared() || over
+	if s, open := w.stage(flight); open {
+		return s.answered != 0 && !s.given && over(s.answered+most) // an app that has not taken its answer until then has not heard it
+	}
+	return over(lands)
+}
+
+// stage is how far a flight of this watch is, if it is open.
+func (w *Watch) stage(flight string) (s stage, open bool) {
+	v, open := w.open.Load(flight)
+	s, _ = v.(stage)
+	return s, open
 }
 
 // change changes a row, and makes it where there is none. It calls edit with what is there, again if somebody else was
@@ -309,7 +323,7 @@ func (w *Watch) Before(ctx context.Context, merchant, path string, body []byte, 
 	}
 	t := &Ticket{merchant: merchant, call: call, flight: w.instance + "." + strconv.FormatUint(flights.Add(1), 36),
 		lands: w.now() + c.Flight.Milliseconds()}
-	w.open.Store(t.flight, nil)
+	w.open.Store(t.flight, stage{})
 	goes := false
 	defer func() {
 		if !goes { // also where somebody panics: the order must not stay locked
@@ -366,12 +380,12 @@ func (w *Watch) write(ctx context.Context, c *config, t *Ticket, override string
 		if refusal == nil || refusal.flight == "" || try > 34 || !w.clock.Now().Before(end) {
 			return refusal, err
 		}
-		answered, open := w.open.Load(refusal.flight)
-		heard := refusal.answered || answered != nil
-		if !heard && (open || looked) {
+		s, open := w.stage(refusal.flight)
+		answered := refusal.answered || s.answered != 0
+		if !answered && (open || looked) {
 			return refusal, err
 		}
-		looked = !heard // it may have been written down after it was read
+		looked = !answered // it may have been written down after it was read
 		select {
 		case <-w.clock.After(try * 5 * time.Millisecond):
 		case <-ctx.Done():
@@ -447,23 +461,29 @@ func (w *Watch) After(t *Ticket, outcome Outcome, code string, answer []byte) (t
 		return err
 	}
 	land := func() {
-		if write(edit) != nil {
+		waits := false
+		defer func() {
+			if !waits { // also where somebody panics: the order must not stay locked
+				w.open.Delete(t.flight)
+			}
+		}()
+		if waits = write(edit) != nil; waits {
 			w.later(t.merchant, t.call.Order, t.flight, edit)
-			return
 		}
-		w.open.Delete(t.flight)
 	}
 	if !t.call.Kind.Money() || t.Unheard || f == nil || f.Call != HasSucceeded {
 		land()
 		return nil
 	}
-	w.open.Store(t.flight, true)
+	answered := stage{answered: w.now()}
+	w.open.Store(t.flight, answered)
 	if w.store.Shared() {
 		_ = write(t.answered) // without it other gateways refuse what they need not
 	}
 	return func(heard bool) {
 		t.Unheard = !heard
-		w.open.Store(t.flight, false)
+		answered.given = true
+		w.open.Store(t.flight, answered)
 		if !w.spawn(land) {
 			land()
 		}
