@@ -47,7 +47,7 @@ func (a *adminAPI) Routes() []caddy.AdminRoute { return watched.Routes("chinaums
 func activeWatch() (*watched.Watched, error) {
 	ctx := caddy.ActiveContext()
 	if ctx.Context == nil {
-		return nil, caddy.APIError{HTTPStatus: http.StatusServiceUnavailable, Err: errors.New("Caddy has not started yet")}
+		return nil, caddy.APIError{HTTPStatus: http.StatusServiceUnavailable, Err: errors.New("this Caddy has not started yet")}
 	}
 	app, err := ctx.AppIfConfigured("chinaums")
 	if errors.Is(err, caddy.ErrNotConfigured) {

@@ -465,7 +465,7 @@ func TestConfirmOncePerMinute(t *testing.T) {
 		io.WriteString(w, `{"errCode":"SUCCESS","merOrderId":"327M1","status":"TRADE_SUCCESS","totalAmount":100}`)
 	})
 	app := newMerchantApp(t, nil)
-	url, log := startConfirm(t, platform.URL, app.URL, "")
+	url, _ := startConfirm(t, platform.URL, app.URL, "")
 	clock := stopClock(t)
 
 	var wait sync.WaitGroup
@@ -507,7 +507,7 @@ func TestConfirmOncePerMinute(t *testing.T) {
 	// A reload with another configuration must not forget.
 	address := freeAddress(t)
 	setKeys(t)
-	log = startCaddy(t, merchantOptions(platform.URL)+notifySite(address, "chinaums_notify {\n\t\tconfirm\n\t\tack 2xx\n\t}\n\treverse_proxy "+app.URL))
+	log := startCaddy(t, merchantOptions(platform.URL)+notifySite(address, "chinaums_notify {\n\t\tconfirm\n\t\tack 2xx\n\t}\n\treverse_proxy "+app.URL))
 	url = "http://" + address + "/"
 	wantWord(t, postNotify(t, url, signedOrder()), 200)
 	if asked := platform.asked(); len(asked) != 0 {

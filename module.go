@@ -184,10 +184,10 @@ func ofMerchant(name string, err error) error { return locale.Errorf("merchant %
 func (a *App) Provision(ctx caddy.Context) (err error) {
 	a.ctx, a.logger, a.flights, a.notifyPaths = ctx, ctx.Logger(), new(outbound.Flights), new(atomic.Pointer[[]string])
 	a.merchants = accounts.Directory[*merchant]{App: "chinaums", Kind: "merchant", Mark: "mid"}
-	if err = platform.ResolveAccounts(&a.merchants, a.Merchants, a.resolve, ofMerchant); err != nil {
+	if err := platform.ResolveAccounts(&a.merchants, a.Merchants, a.resolve, ofMerchant); err != nil {
 		return err
 	}
-	if err = checkSharedNotifyKeys(a.merchants.All()); err != nil {
+	if err := checkSharedNotifyKeys(a.merchants.All()); err != nil {
 		return err
 	}
 	if a.calls, a.notifies, err = platform.NewMetrics(ctx, "chinaums"); err != nil {

@@ -397,7 +397,6 @@ func sha256Lines(lines string) string { return fmt.Sprintf("%x", sha256.Sum256([
 
 // TestEventID computes ids by hand from the contract's table.
 func TestEventID(t *testing.T) {
-	type f = referenceField
 	for name, test := range map[string]struct {
 		fields referenceFields
 		want   string // behind v1 and the source

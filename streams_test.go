@@ -129,7 +129,7 @@ func TestStreams(t *testing.T) {
 				}
 				long <- err
 			}()
-			io.WriteString(hold, "before ")
+			_, _ = io.WriteString(hold, "before ")
 
 			var streams sync.WaitGroup
 			slots := make(chan struct{}, 50)
@@ -157,7 +157,7 @@ func TestStreams(t *testing.T) {
 				}
 			}
 			streams.Wait()
-			io.WriteString(hold, "after")
+			_, _ = io.WriteString(hold, "after")
 			hold.Close()
 			if err := <-long; err != nil {
 				t.Errorf("the long stream: %v", err)
@@ -166,7 +166,8 @@ func TestStreams(t *testing.T) {
 				t.Errorf("afterwards: %d %q, %v", status, body, err)
 			}
 			ports := map[string]bool{}
-			for _, line := range g.log.lines(`"http.log.access`, `"proto":"`+c.proto+`"`, `"host":"`+strings.TrimPrefix(c.url[strings.Index(c.url, "//"):], "//")+`"`) {
+			_, host, _ := strings.Cut(c.url, "//")
+			for _, line := range g.log.lines(`"http.log.access`, `"proto":"`+c.proto+`"`, `"host":"`+host+`"`) {
 				ports[regexp.MustCompile(`"remote_port":"\d+"`).FindString(line)] = true
 			}
 			if len(ports) != 1 {
@@ -398,7 +399,7 @@ func (g *walkGateway) raw3(t *testing.T, s rawStream) string {
 		t.Fatal(err)
 	}
 	client := new(http3.Transport).NewClientConn(connection) // it opens the control stream
-	defer client.CloseWithError(0, "")
+	defer func() { _ = client.CloseWithError(0, "") }()
 	exchange := func(method, path string, fields, data []string) string {
 		stream, err := connection.OpenStreamSync(ctx)
 		if err != nil {
@@ -504,7 +505,7 @@ func TestEarlyData(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer early.CloseWithError(0, "")
+	defer func() { _ = early.CloseWithError(0, "") }()
 	paths := []string{"/chinaums_proxy/v1/x", "/chinaums_guard/v1/x", "/chinaums_h5/v1/x", "/shouqianba_proxy/v1/x", "/shouqianba_guard/v1/x"}
 	for _, path := range paths {
 		stream, err := early.OpenStream()

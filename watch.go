@@ -333,10 +333,10 @@ func (p *watching) Read(order *watch.Order, call *watch.Track, query watch.Query
 	default:
 		return f, errors.New("the platform answered " + text.Name(f.Word))
 	}
-	switch {
-	case query.Path == pathRefundQuery:
+	switch query.Path {
+	case pathRefundQuery:
 		return p.readRefund(order, call, query, said)
-	case query.Path == pathBillQuery:
+	case pathBillQuery:
 		return p.readBill(order, call, parsed, answer)
 	}
 	return p.readOrder(order, call, said)

@@ -505,7 +505,8 @@ func TestWatchAnswerThatDidNotGoOut(t *testing.T) {
 		o, err := active.Watch().Order(t.Context(), "shop", number)
 		return err == nil && o.State == watch.Paid && o.Outcome == watch.Answered && len(o.Told) == 1 && o.Told[0].Taken != 0
 	})
-	last := &dying{file: strings.Fields(g.config[strings.Index(g.config, "watch {"):])[6]}
+	_, block, _ := strings.Cut(g.config, "watch {")
+	last := &dying{file: strings.Fields(block)[4]}
 	line := handleBy(t, func(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 		last.ResponseWriter = w
 		return next.ServeHTTP(last, r)

@@ -29,7 +29,7 @@ func setTimer(fd int, after time.Duration) error {
 func processTime(pid int) (time.Duration, error) {
 	const perProcess = 2 // CPUCLOCK_SCHED, of the whole process
 	var spec unix.Timespec
-	if err := unix.ClockGettime(int32(^pid<<3|perProcess), &spec); err != nil { //nolint:gosec // pids are below 2^22
+	if err := unix.ClockGettime(int32(^pid<<3|perProcess), &spec); err != nil { // pids are below 2^22
 		return 0, errors.Join(errors.New("reading a process's CPU time"), err)
 	}
 	return time.Duration(spec.Nano()), nil

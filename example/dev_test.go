@@ -149,7 +149,7 @@ func startDevAt(t *testing.T, port int, work map[string]string, arguments ...str
 	t.Cleanup(func() {
 		_ = d.process.Signal(syscall.SIGTERM)
 		select {
-		case <-d.ended:
+		case <-d.ended: //nolint:errcheck // it was told to end
 		case <-time.After(time.Minute):
 			_ = d.process.Kill()
 		}

@@ -83,7 +83,7 @@ func TestExamplesIgnoreTheShell(t *testing.T) {
 			}
 			for _, variable := range names {
 				t.Setenv(variable, "")
-				os.Unsetenv(variable)
+				_ = os.Unsetenv(variable)
 			}
 			without := adapt(t, []byte(source))
 			for i, variable := range names {
@@ -106,7 +106,7 @@ func TestExamplesNeedAnUpstream(t *testing.T) {
 			}
 			setReadmeEnvironment(t)
 			t.Setenv("UMS_UPSTREAM", "")
-			os.Unsetenv("UMS_UPSTREAM")
+			_ = os.Unsetenv("UMS_UPSTREAM")
 			config := new(caddy.Config)
 			if err := json.Unmarshal(quiet(t, adapt(t, source)), config); err != nil {
 				t.Fatal(err)

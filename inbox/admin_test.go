@@ -262,7 +262,7 @@ func TestAdminErrors(t *testing.T) {
 		{"after text", "GET", messages + "?after=x", 400, `after: "x"`},
 		{"show text", "GET", messages + "/1?show=yes", 400, `show: "yes" is neither 1 nor 0`},
 		{"force text", "POST", messages + "/1/redeliver?force=please", 400, `force: "please" is neither 1 nor 0`},
-		{"a parameter misspelt", "GET", messages + "?sate=dead", 400, `unknown parameter "sate"; known here: state, search, after, limit`},
+		{"a parameter misspelled", "GET", messages + "?sate=dead", 400, `unknown parameter "sate"; known here: state, search, after, limit`},
 		{"a parameter of another path", "GET", messages + "?force=1", 400, `unknown parameter "force"`},
 		{"a parameter where there are none", "GET", "/inbox?state=dead", 400, `unknown parameter "state"; known here: none`},
 		{"a parameter twice", "GET", messages + "?limit=1&limit=2", 400, "limit is given twice"},
@@ -402,6 +402,7 @@ func newApp(t testing.TB) *app {
 		a.asked.Add(1)
 		if !a.takes.Load() {
 			http.Error(w, "the stock is locked", http.StatusConflict)
+			return
 		}
 	}))
 	t.Cleanup(a.Close)
@@ -690,7 +691,7 @@ func TestCommandFindsTheAdminAPI(t *testing.T) {
 	if err := caddy.Load(document, true); err != nil {
 		t.Fatal(err)
 	}
-	defer caddy.Stop()
+	defer func() { _ = caddy.Stop() }()
 	output, _, err := run("list", "--config", config)
 	if err != nil || !strings.Contains(output, "over the socket \uFFFD[31m\n") {
 		t.Errorf("%v\n%q", err, output)

@@ -45,7 +45,7 @@ func (a *adminAPI) Routes() []caddy.AdminRoute { return watched.Routes("shouqian
 func activeWatch() (*watched.Watched, error) {
 	ctx := caddy.ActiveContext()
 	if ctx.Context == nil {
-		return nil, caddy.APIError{HTTPStatus: http.StatusServiceUnavailable, Err: errors.New("Caddy has not started yet")}
+		return nil, caddy.APIError{HTTPStatus: http.StatusServiceUnavailable, Err: errors.New("this Caddy has not started yet")}
 	}
 	app, err := ctx.AppIfConfigured("shouqianba")
 	if errors.Is(err, caddy.ErrNotConfigured) {

@@ -220,13 +220,13 @@ func ofTerminal(name string, err error) error { return locale.Errorf("terminal %
 func (a *App) Provision(ctx caddy.Context) (err error) {
 	a.ctx, a.logger, a.flights = ctx, ctx.Logger(), new(outbound.Flights)
 	a.terminals = accounts.Directory[*terminal]{App: "shouqianba", Kind: "terminal", Mark: "terminal_sn, or are owned by the gateway,"}
-	if err = platform.ResolveAccounts(&a.terminals, a.Terminals, a.resolve, ofTerminal); err != nil {
+	if err := platform.ResolveAccounts(&a.terminals, a.Terminals, a.resolve, ofTerminal); err != nil {
 		return err
 	}
-	if err = checkSameTerminal(a.terminals.All()); err != nil {
+	if err := checkSameTerminal(a.terminals.All()); err != nil {
 		return err
 	}
-	if err = checkSharedPublicKeys(a.terminals.All()); err != nil {
+	if err := checkSharedPublicKeys(a.terminals.All()); err != nil {
 		return err
 	}
 	if a.calls, a.notifies, err = platform.NewMetrics(ctx, "shouqianba"); err != nil {

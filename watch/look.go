@@ -71,11 +71,11 @@ func (q *queue) Less(i, j int) bool {
 }
 func (q *queue) Swap(i, j int) {
 	q.items[i], q.items[j] = q.items[j], q.items[i]
-	q.items[i].position[q.by], q.items[j].position[q.by] = int32(i), int32(j) //nolint:gosec // there are not so many rows
+	q.items[i].position[q.by], q.items[j].position[q.by] = int32(i), int32(j) // there are not so many rows
 }
 func (q *queue) Push(x any) {
 	i := x.(*item)
-	i.position[q.by] = int32(len(q.items)) //nolint:gosec // there are not so many rows
+	i.position[q.by] = int32(len(q.items)) // there are not so many rows
 	q.items = append(q.items, i)
 }
 func (q *queue) Pop() any {
@@ -126,9 +126,9 @@ func (x *index) set(key string, h header, revision uint64) {
 	}
 	i.revision = revision
 	x.counts[i.state]--
-	i.state = uint8(slices.Index(allStates, h.state)) //nolint:gosec // there are a dozen
+	i.state = uint8(slices.Index(allStates, h.state))
 	x.counts[i.state]++
-	if since := uint32(h.since / 1000); since != i.since { //nolint:gosec // until 2106
+	if since := uint32(h.since / 1000); since != i.since { // until 2106
 		x.doubtful.remove(i)
 		if i.since = since; since != 0 {
 			heap.Push(&x.doubtful, i)

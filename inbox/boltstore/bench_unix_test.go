@@ -96,12 +96,12 @@ func deliverAll(b testing.TB, store *Store, messages, holders int) time.Duration
 func BenchmarkPut(b *testing.B) {
 	directory := b.TempDir()
 	store := benchStore(b, filepath.Join(directory, "inbox.db"))
-	defer store.Close() //nolint:errcheck // nothing of it is kept
+	defer store.Close()
 	file, err := os.Create(filepath.Join(directory, "floor"))
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer file.Close() //nolint:errcheck // nothing of it is kept
+	defer file.Close()
 	const alone, together = 200, 6400
 	var floor, one []time.Duration
 	var many, oneByOne time.Duration
@@ -143,7 +143,7 @@ func median(sorted []time.Duration) float64 { return sorted[len(sorted)/2].Secon
 // BenchmarkUnsynced is the code without the disk: 64 senders and 8 holders at once, nothing synced.
 func BenchmarkUnsynced(b *testing.B) {
 	store := benchStore(b, filepath.Join(b.TempDir(), "inbox.db"), func(o *options) { o.noSync = true })
-	defer store.Close() //nolint:errcheck // nothing of it is kept
+	defer store.Close()
 	var from numbered
 	const messages = 10_000
 	var puts, deliveries time.Duration

@@ -22,9 +22,9 @@ func TestDiskHangs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer store.Close() //nolint:errcheck // nothing of it is kept
+	defer store.Close()
 	begun, goOn := make(chan struct{}), make(chan struct{})
-	store.submit(&operation{apply: func(*batch) error {
+	_ = store.submit(&operation{apply: func(*batch) error {
 		close(begun)
 		<-goOn
 		return nil
@@ -101,7 +101,7 @@ func TestMakeRoom(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer store.Close() //nolint:errcheck // nothing of it is kept
+	defer store.Close()
 	put := func(id string, size int) error {
 		_, err := store.Put(t.Context(), &inbox.Message{ID: id, Request: make([]byte, size)})
 		return err

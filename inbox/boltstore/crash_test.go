@@ -139,7 +139,7 @@ func TestKilled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer store.Close() //nolint:errcheck // checked below by what it holds
+	defer store.Close()
 	found := map[string]inbox.State{}
 	var counted inbox.Stats
 	for after := uint64(0); ; {
@@ -254,7 +254,7 @@ func TestFailedCommit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer store.Close() //nolint:errcheck // nothing of it is kept
+	defer store.Close()
 	for i := range 20 {
 		if _, err := store.Put(t.Context(), &inbox.Message{ID: fmt.Sprint(i), Request: make([]byte, 1000)}); err != nil {
 			t.Fatal(err)
@@ -314,7 +314,7 @@ func TestUnavailable(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer store.Close() //nolint:errcheck // nothing of it is kept
+	defer store.Close()
 	if _, err := store.Put(t.Context(), &inbox.Message{ID: "a", Request: []byte("request")}); err != nil {
 		t.Fatal(err)
 	}
@@ -419,7 +419,7 @@ func TestDamagedRetry(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer store.Close() //nolint:errcheck // nothing of it is kept
+	defer store.Close()
 	for _, id := range []string{"a", "b"} {
 		if _, err := store.Put(t.Context(), &inbox.Message{ID: id}); err != nil {
 			t.Fatal(err)
@@ -453,9 +453,9 @@ func TestGroupCommit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer store.Close() //nolint:errcheck // nothing of it is kept
+	defer store.Close()
 	begun, goOn := make(chan struct{}), make(chan struct{})
-	store.submit(&operation{apply: func(*batch) error {
+	_ = store.submit(&operation{apply: func(*batch) error {
 		close(begun)
 		<-goOn
 		return nil

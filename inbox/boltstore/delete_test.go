@@ -29,7 +29,7 @@ func TestDeleteDamaged(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer store.Close() //nolint:errcheck // nothing of it is kept
+			defer store.Close()
 			for _, m := range []inbox.Message{{ID: "x1", Key: "x"}, {ID: "y1", Key: "y"}, {ID: "x2", Key: "x"}} {
 				if _, err := store.Put(t.Context(), &m); err != nil {
 					t.Fatal(err)
@@ -106,7 +106,7 @@ func TestDeleteLeavesNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer store.Close() //nolint:errcheck // nothing of it is kept
+	defer store.Close()
 	outcomes := []inbox.Outcome{{Result: inbox.Delivered}, {Result: inbox.Dead}, {Result: inbox.Pending, Delay: time.Hour}, {Released: true}}
 	for i, outcome := range outcomes {
 		if _, err := store.Put(t.Context(), &inbox.Message{ID: fmt.Sprint(i), Key: fmt.Sprint(i), Request: []byte("request")}); err != nil {
@@ -137,7 +137,7 @@ func TestDeleteFails(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer store.Close() //nolint:errcheck // nothing of it is kept
+	defer store.Close()
 	for _, id := range []string{"a", "b"} {
 		if _, err := store.Put(t.Context(), &inbox.Message{ID: id}); err != nil {
 			t.Fatal(err)

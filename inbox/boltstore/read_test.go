@@ -107,7 +107,7 @@ func TestReadFileRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer store.Close() //nolint:errcheck // nothing was written
+	defer store.Close()
 	for path, want := range map[string]string{
 		path: "is open: stop that Caddy", missing: "no such file", foreign: "is not an inbox's file", older: "older version",
 	} {

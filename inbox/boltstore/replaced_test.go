@@ -25,7 +25,7 @@ func TestReplaced(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer store.Close() //nolint:errcheck // nothing of it is kept
+	defer store.Close()
 	put := func(id string) error {
 		receipt, err := store.Put(t.Context(), &inbox.Message{ID: id})
 		if err == nil && receipt != inbox.Stored {

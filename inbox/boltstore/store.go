@@ -110,7 +110,7 @@ func openStore(path string, settings inbox.Settings, logger *zap.Logger, options
 	}
 	s.warnMode()
 	go s.write()
-	s.submit(&operation{apply: func(b *batch) error { return b.expire(1000) }})
+	_ = s.submit(&operation{apply: func(b *batch) error { return b.expire(1000) }})
 	return s, nil
 }
 

@@ -24,7 +24,7 @@ func TestTurns(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer store.Close() //nolint:errcheck // nothing of it is kept
+	defer store.Close()
 	const senders, workers, messages = 64, 8, 4000
 	var left, settled atomic.Int64
 	left.Store(messages)
@@ -72,7 +72,7 @@ func TestNoTurns(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer store.Close() //nolint:errcheck // nothing of it is kept
+	defer store.Close()
 	put := func(id string) {
 		t.Helper()
 		if receipt, err := store.Put(t.Context(), &inbox.Message{ID: id}); err != nil || receipt != inbox.Stored {
@@ -102,7 +102,7 @@ func TestNotYetSynced(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer store.Close() //nolint:errcheck // nothing of it is kept
+	defer store.Close()
 	if _, err := store.Put(t.Context(), &inbox.Message{ID: "1"}); err != nil {
 		t.Fatal(err)
 	}

@@ -51,8 +51,6 @@ type store struct {
 
 	stir    chan struct{} // asks for a look whether everything is in place
 	ackWait atomic.Int64  // of the consumers, in nanoseconds
-	silent  atomic.Int32  // questions in a row that the server has not answered
-	asking  atomic.Bool   // whether it is being looked up if the server answers at all
 
 	mu       sync.Mutex
 	settings inbox.Settings

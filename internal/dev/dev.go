@@ -99,7 +99,7 @@ func Run(ctx context.Context, options Options) error {
 	if r.directory, err = os.MkdirTemp(parent, "caddy-chinaums-dev-"); err != nil {
 		return err
 	}
-	defer os.RemoveAll(r.directory)
+	defer func() { _ = os.RemoveAll(r.directory) }()
 
 	started := false
 	err = sandbox.Serve(ctx, r.address(platformSide), r.platform, func(string) error {

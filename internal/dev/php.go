@@ -73,7 +73,7 @@ func (p *phpCGI) stop() {
 	}
 	endGroup(p.command.Process, false)
 	select {
-	case <-p.ended:
+	case <-p.ended: //nolint:errcheck // it was told to end
 	case <-time.After(3 * time.Second):
 	}
 	endGroup(p.command.Process, true) // what is left of it

@@ -114,7 +114,7 @@ func TestMembers(t *testing.T) {
 		}
 	}
 	stop := errors.New("stop")
-	if err := Members([]byte(`{"a":1,"b":2}`), func(string, json.RawMessage) error { return stop }); err != stop {
+	if err := Members([]byte(`{"a":1,"b":2}`), func(string, json.RawMessage) error { return stop }); !errors.Is(err, stop) {
 		t.Errorf("the caller's error became %v", err)
 	}
 }

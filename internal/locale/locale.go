@@ -19,7 +19,7 @@ func Chinese() bool {
 
 // Errorf is fmt.Errorf with the Chinese text of format if the locale is Chinese.
 func Errorf(format string, args ...any) error {
-	if chinese, ok := catalogue[format]; ok && Chinese() {
+	if chinese, ok := catalog[format]; ok && Chinese() {
 		return fmt.Errorf(chinese, args...)
 	}
 	return fmt.Errorf(format, args...)

@@ -45,7 +45,7 @@ func TestErrorf(t *testing.T) {
 	if err := Errorf("merchant %s: %w", "shop", cause); err.Error() != "商户 shop：cause" || !errors.Is(err, cause) {
 		t.Error(err)
 	}
-	if err := Errorf("no such message %d", 1); err.Error() != "no such message 1" { //nolint:govet // it is not in the catalogue
+	if err := Errorf("no such message %d", 1); err.Error() != "no such message 1" {
 		t.Error(err)
 	}
 }
@@ -69,8 +69,8 @@ func verbs(format string) (found []string) {
 	return slices.Compact(found)
 }
 
-// TestCatalogue: every message that this module gives through this package is in the catalogue, with the same verbs,
-// and the catalogue holds no other.
+// TestCatalogue: every message that this module gives through this package is in the catalog, with the same verbs,
+// and the catalog holds no other.
 func TestCatalogue(t *testing.T) {
 	used := make(map[string]string)
 	root := filepath.Join("..", "..")
@@ -107,14 +107,14 @@ func TestCatalogue(t *testing.T) {
 		t.Fatal(err)
 	}
 	for text, path := range used {
-		translated, ok := catalogue[text]
+		translated, ok := catalog[text]
 		if !ok {
-			t.Errorf("%s: the catalogue has no %q", path, text)
+			t.Errorf("%s: the catalog has no %q", path, text)
 		} else if !slices.Equal(verbs(text), verbs(translated)) {
 			t.Errorf("%q: the verbs are %v, not %v", translated, verbs(translated), verbs(text))
 		}
 	}
-	for text := range catalogue {
+	for text := range catalog {
 		if used[text] == "" {
 			t.Errorf("nobody says %q", text)
 		}

@@ -179,7 +179,7 @@ func (s *Sender) send(to Endpoint, r *wire.Request) (answer *http.Response, cont
 
 // roundTrip is send through net/http's client.
 func (s *Sender) roundTrip(to Endpoint, r *wire.Request) (answer *http.Response, content body.Pooled, _ bool, err error) {
-	if err = r.Check(); err != nil {
+	if err := r.Check(); err != nil {
 		return nil, content, false, err
 	}
 	var sent atomic.Bool

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"errors"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -37,7 +38,7 @@ func both(tb testing.TB, s *server, config *tls.Config) map[string]exchange {
 				Body: content, Deadline: time.Now().Add(time.Minute), MaxAnswer: 4 << 20,
 			})
 			answer.Release()
-			failed, _ := err.(*Error)
+			failed, _ := errors.AsType[*Error](err)
 			return failed != nil && failed.Progress > Dialed, err
 		},
 		"net/http": func(content []byte) (sent bool, err error) {

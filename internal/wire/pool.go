@@ -47,7 +47,7 @@ func (c *Client) Close() {
 
 func closeAll(conns []*conn) {
 	for _, k := range conns {
-		k.Close()
+		_ = k.Close()
 	}
 }
 
@@ -78,7 +78,7 @@ func (c *Client) put(k *conn) {
 	}
 	c.mu.Unlock()
 	if !keep {
-		k.Close()
+		_ = k.Close()
 	}
 }
 
@@ -128,7 +128,7 @@ func (c *Client) connect(deadline time.Time) (*conn, error) {
 		k.Conn, err = secure, secure.HandshakeContext(ctx)
 	}
 	if err != nil {
-		raw.Close()
+		_ = raw.Close()
 		return nil, err
 	}
 	k.in.conn = k.Conn

@@ -23,15 +23,15 @@ import (
 type Progress uint8
 
 const (
-	// NotDialed: there was no connection.
+	// NotDialed means that there was no connection.
 	NotDialed Progress = iota
-	// Dialed: there was a connection, and no byte of the request was written.
+	// Dialed means that there was a connection, and that no byte of the request was written.
 	Dialed
-	// Begun: some bytes of the request were written.
+	// Begun means that some bytes of the request were written.
 	Begun
-	// Written: all of them were.
+	// Written means that all of them were.
 	Written
-	// Answering: bytes of an answer have come.
+	// Answering means that bytes of an answer have come.
 	Answering
 )
 
@@ -112,10 +112,10 @@ func (c *Client) Do(r *Request) (answer *http.Response, content body.Pooled, err
 			c.put(k)
 			return answer, content, nil
 		case err == nil:
-			k.Close()
+			_ = k.Close()
 			return answer, content, nil
 		}
-		k.Close()
+		_ = k.Close()
 		if again := progress == Dialed || progress < Answering && r.Again; !kept || !again {
 			return nil, content, &Error{progress, err}
 		}

@@ -90,7 +90,7 @@ func TestCommitsAreShared(t *testing.T) {
 	if tx, err = s.db.Begin(true); err != nil {
 		t.Fatal(err)
 	}
-	defer tx.Rollback()
+	defer func() { _ = tx.Rollback() }()
 	if commits := tx.ID() - before; commits > 3 {
 		t.Errorf("%d commits for 65 Puts", commits)
 	}

@@ -82,7 +82,7 @@ func gateways(t *testing.T, stores ...watch.Store) ([]*watch.Watch, *teller) {
 	return all, told
 }
 
-// TwoGateways: of two refund numbers at once for one order one passes, whichever gateway it comes to; and what one of them
+// TwoGateways shows: of two refund numbers at once for one order one passes, whichever gateway it comes to; and what one of them
 // could not end is found by one look, and told once.
 func TwoGateways(t *testing.T, one, two watch.Store) {
 	w, told := gateways(t, one, two)
@@ -137,7 +137,7 @@ func TwoGateways(t *testing.T, one, two watch.Store) {
 	}
 }
 
-// Alike: refunds like each other, one after the other, each at the other gateway and as soon as the app has the answer to the one
+// Alike makes refunds like each other, one after the other, each at the other gateway and as soon as the app has the answer to the one
 // before. None is refused because a gateway does not know yet that the app has that answer.
 func Alike(t *testing.T, one, two watch.Store) {
 	w, _ := gateways(t, one, two)
@@ -150,7 +150,7 @@ func Alike(t *testing.T, one, two watch.Store) {
 	}
 }
 
-// CutOff: without the store orders pass and refunds do not; afterwards all is there.
+// CutOff shows: without the store orders pass and refunds do not; afterwards all is there.
 func CutOff(t *testing.T, s watch.Store, cut, mend func()) {
 	all, told := gateways(t, s)
 	w := all[0]

@@ -91,11 +91,13 @@ func Browse(t testing.TB, language, url string, width int, dark bool) *Page {
 	return p
 }
 
+// Open goes to a page.
 func (p *Page) Open(url string) {
 	p.t.Helper()
 	p.Do(http.MethodPost, "/url", map[string]string{"url": url}, nil)
 }
 
+// Do sends a command of the WebDriver protocol, and reads its value into into, unless that is nil.
 func (p *Page) Do(method, path string, body, into any) {
 	p.t.Helper()
 	var content []byte
@@ -139,6 +141,7 @@ func (p *Page) Run(script string, arguments ...any) (result string) {
 	return fmt.Sprint(value)
 }
 
+// Until waits until a script answers want.
 func (p *Page) Until(what, script, want string, arguments ...any) {
 	p.t.Helper()
 	for deadline := time.Now().Add(2 * time.Minute); p.Run(script, arguments...) != want; time.Sleep(20 * time.Millisecond) {
@@ -167,6 +170,7 @@ func (p *Page) Click(path string) {
 if (!found || !found.checkVisibility()) return ""; found.click(); return "clicked"`, "clicked", path)
 }
 
+// Button clicks the element with this id.
 func (p *Page) Button(id string) { p.t.Helper(); p.Click(`//*[@id="` + id + `"]`) }
 
 // Confirm presses a button, and yes to what it asks.

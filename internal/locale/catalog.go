@@ -1,7 +1,7 @@
 package locale
 
-// catalogue holds the Chinese of each message, in the order of the packages that say them.
-var catalogue = map[string]string{
+// catalog holds the Chinese of each message, in the order of the packages that say them.
+var catalog = map[string]string{
 	// internal/syntax
 	"%s: surplus argument %q":                           "%s：多余的参数 %q",
 	"%s: %s is given twice":                             "%s：%s 写了两次",
