@@ -55,7 +55,7 @@ type slot struct {
 	notifies [len(results)]uint32
 }
 
-// durations counts an hour's answers by how long they took.
+// durations counts an hour's calls that the platform may have received by how long they took.
 type durations struct {
 	number int64 // of the hour, since 1970
 	counts [buckets]uint32
@@ -109,7 +109,7 @@ var ends = func() (all [buckets]time.Duration) {
 	return all
 }()
 
-// quantile is the upper end, in milliseconds, of the bucket in which the share of the answers ends; 0 without answers.
+// quantile is the upper end, in milliseconds, of the bucket in which the share of the calls ends; 0 without calls.
 func quantile(counts *[buckets]uint64, share float64) float64 {
 	var all uint64
 	for _, n := range counts {
@@ -129,25 +129,29 @@ func quantile(counts *[buckets]uint64, share float64) float64 {
 
 // Account is what is known of an account. Times are in milliseconds since 1970; 0: never.
 type Account struct {
-	Platform string   `json:"platform"`
-	Name     string   `json:"name"` // empty: what was refused before it had an account
-	Verified int64    `json:"last_notify,omitempty"`
-	Taken    int64    `json:"last_taken,omitempty"`
-	Failed   int64    `json:"last_failed,omitempty"`
-	Failure  string   `json:"failure,omitempty"` // the reason of the last failure
-	Skew     *float64 `json:"skew,omitempty"`    // in seconds; absent: not known
-	P50      float64  `json:"p50,omitempty"`     // of the platform's answers in 24 hours, in milliseconds, at most 35 % too high; 0: none
-	P99      float64  `json:"p99,omitempty"`
-	Answers  uint64   `json:"answers,omitempty"` // how many that were
+	Platform string   `json:"platform"`              // chinaums or shouqianba
+	Name     string   `json:"name"`                  // of the merchant or terminal in the configuration; empty: what was refused before it had an account
+	Verified int64    `json:"last_notify,omitempty"` // when a notify last verified
+	Taken    int64    `json:"last_taken,omitempty"`  // when the app last took one
+	Failed   int64    `json:"last_failed,omitempty"` // when the app last did not take one
+	Failure  string   `json:"failure,omitempty"`     // the reason of the last failure; empty: there was none
+	Skew     *float64 `json:"skew,omitempty"`        // how far this machine's clock is ahead of the platform's, in seconds; absent: not known
+
+	// How long calls of the last 24 hours took that the platform may have received: half of them, and 99 of 100, were not slower.
+	// Calls without an answer are among them, as those that timed out are. Each time runs until the answer to the app was written. In
+	// milliseconds, at most 35 % too high, from 1 ms to two minutes; 0: there were no such calls.
+	P50     float64 `json:"p50,omitempty"`
+	P99     float64 `json:"p99,omitempty"`
+	Answers uint64  `json:"answers,omitempty"` // how many calls these are
 
 	Slots []Slot `json:"slots,omitempty"` // the last 24 hours, oldest first, without those in which nothing came
 }
 
 // Slot is what came in five minutes.
 type Slot struct {
-	At       int64    `json:"at"`       // its begin
-	Calls    []uint32 `json:"calls"`    // answered, not_sent, unknown
-	Notifies []uint32 `json:"notifies"` // taken, repeated, failed, rejected, observed
+	At       int64    `json:"at"`       // when it began, in milliseconds since 1970
+	Calls    []uint32 `json:"calls"`    // how many: answered, not_sent, unknown
+	Notifies []uint32 `json:"notifies"` // how many: taken, repeated, failed, rejected, observed
 }
 
 // Accounts returns what is known of each account, by platform and name, and since when anything is.

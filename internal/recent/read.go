@@ -8,40 +8,40 @@ import (
 
 func compare(a, b string) int { return strings.Compare(a, b) }
 
-// Entry is what calls and notifies have in common.
+// Entry is what calls and notifies have in common. Texts are cut to 64 bytes.
 type Entry struct {
-	Number   uint64 `json:"number"` // rises with each call and notify of this process
-	At       int64  `json:"at"`     // when it ended, in milliseconds since 1970
-	Platform string `json:"platform"`
-	Account  string `json:"account,omitempty"`
-	Order    string `json:"order,omitempty"` // the merchant's number
-	Reason   string `json:"reason,omitempty"`
+	Number   uint64 `json:"number"`            // rises with each call and notify of this process; the first has 1
+	At       int64  `json:"at"`                // when it ended, in milliseconds since 1970
+	Platform string `json:"platform"`          // chinaums or shouqianba
+	Account  string `json:"account,omitempty"` // the merchant's or terminal's name in the configuration; empty: it was refused before it had one
+	Order    string `json:"order,omitempty"`   // the merchant's number; of a refused notify what it claims, unverified; empty: not known
+	Reason   string `json:"reason,omitempty"`  // a word for why the gateway answered a call itself, refused a notify or did not deliver it; empty: it did not
 }
 
 // CallEntry is a call that is kept.
 type CallEntry struct {
 	Entry
-	Path    string  `json:"path"`
-	Refund  string  `json:"refund,omitempty"`
-	Outcome string  `json:"outcome"`
-	Code    string  `json:"code"`
-	Words   string  `json:"words,omitempty"`
-	Sent    bool    `json:"sent,omitempty"`
-	Took    float64 `json:"took"` // in milliseconds
+	Path    string  `json:"path"`             // that the app called, without the query
+	Refund  string  `json:"refund,omitempty"` // the merchant's number of the refund; empty: the call names none
+	Outcome string  `json:"outcome"`          // answered, not_sent or unknown, as in the header Gateway-Outcome
+	Code    string  `json:"code"`             // the platform's code or the gateway's own GATEWAY_…; `other` for one that the gateway does not know
+	Words   string  `json:"words,omitempty"`  // what the platform says of a call that it refused, cut to 128 bytes; empty: nothing
+	Sent    bool    `json:"sent,omitempty"`   // the platform may have received it; default: it did not
+	Took    float64 `json:"took"`             // in milliseconds, until the answer to the app was written
 }
 
 // NotifyEntry is a notify that is kept.
 type NotifyEntry struct {
 	Entry
-	Type      string `json:"type,omitempty"`
-	ID        string `json:"id,omitempty"`
-	Trade     string `json:"trade,omitempty"`   // the platform's number
-	Channel   string `json:"channel,omitempty"` // the payment channel's number
-	Result    string `json:"result"`
-	Remote    string `json:"remote,omitempty"`
-	Status    int    `json:"status,omitempty"`
-	AppStatus int    `json:"app_status,omitempty"`
-	Explained bool   `json:"explained,omitempty"` // its content is kept, and can be explained
+	Type      string `json:"type,omitempty"`       // of the event, as in Ce-Type; empty: it was refused
+	ID        string `json:"id,omitempty"`         // of the event, as in Ce-Id; empty: it was refused
+	Trade     string `json:"trade,omitempty"`      // the platform's number; empty: not known
+	Channel   string `json:"channel,omitempty"`    // the payment channel's number; empty: not known
+	Result    string `json:"result"`               // taken, repeated, failed, rejected or observed
+	Remote    string `json:"remote,omitempty"`     // the address that a refused one came from, without the port
+	Status    int    `json:"status,omitempty"`     // the HTTP status that it was answered, or would have been if it was only observed and refused; 0: another handler answered
+	AppStatus int    `json:"app_status,omitempty"` // the HTTP status that the app answered; 0: it did not
+	Explained bool   `json:"explained,omitempty"`  // why it was refused can be explained, as long as its content is kept; default: it cannot
 }
 
 // Select selects what is read.

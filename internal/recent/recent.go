@@ -27,7 +27,7 @@ type Call struct {
 	Outcome, Code     string
 	Reason            string // why the gateway answered itself; empty: the platform did
 	Words             string // what the platform says of a call that it refused
-	Sent              bool   // it reached the platform
+	Sent              bool   // the platform may have received it
 	Took              time.Duration
 }
 

@@ -30,8 +30,8 @@ const adminPatience = 30 * time.Second
 
 // Record is an order in an answer of the admin API. Times are in milliseconds since 1970.
 type Record struct {
-	Merchant string `json:"merchant"`
-	Number   string `json:"order"`
+	Merchant string `json:"merchant"` // the merchant's or terminal's name in the configuration
+	Number   string `json:"order"`    // the merchant's number of the order
 	*watch.Order
 }
 
