@@ -11,6 +11,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
+
+	"github.com/caddy-chinaums/caddy-chinaums/internal/ratelog"
 )
 
 // RequestTimeout is how long one question to a server takes at most, before it has failed or is asked again.
@@ -69,6 +71,7 @@ type Conn struct {
 // each new connection, connected is called.
 func (o *Options) Connect(of, name string, logger *zap.Logger, connected func()) (*Conn, error) {
 	c := &Conn{options: o, of: of, logger: logger, connected: connected}
+	reports := ratelog.New(10) // a permission that is missing causes one with each message
 	settings := nats.GetDefaultOptions()
 	settings.Servers = o.servers // one by one: nats.Connect takes them in one text, and a comma of a password would end one
 	options := []nats.Option{
@@ -90,7 +93,9 @@ func (o *Options) Connect(of, name string, logger *zap.Logger, connected func())
 		nats.ConnectHandler(func(connection *nats.Conn) { c.greet(connection, of+" connected to NATS") }),
 		nats.ReconnectHandler(func(connection *nats.Conn) { c.greet(connection, of+" connected to NATS again") }),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
-			logger.Warn("NATS reports an error", o.Error(err))
+			if suppressed, ok := reports.Allow("error"); ok {
+				logger.Warn("NATS reports an error", o.Error(err), zap.Int("suppressed", suppressed))
+			}
 		}),
 	}
 	for _, file := range []struct {
