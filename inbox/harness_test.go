@@ -42,6 +42,7 @@ var things struct {
 	events   map[string]chan caddy.Event
 	logs     map[string]*logged
 	open     map[string]error // why a store cannot be opened
+	wraps    map[string]func(inbox.Store) inbox.Store
 	clocks   map[string]func() time.Time
 }
 
@@ -70,6 +71,7 @@ func forget(name string) {
 	delete(things.events, name)
 	delete(things.logs, name)
 	delete(things.open, name)
+	delete(things.wraps, name)
 	delete(things.clocks, name)
 }
 
@@ -115,6 +117,9 @@ func (s *memoryStores) Open(ctx context.Context, _ string, settings inbox.Settin
 	logger.Info("store opened")
 	memory := storetest.NewMemory(settings, now)
 	remember(&things.memories, s.Name, memory)
+	if wrap, ok := recall(&things.wraps, s.Name); ok {
+		return wrap(memory), nil
+	}
 	return memory, nil
 }
 

@@ -74,7 +74,11 @@ func (h *Handler) take(r *http.Request, content []byte, again bool) error {
 	}
 	receipt, err := h.put(r, message)
 	if err == nil && receipt == Repeated && again {
-		err = h.redeliver(r.Context(), message.ID)
+		if err = h.redeliver(r.Context(), message.ID); errors.Is(err, ErrNotFound) { // it was removed meanwhile
+			if receipt, err = h.put(r, message); err == nil && receipt == Repeated {
+				err = ErrNotFound
+			}
+		}
 	}
 	if err == nil {
 		h.logger.Debug("request of this process stored", zap.String("message_id", clip(message.ID, loggedID)), zap.Stringer("receipt", receipt))
@@ -82,7 +86,7 @@ func (h *Handler) take(r *http.Request, content []byte, again bool) error {
 	return err
 }
 
-// redeliver delivers the message of an id once more.
+// redeliver delivers the message of an id once more. ErrNotFound.
 func (h *Handler) redeliver(ctx context.Context, id string) error {
 	store := h.box.current()
 	if store == nil {
@@ -91,8 +95,11 @@ func (h *Handler) redeliver(ctx context.Context, id string) error {
 	query := Query{Search: id, Limit: 100}
 	for {
 		found, err := store.List(ctx, query)
-		if err != nil || len(found) == 0 {
-			return err // it was removed meanwhile: it comes in anew with the next one
+		switch {
+		case err != nil:
+			return err
+		case len(found) == 0:
+			return ErrNotFound
 		}
 		for _, message := range found {
 			if message.ID != id {
