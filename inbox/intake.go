@@ -74,7 +74,7 @@ func (h *Handler) take(r *http.Request, content []byte, again bool) error {
 	}
 	receipt, err := h.put(r, message)
 	if err == nil && receipt == Repeated && again {
-		if err = h.redeliver(r.Context(), message.ID); errors.Is(err, ErrNotFound) { // it was removed meanwhile
+		if err = h.redeliver(r.Context(), message.ID); errors.Is(err, ErrNotFound) { // it is there no more
 			if receipt, err = h.put(r, message); err == nil && receipt == Repeated {
 				err = ErrNotFound
 			}
@@ -105,8 +105,14 @@ func (h *Handler) redeliver(ctx context.Context, id string) error {
 			if message.ID != id {
 				continue
 			}
-			if _, err = store.Redeliver(ctx, message.Seq, true); errors.Is(err, ErrLeased) {
+			_, err = store.Redeliver(ctx, message.Seq, true)
+			switch {
+			case errors.Is(err, ErrLeased):
 				return nil
+			case errors.Is(err, ErrNoRequest): // its request is here once more
+				if err = store.Delete(ctx, message.Seq, false); err == nil {
+					err = ErrNotFound
+				}
 			}
 			return err
 		}

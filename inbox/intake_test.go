@@ -68,3 +68,25 @@ func TestRemovedBeforeItIsDeliveredAgain(t *testing.T) {
 		})
 	}
 }
+
+// TestDeliveredAgainWithoutItsRequest: the request of a delivered message is dropped when room is needed. Before, such a message
+// could not be delivered again, although whoever wanted it had the request.
+func TestDeliveredAgainWithoutItsRequest(t *testing.T) {
+	got, app := appOf(nil)
+	g := start(t, options{app: app})
+	take, err := g.app.Intake("default")
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.accepted("1", "a notify")
+	testutil.Receive(t, "the first delivery", got)
+	g.becomes("1", inbox.Delivered)
+	g.memory().Fail("Redeliver", inbox.ErrNoRequest)
+
+	if err := take(t.Context(), webhookRequest("1", ""), []byte("told again"), true); err != nil {
+		t.Fatal(err)
+	}
+	if r := testutil.Receive(t, "the delivery of what was told again", got); r.content != "told again" {
+		t.Errorf("delivered %q", r.content)
+	}
+}
