@@ -302,6 +302,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 	}
 	message := &Message{Received: time.Now(), Request: stored.encode(), Subject: clip(r.Header.Get("Ce-Subject"), maxSubject)}
 	if message.ID, message.Key, err = h.identify(r, content); err != nil {
+		h.access(r, "refused", "")
 		return caddyhttp.Error(http.StatusInternalServerError, err)
 	}
 	receipt, err := h.put(r, message)

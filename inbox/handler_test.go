@@ -11,6 +11,9 @@ import (
 	"testing"
 	"testing/iotest"
 
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
 	"github.com/caddy-chinaums/caddy-chinaums/inbox"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/testutil"
 )
@@ -426,5 +429,29 @@ func TestAccessLogOfLongIDs(t *testing.T) {
 	all, err := g.memory().List(t.Context(), inbox.Query{Limit: 10})
 	if err != nil || len(all) != 2 || len(all[1].ID) > 100 {
 		t.Errorf("%d messages, %v", len(all), err)
+	}
+}
+
+// bare is the handler `inbox_test_bare`, which hands on a request without placeholders.
+type bare struct{}
+
+func init() { caddy.RegisterModule(bare{}) }
+
+func (bare) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "http.handlers.inbox_test_bare", New: func() caddy.Module { return new(bare) }}
+}
+
+func (bare) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	return next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), caddy.ReplacerCtxKey, nil)))
+}
+
+// TestRefusedWithoutID: before, the access log did not say that the inbox had refused a request whose id could not be made.
+func TestRefusedWithoutID(t *testing.T) {
+	g := start(t, options{front: map[string]any{"handler": "inbox_test_bare"}})
+	if w := g.post("1", ""); w.Code != http.StatusInternalServerError {
+		t.Errorf("answered %d", w.Code)
+	}
+	if lines := g.log.lines(`"logger":"http.log.access"`, `"inbox":"default"`, `"receipt":"refused"`, `"status":500`); len(lines) != 1 {
+		t.Errorf("%d lines in the access log say so", len(lines))
 	}
 }
