@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/cli"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/sandbox"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/secret"
 )
@@ -45,7 +46,7 @@ gateway only.`,
 	set := cmd.Flags().StringArray("set", nil, "Set a field, or take it out with an empty value (may be repeated)")
 	save := cmd.Flags().String("save", "", "Write the body to this file, for verify; a file that is there is replaced")
 	print := cmd.Flags().Bool("print", false, "Print the body instead of sending it")
-	timeout := cmd.Flags().Duration("timeout", 15*time.Second, "How long to wait for the answer")
+	timeout := cmd.Flags().Duration("timeout", 15*time.Second, "How long to wait for the answer; 0: without a limit")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		kind, err := sandbox.ParseKind(*kindName)
 		if err != nil {
@@ -57,6 +58,9 @@ gateway only.`,
 		}
 		if variant == sandbox.Duplicate {
 			return errors.New("--variant duplicate: send the same --print output twice instead")
+		}
+		if *timeout < 0 {
+			return locale.Errorf("--timeout: %s is negative", *timeout)
 		}
 		if *print == (len(args) > 0) && (*print || *save == "") {
 			return errors.New("give either an address or --print, or --save alone")
@@ -95,8 +99,12 @@ gateway only.`,
 		case len(args) == 0:
 			return nil
 		}
-		ctx, cancel := context.WithTimeout(cmd.Context(), *timeout)
-		defer cancel()
+		ctx := cmd.Context()
+		if *timeout > 0 {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, *timeout)
+			defer cancel()
+		}
 		return cli.SendNotify(ctx, cmd.OutOrStdout(), args[0], message, variant.True(), inward.Success)
 	}
 	return cmd

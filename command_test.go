@@ -259,6 +259,9 @@ http://`+address+` {
 		{"no address", from, "error: give either an address or --print"},
 		{"an address and --print", append(from, "--print", gateway), "error: give either an address or --print"},
 		{"an address without scheme", append(from, address+"/notify"), "error: is not an address"},
+		// Before, the deadline had passed at once: "context deadline exceeded".
+		{"no limit of time", append(from, "--timeout", "0", gateway+"/notify"), "SUCCESS"},
+		{"less than no time", append(from, "--timeout", "-1s", gateway+"/notify"), "error: --timeout: -1s is negative"},
 		{"a merchant without a key", append([]string{"--config", writeFile(t, "Caddyfile", "{\nchinaums {\nmerchant shop {\napp_id 1\napp_key x\n}\n}\n}\n")}, gateway), "error: notify_key is missing"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -187,6 +187,7 @@ var catalog = map[string]string{
 	// the commands
 	"--curl needs a path that begins with / and a file":                                                 "--curl 后面要写以 / 开头的路径，并给出文件",
 	"give --config, or set UMS_APP_ID and UMS_APP_KEY (for calls) or UMS_NOTIFY_KEY (for notifies): %w": "请用 --config 指定配置，或设置环境变量 UMS_APP_ID 和 UMS_APP_KEY（用于调用）或 UMS_NOTIFY_KEY（用于通知验签）：%w",
+	"--timeout: %s is negative":         "--timeout：%s 是负数",
 	"--merchant needs --config":         "--merchant 要与 --config 一起用",
 	"reading %s: %w":                    "读取 %s：%w",
 	"%s has no %s %s":                   "%s 里没有 %s %s",

@@ -61,7 +61,7 @@ var help = map[string]string{
 	"Set a field, or take it out with an empty value (may be repeated)":               "设置一个字段；值为空则去掉该字段（可多次使用）",
 	"Print the body instead of sending it":                                            "只打印报文，不发送",
 	"Write the body to this file, for verify; a file that is there is replaced":       "把报文写入该文件，供 verify 使用；已有的文件会被替换",
-	"How long to wait for the answer":                                                 "等待返回的时间",
+	"How long to wait for the answer; 0: without a limit":                             "等待返回的时间；0 表示一直等",
 	"Plays the platform on this machine":                                              "在本机运行模拟平台的沙箱",
 	"\nPlays ChinaUMS on loopback until it is interrupted: it checks the signatures of\ncalls, keeps orders, refunds and bills, and sends signed notifies, repeated until they\nare answered SUCCESS.\n\nIt makes fresh keys at each start and prints them as lines for a shell, and then the\npart of a Caddyfile that uses them. With --ui there is a page of its orders, with a\nbutton that pays. With --save each notify that it sends becomes a file,\n<directory>/<order>-<n>.txt, which \"caddy chinaums verify\" reads; the newest 1000 of a\nrun are kept.\n\nA call that it takes although the documents want it otherwise is told on standard\nerror, once for each interface, and on the page.": "\n在本机模拟银联商务，按 Ctrl-C 结束：检查调用的签名，保存订单、退款和账单，发送带签名的通知，\n没有收到 SUCCESS 就重发。\n\n每次启动都生成新密钥，打印成 shell 命令，再打印使用它们的 Caddyfile 片段。加 --ui 时提供\n订单页面，页面上可以付款。加 --save 时，发出的每条通知存为一个文件\n<目录>/<订单号>-<序号>.txt，可用 caddy chinaums verify 验签；每次运行保留最新的 1000 个。\n\n与文档不符、但沙箱仍然接受的调用，会在标准错误输出上提示（每个接口一次），页面上也会显示。",
 	"Loopback address; port 0 takes a free one":                  "本机地址；端口 0 表示任取空闲端口",
