@@ -101,8 +101,13 @@ func (c *Client) Call(ctx context.Context, method, path string, query url.Values
 	switch {
 	case json.Unmarshal(content, &answer) == nil && answer.Error != "":
 		refusal.Message = Printable(answer.Error)
-	case response.StatusCode == http.StatusNotFound && strings.HasPrefix(path, "/inbox"):
-		refusal.Message += "; is it a Caddy with the inbox?"
+	case response.StatusCode == http.StatusNotFound:
+		switch app, _, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/"); app {
+		case "inbox":
+			refusal.Message += "; is it a Caddy with the inbox?"
+		case "chinaums", "shouqianba":
+			refusal.Message += "; is it a Caddy with this plugin, and `watch { … }` in the global option `" + app + "`?"
+		}
 	}
 	return nil, refusal
 }

@@ -38,3 +38,27 @@ func TestOrigin(t *testing.T) {
 		})
 	}
 }
+
+// TestNothingThere: a Caddy without the plugin answers 404 in plain text. Before, only the commands of the inbox said what is
+// missing.
+func TestNothingThere(t *testing.T) {
+	for path, want := range map[string]string{
+		"/inbox":                   "is it a Caddy with the inbox?",
+		"/chinaums/orders":         "is it a Caddy with this plugin, and `watch { … }` in the global option `chinaums`?",
+		"/shouqianba/reconcile":    "is it a Caddy with this plugin, and `watch { … }` in the global option `shouqianba`?",
+		"/chinaums/orders/a/1%2F2": "is it a Caddy with this plugin, and `watch { … }` in the global option `chinaums`?",
+	} {
+		t.Run(path, func(t *testing.T) {
+			c, err := New("localhost:2019", "", "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.http.Transport = roundTripper(func(*http.Request) *http.Response {
+				return &http.Response{Status: "404 Not Found", StatusCode: http.StatusNotFound, Body: io.NopCloser(strings.NewReader("404 page not found\n"))}
+			})
+			if _, err := c.Call(t.Context(), http.MethodGet, path, nil); err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%v, want %q", err, want)
+			}
+		})
+	}
+}

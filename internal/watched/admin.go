@@ -55,7 +55,7 @@ type question struct {
 func Routes(name string, module caddy.Module, find func() (*Watched, error)) []caddy.AdminRoute {
 	route := func(pattern string, s served) caddy.AdminRoute {
 		return caddy.AdminRoute{Pattern: "/" + name + pattern, Handler: caddy.AdminHandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
-			return s.answer(w, r, find)
+			return s.answer(w, r, name, find)
 		})}
 	}
 	one := func(do func(w *watch.Watch, ctx context.Context, merchant, number string) (*watch.Order, error), word string) func(q *question) (any, error) {
@@ -84,7 +84,7 @@ func Routes(name string, module caddy.Module, find func() (*Watched, error)) []c
 	}
 }
 
-func (s served) answer(w http.ResponseWriter, r *http.Request, find func() (*Watched, error)) error {
+func (s served) answer(w http.ResponseWriter, r *http.Request, platform string, find func() (*Watched, error)) error {
 	if r.Method != s.method {
 		w.Header().Set("Allow", s.method)
 		return apiError(http.StatusMethodNotAllowed, "method not allowed; it is %s", s.method)
@@ -109,7 +109,7 @@ func (s served) answer(w http.ResponseWriter, r *http.Request, find func() (*Wat
 	case err != nil:
 		return err
 	case watched == nil:
-		return apiError(http.StatusNotFound, "there is no watch; add `watch { … }` to the platform's global option")
+		return apiError(http.StatusNotFound, "there is no watch; add `watch { … }` to the global option `%s`", platform)
 	}
 	if q.watch = watched.Watch(); q.watch == nil {
 		return apiError(http.StatusServiceUnavailable, "the watch is not open yet")
