@@ -166,7 +166,11 @@ func (a *adminAPI) active() (apps map[string]platform, inbox bool, err error) {
 	if a.apps != nil {
 		return a.apps()
 	}
-	ctx := caddy.ActiveContext()
+	return appsOf(caddy.ActiveContext())
+}
+
+// appsOf finds them in one configuration.
+func appsOf(ctx caddy.Context) (apps map[string]platform, inbox bool, err error) {
 	if ctx.Context == nil {
 		return nil, false, apiError(http.StatusServiceUnavailable, "Caddy has not started yet")
 	}
@@ -184,6 +188,9 @@ func (a *adminAPI) active() (apps map[string]platform, inbox bool, err error) {
 		}
 	}
 	_, err = ctx.AppIfConfigured("inbox")
+	if err != nil && !errors.Is(err, caddy.ErrNotConfigured) {
+		return nil, false, err
+	}
 	return apps, err == nil, nil
 }
 
