@@ -538,9 +538,8 @@ func TestReloadUnderLoad(t *testing.T) {
 	}
 	const generations = 5
 	for generation := 1; generation <= generations; generation++ {
-		for before := calls.Load(); calls.Load() < before+20 && !t.Failed(); {
-			time.Sleep(time.Millisecond) // polling: the callers count
-		}
+		before := calls.Load()
+		eventually(t, "twenty calls", func() bool { return calls.Load() >= before+20 || t.Failed() })
 		if err := caddy.Load(config(generation), true); err != nil {
 			t.Fatal(err)
 		}
