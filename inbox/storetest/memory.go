@@ -39,27 +39,22 @@ func NewMemory(settings inbox.Settings, now func() time.Time) *Memory {
 	return &Memory{now: now, settings: settings, changed: make(chan struct{}), failures: make(map[string]error)}
 }
 
-// Fail lets every call of a method, such as "Put", return err, those that wait included; nil heals it.
-func (m *Memory) Fail(method string, err error) {
+// change changes something, and tells those who wait.
+func (m *Memory) change(what func()) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.failures[method] = err
+	what()
 	m.wake()
 }
+
+// Fail lets every call of a method, such as "Put", return err, those that wait included; nil heals it.
+func (m *Memory) Fail(method string, err error) { m.change(func() { m.failures[method] = err }) }
 
 // HoldPuts calls hold before each Put is carried out; nil ends that.
-func (m *Memory) HoldPuts(hold func()) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.puts = hold
-}
+func (m *Memory) HoldPuts(hold func()) { m.change(func() { m.puts = hold }) }
 
 // Wake looks at the clock again, for those who wait for a message to be due.
-func (m *Memory) Wake() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.wake()
-}
+func (m *Memory) Wake() { m.change(func() {}) }
 
 func (m *Memory) wake() {
 	close(m.changed)
@@ -190,13 +185,11 @@ func (m *Memory) Lease(ctx context.Context) (*inbox.Message, error) {
 		if leased != nil || err != nil {
 			return leased, err
 		}
-		timer := time.NewTimer(wait)
 		select {
 		case <-changed:
-		case <-timer.C:
+		case <-time.After(wait):
 		case <-ctx.Done():
 		}
-		timer.Stop()
 	}
 }
 
@@ -358,12 +351,7 @@ func (m *Memory) Stats(ctx context.Context) (inbox.Stats, error) {
 
 // Close implements inbox.Store.
 func (m *Memory) Close() error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if !m.closed {
-		m.closed = true
-		m.wake()
-	}
+	m.change(func() { m.closed = true })
 	return nil
 }
 

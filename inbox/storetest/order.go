@@ -11,13 +11,6 @@ import (
 	"github.com/caddy-chinaums/caddy-chinaums/inbox"
 )
 
-func ordered(t *testing.T, b *Backend) {
-	t.Helper()
-	if !b.Ordered {
-		t.Skip("the store does not keep the order of a key")
-	}
-}
-
 func putKeyed(t *testing.T, store inbox.Store, key string, ids ...string) {
 	t.Helper()
 	for _, id := range ids {
@@ -25,9 +18,7 @@ func putKeyed(t *testing.T, store inbox.Store, key string, ids ...string) {
 	}
 }
 
-func testOrder(t *testing.T, b *Backend) {
-	ordered(t, b)
-	store := open(t, b)
+func testOrder(t *testing.T, store *opened) {
 	for _, m := range []*inbox.Message{
 		keyed("x1", "x"), keyed("x2", "x"), keyed("y1", "y"), keyed("x3", "x"), message("none1"), message("none2"), keyed("y2", "y"),
 	} {
@@ -50,13 +41,10 @@ func testOrder(t *testing.T, b *Backend) {
 	for _, m := range []*inbox.Message{y2, none1, none2} {
 		settle(t, store, m, delivered)
 	}
-	nothing(t, store)
-	counts(t, store, 0, 6, 1)
+	done(t, store, 6, 1)
 }
 
-func testOrderRetry(t *testing.T, b *Backend) {
-	ordered(t, b)
-	store := open(t, b)
+func testOrderRetry(t *testing.T, store *opened) {
 	putKeyed(t, store, "x", "x1", "x2")
 	x1 := leaseID(t, store, "x1")
 	settle(t, store, x1, retryIn(20*time.Minute))
@@ -77,9 +65,7 @@ func testOrderRetry(t *testing.T, b *Backend) {
 }
 
 // What comes back takes its place among the pending of its key, and what is in flight is not interrupted.
-func testOrderRedelivered(t *testing.T, b *Backend) {
-	ordered(t, b)
-	store := open(t, b)
+func testOrderRedelivered(t *testing.T, store *opened) {
 	putKeyed(t, store, "x", "x1", "x2", "x3")
 	x1 := leaseID(t, store, "x1")
 	settle(t, store, x1, dead)
@@ -94,8 +80,7 @@ func testOrderRedelivered(t *testing.T, b *Backend) {
 		last = append(last, m.ID)
 		settle(t, store, m, delivered)
 	}
-	slices.Sort(last)
-	if !slices.Equal(last, []string{"x1", "x3"}) {
+	if slices.Sort(last); !slices.Equal(last, []string{"x1", "x3"}) {
 		t.Errorf("then %q", last)
 	}
 	nothing(t, store)
@@ -111,9 +96,7 @@ func testOrderRedelivered(t *testing.T, b *Backend) {
 	counts(t, store, 0, 5, 0)
 }
 
-func testOrderAtOnce(t *testing.T, b *Backend) {
-	ordered(t, b)
-	store := open(t, b)
+func testOrderAtOnce(t *testing.T, store *opened) {
 	const keys, each, holders = 8, 25, 12
 	var lock sync.Mutex
 	flying, settled, order := map[string]string{}, 0, map[string][]string{}
@@ -143,17 +126,9 @@ func testOrderAtOnce(t *testing.T, b *Backend) {
 		}
 		return settled < keys*each
 	})
-	var putters sync.WaitGroup
-	for k := range keys {
-		putters.Go(func() {
-			for i := range each {
-				if _, err := store.Put(bounded(t), keyed(fmt.Sprintf("%d-%03d", k, i), fmt.Sprint("key ", k))); err != nil {
-					t.Errorf("put: %v", err)
-				}
-			}
-		})
-	}
-	putters.Wait()
+	putFrom(t, store, keys, each, func(k, i int) *inbox.Message {
+		return keyed(fmt.Sprintf("%d-%03d", k, i), fmt.Sprint("key ", k))
+	})
 	all.Wait()
 	if settled != keys*each {
 		t.Fatalf("%d settled, want %d", settled, keys*each)

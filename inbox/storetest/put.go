@@ -13,28 +13,24 @@ import (
 	"github.com/caddy-chinaums/caddy-chinaums/internal/testutil"
 )
 
-func testPutAndLease(t *testing.T, b *Backend) {
-	store := open(t, b)
+func testPutAndLease(t *testing.T, store *opened) {
 	want := message("first")
 	put(t, store, want, inbox.Stored)
 	got := lease(t, store)
 	sameMessage(t, got, want)
-	if got.Seq == 0 || got.Attempts != 0 {
-		t.Errorf("seq %d, attempts %d; want a seq from 1 and no attempts", got.Seq, got.Attempts)
+	is(t, got, inbox.Pending, 0, inbox.Answer{})
+	if got.Seq == 0 {
+		t.Error("its seq is 0; want one from 1")
 	}
 	nothing(t, store)
 	settle(t, store, got, delivered)
-	nothing(t, store)
+	done(t, store, 1, 0)
 	after := get(t, store, got.Seq)
 	sameMessage(t, after, want)
-	if after.State != inbox.Delivered || after.Settled.IsZero() || after.Answer != delivered.Answer {
-		t.Errorf("state %q, settled %s, answer %+v", after.State, after.Settled, after.Answer)
-	}
-	counts(t, store, 0, 1, 0)
+	is(t, after, inbox.Delivered, 0, delivered.Answer)
 }
 
-func testRequests(t *testing.T, b *Backend) {
-	store := open(t, b)
+func testRequests(t *testing.T, store *opened) {
 	all := make([]byte, 256)
 	for i := range all {
 		all[i] = byte(i)
@@ -69,18 +65,13 @@ func testRequests(t *testing.T, b *Backend) {
 	}
 }
 
-func testIDs(t *testing.T, b *Backend) {
-	store := open(t, b)
+func testIDs(t *testing.T, store *opened) {
 	all := []string{
 		"a", "A", "a ", " a", "a\x00", "a\x00b", "ab", "é", "e\u0301", "\xff\xfe", "a/b", "a.b", "a*", ">", "a\r\nb",
 		"https://pay.example/a#订单1", strings.Repeat("k", 1000), strings.Repeat("k", 1001), strings.Repeat("k", 8000),
 	}
-	for _, id := range all {
-		put(t, store, message(id), inbox.Stored)
-	}
-	for _, id := range all {
-		put(t, store, message(id), inbox.Repeated)
-	}
+	puts(t, store, all...)
+	repeats(t, store, all...)
 	seen := map[string]bool{}
 	for range all {
 		m := lease(t, store)
@@ -93,9 +84,8 @@ func testIDs(t *testing.T, b *Backend) {
 	}
 }
 
-func testRepeated(t *testing.T, b *Backend) {
-	store := open(t, b)
-	put(t, store, message("a"), inbox.Stored)
+func testRepeated(t *testing.T, store *opened) {
+	puts(t, store, "a")
 	other := message("a")
 	other.Request, other.Key = []byte("another"), "key"
 	put(t, store, other, inbox.Repeated) // pending
@@ -108,12 +98,10 @@ func testRepeated(t *testing.T, b *Backend) {
 	sameMessage(t, m, message("a"))
 	settle(t, store, m, delivered)
 	put(t, store, other, inbox.Repeated) // delivered
-	nothing(t, store)
-	counts(t, store, 0, 1, 0)
+	done(t, store, 1, 0)
 }
 
-func testRepeatedAtOnce(t *testing.T, b *Backend) {
-	store := open(t, b)
+func testRepeatedAtOnce(t *testing.T, store *opened) {
 	const senders, rounds = 16, 10
 	for round := range rounds {
 		id := fmt.Sprint("id ", round)
@@ -122,19 +110,15 @@ func testRepeatedAtOnce(t *testing.T, b *Backend) {
 		}
 		settle(t, store, leaseID(t, store, id), delivered)
 	}
-	nothing(t, store)
-	counts(t, store, 0, rounds, 0)
+	done(t, store, rounds, 0)
 }
 
-func testRevived(t *testing.T, b *Backend) {
-	store := open(t, b)
-	put(t, store, message("a"), inbox.Stored)
-	m := lease(t, store)
+func testRevived(t *testing.T, store *opened) {
+	m := leaseNew(t, store, "a")
 	settle(t, store, m, retryIn(0))
 	m = lease(t, store)
 	settle(t, store, m, dead)
-	nothing(t, store)
-	counts(t, store, 0, 0, 1)
+	done(t, store, 0, 1)
 
 	again := message("a")
 	again.Request, again.Received = []byte("another"), received.Add(time.Hour)
@@ -142,23 +126,18 @@ func testRevived(t *testing.T, b *Backend) {
 	counts(t, store, 1, 0, 0)
 	m = lease(t, store)
 	sameMessage(t, m, again)
-	if m.Attempts != 0 || m.Answer != (inbox.Answer{}) {
-		t.Errorf("attempts %d, answer %+v; want it as if new", m.Attempts, m.Answer)
-	}
+	is(t, m, inbox.Pending, 0, inbox.Answer{}) // as if new
 	put(t, store, again, inbox.Repeated)
 	settle(t, store, m, delivered)
 	put(t, store, again, inbox.Repeated)
-	nothing(t, store)
-	counts(t, store, 0, 1, 0)
+	done(t, store, 1, 0)
 	if got := list(t, store, inbox.Query{Limit: 10}); len(got) != 1 {
 		t.Errorf("listed %q, want one", ids(got))
 	}
 }
 
-func testRevivedAtOnce(t *testing.T, b *Backend) {
-	store := open(t, b)
-	put(t, store, message("a"), inbox.Stored)
-	settle(t, store, lease(t, store), dead)
+func testRevivedAtOnce(t *testing.T, store *opened) {
+	settle(t, store, leaseNew(t, store, "a"), dead)
 	if got := putAtOnce(t, store, "a", 16); got[inbox.Revived] != 1 {
 		t.Errorf("revived %d times", got[inbox.Revived])
 	}
@@ -167,8 +146,7 @@ func testRevivedAtOnce(t *testing.T, b *Backend) {
 }
 
 // A caller that is gone gets its context's error; whether its message was stored is open, but nothing in between.
-func testPutCancelled(t *testing.T, b *Backend) {
-	store := open(t, b)
+func testPutCancelled(t *testing.T, store *opened) {
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := store.Put(gone, message("gone")); !errors.Is(err, context.Canceled) {
@@ -210,18 +188,13 @@ func leaseIDOr(t *testing.T, store inbox.Store, id, other string) *inbox.Message
 	return m
 }
 
-func testTooLarge(t *testing.T, b *Backend) {
-	if b.TooLarge == 0 {
-		t.Skip("the store has no limit of its own")
-	}
-	store := open(t, b)
+func testTooLarge(t *testing.T, store *opened) {
 	m := message("large")
-	m.Request = make([]byte, b.TooLarge)
+	m.Request = make([]byte, store.TooLarge)
 	if _, err := store.Put(bounded(t), m); !errors.Is(err, inbox.ErrTooLarge) {
 		t.Fatalf("error %v, want %v", err, inbox.ErrTooLarge)
 	}
-	put(t, store, message("small"), inbox.Stored)
-	settle(t, store, leaseID(t, store, "small"), delivered)
+	settle(t, store, leaseNew(t, store, "small"), delivered)
 	counts(t, store, 0, 1, 0)
 }
 
@@ -248,8 +221,7 @@ func fill(t *testing.T, store inbox.Store, prefix string) int {
 	return 0
 }
 
-func testFull(t *testing.T, b *Backend) {
-	store := open(t, b, func(s *inbox.Settings) { s.MaxBytes = 256 << 10 })
+func testFull(t *testing.T, store *opened) {
 	took := fill(t, store, "a")
 	if took < 16 || took > 64 {
 		t.Fatalf("took %d messages of 4 KiB, with room for 256 KiB", took)
@@ -288,8 +260,7 @@ func testFull(t *testing.T, b *Backend) {
 }
 
 // What nobody has settled is never removed, and what is dead neither.
-func testFullPending(t *testing.T, b *Backend) {
-	store := open(t, b, func(s *inbox.Settings) { s.MaxBytes = 128 << 10 })
+func testFullPending(t *testing.T, store *opened) {
 	took := fill(t, store, "a")
 	settle(t, store, leaseID(t, store, "a0"), dead)
 	if again := fill(t, store, "b"); again != 0 {
@@ -302,11 +273,10 @@ func testFullPending(t *testing.T, b *Backend) {
 	for range took - 1 {
 		settle(t, store, lease(t, store), delivered)
 	}
-	put(t, store, message("b"), inbox.Stored)
+	puts(t, store, "b")
 }
 
-func testConfigure(t *testing.T, b *Backend) {
-	store := open(t, b, func(s *inbox.Settings) { s.MaxBytes = 128 << 10 })
+func testConfigure(t *testing.T, store *opened) {
 	took := fill(t, store, "a")
 	settings := Defaults()
 	settings.MaxBytes = 256 << 10
@@ -327,27 +297,22 @@ func testConfigure(t *testing.T, b *Backend) {
 	counts(t, store, int64(took+more+100), 0, 0)
 }
 
-func testRemember(t *testing.T, b *Backend) {
-	clocked(t, b)
-	store := open(t, b, func(s *inbox.Settings) { s.Remember = time.Hour })
-	put(t, store, message("delivered"), inbox.Stored)
-	settle(t, store, lease(t, store), delivered)
-	put(t, store, message("dead"), inbox.Stored)
-	settle(t, store, lease(t, store), dead)
-	put(t, store, message("pending"), inbox.Stored)
-	b.Jump(59 * time.Minute)
+func testRemember(t *testing.T, store *opened) {
+	settle(t, store, leaseNew(t, store, "delivered"), delivered)
+	settle(t, store, leaseNew(t, store, "dead"), dead)
+	puts(t, store, "pending")
+	store.Jump(59 * time.Minute)
 	put(t, store, message("delivered"), inbox.Repeated)
-	b.Jump(2 * time.Minute)
+	store.Jump(2 * time.Minute)
 	put(t, store, message("pending"), inbox.Repeated)
-	put(t, store, message("delivered"), inbox.Stored)
+	puts(t, store, "delivered")
 	put(t, store, message("dead"), inbox.Revived)
 	deliver(t, store, 3)
-	nothing(t, store)
-	counts(t, store, 0, 3, 0)
+	done(t, store, 3, 0)
 
 	// Delivered ones go after a while, with what else is done.
-	b.Jump(2 * time.Hour)
-	put(t, store, message("new"), inbox.Stored)
+	store.Jump(2 * time.Hour)
+	puts(t, store, "new")
 	testutil.Eventually(t, "only the new one is left", func() bool {
 		if _, err := store.Put(bounded(t), message("new")); err != nil {
 			t.Fatalf("put: %v", err)

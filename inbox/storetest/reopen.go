@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
-	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -15,8 +15,7 @@ import (
 )
 
 // testClose: those who wait are told, and whatever is asked of a closed store, it says that it is closed.
-func testClose(t *testing.T, b *Backend) {
-	store := open(t, b)
+func testClose(t *testing.T, store *opened) {
 	puts(t, store, "dead", "a", "b")
 	settle(t, store, leaseID(t, store, "dead"), dead)
 	first, second := lease(t, store), lease(t, store)
@@ -29,7 +28,7 @@ func testClose(t *testing.T, b *Backend) {
 		}()
 	}
 	nothing(t, store) // the others wait by now, or will find it closed
-	closeStore(t, store)
+	store.close(t)
 	for range cap(ended) {
 		if err := <-ended; !errors.Is(err, inbox.ErrClosed) {
 			t.Errorf("a waiting lease got %v, want %v", err, inbox.ErrClosed)
@@ -53,24 +52,10 @@ func testClose(t *testing.T, b *Backend) {
 			t.Errorf("%s: %v, want %v", name, err, inbox.ErrClosed)
 		}
 	}
-	closeStore(t, store) // again
+	store.close(t) // again
 }
 
 func errorOf[T any](_ T, err error) error { return err }
-
-func durable(t *testing.T, b *Backend) {
-	t.Helper()
-	if b.Abandon == nil {
-		t.Skip("the store does not outlive its process")
-	}
-}
-
-func closeStore(t *testing.T, store inbox.Store) {
-	t.Helper()
-	if err := store.Close(); err != nil {
-		t.Fatalf("close: %v", err)
-	}
-}
 
 // states fills a store with a message of every state.
 func states(t *testing.T, store inbox.Store) {
@@ -88,48 +73,30 @@ func states(t *testing.T, store inbox.Store) {
 func checkStates(t *testing.T, store inbox.Store) {
 	t.Helper()
 	counts(t, store, 4, 1, 1)
-	for _, id := range []string{"delivered", "retrying", "due", "released", "fresh"} {
-		put(t, store, message(id), inbox.Repeated)
-	}
-	var got []string
+	repeats(t, store, "delivered", "retrying", "due", "released", "fresh")
+	attempts := map[string]int{}
 	for range 3 {
 		m := lease(t, store)
 		sameMessage(t, m, message(m.ID))
-		want := 0
-		if m.ID == "due" {
-			want = 1
-		}
-		if m.Attempts != want {
-			t.Errorf("%s: %d attempts, want %d", m.ID, m.Attempts, want)
-		}
-		got = append(got, m.ID)
+		attempts[m.ID] = m.Attempts
 		settle(t, store, m, delivered)
 	}
-	if slices.Sort(got); !slices.Equal(got, []string{"due", "fresh", "released"}) {
-		t.Errorf("leased %q", got)
+	if want := map[string]int{"due": 1, "fresh": 0, "released": 0}; !maps.Equal(attempts, want) {
+		t.Errorf("leased with the attempts %v, want %v", attempts, want)
 	}
 	nothing(t, store)
-	m := get(t, store, seqOf(t, store, "retrying"))
-	if m.Attempts != 1 || m.Answer != retryIn(0).Answer || m.State != inbox.Pending {
-		t.Errorf("retrying: attempts %d, answer %+v, state %q", m.Attempts, m.Answer, m.State)
-	}
-	m = get(t, store, seqOf(t, store, "dead"))
-	if m.State != inbox.Dead || m.Answer != dead.Answer {
-		t.Errorf("dead: answer %+v, state %q", m.Answer, m.State)
-	}
+	is(t, get(t, store, seqOf(t, store, "retrying")), inbox.Pending, 1, retryIn(0).Answer)
+	is(t, get(t, store, seqOf(t, store, "dead")), inbox.Dead, 1, dead.Answer)
 	put(t, store, message("dead"), inbox.Revived)
 	settle(t, store, leaseID(t, store, "dead"), delivered)
 	counts(t, store, 1, 5, 0)
 }
 
-func testReopen(t *testing.T, b *Backend) {
-	durable(t, b)
-	store := open(t, b)
+func testReopen(t *testing.T, store *opened) {
 	states(t, store)
 	bytes := counts(t, store, 4, 1, 1).Bytes
 	for range 3 {
-		closeStore(t, store)
-		store = open(t, b)
+		store.reopen(t)
 	}
 	if again := counts(t, store, 4, 1, 1).Bytes; again != bytes {
 		t.Errorf("%d bytes, before it was closed %d", again, bytes)
@@ -137,49 +104,29 @@ func testReopen(t *testing.T, b *Backend) {
 	checkStates(t, store)
 }
 
-func testReopenOrder(t *testing.T, b *Backend) {
-	durable(t, b)
-	ordered(t, b)
-	store := open(t, b)
+func testReopenOrder(t *testing.T, store *opened) {
 	putKeyed(t, store, "x", "x1", "x2", "x3")
 	settle(t, store, leaseID(t, store, "x1"), retryIn(30*time.Minute))
-	closeStore(t, store)
-	store = open(t, b)
+	store.reopen(t)
 	nothing(t, store)
 	redeliver(t, store, seqOf(t, store, "x1"), false, nil)
 	settle(t, store, leaseID(t, store, "x1"), delivered)
 	x2 := leaseID(t, store, "x2")
 	settle(t, store, x2, released)
-	b.Abandon(t, store)
-	store = open(t, b)
+	store.crash(t)
 	settle(t, store, leaseID(t, store, "x2"), dead)
 	settle(t, store, leaseID(t, store, "x3"), delivered)
 	nothing(t, store)
 }
 
-func testCrash(t *testing.T, b *Backend) {
-	durable(t, b)
-	store := open(t, b, func(s *inbox.Settings) { s.Lease = 2 * time.Second })
+func testCrash(t *testing.T, store *opened) {
 	states(t, store)
-	b.Abandon(t, store)
-	store = open(t, b, func(s *inbox.Settings) { s.Lease = 2 * time.Second })
+	store.crash(t)
 	// What is in flight at a crash is leased again.
 	m := lease(t, store)
-	b.Abandon(t, store)
-	store = open(t, b)
-	again := map[string]bool{}
-	var held []*inbox.Message
-	for range 3 {
-		m := lease(t, store)
-		again[m.ID] = true
-		held = append(held, m)
-	}
-	if !again[m.ID] {
-		t.Errorf("%q was in flight at the crash, and is not leased again, but %v", m.ID, again)
-	}
-	for _, m := range held {
-		settle(t, store, m, released)
-	}
+	store.settings = Defaults()
+	store.crash(t)
+	settle(t, store, leaseUntil(t, store, m.ID), released)
 	checkStates(t, store)
 }
 
@@ -214,13 +161,7 @@ func (l *load) run(ctx context.Context, t *testing.T, store inbox.Store, round i
 				if err != nil {
 					return
 				}
-				outcome := delivered
-				switch rand.IntN(4) {
-				case 0:
-					outcome = retryIn(time.Millisecond)
-				case 1:
-					outcome = released
-				}
+				outcome := []inbox.Outcome{delivered, delivered, retryIn(time.Millisecond), released}[rand.IntN(4)]
 				if err = store.Settle(ctx, m, outcome); outcome.Result != inbox.Delivered {
 					continue
 				}
@@ -237,13 +178,9 @@ func (l *load) run(ctx context.Context, t *testing.T, store inbox.Store, round i
 	return &all
 }
 
-func testCrashUnderLoad(t *testing.T, b *Backend) {
-	durable(t, b)
-	// A message that was in flight comes again after this; long enough that a busy machine settles in time.
-	crashed := func(s *inbox.Settings) { s.Lease = 10 * time.Second }
+func testCrashUnderLoad(t *testing.T, store *opened) {
 	l := &load{acked: map[string]bool{}, delivered: map[string]int{}, doubtful: map[string]bool{}}
 	for round := range 4 {
-		store := open(t, b, crashed)
 		ctx, stop := context.WithCancel(t.Context())
 		all := l.run(ctx, t, store, round)
 		testutil.Eventually(t, "50 more are delivered", func() bool {
@@ -253,14 +190,14 @@ func testCrashUnderLoad(t *testing.T, b *Backend) {
 		})
 		stop()
 		if round%2 == 0 {
-			b.Abandon(t, store)
+			store.Abandon(t, store.Store)
 			all.Wait()
-			continue
+		} else {
+			all.Wait()
+			store.close(t)
 		}
-		all.Wait()
-		closeStore(t, store)
+		store.open(t)
 	}
-	store := open(t, b, crashed)
 	limit := bounded(t)
 	for {
 		stats, err := store.Stats(bounded(t))
@@ -289,20 +226,15 @@ func testCrashUnderLoad(t *testing.T, b *Backend) {
 			t.Errorf("%s was acknowledged and not delivered", id)
 		}
 	}
-	twice := 0
-	for _, times := range l.delivered {
-		if times > 1 {
-			twice++
-		}
-	}
 	// Settled means settled: nothing of it comes again, however the store was left.
-	if twice > 0 {
-		t.Errorf("%d of %d were settled twice", twice, len(l.delivered))
+	for id, times := range l.delivered {
+		if times > 1 {
+			t.Errorf("%s was settled %d times", id, times)
+		}
 	}
 }
 
-func testManyAtOnce(t *testing.T, b *Backend) {
-	store := open(t, b)
+func testManyAtOnce(t *testing.T, store *opened) {
 	const senders, each, holders = 32, 40, 8
 	var lock sync.Mutex
 	settled := map[string]inbox.State{}
@@ -319,30 +251,14 @@ func testManyAtOnce(t *testing.T, b *Backend) {
 		}
 		return len(settled) < senders*each
 	})
-	var putters sync.WaitGroup
-	for sender := range senders {
-		putters.Go(func() {
-			for i := range each {
-				id := fmt.Sprintf("%d/%d", sender, i)
-				receipt, err := store.Put(bounded(t), message(id))
-				if err != nil || receipt != inbox.Stored {
-					t.Errorf("put %s: receipt %d, error %v", id, receipt, err)
-				}
-			}
-		})
-	}
-	putters.Wait()
+	putFrom(t, store, senders, each, func(sender, i int) *inbox.Message { return message(fmt.Sprintf("%d/%d", sender, i)) })
 	all.Wait()
 	if len(settled) != senders*each {
 		t.Fatalf("%d settled, want %d", len(settled), senders*each)
 	}
-	var deliveredOnes, deadOnes int64
+	of := map[inbox.State]int64{}
 	for _, state := range settled {
-		if state == inbox.Dead {
-			deadOnes++
-		} else {
-			deliveredOnes++
-		}
+		of[state]++
 	}
-	counts(t, store, 0, deliveredOnes, deadOnes)
+	counts(t, store, 0, of[inbox.Delivered], of[inbox.Dead])
 }
