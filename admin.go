@@ -1,11 +1,9 @@
 package chinaums
 
 import (
-	"errors"
-	"net/http"
-
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/caddy-chinaums/caddy-chinaums/internal/adminapi"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/watched"
 )
 
@@ -45,15 +43,8 @@ func (a *adminAPI) Routes() []caddy.AdminRoute { return watched.Routes("chinaums
 
 // activeWatch finds the watch of the configuration that runs now.
 func activeWatch() (*watched.Watched, error) {
-	ctx := caddy.ActiveContext()
-	if ctx.Context == nil {
-		return nil, caddy.APIError{HTTPStatus: http.StatusServiceUnavailable, Err: errors.New("this Caddy has not started yet")}
-	}
-	app, err := ctx.AppIfConfigured("chinaums")
-	if errors.Is(err, caddy.ErrNotConfigured) {
-		return nil, nil
-	}
-	if err != nil {
+	app, err := adminapi.App("chinaums")
+	if app == nil || err != nil {
 		return nil, err
 	}
 	return app.(*App).watched, nil

@@ -21,7 +21,10 @@ import (
 )
 
 // watchReach are the flags that say where the watch is.
-type watchReach struct{ config, adapter, address, platform, merchant *string }
+type watchReach struct {
+	adminapi.Reach
+	platform, merchant *string
+}
 
 func addWatchReach(cmd *cobra.Command) watchReach {
 	reach := addAdmin(cmd)
@@ -32,20 +35,14 @@ func addWatchReach(cmd *cobra.Command) watchReach {
 // addAdmin adds the flags that say where the admin API is.
 func addAdmin(cmd *cobra.Command) watchReach {
 	flags := cmd.Flags()
-	return watchReach{
-		config:  flags.StringP("config", "c", "", "Configuration file to get the admin address from, if --address is not used"),
-		adapter: flags.StringP("adapter", "a", "", "Name of config adapter to apply (when --config is used)"),
-		address: flags.String("address", "", "Address of the admin API, if not the default"),
-
-		platform: flags.String("platform", dev.ChinaUMS, "chinaums or shouqianba"),
-	}
+	return watchReach{Reach: adminapi.AddReach(flags), platform: flags.String("platform", dev.ChinaUMS, "chinaums or shouqianba")}
 }
 
 func (r watchReach) call(cmd *cobra.Command, method, path string, query url.Values) ([]byte, error) {
 	if *r.platform != dev.ChinaUMS && *r.platform != dev.Shouqianba {
 		return nil, locale.Errorf("--platform: %q is neither chinaums nor shouqianba", *r.platform)
 	}
-	client, err := adminapi.New(*r.address, *r.config, *r.adapter)
+	client, err := r.Client()
 	if err != nil {
 		return nil, err
 	}

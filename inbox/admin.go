@@ -5,12 +5,9 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"net/http"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,6 +16,9 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
+
+	"github.com/caddy-chinaums/caddy-chinaums/internal/adminapi"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/text"
 )
 
 func init() {
@@ -57,16 +57,6 @@ type directory interface {
 	Lookup(name string) (Store, bool)
 }
 
-// adminPatience bounds how long a store may take to answer.
-const adminPatience = 30 * time.Second
-
-// Limits of a list.
-const (
-	defaultPage  = 100
-	largestPage  = 1000
-	shownInError = 64 // bytes
-)
-
 // CaddyModule returns the Caddy module information.
 func (adminAPI) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
@@ -77,81 +67,32 @@ func (adminAPI) CaddyModule() caddy.ModuleInfo {
 
 // Routes implements caddy.AdminRouter.
 func (a *adminAPI) Routes() []caddy.AdminRoute {
+	route := func(pattern string, methods ...adminapi.Method[*question]) caddy.AdminRoute {
+		return adminapi.Route(pattern, a.question, explain, methods...)
+	}
+	get, post, remove := http.MethodGet, http.MethodPost, http.MethodDelete
 	return []caddy.AdminRoute{
-		a.route("/inbox", served{http.MethodGet, a.serveInboxes, nil}),
-		a.route("/inbox/{name}", served{http.MethodGet, serveInbox, nil}),
-		a.route("/inbox/{name}/messages", served{http.MethodGet, serveMessages, []string{"state", "search", "after", "limit"}},
-			served{http.MethodDelete, serveDeleteDead, []string{"state", "before"}}),
-		a.route("/inbox/{name}/messages/{seq}", served{http.MethodGet, serveMessage, []string{"show"}},
-			served{http.MethodDelete, serveDelete, []string{"force"}}),
-		a.route("/inbox/{name}/messages/{seq}/redeliver", served{http.MethodPost, serveRedeliver, []string{"force"}}),
-		{Pattern: "/inbox/", Handler: caddy.AdminHandlerFunc(func(http.ResponseWriter, *http.Request) error {
-			return apiError(http.StatusNotFound, "there is nothing here; see /inbox, /inbox/<name> and /inbox/<name>/messages")
-		})},
+		route("/inbox", adminapi.On(get, a.serveInboxes)),
+		route("/inbox/{name}", adminapi.On(get, serveInbox)),
+		route("/inbox/{name}/messages", adminapi.On(get, serveMessages, "state", "search", "after", "limit"),
+			adminapi.On(remove, serveDeleteDead, "state", "before")),
+		route("/inbox/{name}/messages/{seq}", adminapi.On(get, serveMessage, "show"), adminapi.On(remove, serveDelete, "force")),
+		route("/inbox/{name}/messages/{seq}/redeliver", adminapi.On(post, serveRedeliver, "force")),
+		adminapi.Nothing("/inbox/", "/inbox, /inbox/<name> and /inbox/<name>/messages"),
 	}
 }
 
-// served is one method of a route, and the parameters that it takes, each at most once.
-type served struct {
-	method     string
-	serve      func(q *question) (any, error)
-	parameters []string
-}
-
-// question is a request to the API, with what its query and path name.
+// question is a request to the API, with what its path names.
 type question struct {
-	*http.Request
-	query url.Values
+	*adminapi.Question
 	store Store  // of the inbox that the path names, if it names one
 	seq   uint64 // that the path names, likewise
 }
 
-func (a *adminAPI) route(pattern string, all ...served) caddy.AdminRoute {
-	return caddy.AdminRoute{Pattern: pattern, Handler: caddy.AdminHandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
-		at := slices.IndexFunc(all, func(s served) bool { return s.method == r.Method })
-		if at < 0 {
-			var methods []string
-			for _, s := range all {
-				methods = append(methods, s.method)
-			}
-			allowed := strings.Join(methods, ", ")
-			w.Header().Set("Allow", allowed)
-			return apiError(http.StatusMethodNotAllowed, "method not allowed; it is %s", allowed)
-		}
-		ctx, cancel := context.WithTimeout(r.Context(), adminPatience)
-		defer cancel()
-		q, err := a.question(r.WithContext(ctx), all[at].parameters)
-		var answer any
-		if err == nil {
-			answer, err = all[at].serve(q)
-		}
-		if err != nil {
-			return asAPIError(err)
-		}
-		w.Header().Set("Content-Type", "application/json")
-		w.Header().Set("Cache-Control", "no-store")
-		encoder := json.NewEncoder(w)
-		encoder.SetEscapeHTML(false)
-		return encoder.Encode(answer)
-	})}
-}
-
-// question reads the query, which may have these parameters, and finds what the path names.
-func (a *adminAPI) question(r *http.Request, parameters []string) (*question, error) {
-	query, err := url.ParseQuery(r.URL.RawQuery)
-	if err != nil {
-		return nil, apiError(http.StatusBadRequest, "the query cannot be read")
-	}
-	for _, name := range slices.Sorted(maps.Keys(query)) {
-		if !slices.Contains(parameters, name) {
-			return nil, apiError(http.StatusBadRequest, "unknown parameter %s; known here: %s", shown(name), cmp.Or(strings.Join(parameters, ", "), "none"))
-		}
-		if len(query[name]) > 1 {
-			return nil, apiError(http.StatusBadRequest, "%s is given twice", name)
-		}
-	}
-	q := &question{Request: r, query: query}
-	name, seq := r.PathValue("name"), r.PathValue("seq")
+// question finds what the path names.
+func (a *adminAPI) question(plain *adminapi.Question) (*question, error) {
+	q := &question{Question: plain}
+	name, seq := q.PathValue("name"), q.PathValue("seq")
 	if name == "" {
 		return q, nil
 	}
@@ -163,91 +104,53 @@ func (a *adminAPI) question(r *http.Request, parameters []string) (*question, er
 	switch q.store, ok = inboxes.Lookup(name); {
 	case ok:
 	case slices.Contains(inboxes.Names(), name):
-		return nil, apiError(http.StatusServiceUnavailable, "inbox %s is not open yet", name)
+		return nil, adminapi.Errorf(http.StatusServiceUnavailable, "inbox %s is not open yet", name)
 	default:
-		return nil, apiError(http.StatusNotFound, "there is no inbox %s", shown(name))
+		return nil, adminapi.Errorf(http.StatusNotFound, "there is no inbox %s", text.Name(name))
 	}
-	if q.seq, err = strconv.ParseUint(seq, 10, 64); seq != "" && (err != nil || q.seq == 0) {
+	if q.seq, err = parseSeq(seq); seq != "" && (err != nil || q.seq == 0) {
 		return nil, ErrNotFound
 	}
 	return q, nil
 }
 
-// parameter reads a parameter of the query, if it is there. wrong ends the error, such as "not a number".
-func parameter[T any](q *question, name string, target *T, parse func(text string) (T, error), wrong string) error {
-	if !q.query.Has(name) {
-		return nil
-	}
-	value, err := parse(q.query.Get(name))
-	if err != nil {
-		return apiError(http.StatusBadRequest, "%s: %s is %s", name, shown(q.query.Get(name)), wrong)
-	}
-	*target = value
-	return nil
-}
+func parseSeq(text string) (uint64, error) { return strconv.ParseUint(text, 10, 64) }
 
 // flag reads a parameter such as show=1.
 func (q *question) flag(name string) (on bool, err error) {
-	err = parameter(q, name, &on, strconv.ParseBool, "neither 1 nor 0")
+	err = adminapi.Read(q.Question, name, &on, strconv.ParseBool, "neither 1 nor 0")
 	return on, err
 }
 
-func apiError(status int, format string, arguments ...any) error {
-	return caddy.APIError{HTTPStatus: status, Err: fmt.Errorf(format, arguments...)}
-}
-
-// asAPIError finds the status of a store's error.
-func asAPIError(err error) error {
-	if _, ok := err.(caddy.APIError); ok { //nolint:errorlint // Caddy does not look deeper either
-		return err
-	}
+// explain finds the status of a store's error.
+func explain(_ http.ResponseWriter, err error) error {
 	status := http.StatusServiceUnavailable // it may pass: the engine is gone, or slow
 	switch {
 	case errors.Is(err, ErrNotFound):
 		status = http.StatusNotFound
 	case errors.Is(err, ErrDelivered):
-		return apiError(http.StatusConflict, "the message was delivered; force=1 delivers it again")
+		return adminapi.Errorf(http.StatusConflict, "the message was delivered; force=1 delivers it again")
 	case errors.Is(err, ErrPending):
-		return apiError(http.StatusConflict, "the message is still to be delivered; force=1 deletes it all the same")
+		return adminapi.Errorf(http.StatusConflict, "the message is still to be delivered; force=1 deletes it all the same")
 	case errors.Is(err, ErrLeased), errors.Is(err, ErrNoRequest):
 		status = http.StatusConflict
 	case errors.Is(err, context.DeadlineExceeded):
-		return apiError(status, "the store did not answer in time")
+		return adminapi.Errorf(status, "the store did not answer in time")
 	}
 	return caddy.APIError{HTTPStatus: status, Err: err}
 }
 
-// shown quotes what a client wrote, for an error.
-func shown(text string) string {
-	if len(text) > shownInError {
-		return strconv.QuoteToASCII(text[:shownInError]) + "…"
-	}
-	return strconv.QuoteToASCII(text)
-}
-
-// active finds the inboxes of the configuration that runs now. They are looked for at each request: the API is there
-// before the apps are, and an app need not be configured to be there, as a handler's inbox `default` is. The context that
-// the API's modules are provisioned with would not do: apps are being added to it while requests already come in.
-func active() (directory, error) {
-	ctx := caddy.ActiveContext()
-	if ctx.Context == nil {
-		return nil, apiError(http.StatusServiceUnavailable, "Caddy has not started yet")
-	}
-	app, err := ctx.AppIfConfigured("inbox")
-	if errors.Is(err, caddy.ErrNotConfigured) {
-		return new(App), nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	return app.(*App), nil
-}
-
+// directory finds the inboxes of the configuration that runs now. The app need not be configured to be there, as a handler's
+// inbox `default` is.
 func (a *adminAPI) directory() (directory, error) {
 	if a.inboxes != nil {
 		return a.inboxes()
 	}
-	return active()
+	app, err := adminapi.App("inbox")
+	if app == nil || err != nil {
+		return new(App), err
+	}
+	return app.(*App), nil
 }
 
 // inboxJSON is an inbox in an answer.
@@ -322,23 +225,16 @@ func newMessageJSON(m *Message) messageJSON {
 }
 
 func serveMessages(q *question) (any, error) {
-	query := Query{Limit: defaultPage, Search: q.query.Get("search")}
+	query := Query{Limit: adminapi.DefaultPage, Search: q.Query.Get("search")}
 	err := cmp.Or(
-		parameter(q, "state", &query.State, func(text string) (State, error) {
+		adminapi.Read(q.Question, "state", &query.State, func(text string) (State, error) {
 			if state := State(text); state == Pending || state == Delivered || state == Dead {
 				return state, nil
 			}
-			return "", errWrong
+			return "", strconv.ErrSyntax
 		}, "not one of: pending, delivered, dead"),
-		parameter(q, "after", &query.After, func(text string) (uint64, error) { return strconv.ParseUint(text, 10, 64) },
-			"not the seq of a message"),
-		parameter(q, "limit", &query.Limit, func(text string) (int, error) {
-			limit, err := strconv.Atoi(text)
-			if err == nil && (limit < 1 || limit > largestPage) {
-				err = errWrong
-			}
-			return limit, err
-		}, fmt.Sprintf("not a number from 1 to %d", largestPage)))
+		adminapi.Read(q.Question, "after", &query.After, parseSeq, "not the seq of a message"),
+		q.ReadLimit(&query.Limit))
 	if err != nil {
 		return nil, err
 	}
@@ -357,8 +253,6 @@ func serveMessages(q *question) (any, error) {
 	return list, nil
 }
 
-var errWrong = errors.New("it is something else")
-
 func serveMessage(q *question) (any, error) {
 	show, err := q.flag("show")
 	if err != nil {
@@ -375,7 +269,7 @@ func serveMessage(q *question) (any, error) {
 	if len(message.Request) > 0 {
 		stored, err := decodeRequest(message.Request)
 		if err != nil {
-			return nil, apiError(http.StatusInternalServerError, "the stored request cannot be read: %w", err)
+			return nil, adminapi.Errorf(http.StatusInternalServerError, "the stored request cannot be read: %w", err)
 		}
 		answer.Request = newRequestJSON(stored, show)
 	}
@@ -418,21 +312,21 @@ func serveDelete(q *question) (any, error) {
 }
 
 func serveDeleteDead(q *question) (any, error) {
-	if State(q.query.Get("state")) != Dead {
-		return nil, apiError(http.StatusBadRequest, "state=dead is required: only dead messages are deleted together")
+	if State(q.Query.Get("state")) != Dead {
+		return nil, adminapi.Errorf(http.StatusBadRequest, "state=dead is required: only dead messages are deleted together")
 	}
 	var before time.Time
-	err := parameter(q, "before", &before, func(text string) (time.Time, error) { return time.Parse(time.RFC3339, text) },
+	err := adminapi.Read(q.Question, "before", &before, func(text string) (time.Time, error) { return time.Parse(time.RFC3339, text) },
 		"not a time such as 2026-01-31T08:00:00+08:00")
 	if err != nil {
 		return nil, err
 	}
-	if q.query.Has("before") && before.IsZero() {
+	if q.Query.Has("before") && before.IsZero() {
 		return deletedJSON{0}, nil // to the store, that time says all
 	}
 	deleted, err := q.store.DeleteDead(q.Context(), before)
 	if deleted > 0 {
-		q.audit("dead messages of the inbox were deleted", zap.Int("deleted", deleted), zap.String("before", q.query.Get("before")))
+		q.audit("dead messages of the inbox were deleted", zap.Int("deleted", deleted), zap.String("before", q.Query.Get("before")))
 		if err != nil {
 			err = fmt.Errorf("%d are deleted; then: %w", deleted, err)
 		}

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"strings"
 
-	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
@@ -22,9 +21,6 @@ func init() {
 	// It stands where the app's reverse_proxy would, behind the handlers that make or verify the request.
 	httpcaddyfile.RegisterDirectiveOrder("inbox", httpcaddyfile.Before, "reverse_proxy")
 }
-
-// storeNamespace is where the modules of `store` are.
-const storeNamespace = "inbox.stores"
 
 // parseGlobalOption reads the global option. Several blocks are several inboxes.
 //
@@ -65,7 +61,7 @@ func (i *Inbox) unmarshal(name string, d *caddyfile.Dispenser) error {
 		var err error
 		switch d.Val() {
 		case "store":
-			err = i.unmarshalStore(&o)
+			err = o.Store("inbox.stores", &i.StoreRaw)
 		case "max_store":
 			err = o.SizeTo(&i.MaxStore, "1EiB")
 		case "remember":
@@ -80,40 +76,6 @@ func (i *Inbox) unmarshal(name string, d *caddyfile.Dispenser) error {
 		}
 	}
 	return nil
-}
-
-// unmarshalStore reads `store <module> …`; what follows the name is the module's.
-func (i *Inbox) unmarshalStore(o *syntax.Options) error {
-	d := o.D
-	if i.StoreRaw != nil {
-		return d.WrapErr(locale.Errorf("%s: store is given twice", o.Of))
-	}
-	if !d.NextArg() {
-		return d.WrapErr(locale.Errorf("%s: store needs a name: %s", o.Of, strings.Join(storeNames(), ", ")))
-	}
-	name := d.Val()
-	id := storeNamespace + "." + name
-	if _, err := caddy.GetModule(id); err != nil {
-		hint := ""
-		if name == "nats" {
-			hint = "; nats is in a package of its own, which this Caddy was built without: " +
-				"xcaddy build --with github.com/caddy-chinaums/caddy-chinaums/inbox/natsstore"
-		}
-		return d.WrapErr(locale.Errorf("%s: there is no store %q, but: %s%s", o.Of, name, strings.Join(storeNames(), ", "), hint))
-	}
-	store, err := caddyfile.UnmarshalModule(d, id)
-	if err != nil {
-		return err
-	}
-	i.StoreRaw = caddyconfig.JSONModuleObject(store, "store", name, nil)
-	return nil
-}
-
-func storeNames() (names []string) {
-	for _, module := range caddy.GetModules(storeNamespace) {
-		names = append(names, module.ID.Name())
-	}
-	return names
 }
 
 // parseHandler reads the directive. Syntax:

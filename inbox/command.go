@@ -35,12 +35,7 @@ Where the admin API is comes from --address, or from the given --config; otherwi
 the default is assumed.`,
 		CobraFunc: func(cmd *cobra.Command) {
 			flags := cmd.PersistentFlags()
-			reach := reachFlags{
-				config:  flags.StringP("config", "c", "", "Configuration file to get the admin address from, if --address is not used"),
-				adapter: flags.StringP("adapter", "a", "", "Name of config adapter to apply (when --config is used)"),
-				address: flags.String("address", "", "Address of the admin API, if not the default"),
-				inbox:   flags.String("inbox", defaultName, "Name of the inbox"),
-			}
+			reach := reachFlags{adminapi.AddReach(flags), flags.String("inbox", defaultName, "Name of the inbox")}
 			cmd.AddCommand(listCommand(reach), statsCommand(reach), showCommand(reach), redeliverCommand(reach),
 				deleteCommand(reach), exportCommand(reach))
 			locale.Help(cmd)
@@ -49,7 +44,10 @@ the default is assumed.`,
 }
 
 // reachFlags are the flags that say where the inbox is.
-type reachFlags struct{ config, adapter, address, inbox *string }
+type reachFlags struct {
+	adminapi.Reach
+	inbox *string
+}
 
 func listCommand(reach reachFlags) *cobra.Command {
 	cmd := &cobra.Command{
@@ -66,7 +64,7 @@ what else Ce-Subject said.`,
 	state := cmd.Flags().String("state", "", "Only messages of this state: pending, delivered or dead")
 	search := cmd.Flags().String("search", "", "Only messages whose id or subject contains this, such as an order's number")
 	after := cmd.Flags().Uint64("after", 0, "Only messages with a higher seq than this")
-	limit := cmd.Flags().Int("limit", defaultPage, fmt.Sprintf("At most so many, up to %d", largestPage))
+	limit := cmd.Flags().Int("limit", adminapi.DefaultPage, fmt.Sprintf("At most so many, up to %d", adminapi.LargestPage))
 	asJSON := cmd.Flags().Bool("json", false, "Print JSON, as the admin API answers")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		var messages []messageJSON
@@ -90,14 +88,10 @@ what else Ce-Subject said.`,
 
 func listQuery(state, search string, after uint64, limit int) url.Values {
 	query := url.Values{"limit": {strconv.Itoa(limit)}}
-	if search != "" {
-		query.Set("search", search)
-	}
-	if state != "" {
-		query.Set("state", state)
-	}
-	if after > 0 {
-		query.Set("after", strconv.FormatUint(after, 10))
+	for name, value := range map[string]string{"state": state, "search": search, "after": strconv.FormatUint(after, 10)} {
+		if value != "" {
+			query.Set(name, value)
+		}
 	}
 	return query
 }
@@ -119,7 +113,7 @@ func writeTable(w io.Writer, messages []messageJSON) error {
 	return table.Flush()
 }
 
-func clock(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05") }
+func clock(t time.Time) string { return t.Local().Format(time.DateTime) }
 
 // short is an answer in a table.
 func (a *Answer) short() string {
@@ -187,17 +181,15 @@ expect it.
 		}
 		done, err := each(cmd, seqs, "pending again", func(seq uint64) error {
 			var answer redeliveredJSON
-			if err := client.ask(cmd.Context(), http.MethodPost, messagePath(seq)+"/redeliver", chosen.query(), &answer); err != nil {
-				return err
-			}
+			err := client.ask(cmd.Context(), http.MethodPost, messagePath(seq)+"/redeliver", chosen.query(), &answer)
 			switch {
-			case *chosen.allDead:
+			case err != nil, *chosen.allDead:
 			case answer.Seq != seq:
 				fmt.Fprintf(cmd.OutOrStdout(), "%d: pending, as %d\n", seq, answer.Seq)
 			default:
 				fmt.Fprintf(cmd.OutOrStdout(), "%d: pending\n", seq)
 			}
-			return nil
+			return err
 		})
 		switch {
 		case err != nil:
@@ -331,7 +323,7 @@ func (c *inboxClient) dead(ctx context.Context) (seqs []uint64, err error) {
 func (c *inboxClient) pages(ctx context.Context, state State, take func(page []messageJSON) error) error {
 	for after := uint64(0); ; {
 		var page []messageJSON
-		if err := c.ask(ctx, http.MethodGet, "/messages", listQuery(string(state), "", after, largestPage), &page); err != nil {
+		if err := c.ask(ctx, http.MethodGet, "/messages", listQuery(string(state), "", after, adminapi.LargestPage), &page); err != nil {
 			return err
 		}
 		for _, message := range page {
@@ -340,7 +332,7 @@ func (c *inboxClient) pages(ctx context.Context, state State, take func(page []m
 			}
 			after = message.Seq
 		}
-		if err := take(page); err != nil || len(page) < largestPage {
+		if err := take(page); err != nil || len(page) < adminapi.LargestPage {
 			return err
 		}
 	}
@@ -375,7 +367,7 @@ BYTES is what counts against max_store.`,
 
 func parseSeqs(args []string) (seqs []uint64, err error) {
 	for _, text := range args {
-		seq, err := strconv.ParseUint(text, 10, 64)
+		seq, err := parseSeq(text)
 		if err != nil || seq == 0 {
 			return nil, fmt.Errorf("%q is not the seq of a message; caddy inbox list shows them", text)
 		}
@@ -419,7 +411,7 @@ type inboxClient struct {
 }
 
 func (f reachFlags) client() (*inboxClient, error) {
-	client, err := adminapi.New(*f.address, *f.config, *f.adapter)
+	client, err := f.Client()
 	return &inboxClient{client, "/inbox/" + url.PathEscape(*f.inbox)}, err
 }
 

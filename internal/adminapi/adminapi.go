@@ -1,5 +1,6 @@
-// Package adminapi calls the admin API of a Caddy that is running, for commands. It is not caddycmd.AdminAPIRequest
-// because that makes a connection for each call and keeps it, waits for ever, and returns a refusal as text only.
+// Package adminapi has both ends of the admin API: it calls that of a Caddy that is running, for commands, and answers as
+// part of it. Its client is not caddycmd.AdminAPIRequest because that makes a connection for each call and keeps it, waits
+// for ever, and returns a refusal as text only.
 package adminapi
 
 import (
@@ -16,6 +17,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	"github.com/spf13/pflag"
 )
 
 const (
@@ -29,6 +31,21 @@ type Client struct {
 	socket          bool // the address is a Unix socket's
 	http            http.Client
 }
+
+// Reach are the flags of a command that say where the admin API is.
+type Reach struct{ config, adapter, address *string }
+
+// AddReach adds the flags to a command's.
+func AddReach(flags *pflag.FlagSet) Reach {
+	return Reach{
+		config:  flags.StringP("config", "c", "", "Configuration file to get the admin address from, if --address is not used"),
+		adapter: flags.StringP("adapter", "a", "", "Name of config adapter to apply (when --config is used)"),
+		address: flags.String("address", "", "Address of the admin API, if not the default"),
+	}
+}
+
+// Client makes a client of what the flags say.
+func (r Reach) Client() (*Client, error) { return New(*r.address, *r.config, *r.adapter) }
 
 // New makes a client. The address comes from the first of these that is given: address, the configuration, Caddy's
 // default.

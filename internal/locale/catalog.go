@@ -153,7 +153,6 @@ var catalog = map[string]string{
 	"inbox %q: %v":                                                              "收件箱 %q：%v",
 	"inbox %s: there are two inboxes of this name":                              "收件箱 %s：有两个收件箱用了这个名字",
 	"%s: %s belongs into the directive inbox of a site":                         "%s：%s 应写在站点的 inbox 指令里",
-	"%s: store is given twice":                                                  "%s：store 写了两次",
 	"%s: store needs a name: %s":                                                "%s：store 后面缺少名字：%s",
 	"%s: there is no store %q, but: %s%s":                                       "%s：没有名为 %q 的存储，可用的有：%s%s",
 	"%s: deliver is given twice":                                                "%s：deliver 写了两次",

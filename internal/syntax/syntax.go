@@ -3,12 +3,14 @@
 package syntax
 
 import (
+	"encoding/json"
 	"maps"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
@@ -96,6 +98,37 @@ func (o *Options) Word(target *string, words ...string) error {
 		}
 	}
 	return o.D.WrapErr(locale.Errorf("%s: %s: %q is not one of: %s", o.Of, name, *target, strings.Join(words, ", ")))
+}
+
+// Store reads `store <module> …` into raw. The module is of a namespace such as inbox.stores; what follows its name is its own.
+func (o *Options) Store(namespace string, raw *json.RawMessage) error {
+	d := o.D
+	if err := o.once(); err != nil {
+		return err
+	}
+	var names []string
+	for _, module := range caddy.GetModules(namespace) {
+		names = append(names, module.ID.Name())
+	}
+	if !d.NextArg() {
+		return d.WrapErr(locale.Errorf("%s: store needs a name: %s", o.Of, strings.Join(names, ", ")))
+	}
+	name := d.Val()
+	id := namespace + "." + name
+	if _, err := caddy.GetModule(id); err != nil {
+		hint := ""
+		if name == "nats" {
+			hint = "; nats is in a package of its own, which this Caddy was built without: xcaddy build --with " +
+				"github.com/caddy-chinaums/caddy-chinaums/" + strings.TrimSuffix(namespace, ".stores") + "/natsstore"
+		}
+		return d.WrapErr(locale.Errorf("%s: there is no store %q, but: %s%s", o.Of, name, strings.Join(names, ", "), hint))
+	}
+	store, err := caddyfile.UnmarshalModule(d, id)
+	if err != nil {
+		return err
+	}
+	*raw = caddyconfig.JSONModuleObject(store, "store", name, nil)
+	return nil
 }
 
 // Size reads an option such as 64KiB.

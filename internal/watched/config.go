@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
@@ -197,7 +196,7 @@ func Option(target **Config) func(d *caddyfile.Dispenser) (known bool, err error
 func (c *Config) option(o *syntax.Options) error {
 	switch o.D.Val() {
 	case "store":
-		return c.store(o)
+		return o.Store("watch.stores", &c.StoreRaw)
 	case "inbox":
 		return o.One(&c.Inbox)
 	case "uri":
@@ -235,38 +234,6 @@ func (c *Config) option(o *syntax.Options) error {
 		return o.Duration(&c.Keep)
 	}
 	return o.Unknown("store", "inbox", "uri", "orders", "unknown", "give_up", "rate", "refunds", "amounts", "keep")
-}
-
-const storeNamespace = "watch.stores"
-
-// store reads `store <module> …`; what follows the name is the module's.
-func (c *Config) store(o *syntax.Options) error {
-	d := o.D
-	if c.StoreRaw != nil {
-		return d.WrapErr(locale.Errorf("%s: store is given twice", o.Of))
-	}
-	var names []string
-	for _, module := range caddy.GetModules(storeNamespace) {
-		names = append(names, module.ID.Name())
-	}
-	if !d.NextArg() {
-		return d.WrapErr(locale.Errorf("%s: store needs a name: %s", o.Of, strings.Join(names, ", ")))
-	}
-	name := d.Val()
-	if _, err := caddy.GetModule(storeNamespace + "." + name); err != nil {
-		hint := ""
-		if name == "nats" {
-			hint = "; nats is in a package of its own, which this Caddy was built without: " +
-				"xcaddy build --with github.com/caddy-chinaums/caddy-chinaums/watch/natsstore"
-		}
-		return d.WrapErr(locale.Errorf("%s: there is no store %q, but: %s%s", o.Of, name, strings.Join(names, ", "), hint))
-	}
-	store, err := caddyfile.UnmarshalModule(d, storeNamespace+"."+name)
-	if err != nil {
-		return err
-	}
-	c.StoreRaw = caddyconfig.JSONModuleObject(store, "store", name, nil)
-	return nil
 }
 
 // Interface guards
