@@ -164,8 +164,12 @@ type inboxJSON struct {
 	Error     string    `json:"error,omitempty"` // why there are no counts
 }
 
-func (j *inboxJSON) count(stats Stats) {
-	j.Pending, j.Delivered, j.Dead, j.Oldest, j.Bytes = stats.Pending, stats.Delivered, stats.Dead, stats.Oldest, stats.Bytes
+func newInboxJSON(ctx context.Context, name string, store Store) (inboxJSON, error) {
+	stats, err := store.Stats(ctx)
+	if err != nil {
+		return inboxJSON{Name: name, Error: err.Error()}, err
+	}
+	return inboxJSON{name, stats.Pending, stats.Delivered, stats.Dead, stats.Oldest, stats.Bytes, ""}, nil
 }
 
 func (a *adminAPI) serveInboxes(q *question) (any, error) {
@@ -177,12 +181,7 @@ func (a *adminAPI) serveInboxes(q *question) (any, error) {
 	for _, name := range inboxes.Names() {
 		entry := inboxJSON{Name: name, Error: "not open yet"}
 		if store, ok := inboxes.Lookup(name); ok {
-			entry.Error = ""
-			if stats, err := store.Stats(q.Context()); err != nil {
-				entry.Error = err.Error()
-			} else {
-				entry.count(stats)
-			}
+			entry, _ = newInboxJSON(q.Context(), name, store) // it has the error
 		}
 		list = append(list, entry)
 	}
@@ -190,10 +189,7 @@ func (a *adminAPI) serveInboxes(q *question) (any, error) {
 }
 
 func serveInbox(q *question) (any, error) {
-	stats, err := q.store.Stats(q.Context())
-	answer := inboxJSON{Name: q.PathValue("name")}
-	answer.count(stats)
-	return answer, err
+	return newInboxJSON(q.Context(), q.PathValue("name"), q.store)
 }
 
 // messageJSON is a message in an answer.

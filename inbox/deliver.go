@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/http"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -16,6 +15,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/ratelog"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/text"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/verdict"
 )
 
@@ -106,13 +106,11 @@ func (d *delivery) stop(grace time.Duration) {
 		patience = min(patience, grace)
 	}
 	for _, patience := range []time.Duration{patience + stopPatience, stopPatience} {
-		timer := time.NewTimer(patience)
 		select {
 		case <-ended:
-			timer.Stop()
 			d.cut()
 			return
-		case <-timer.C:
+		case <-time.After(patience):
 			d.cut()
 		}
 	}
@@ -149,10 +147,8 @@ func (d *delivery) work() {
 
 // wait reports whether the time has passed before ctx ended.
 func wait(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
 	select {
-	case <-timer.C:
+	case <-time.After(d):
 		return true
 	case <-ctx.Done():
 		return false
@@ -162,10 +158,7 @@ func wait(ctx context.Context, d time.Duration) bool {
 // deliver makes one delivery and settles the message.
 func (d *delivery) deliver(message *Message) {
 	outcome, result, hint := d.attempt(message)
-	if !d.settle(message, outcome) {
-		return
-	}
-	if outcome.Released {
+	if !d.settle(message, outcome) || outcome.Released {
 		return
 	}
 	d.app.metrics.delivered(d.name, result)
@@ -175,10 +168,8 @@ func (d *delivery) deliver(message *Message) {
 	case Dead:
 		d.store.taking.failed(d.now())
 		d.store.died(message.ID)
-		if suppressed, ok := d.notes.Allow("given up"); ok {
-			d.logger.Error("message given up: it is a dead letter now", append(d.describe(message, outcome, hint),
-				zap.Int("attempts", message.Attempts+1), zap.Int("suppressed", suppressed))...)
-		}
+		d.notes.Log("given up", d.logger.Error, "message given up: it is a dead letter now",
+			append(d.describe(message, outcome, hint), zap.Int("attempts", message.Attempts+1))...)
 		d.app.emit("inbox.dead_letter", map[string]any{
 			"inbox": d.name, "seq": message.Seq, "id": message.ID, "attempts": message.Attempts + 1,
 			"answer": map[string]any{"status": outcome.Answer.Status, "body": outcome.Answer.Body, "error": outcome.Answer.Error},
@@ -194,7 +185,7 @@ func (d *delivery) attempt(message *Message) (outcome Outcome, result, hint stri
 	stored, err := decodeRequest(message.Request)
 	if err != nil {
 		// No later attempt could read it either. It stays, for somebody to look at.
-		return Outcome{Result: Dead, Answer: Answer{Error: clip("the stored request cannot be read: "+err.Error(), keptAnswer)}}, "dead", ""
+		return Outcome{Result: Dead, Answer: Answer{Error: text.Head("the stored request cannot be read: "+err.Error(), keptAnswer)}}, "dead", ""
 	}
 	ctx, cancel := context.WithTimeout(d.running, d.schedule.timeout)
 	judged := verdict.Deliver(stored.restore(ctx), d.handler, d.ack, d.logger)
@@ -226,7 +217,7 @@ const encodedAnswer = "the answer is encoded"
 
 // answerOf is what is kept of an answer.
 func answerOf(judged verdict.Verdict) Answer {
-	answer := Answer{Status: judged.Status, Body: clip(string(judged.Answer), keptAnswer)}
+	answer := Answer{Status: judged.Status, Body: text.Head(string(judged.Answer), keptAnswer)}
 	switch {
 	case judged.Taken || judged.Late:
 	case judged.TimedOut:
@@ -240,21 +231,13 @@ func answerOf(judged verdict.Verdict) Answer {
 		if failed, ok := errors.AsType[caddyhttp.HandlerError](err); ok && failed.Err != nil {
 			err = failed.Err
 		}
-		answer.Error = clip(err.Error(), keptAnswer)
+		answer.Error = text.Head(err.Error(), keptAnswer)
 	case judged.Encoded:
 		answer.Error = encodedAnswer
 	default:
 		answer.Error = "refused"
 	}
 	return answer
-}
-
-// clip is the beginning of a text, as valid UTF-8 of at most limit bytes.
-func clip(text string, limit int) string {
-	if len(text) > limit {
-		text = text[:limit]
-	}
-	return strings.ToValidUTF8(text, "?")
 }
 
 // settle stores what became of a delivery, and reports whether that has succeeded. Where it has not, the lease is given
@@ -276,10 +259,8 @@ func (d *delivery) settle(message *Message, outcome Outcome) bool {
 		if !outcome.Released {
 			_ = d.trySettle(message, Outcome{Released: true}, stopPatience) // what fails then has been told already
 		}
-		if suppressed, ok := d.notes.Allow("unsettled"); ok {
-			d.logger.Error("what became of a delivery could not be stored: it will be delivered again", append(d.describe(message, outcome, ""),
-				zap.String("result", string(outcome.Result)), zap.Error(err), zap.Int("suppressed", suppressed))...)
-		}
+		d.notes.Log("unsettled", d.logger.Error, "what became of a delivery could not be stored: it will be delivered again",
+			append(d.describe(message, outcome, ""), zap.String("result", string(outcome.Result)), zap.Error(err))...)
 		return false
 	}
 }
@@ -294,63 +275,50 @@ func (d *delivery) trySettle(message *Message, outcome Outcome, patience time.Du
 // may never have been the others' trouble. One that was given up counts, though it looks as if it were new.
 func (d *delivery) taken(message *Message) {
 	if ce := d.logger.Check(zap.DebugLevel, "message delivered"); ce != nil {
-		ce.Write(zap.Uint64("seq", message.Seq), zap.String("message_id", clip(message.ID, loggedID)), zap.Int("attempts", message.Attempts+1))
+		ce.Write(zap.Uint64("seq", message.Seq), zap.String("message_id", text.Head(message.ID, loggedID)), zap.Int("attempts", message.Attempts+1))
 	}
-	var since time.Time
-	var failures int
-	var recovered bool
 	switch {
 	case message.Attempts > 0:
-		since, failures, recovered = d.store.taking.passedAfter(message.Received, message.Attempts)
+		d.recovered("messages are taken again", d.store.taking.passedAfter(message.Received, message.Attempts))
 	case d.store.wasDead(message.ID):
-		since, failures, recovered = d.store.taking.passed()
+		d.recovered("messages are taken again", d.store.taking.passed())
 	}
-	if !recovered {
-		return
-	}
-	d.logger.Info("messages are taken again", zap.Time("since", since), zap.Int("failures", failures))
-	d.app.emit("inbox.recovered", map[string]any{"inbox": d.name, "since": since, "failures": failures})
 }
 
 // storeFailed notes that the store has failed; storePassed that it works.
 func (d *delivery) storeFailed(reason, text string, err error) {
 	d.store.leasing.failed(d.now())
-	if suppressed, ok := d.notes.Allow(reason); ok {
-		d.logger.Error(text, zap.Error(err), zap.Int("suppressed", suppressed))
-	}
+	d.notes.Log(reason, d.logger.Error, text, zap.Error(err))
 }
 
 func (d *delivery) storePassed() {
-	if since, failures, recovered := d.store.leasing.passed(); recovered {
-		d.logger.Info("the inbox's store works again", zap.Time("since", since), zap.Int("failures", failures))
-		d.app.emit("inbox.recovered", map[string]any{"inbox": d.name, "since": since, "failures": failures})
-	}
+	d.recovered("the inbox's store works again", d.store.leasing.passed())
+}
+
+func (d *delivery) recovered(text string, from failing) {
+	from.ended(d.name, text, d.logger, d.app.emit)
 }
 
 // logFailed logs a delivery that has failed, at most ten times a minute for each way.
 func (d *delivery) logFailed(message *Message, outcome Outcome, result, hint string) {
-	text := "message not delivered; it will be tried again"
+	words := "message not delivered; it will be tried again"
 	if outcome.Answer.Status >= 200 && outcome.Answer.Status <= 299 && outcome.Answer.Error == "refused" {
 		result = "unclear"
-		text = "app answered 2xx but did not take the message; answer with an empty body, SUCCESS or OK, or set ack 2xx"
+		words = "app answered 2xx but did not take the message; answer with an empty body, SUCCESS or OK, or set ack 2xx"
 	}
 	if outcome.Answer.Error == encodedAnswer {
 		result = "encoded"
-		text = "app answered 2xx, but with a Content-Encoding, so that its word cannot be read; let it answer without"
+		words = "app answered 2xx, but with a Content-Encoding, so that its word cannot be read; let it answer without"
 	}
-	suppressed, ok := d.notes.Allow(result)
-	if !ok {
-		return
-	}
-	d.logger.Warn(text, append(d.describe(message, outcome, hint), zap.Int("attempts", message.Attempts+1),
-		zap.Duration("next", outcome.Delay), zap.Int("suppressed", suppressed))...)
+	d.notes.Log(result, d.logger.Warn, words, append(d.describe(message, outcome, hint),
+		zap.Int("attempts", message.Attempts+1), zap.Duration("next", outcome.Delay))...)
 }
 
 // describe are the fields that tell which message it was and what the app said.
 func (d *delivery) describe(message *Message, outcome Outcome, hint string) []zap.Field {
 	fields := []zap.Field{
-		zap.Uint64("seq", message.Seq), zap.String("message_id", clip(message.ID, loggedID)), zap.Int("app_status", outcome.Answer.Status),
-		zap.String("answer", strconv.QuoteToASCII(clip(outcome.Answer.Body, loggedAnswer))), zap.String("reason", outcome.Answer.Error),
+		zap.Uint64("seq", message.Seq), zap.String("message_id", text.Head(message.ID, loggedID)), zap.Int("app_status", outcome.Answer.Status),
+		zap.String("answer", strconv.QuoteToASCII(text.Head(outcome.Answer.Body, loggedAnswer))), zap.String("reason", outcome.Answer.Error),
 	}
 	if hint != "" {
 		fields = append(fields, zap.String("hint", hint))

@@ -27,6 +27,7 @@ import (
 	"github.com/caddy-chinaums/caddy-chinaums/internal/body"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/ratelog"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/text"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/verdict"
 )
 
@@ -300,7 +301,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 		h.access(r, "refused", "")
 		return caddyhttp.Error(http.StatusBadRequest, err)
 	}
-	message := &Message{Received: time.Now(), Request: stored.encode(), Subject: clip(r.Header.Get("Ce-Subject"), maxSubject)}
+	message := &Message{Received: time.Now(), Request: stored.encode(), Subject: text.Head(r.Header.Get("Ce-Subject"), maxSubject)}
 	if message.ID, message.Key, err = h.identify(r, content); err != nil {
 		h.access(r, "refused", "")
 		return caddyhttp.Error(http.StatusInternalServerError, err)
@@ -337,17 +338,14 @@ func (h *Handler) put(r *http.Request, message *Message) (Receipt, error) {
 	began := time.Now()
 	receipt, err := store.Put(ctx, message)
 	h.metrics.took(h.Inbox, time.Since(began))
-	if err == nil {
-		h.metrics.put(h.Inbox, receipt.String())
-	} else {
-		h.metrics.put(h.Inbox, putReason(err))
+	result := receipt.String()
+	if err != nil {
+		result = putReason(err)
 	}
+	h.metrics.put(h.Inbox, result)
 	switch {
 	case err == nil:
-		if since, failures, recovered := store.storing.passed(); recovered {
-			h.events("inbox.recovered", map[string]any{"inbox": h.Inbox, "since": since, "failures": failures})
-			h.logger.Info("requests are stored again", zap.Time("since", since), zap.Int("failures", failures))
-		}
+		store.storing.passed().ended(h.Inbox, "requests are stored again", h.logger, h.events)
 	case !errors.Is(err, ErrTooLarge) && !errors.Is(err, ErrClosed):
 		store.storing.failed(time.Now())
 	}
@@ -374,13 +372,9 @@ func putReason(err error) string {
 }
 
 // warn logs why a request was not stored, at most ten times a minute for each reason.
-func (h *Handler) warn(reason, text string, message *Message, err error) {
-	suppressed, ok := h.notes.Allow(reason)
-	if !ok {
-		return
-	}
-	h.logger.Error(text, zap.String("reason", reason), zap.String("message_id", clip(message.ID, loggedID)), zap.Int("size", len(message.Request)),
-		zap.Error(err), zap.Int("suppressed", suppressed))
+func (h *Handler) warn(reason, words string, message *Message, err error) {
+	h.notes.Log(reason, h.logger.Error, words, zap.String("reason", reason), zap.String("message_id", text.Head(message.ID, loggedID)),
+		zap.Int("size", len(message.Request)), zap.Error(err))
 }
 
 // access adds what was done to the access log.
@@ -393,7 +387,7 @@ func (h *Handler) access(r *http.Request, receipt, id string) {
 		entry.AddString("inbox", h.Inbox)
 		entry.AddString("receipt", receipt)
 		if id != "" {
-			entry.AddString("message_id", clip(id, loggedID))
+			entry.AddString("message_id", text.Head(id, loggedID))
 		}
 		return nil
 	})))
@@ -419,10 +413,8 @@ func (h *Handler) identify(r *http.Request, content []byte) (id, key string, err
 	}
 	if empty {
 		id = uuid.NewString()
-		if suppressed, ok := h.notes.Allow("no_id"); ok {
-			h.logger.Warn("request without an id: repetitions of it will be delivered too; set the option id", zap.String("id", h.ID),
-				zap.String("fresh_id", id), zap.Int("suppressed", suppressed))
-		}
+		h.notes.Log("no_id", h.logger.Warn, "request without an id: repetitions of it will be delivered too; set the option id",
+			zap.String("id", h.ID), zap.String("fresh_id", id))
 	}
 	if h.OrderBy != "" {
 		if key, empty, err = h.orderBy.fill(repl, content); err != nil {

@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/ratelog"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/text"
 )
 
 // Intake returns what takes requests of this process itself into an inbox, as if they had come to its first handler. It
@@ -68,7 +69,7 @@ func (h *Handler) take(r *http.Request, content []byte, again bool) error {
 	if err != nil {
 		return err
 	}
-	message := &Message{Received: time.Now(), Request: stored.encode(), Subject: clip(r.Header.Get("Ce-Subject"), maxSubject)}
+	message := &Message{Received: time.Now(), Request: stored.encode(), Subject: text.Head(r.Header.Get("Ce-Subject"), maxSubject)}
 	if message.ID, message.Key, err = h.identify(r, content); err != nil {
 		return err
 	}
@@ -81,7 +82,7 @@ func (h *Handler) take(r *http.Request, content []byte, again bool) error {
 		}
 	}
 	if err == nil {
-		h.logger.Debug("request of this process stored", zap.String("message_id", clip(message.ID, loggedID)), zap.Stringer("receipt", receipt))
+		h.logger.Debug("request of this process stored", zap.String("message_id", text.Head(message.ID, loggedID)), zap.Stringer("receipt", receipt))
 	}
 	return err
 }

@@ -2,6 +2,7 @@ package inbox
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -38,17 +39,12 @@ type metrics struct {
 
 func newMetrics(registry prometheus.Registerer, a *App) (*metrics, error) {
 	m := new(metrics)
-	var err error
-	if m.deliveries, err = metric.RegisterOrExisting(registry, deliveriesTotal); err != nil {
-		return nil, err
-	}
-	if m.puts, err = metric.RegisterOrExisting(registry, putsTotal); err != nil {
-		return nil, err
-	}
-	if m.stored, err = metric.RegisterOrExisting(registry, storeDuration); err != nil {
-		return nil, err
-	}
-	return m, registry.Register(&collector{app: a, failures: ratelog.New(1)})
+	var errs [4]error
+	m.deliveries, errs[0] = metric.RegisterOrExisting(registry, deliveriesTotal)
+	m.puts, errs[1] = metric.RegisterOrExisting(registry, putsTotal)
+	m.stored, errs[2] = metric.RegisterOrExisting(registry, storeDuration)
+	errs[3] = registry.Register(&collector{app: a, failures: ratelog.New(1)})
+	return m, errors.Join(errs[:]...)
 }
 
 // delivered counts one delivery.
@@ -109,9 +105,7 @@ func (c *collector) Collect(values chan<- prometheus.Metric) {
 		}
 		stats, err := store.Stats(ctx)
 		if err != nil {
-			if suppressed, ok := c.failures.Allow(name); ok {
-				c.app.logger.Warn("the inbox's messages could not be counted", zap.String("inbox", name), zap.Error(err), zap.Int("suppressed", suppressed))
-			}
+			c.failures.Log(name, c.app.logger.Warn, "the inbox's messages could not be counted", zap.String("inbox", name), zap.Error(err))
 			continue
 		}
 		gauge := func(desc *prometheus.Desc, value float64, labels ...string) {

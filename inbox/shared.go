@@ -29,7 +29,7 @@ const openTimeout = time.Minute
 type shared struct {
 	Store
 	key storeKey
-	log *currentCore
+	log atomic.Pointer[zap.Logger] // of the newest configuration
 
 	mu    sync.Mutex
 	users []*box // of each configuration, oldest first
@@ -45,11 +45,12 @@ type shared struct {
 // open makes b use its store.
 func (b *box) open() error {
 	value, _, err := stores.LoadOrNew(b.key, func() (caddy.Destructor, error) {
-		s := &shared{key: b.key, log: &currentCore{current: new(atomic.Pointer[zap.Logger])}}
-		s.log.current.Store(b.logger)
+		s := &shared{key: b.key}
+		s.log.Store(b.logger)
 		ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
 		defer cancel()
-		store, err := b.provider.Open(ctx, b.name, b.settings, zap.New(s.log).Named("inbox"))
+		core := currentCore{func() zapcore.Core { return s.log.Load().Core() }}
+		store, err := b.provider.Open(ctx, b.name, b.settings, zap.New(core).Named("inbox"))
 		if err != nil {
 			return nil, err
 		}
@@ -120,7 +121,7 @@ func (s *shared) use(b *box) error {
 		}
 	}
 	s.users = append(s.users, b)
-	s.log.current.Store(b.logger)
+	s.log.Store(b.logger)
 	return nil
 }
 
@@ -133,7 +134,7 @@ func (s *shared) leave(b *box) {
 		return
 	}
 	newest := s.users[len(s.users)-1]
-	s.log.current.Store(newest.logger)
+	s.log.Store(newest.logger)
 	if err := s.Configure(newest.settings); err != nil {
 		newest.logger.Error("the inbox's settings could not be taken back", zap.Error(err))
 	}
@@ -167,80 +168,81 @@ func (s *shared) wasDead(id string) bool {
 	return was
 }
 
+// failing is what is known of something that has been failing.
+type failing struct {
+	since time.Time // zero: it has not
+	times int
+}
+
+// ended tells the log, and the rest of Caddy, that it does so no more.
+func (f failing) ended(inbox, text string, logger *zap.Logger, emit func(event string, data map[string]any)) {
+	if !f.since.IsZero() {
+		logger.Info(text, zap.Time("since", f.since), zap.Int("failures", f.times))
+		emit("inbox.recovered", map[string]any{"inbox": inbox, "since": f.since, "failures": f.times})
+	}
+}
+
 // condition remembers since when something has been failing.
 type condition struct {
-	mu       sync.Mutex
-	known    bool      // whether it has passed or failed yet
-	since    time.Time // zero: it is not failing
-	failures int
+	mu    sync.Mutex
+	known bool // whether it has passed or failed yet
+	now   failing
 }
 
 // failed counts one failure.
 func (c *condition) failed(now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.since.IsZero() {
-		c.since, c.failures = now, 0
+	if c.now.since.IsZero() {
+		c.now = failing{since: now}
 	}
 	c.known = true
-	c.failures++
+	c.now.times++
 }
 
-// passed says that it works. It returns since when it had been failing, and how often; recovered is false if it had not.
-func (c *condition) passed() (since time.Time, failures int, recovered bool) {
-	return c.passedAfter(time.Time{}, 0)
-}
+// passed says that it works, and returns how it has been failing before.
+func (c *condition) passed() failing { return c.passedAfter(time.Time{}, 0) }
 
 // passedAfter does the same for what is known to have failed before, maybe before this process began.
-func (c *condition) passedAfter(since time.Time, failures int) (time.Time, int, bool) {
+func (c *condition) passedAfter(since time.Time, times int) failing {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	before := failing{since, times}
 	if c.known {
-		since, failures = c.since, c.failures
+		before = c.now
 	}
-	c.known, c.since = true, time.Time{}
-	return since, failures, !since.IsZero()
+	c.known, c.now = true, failing{}
+	return before
 }
 
 // currentCore logs to the newest configuration's logger: a store outlives the one that it was opened by, and that one's
 // log files.
-type currentCore struct {
-	current *atomic.Pointer[zap.Logger]
-	fields  []zap.Field
-}
+type currentCore struct{ current func() zapcore.Core }
 
 // Enabled implements zapcore.LevelEnabler.
-func (c *currentCore) Enabled(level zapcore.Level) bool {
-	return c.current.Load().Core().Enabled(level)
-}
+func (c currentCore) Enabled(level zapcore.Level) bool { return c.current().Enabled(level) }
 
 // With implements zapcore.Core.
-func (c *currentCore) With(fields []zap.Field) zapcore.Core {
-	return &currentCore{c.current, append(slices.Clone(c.fields), fields...)}
+func (c currentCore) With(fields []zap.Field) zapcore.Core {
+	return currentCore{func() zapcore.Core { return c.current().With(fields) }}
 }
 
-// Check implements zapcore.Core.
-func (c *currentCore) Check(entry zapcore.Entry, checked *zapcore.CheckedEntry) *zapcore.CheckedEntry {
-	if c.Enabled(entry.Level) {
-		return checked.AddCore(entry, c)
-	}
-	return checked
+// Check implements zapcore.Core: the current one writes.
+func (c currentCore) Check(entry zapcore.Entry, checked *zapcore.CheckedEntry) *zapcore.CheckedEntry {
+	return c.current().Check(entry, checked)
 }
 
 // Write implements zapcore.Core.
-func (c *currentCore) Write(entry zapcore.Entry, fields []zap.Field) error {
-	if checked := c.current.Load().Core().Check(entry, nil); checked != nil {
-		checked.Write(append(slices.Clone(c.fields), fields...)...)
-	}
-	return nil
+func (c currentCore) Write(entry zapcore.Entry, fields []zap.Field) error {
+	return c.current().Write(entry, fields)
 }
 
 // Sync implements zapcore.Core.
-func (c *currentCore) Sync() error { return c.current.Load().Sync() }
+func (c currentCore) Sync() error { return c.current().Sync() }
 
 // Interface guards
 var (
 	_ Store            = (*shared)(nil)
 	_ caddy.Destructor = (*shared)(nil)
-	_ zapcore.Core     = (*currentCore)(nil)
+	_ zapcore.Core     = currentCore{}
 )

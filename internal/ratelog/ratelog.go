@@ -5,6 +5,8 @@ package ratelog
 import (
 	"sync"
 	"time"
+
+	"go.uber.org/zap"
 )
 
 // Limiter lets a limited number of events a minute through for each reason, and counts the others. Reasons must be from a
@@ -49,4 +51,11 @@ func (l *Limiter) Allow(reason string) (suppressed int, ok bool) {
 	w.count++
 	suppressed, w.suppressed = w.suppressed, 0
 	return suppressed, true
+}
+
+// Log logs an event if it may be logged now, with how many were suppressed since the last one that was.
+func (l *Limiter) Log(reason string, log func(text string, fields ...zap.Field), text string, fields ...zap.Field) {
+	if suppressed, ok := l.Allow(reason); ok {
+		log(text, append(fields, zap.Int("suppressed", suppressed))...)
+	}
 }
