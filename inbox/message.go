@@ -15,6 +15,7 @@ import (
 	"strings"
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/body"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/varint"
 )
 
 // request is a request as it is stored: exactly what the `deliver` handlers get. Placeholders and whatever else other
@@ -97,7 +98,6 @@ func (q *request) check() error {
 // is one encoding of a request, and no other is read.
 const encodingVersion = 1
 
-// encode is the request's encoding.
 func (q *request) encode() []byte {
 	size := 64 + len(q.Method) + len(q.URI) + len(q.Proto) + len(q.Host) + len(q.Remote) + len(q.Body)
 	for name, values := range q.Header {
@@ -108,7 +108,7 @@ func (q *request) encode() []byte {
 	}
 	b := append(make([]byte, 0, size), encodingVersion)
 	for _, text := range []string{q.Method, q.URI, q.Proto, q.Host, q.Remote} {
-		b = appendText(b, text)
+		b = varint.AppendText(b, text)
 	}
 	if q.TLS == nil {
 		b = append(b, 0)
@@ -116,21 +116,17 @@ func (q *request) encode() []byte {
 		b = append(b, 1)
 		b = binary.AppendUvarint(b, uint64(q.TLS.Version))
 		b = binary.AppendUvarint(b, uint64(q.TLS.Cipher))
-		b = appendText(b, q.TLS.ServerName)
+		b = varint.AppendText(b, q.TLS.ServerName)
 	}
 	b = binary.AppendUvarint(b, uint64(len(q.Header)))
 	for _, name := range slices.Sorted(maps.Keys(q.Header)) {
-		b = appendText(b, name)
+		b = varint.AppendText(b, name)
 		b = binary.AppendUvarint(b, uint64(len(q.Header[name])))
 		for _, value := range q.Header[name] {
-			b = appendText(b, value)
+			b = varint.AppendText(b, value)
 		}
 	}
 	return append(b, q.Body...)
-}
-
-func appendText(b []byte, text string) []byte {
-	return append(binary.AppendUvarint(b, uint64(len(text))), text...)
 }
 
 // enough is how many headers, or values of one header, get memory at once. More is allocated only as they are read, because
@@ -145,76 +141,47 @@ func decodeRequest(encoded []byte) (*request, error) {
 	if encoded[0] != encodingVersion {
 		return nil, fmt.Errorf("it is of version %d, which this version of the gateway does not know", encoded[0])
 	}
-	d := decoder{rest: encoded[1:]}
+	d := varint.Reader{Rest: encoded[1:]}
 	q := new(request)
 	for _, text := range []*string{&q.Method, &q.URI, &q.Proto, &q.Host, &q.Remote} {
-		*text = d.text()
+		*text = string(d.Text())
 	}
-	if d.number(1) == 1 {
-		q.TLS = &tlsState{Version: uint16(d.number(1<<16 - 1)), Cipher: uint16(d.number(1<<16 - 1)), ServerName: d.text()}
+	if d.Number(1) == 1 {
+		q.TLS = &tlsState{Version: uint16(d.Number(1<<16 - 1)), Cipher: uint16(d.Number(1<<16 - 1)), ServerName: string(d.Text())}
 	}
-	count := d.number(uint64(len(d.rest)) / 3) // a header takes three bytes at least
+	count := d.Number(uint64(len(d.Rest)) / 3) // a header takes three bytes at least
 	q.Header = make(http.Header, min(count, enough))
 	last := ""
 	for i := range count {
-		name := d.text()
+		name := string(d.Text())
 		if i > 0 && name <= last {
-			d.broken = true
+			d.Broken = true
 		}
 		last = name
-		several := d.number(uint64(len(d.rest)))
+		several := d.Number(uint64(len(d.Rest)))
 		if several == 0 {
-			d.broken = true
+			d.Broken = true
 		}
 		values := make([]string, 0, min(several, enough))
 		for range several {
-			values = append(values, d.text())
-			if d.broken {
+			values = append(values, string(d.Text()))
+			if d.Broken {
 				break
 			}
 		}
-		if d.broken {
+		if d.Broken {
 			break
 		}
 		q.Header[name] = values
 	}
-	if d.broken {
+	if d.Broken {
 		return nil, errors.New("it is damaged")
 	}
-	q.Body = d.rest
+	q.Body = d.Rest
 	if err := q.check(); err != nil {
 		return nil, fmt.Errorf("it is damaged: %w", err)
 	}
 	return q, nil
-}
-
-// decoder reads an encoding from its beginning. Once it is broken, it reads nothing but zeros.
-type decoder struct {
-	rest   []byte
-	broken bool
-}
-
-// number reads a number of at most limit.
-func (d *decoder) number(limit uint64) uint64 {
-	n, size := binary.Uvarint(d.rest)
-	// A last byte of 0 says nothing: the number could be written shorter.
-	if d.broken || size <= 0 || n > limit || size > 1 && d.rest[size-1] == 0 {
-		d.broken = true
-		return 0
-	}
-	d.rest = d.rest[size:]
-	return n
-}
-
-func (d *decoder) text() string {
-	n := d.number(uint64(len(d.rest)))
-	if n > uint64(len(d.rest)) { // the number's own bytes counted
-		d.broken = true
-		return ""
-	}
-	text := string(d.rest[:n])
-	d.rest = d.rest[n:]
-	return text
 }
 
 // restore makes the request to deliver. It may be called once: the headers are handed over.

@@ -38,7 +38,6 @@ func (b *batch) fail(errs ...error) error {
 // sortedBy is the bucket that sorts the messages of another by their time.
 var sortedBy = map[int]int{inRetrying: inDue, inDelivered: inExpiry}
 
-// enter writes what became of a message.
 func (b *batch) enter(seq uint64, in int, p progress) error {
 	b.changed = true
 	b.counters.Count[in]++
@@ -110,7 +109,6 @@ func (b *batch) put(raw []byte) (inbox.Receipt, error) {
 
 func (b *batch) expired(settled time.Time) bool { return b.now.Sub(settled) >= b.settings.Remember }
 
-// add adds a message as new.
 func (b *batch) add(raw []byte) (uint64, error) {
 	r, err := decodeRecord(raw)
 	if err != nil {

@@ -101,13 +101,11 @@ func (s *Store) Lease(ctx context.Context) (*inbox.Message, error) {
 		if m != nil || err != nil {
 			return m, err
 		}
-		timer := time.NewTimer(wait)
 		select {
 		case <-q.changed:
-		case <-timer.C:
+		case <-time.After(wait):
 		case <-ctx.Done():
 		}
-		timer.Stop()
 	}
 }
 

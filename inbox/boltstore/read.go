@@ -60,7 +60,6 @@ const (
 	faraway = 1 << 24
 )
 
-// run reads one message after the other.
 func (r *reading) run(take func(m *inbox.Message) error) error {
 	failing, tries, step := uint64(0), 0, uint64(1) // since which seq nothing can be read, how often, and how far to go on
 	for from := uint64(1); from != 0; {
@@ -118,10 +117,8 @@ func (r *reading) run(take func(m *inbox.Message) error) error {
 func (r *reading) message(v *views, seq uint64, raw []byte) (m *inbox.Message, err error) {
 	if err := guard(func() error {
 		content, err := decodeRecord(raw)
-		m = &inbox.Message{
-			Seq: seq, ID: string(content.id), Key: string(content.key), Subject: string(content.subject), Received: content.received,
-			Request: bytes.Clone(content.request), State: inbox.Unknown,
-		}
+		m = content.message(seq, inbox.Unknown)
+		m.Request = bytes.Clone(content.request)
 		return err
 	}); err != nil {
 		return nil, err

@@ -6,9 +6,11 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
+	"math"
 	"time"
 
 	"github.com/caddy-chinaums/caddy-chinaums/inbox"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/varint"
 )
 
 // What stands in the file, byte for byte. Numbers of a fixed size are big-endian, so that keys sort as the numbers do.
@@ -28,25 +30,30 @@ type record struct {
 	id, key, subject, request []byte
 }
 
-// encodeRecord makes a record's bytes.
+// message is what Put was given, without the request.
+func (r record) message(seq uint64, state inbox.State) *inbox.Message {
+	return &inbox.Message{
+		Seq: seq, ID: string(r.id), Key: string(r.key), Subject: string(r.subject), Received: r.received, State: state,
+	}
+}
+
 func encodeRecord(m *inbox.Message) []byte {
 	b := make([]byte, 0, recordHeader+3*binary.MaxVarintLen32+len(m.ID)+len(m.Key)+len(m.Subject)+len(m.Request))
 	b = binary.BigEndian.AppendUint64(append(b, recordVersion, 0), uint64(m.Received.UnixMicro()))
 	for _, text := range []string{m.ID, m.Key, m.Subject} {
-		b = appendText(b, text)
+		b = varint.AppendText(b, text)
 	}
 	return append(b, m.Request...)
 }
 
-// decodeRecord reads a record.
 func decodeRecord(b []byte) (record, error) {
 	if len(b) < recordHeader || b[0] != recordVersion {
 		return record{}, errDamaged
 	}
 	r := record{dropped: b[1]&flagDropped != 0, received: time.UnixMicro(int64(binary.BigEndian.Uint64(b[2:]))).UTC()}
-	f := fields{rest: b[recordHeader:]}
-	r.id, r.key, r.subject = f.text(), f.text(), f.text()
-	if r.request = f.rest; f.damaged {
+	f := varint.Reader{Rest: b[recordHeader:]}
+	r.id, r.key, r.subject = f.Text(), f.Text(), f.Text()
+	if r.request = f.Rest; f.Broken {
 		return record{}, errDamaged
 	}
 	return r, nil
@@ -72,48 +79,20 @@ func (p progress) encode() []byte {
 	for _, n := range []uint64{uint64(p.attempts), uint64(p.when.UnixMicro()), uint64(p.answer.Status)} {
 		b = binary.AppendUvarint(b, n)
 	}
-	return appendText(appendText(b, p.answer.Body), p.answer.Error)
+	return varint.AppendText(varint.AppendText(b, p.answer.Body), p.answer.Error)
 }
 
 func decodeProgress(b []byte) (progress, error) {
 	if len(b) == 0 || b[0] != recordVersion {
 		return progress{}, errDamaged
 	}
-	f := fields{rest: b[1:]}
-	attempts, when, status := f.number(), f.number(), f.number()
-	answer := inbox.Answer{Status: int(status), Body: string(f.text()), Error: string(f.text())}
-	if f.damaged || len(f.rest) > 0 || attempts > 1<<40 || status > 1<<31-1 {
+	f := varint.Reader{Rest: b[1:]}
+	attempts, when, status := f.Number(1<<40), f.Number(math.MaxUint64), f.Number(1<<31-1)
+	answer := inbox.Answer{Status: int(status), Body: string(f.Text()), Error: string(f.Text())}
+	if f.Broken || len(f.Rest) > 0 {
 		return progress{}, errDamaged
 	}
 	return progress{attempts: int(attempts), when: time.UnixMicro(int64(when)).UTC(), answer: answer}, nil
-}
-
-func appendText(b []byte, s string) []byte {
-	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
-}
-
-// fields reads one field after the other. What comes after damage is zero.
-type fields struct {
-	rest    []byte
-	damaged bool
-}
-
-func (f *fields) number() uint64 {
-	x, n := binary.Uvarint(f.rest)
-	if f.damaged = f.damaged || n <= 0; f.damaged {
-		return 0
-	}
-	f.rest = f.rest[n:]
-	return x
-}
-
-func (f *fields) text() (s []byte) {
-	size := f.number()
-	if f.damaged = f.damaged || size > uint64(len(f.rest)); f.damaged {
-		return nil
-	}
-	s, f.rest = f.rest[:size], f.rest[size:]
-	return s
 }
 
 // counters are the numbers of the file, kept in it so that nothing is counted when it is opened.

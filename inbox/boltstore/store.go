@@ -298,7 +298,6 @@ func (s *Store) close(abandon bool) error {
 	return err
 }
 
-// view runs a read transaction.
 func (s *Store) view(read func(v *views) error) error {
 	s.file.RLock()
 	defer s.file.RUnlock()
@@ -350,7 +349,7 @@ func (v *views) message(seq uint64, raw []byte) (*inbox.Message, record, error) 
 	}
 	k := seqKey(seq)
 	in := v.standing(k)
-	m := &inbox.Message{Seq: seq, ID: string(r.id), Key: string(r.key), Subject: string(r.subject), Received: r.received, State: stateOf[in]}
+	m := r.message(seq, stateOf[in])
 	if in == inRequests {
 		return m, r, nil
 	}

@@ -69,7 +69,6 @@ func (s signal) give() {
 	}
 }
 
-// submit queues an operation.
 func (s *Store) submit(o *operation) error {
 	w := &s.writer
 	w.lock.Lock()
@@ -131,7 +130,6 @@ func (w *writer) withdraw(o *operation) {
 	}
 }
 
-// write is the writer's goroutine.
 func (s *Store) write() {
 	defer close(s.writer.ended)
 	for last := 0; ; {
