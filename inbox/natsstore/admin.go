@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/caddy-chinaums/caddy-chinaums/inbox"
@@ -45,12 +46,11 @@ func (s *store) each(ctx context.Context, states []string, after uint64, page in
 				return 0, err
 			}
 			k := (&kept{Subject: message.Subject(), Sequence: meta.Sequence.Stream, header: message.Headers()}).parse()
-			m, _, err := k.decode()
-			if err != nil { // the others are listed
+			if k.decode() != nil { // the others are listed
 				continue
 			}
-			m.Request = nil
-			if !do(m) {
+			k.message.Request = nil
+			if !do(k.message) {
 				return number, nil
 			}
 		}
@@ -93,60 +93,57 @@ func (s *store) List(ctx context.Context, query inbox.Query) ([]*inbox.Message, 
 }
 
 // current reads the message of a seq, if that is the last one of its id.
-func (s *store) current(ctx context.Context, seq uint64) (*kept, *inbox.Message, record, error) {
-	none := func(err error) (*kept, *inbox.Message, record, error) { return nil, nil, record{}, err }
+func (s *store) current(ctx context.Context, seq uint64) (*kept, error) {
 	if err := s.usable(); err != nil {
-		return none(err)
+		return nil, err
 	}
 	if seq == 0 {
-		return none(inbox.ErrNotFound)
+		return nil, inbox.ErrNotFound
 	}
 	k, err := s.at(ctx, seq)
-	if err != nil {
-		return none(s.config.Redacted(err))
+	var last *kept
+	if err == nil && k != nil {
+		last, err = s.lastOf(ctx, k.digest)
 	}
-	if k == nil {
-		return none(inbox.ErrNotFound)
+	switch {
+	case err != nil:
+		return nil, s.config.Redacted(err)
+	case last.seq() != seq:
+		return nil, inbox.ErrNotFound
 	}
-	last, err := s.lastOf(ctx, k.digest)
-	if err != nil {
-		return none(s.config.Redacted(err))
-	}
-	if last.seq() != seq {
-		return none(inbox.ErrNotFound)
-	}
-	m, r, err := k.decode()
-	return k, m, r, err
+	return k, k.decode()
 }
 
 // Get returns a message.
 func (s *store) Get(ctx context.Context, seq uint64) (*inbox.Message, error) {
-	_, m, _, err := s.current(ctx, seq)
-	return m, err
+	k, err := s.current(ctx, seq)
+	if err != nil {
+		return nil, err
+	}
+	return k.message, nil
 }
 
 // Redeliver makes a message due. What is settled, or waits, is moved and gets another seq.
 func (s *store) Redeliver(ctx context.Context, seq uint64, force bool) (uint64, error) {
-	k, m, r, err := s.current(ctx, seq)
+	k, err := s.current(ctx, seq)
 	switch {
 	case err != nil:
 		return 0, err
-	case m.State == inbox.Delivered && !force:
+	case k.message.State == inbox.Delivered && !force:
 		return 0, inbox.ErrDelivered
 	case k.state == stateDropped:
 		return 0, inbox.ErrNoRequest
 	}
-	state := stateNew
-	if m.State == inbox.Pending {
+	var moved *nats.Msg
+	if k.message.State == inbox.Pending {
 		if err := s.hold(ctx, k); err != nil {
 			return 0, err
 		}
-		state, r.Due, r.Delay = stateRetry, s.clock(), 0
+		r := k.record
+		r.Due, r.Delay = s.clock(), 0
+		moved = s.names.message(stateRetry, k.digest, k.header, r, k.Data)
 	} else {
-		r = record{}
-	}
-	moved := s.names.message(state, k.digest, k.header, r, k.Data)
-	if m.State != inbox.Pending {
+		moved = s.names.message(stateNew, k.digest, k.header, record{}, k.Data)
 		moved.Header.Set(headerReplaces, strconv.FormatUint(seq, 10))
 	}
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
@@ -176,11 +173,11 @@ func (s *store) hold(ctx context.Context, k *kept) error {
 
 // Delete removes a message.
 func (s *store) Delete(ctx context.Context, seq uint64, force bool) error {
-	k, m, _, err := s.current(ctx, seq)
+	k, err := s.current(ctx, seq)
 	if err != nil {
 		return err
 	}
-	if m.State == inbox.Pending {
+	if k.message.State == inbox.Pending {
 		if !force {
 			return inbox.ErrPending
 		}

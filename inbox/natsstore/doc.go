@@ -26,8 +26,6 @@
 // the inbox's. And a server 2.11 compares again on each replica, each of which ends a TTL by its own clock: a claim may then be
 // missing on one of them, but no message.
 //
-// What of a message is handed out so late that the claim to it may have ended is looked up before it is delivered.
-//
 // # What looks after the consumers
 //
 // Every half minute, and sooner after trouble, a gateway compares what the consumers know with what the stream has: first in all, as

@@ -21,7 +21,6 @@ import (
 type lease struct {
 	mu     sync.Mutex
 	of     *kept
-	record record
 	handed jetstream.Msg
 	claim  uint64    // its seq in the stream of claims
 	step   string    // of all tries to settle it
@@ -47,7 +46,6 @@ func (s *store) Lease(ctx context.Context) (*inbox.Message, error) {
 	}
 }
 
-// next waits for what a server hands out.
 func (s *store) next(ctx context.Context) (jetstream.Msg, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -55,14 +53,8 @@ func (s *store) next(ctx context.Context) (jetstream.Msg, error) {
 	if s.ctx.Err() != nil {
 		return nil, inbox.ErrClosed
 	}
-	s.mu.Lock()
-	s.want++
-	s.mu.Unlock()
-	defer func() {
-		s.mu.Lock()
-		s.want--
-		s.mu.Unlock()
-	}()
+	s.want.Add(1)
+	defer s.want.Add(-1)
 	for _, wanted := range s.wanted {
 		signal(wanted)
 	}
@@ -81,9 +73,7 @@ func (s *store) next(ctx context.Context) (jetstream.Msg, error) {
 // more than that.
 func (s *store) pull(i int) {
 	for failures, ahead := time.Duration(0), 0; s.ctx.Err() == nil; {
-		s.mu.Lock()
-		want := s.want
-		s.mu.Unlock()
+		want := int(s.want.Load())
 		if want == 0 || !s.isReady() {
 			select {
 			case <-s.wanted[i]:
@@ -124,17 +114,15 @@ func (s *store) fetch(consumer jetstream.Consumer, number int) (taken bool, err 
 	}
 	patience := linger
 	for handed := range batch.Messages() {
-		timer := time.NewTimer(patience)
 		select {
 		case s.handed <- handed:
 			patience = linger
-		case <-timer.C: // nor is what comes with it kept for long
+		case <-time.After(patience): // nor is what comes with it kept for long
 			patience = firstPause
 			s.putBack(handed, 0)
 		case <-s.ctx.Done():
 			s.putBack(handed, 0)
 		}
-		timer.Stop()
 	}
 	return patience == linger, batch.Error()
 }
@@ -153,13 +141,12 @@ func (s *store) take(handed jetstream.Msg) (*inbox.Message, error) {
 		return nil, err
 	}
 	k := (&kept{Subject: handed.Subject(), Sequence: meta.Sequence.Stream, Data: handed.Data(), header: handed.Headers()}).parse()
-	m, r, err := k.decode()
-	if err != nil {
+	if err := k.decode(); err != nil {
 		s.logger.Error("inbox found a message that is none", zap.Error(err), zap.String("stream", s.names.messages))
 		s.putBack(handed, time.Hour)
 		return nil, nil
 	}
-	if left := s.left(r); left > 0 {
+	if left := s.left(k.record); left > 0 {
 		s.putBack(handed, left)
 		return nil, nil
 	}
@@ -190,9 +177,9 @@ func (s *store) take(handed jetstream.Msg) (*inbox.Message, error) {
 	if replaced, err := strconv.ParseUint(k.header.Get(headerReplaces), 10, 64); err == nil {
 		s.drop(s.names.messages, replaced) // whoever has replaced it may have ended before
 	}
-	m.Request = bytes.Clone(k.Data)
-	m.Lease = &lease{of: k, record: r, handed: handed, claim: claim, step: rand.Text(), until: begun.Add(wait)}
-	return m, nil
+	k.message.Request = bytes.Clone(k.Data)
+	k.message.Lease = &lease{of: k, handed: handed, claim: claim, step: rand.Text(), until: begun.Add(wait)}
+	return k.message, nil
 }
 
 // left is how long a message has still to wait. What is due later than the delay it was given, counted from now, is due: a
@@ -245,7 +232,7 @@ func (s *store) Settle(ctx context.Context, message *inbox.Message, outcome inbo
 		return nil
 	}
 	now := s.clock()
-	r, state, lasts := record{Attempts: held.record.Attempts, Answer: outcome.Answer}, "", ""
+	r, state, lasts := record{Attempts: held.of.record.Attempts, Answer: outcome.Answer}, "", ""
 	switch outcome.Result {
 	case inbox.Delivered:
 		s.mu.Lock()

@@ -106,6 +106,10 @@ type kept struct {
 	Data          []byte
 	header        nats.Header
 	state, digest string // parts of the subject
+
+	// What decode has read.
+	message *inbox.Message
+	record  record
 }
 
 // parse fills what follows from the subject.
@@ -154,9 +158,7 @@ func (n names) message(state, digest string, from nats.Header, r record, data []
 	return &nats.Msg{Subject: n.of(state, digest), Header: header, Data: data}
 }
 
-// decode reads a message.
-func (k *kept) decode() (*inbox.Message, record, error) {
-	var r record
+func (k *kept) decode() error {
 	m := &inbox.Message{Seq: k.Sequence, Request: k.Data, State: stateOf[k.state]}
 	var problems [5]error
 	m.ID, problems[0] = url.QueryUnescape(k.header.Get(headerID))
@@ -164,16 +166,16 @@ func (k *kept) decode() (*inbox.Message, record, error) {
 	m.Subject, problems[2] = url.QueryUnescape(k.header.Get(headerSubject))
 	m.Received, problems[3] = time.Parse(time.RFC3339Nano, k.header.Get(headerReceived))
 	if encoded := k.header.Get(headerRecord); encoded != "" {
-		problems[4] = json.Unmarshal([]byte(encoded), &r)
+		problems[4] = json.Unmarshal([]byte(encoded), &k.record)
 	}
 	if err := errors.Join(problems[:]...); err != nil || digestOf(m.ID) != k.digest {
-		return nil, r, fmt.Errorf("message %d of the stream is none of an inbox: who has put it there?", k.Sequence)
+		return fmt.Errorf("message %d of the stream is none of an inbox: who has put it there?", k.Sequence)
 	}
-	m.Attempts, m.Due, m.Settled, m.Answer = r.Attempts, r.Due, r.Settled, r.Answer
-	if k.state == stateDropped {
+	m.Attempts, m.Due, m.Settled, m.Answer = k.record.Attempts, k.record.Due, k.record.Settled, k.record.Answer
+	if k.message = m; k.state == stateDropped {
 		m.Request = nil
 	}
-	return m, r, nil
+	return nil
 }
 
 // headerSize is what headers take in a message, at most.
@@ -283,17 +285,14 @@ func (s *store) last(ctx context.Context, in jetstream.Stream, subject string) (
 	})
 }
 
-// lastOf reads the last message of an id.
 func (s *store) lastOf(ctx context.Context, digest string) (*kept, error) {
 	return s.last(ctx, s.messages, s.names.of("*", digest))
 }
 
-// at reads the message of a seq.
 func (s *store) at(ctx context.Context, seq uint64) (*kept, error) {
 	return s.get(ctx, func(ctx context.Context) (*jetstream.RawStreamMsg, error) { return s.messages.GetMsg(ctx, seq) })
 }
 
-// first reads the first message in a state.
 func (s *store) first(ctx context.Context, state string) (*kept, error) {
 	return s.get(ctx, func(ctx context.Context) (*jetstream.RawStreamMsg, error) {
 		return s.messages.GetMsg(ctx, 1, jetstream.WithGetMsgSubject(s.names.of(state, "*")))
@@ -334,7 +333,6 @@ func (s *store) drop(stream string, seq uint64) {
 	}
 }
 
-// ask asks a server once.
 func (s *store) ask(ctx context.Context, question func(context.Context) error) error {
 	bounded, cancel := context.WithTimeout(ctx, natsconn.RequestTimeout)
 	defer cancel()

@@ -1,6 +1,7 @@
 package natsstore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -53,12 +54,7 @@ func (*Nats) CaddyModule() caddy.ModuleInfo {
 
 // Provision resolves the placeholders and checks what can be checked without a connection.
 func (n *Nats) Provision(ctx caddy.Context) error {
-	if n.slack == 0 {
-		n.slack = 30 * time.Second
-	}
-	if n.patience == 0 {
-		n.patience = 30 * time.Second
-	}
+	n.slack, n.patience = cmp.Or(n.slack, 30*time.Second), cmp.Or(n.patience, 30*time.Second)
 	if n.clock == nil {
 		n.clock = time.Now
 	}

@@ -57,9 +57,7 @@ func (s *store) Put(ctx context.Context, message *inbox.Message) (inbox.Receipt,
 
 // lags reports whether messages wait for callers of Lease, and not the other way round.
 func (s *store) lags() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.want == 0 && time.Since(time.Unix(0, s.handedAt.Load())) < time.Second
+	return s.want.Load() == 0 && time.Since(time.Unix(0, s.handedAt.Load())) < time.Second
 }
 
 func (s *store) put(ctx context.Context, m *nats.Msg) (inbox.Receipt, error) {
@@ -147,7 +145,6 @@ func (s *store) usage(ctx context.Context) (messages, bytes int64, err error) {
 	return messages, bytes, err
 }
 
-// count notes that so many bytes were stored.
 func (s *store) count(bytes int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -174,15 +171,14 @@ func (s *store) makeRoom(ctx context.Context, need int64) error {
 		if oldest == nil {
 			return inbox.ErrFull
 		}
-		_, r, err := oldest.decode()
-		if err != nil {
+		if err := oldest.decode(); err != nil {
 			return err
 		}
 		s.mu.Lock()
 		remember := s.settings.Remember
 		s.mu.Unlock()
-		m := s.names.message(stateDropped, oldest.digest, oldest.header, r, nil)
-		m.Header.Set(headerTTL, ttl(min(r.Settled.Add(remember).Sub(s.clock()), remember)))
+		m := s.names.message(stateDropped, oldest.digest, oldest.header, oldest.record, nil)
+		m.Header.Set(headerTTL, ttl(min(oldest.record.Settled.Add(remember).Sub(s.clock()), remember)))
 		if _, _, err := s.moveMessage(ctx, m, oldest.Sequence); err != nil && !errors.Is(err, errMoved) {
 			return err
 		}

@@ -55,10 +55,10 @@ type store struct {
 	mu       sync.Mutex
 	settings inbox.Settings
 	problem  error     // why it is not ready
-	want     int       // callers of Lease that wait
 	used     int64     // bytes, as last read and counted since
 	usedAt   time.Time // when they were read
 
+	want   atomic.Int64     // callers of Lease that wait
 	wanted [2]chan struct{} // of new ones and of retries: somebody waits
 	handed chan jetstream.Msg
 	room   chan struct{} // held by who makes room
@@ -111,13 +111,12 @@ func (s *store) lookAfter() {
 		pause = 0
 	}
 	for {
-		timer := time.NewTimer(pause)
 		inTime := false
 		select {
 		case <-s.ctx.Done():
 			return
 		case <-s.stir:
-		case <-timer.C:
+		case <-time.After(pause):
 			inTime = true
 		}
 		ctx, cancel := context.WithTimeout(s.ctx, setupTimeout)
@@ -139,8 +138,7 @@ func (s *store) lookAfter() {
 	}
 }
 
-// agree compares what each consumer knows with what the stream has. One that differs for three looks is deleted and made again: it
-// then hands out everything that is to be delivered, and claims keep apart what is in flight.
+// agree compares what each consumer knows with what the stream has, and makes one again that is wrong.
 func (s *store) agree(ctx context.Context, differs []int) bool {
 	all, whole := true, s.whole(ctx)
 	for i, queue := range queues {
@@ -166,8 +164,7 @@ func (s *store) agree(ctx context.Context, differs []int) bool {
 	return all
 }
 
-// whole reports whether the consumers together know as many messages as the stream has. What each of them should know the server
-// has to count one by one.
+// whole reports whether the consumers together know as many messages as the stream has, which is cheap to ask.
 func (s *store) whole(ctx context.Context) bool {
 	for range 5 { // an inbox that is busy may differ
 		before, err := s.counts(ctx)
@@ -188,9 +185,7 @@ func (s *store) differs(ctx context.Context, i int, whole bool) (string, error) 
 	if err != nil {
 		return "", err
 	}
-	s.mu.Lock()
-	waits := s.want > 0 && i < len(s.wanted) && before > 0
-	s.mu.Unlock()
+	waits := s.want.Load() > 0 && i < len(s.wanted) && before > 0
 	if whole && !waits {
 		return "", nil
 	}
@@ -424,10 +419,8 @@ func (s *store) usable() error {
 
 // sleep waits, and reports false where ctx or the store ends.
 func (s *store) sleep(ctx context.Context, pause time.Duration) bool {
-	timer := time.NewTimer(pause)
-	defer timer.Stop()
 	select {
-	case <-timer.C:
+	case <-time.After(pause):
 		return true
 	case <-ctx.Done():
 		return false

@@ -567,7 +567,7 @@ func testDeliveredAndDead(t *testing.T, server *natstest.Server) {
 	put(t, s, message("a"), inbox.Stored)
 	m := take(t, s)
 	held := m.Lease.(*lease)
-	other := &lease{of: held.of, record: held.record, handed: held.handed, claim: held.claim, step: "another", until: held.until}
+	other := &lease{of: held.of, handed: held.handed, claim: held.claim, step: "another", until: held.until}
 	settle(t, s, m, isDelivered)
 	m.Lease = other
 	settle(t, s, m, isDead)
