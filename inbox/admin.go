@@ -89,7 +89,6 @@ type question struct {
 	seq   uint64 // that the path names, likewise
 }
 
-// question finds what the path names.
 func (a *adminAPI) question(plain *adminapi.Question) (*question, error) {
 	q := &question{Question: plain}
 	name, seq := q.PathValue("name"), q.PathValue("seq")

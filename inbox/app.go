@@ -209,11 +209,10 @@ func (a *App) Lookup(name string) (Store, bool) {
 	a.lock.RLock()
 	b := a.boxes[name]
 	a.lock.RUnlock()
-	if b == nil {
-		return nil, false
-	}
-	if store := b.current(); store != nil {
-		return store, true
+	if b != nil {
+		if store := b.current(); store != nil {
+			return store, true
+		}
 	}
 	return nil, false
 }

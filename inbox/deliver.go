@@ -80,7 +80,6 @@ func newDelivery(h *Handler, identity string, handler caddyhttp.MiddlewareHandle
 	return d
 }
 
-// start begins to deliver.
 func (d *delivery) start(app *App, b *box) {
 	d.app, d.name, d.store, d.logger = app, b.name, b.store.Load(), b.logger
 	for range d.concurrency {
@@ -117,7 +116,6 @@ func (d *delivery) stop(grace time.Duration) {
 	d.logger.Warn("a delivery does not end at its time limit; give its handler one of its own, such as php_fastcgi's read_timeout")
 }
 
-// work delivers one message after the other.
 func (d *delivery) work() {
 	pause := firstPause
 	for {
@@ -155,7 +153,6 @@ func wait(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// deliver makes one delivery and settles the message.
 func (d *delivery) deliver(message *Message) {
 	outcome, result, hint := d.attempt(message)
 	if !d.settle(message, outcome) || outcome.Released {

@@ -307,17 +307,16 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 		return caddyhttp.Error(http.StatusInternalServerError, err)
 	}
 	receipt, err := h.put(r, message)
-	switch {
-	case err == nil:
+	if err == nil {
 		h.access(r, receipt.String(), message.ID)
 		w.WriteHeader(http.StatusAccepted)
 		return nil
-	case errors.Is(err, ErrTooLarge):
-		h.access(r, "refused", message.ID)
+	}
+	h.access(r, "refused", message.ID)
+	if errors.Is(err, ErrTooLarge) {
 		h.warn("too_large", "request refused: it is larger than the store takes", message, err)
 		return caddyhttp.Error(http.StatusRequestEntityTooLarge, err)
 	}
-	h.access(r, "refused", message.ID)
 	h.warn(putReason(err), "request not stored", message, err)
 	// Not an error of Caddy's own, of which each would be a line in its log.
 	w.Header().Set("Retry-After", retryAfter)

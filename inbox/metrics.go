@@ -47,7 +47,6 @@ func newMetrics(registry prometheus.Registerer, a *App) (*metrics, error) {
 	return m, errors.Join(errs[:]...)
 }
 
-// delivered counts one delivery.
 func (m *metrics) delivered(inbox, result string) {
 	if m != nil {
 		m.deliveries.WithLabelValues(inbox, result).Inc()
@@ -61,7 +60,6 @@ func (m *metrics) put(inbox, result string) {
 	}
 }
 
-// took records how long a store took.
 func (m *metrics) took(inbox string, took time.Duration) {
 	if m != nil {
 		m.stored.WithLabelValues(inbox).Observe(took.Seconds())

@@ -42,7 +42,6 @@ type shared struct {
 	dead   map[string]struct{}
 }
 
-// open makes b use its store.
 func (b *box) open() error {
 	value, _, err := stores.LoadOrNew(b.key, func() (caddy.Destructor, error) {
 		s := &shared{key: b.key}
@@ -100,7 +99,6 @@ func (b *box) await(ctx context.Context, ended <-chan struct{}) *shared {
 	return b.store.Load()
 }
 
-// release gives b's store back.
 func (b *box) release() error {
 	if !b.held {
 		return nil
@@ -149,7 +147,6 @@ func (s *shared) Destruct() error {
 // mostDead is how many ids of dead messages are remembered.
 const mostDead = 1000
 
-// died remembers that a message was given up.
 func (s *shared) died(id string) {
 	s.deadMu.Lock()
 	defer s.deadMu.Unlock()
@@ -189,7 +186,6 @@ type condition struct {
 	now   failing
 }
 
-// failed counts one failure.
 func (c *condition) failed(now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

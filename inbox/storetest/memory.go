@@ -136,7 +136,6 @@ func (m *Memory) Put(ctx context.Context, message *inbox.Message) (inbox.Receipt
 	})
 }
 
-// find returns the first message of which that is true, or nil.
 func (m *Memory) find(is func(r *record) bool) *record {
 	if i := slices.IndexFunc(m.records, is); i >= 0 {
 		return m.records[i]

@@ -198,7 +198,6 @@ func put(t *testing.T, store inbox.Store, m *inbox.Message, want inbox.Receipt) 
 	}
 }
 
-// puts puts new messages.
 func puts(t *testing.T, store inbox.Store, ids ...string) {
 	t.Helper()
 	for _, id := range ids {
@@ -279,25 +278,29 @@ func leaseID(t *testing.T, store inbox.Store, id string) *inbox.Message {
 	return m
 }
 
-// leaseNew puts a message, and leases it.
 func leaseNew(t *testing.T, store inbox.Store, id string) *inbox.Message {
 	t.Helper()
 	puts(t, store, id)
 	return leaseID(t, store, id)
 }
 
-// leaseLater leases in another goroutine; nil says that it has failed.
-func leaseLater(t *testing.T, store inbox.Store) <-chan *inbox.Message {
+// leaseLater leases in another goroutine, and returns what waits for that.
+func leaseLater(t *testing.T, store inbox.Store) (leased func() *inbox.Message) {
 	t.Helper()
-	leased := make(chan *inbox.Message, 1)
+	var m *inbox.Message
+	var err error
+	ended := make(chan struct{})
 	go func() {
-		m, err := store.Lease(bounded(t))
-		if err != nil {
-			t.Errorf("lease: %v", err)
-		}
-		leased <- m
+		m, err = store.Lease(bounded(t))
+		close(ended)
 	}()
-	return leased
+	return func() *inbox.Message {
+		t.Helper()
+		if <-ended; err != nil {
+			t.Fatalf("lease: %v", err)
+		}
+		return m
+	}
 }
 
 // deliver delivers so many messages, and returns their ids, sorted.
