@@ -1,7 +1,6 @@
 package chinaums
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -106,12 +105,7 @@ func (r watchReach) one(cmd *cobra.Command, method, number, path string) error {
 	if err != nil {
 		return err
 	}
-	var shown bytes.Buffer
-	if err := json.Indent(&shown, content, "", "  "); err != nil {
-		return err
-	}
-	_, err = fmt.Fprintln(cmd.OutOrStdout(), shown.String())
-	return err
+	return adminapi.WriteJSON(cmd.OutOrStdout(), content)
 }
 
 func ordersCommand() *cobra.Command {

@@ -1,7 +1,6 @@
 package inbox
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -11,11 +10,8 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
-	"strings"
 	"text/tabwriter"
 	"time"
-	"unicode"
-	"unicode/utf16"
 
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/spf13/cobra"
@@ -378,32 +374,6 @@ func parseSeqs(args []string) (seqs []uint64, err error) {
 
 func messagePath(seq uint64) string { return "/messages/" + strconv.FormatUint(seq, 10) }
 
-func writeJSON(w io.Writer, content []byte) error {
-	var indented bytes.Buffer
-	if err := json.Indent(&indented, content, "", "  "); err != nil {
-		return fmt.Errorf("reading the admin API's answer: %w", err)
-	}
-	_, err := fmt.Fprintln(w, escaped(strings.TrimSpace(indented.String())))
-	return err
-}
-
-// escaped writes what would do something to a terminal, such as C1 controls and those that turn the direction of text,
-// as JSON's escapes: all of it stands in strings.
-func escaped(document string) string {
-	var b strings.Builder
-	b.Grow(len(document))
-	for _, r := range document {
-		if r < 0x7f || unicode.IsGraphic(r) {
-			b.WriteRune(r)
-			continue
-		}
-		for _, unit := range utf16.Encode([]rune{r}) {
-			fmt.Fprintf(&b, `\u%04x`, unit)
-		}
-	}
-	return b.String()
-}
-
 // inboxClient calls the admin API for one inbox.
 type inboxClient struct {
 	*adminapi.Client
@@ -440,5 +410,5 @@ func (f reachFlags) get(cmd *cobra.Command, path string, query url.Values, print
 	if err != nil {
 		return false, err
 	}
-	return true, writeJSON(cmd.OutOrStdout(), content)
+	return true, adminapi.WriteJSON(cmd.OutOrStdout(), content)
 }

@@ -45,7 +45,7 @@ func (s *store) each(ctx context.Context, states []string, after uint64, page in
 			if err != nil {
 				return 0, err
 			}
-			k := (&kept{Subject: message.Subject(), Sequence: meta.Sequence.Stream, header: message.Headers()}).parse()
+			k := newKept(message.Subject(), meta.Sequence.Stream, message.Headers(), nil)
 			if k.decode() != nil { // the others are listed
 				continue
 			}

@@ -140,7 +140,7 @@ func (s *store) take(handed jetstream.Msg) (*inbox.Message, error) {
 	if err != nil {
 		return nil, err
 	}
-	k := (&kept{Subject: handed.Subject(), Sequence: meta.Sequence.Stream, Data: handed.Data(), header: handed.Headers()}).parse()
+	k := newKept(handed.Subject(), meta.Sequence.Stream, handed.Headers(), handed.Data())
 	if err := k.decode(); err != nil {
 		s.logger.Error("inbox found a message that is none", zap.Error(err), zap.String("stream", s.names.messages))
 		s.putBack(handed, time.Hour)

@@ -112,9 +112,9 @@ type kept struct {
 	record  record
 }
 
-// parse fills what follows from the subject.
-func (k *kept) parse() *kept {
-	if parts := strings.Split(k.Subject, "."); len(parts) == 4 {
+func newKept(subject string, seq uint64, header nats.Header, data []byte) *kept {
+	k := &kept{Subject: subject, Sequence: seq, Data: data, header: header}
+	if parts := strings.Split(subject, "."); len(parts) == 4 {
 		k.state, k.digest = parts[2], parts[3]
 	}
 	return k
@@ -304,7 +304,7 @@ func (s *store) get(ctx context.Context, read func(context.Context) (*jetstream.
 	err = s.ask(ctx, func(ctx context.Context) error {
 		m, err := read(ctx)
 		if err == nil {
-			k = (&kept{Subject: m.Subject, Sequence: m.Sequence, Data: m.Data, header: m.Header}).parse()
+			k = newKept(m.Subject, m.Sequence, m.Header, m.Data)
 		}
 		return err
 	})

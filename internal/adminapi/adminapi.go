@@ -4,6 +4,7 @@
 package adminapi
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"strings"
 	"time"
 	"unicode"
+	"unicode/utf16"
 
 	"github.com/caddyserver/caddy/v2"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
@@ -137,4 +139,31 @@ func Printable(text string) string {
 		}
 		return r
 	}, text)
+}
+
+// WriteJSON prints an answer, indented. What would do something to a terminal is escaped.
+func WriteJSON(w io.Writer, content []byte) error {
+	var indented bytes.Buffer
+	if err := json.Indent(&indented, content, "", "  "); err != nil {
+		return fmt.Errorf("reading the admin API's answer: %w", err)
+	}
+	_, err := fmt.Fprintln(w, escaped(strings.TrimSpace(indented.String())))
+	return err
+}
+
+// escaped writes what would do something to a terminal, such as C1 controls and those that turn the direction of text,
+// as JSON's escapes: all of it stands in strings.
+func escaped(document string) string {
+	var b strings.Builder
+	b.Grow(len(document))
+	for _, r := range document {
+		if r < 0x7f || unicode.IsGraphic(r) {
+			b.WriteRune(r)
+			continue
+		}
+		for _, unit := range utf16.Encode([]rune{r}) {
+			fmt.Fprintf(&b, `\u%04x`, unit)
+		}
+	}
+	return b.String()
 }

@@ -1,4 +1,4 @@
-package inbox
+package adminapi
 
 import (
 	"bytes"
@@ -21,7 +21,7 @@ func TestJSONIsHarmlessForTerminals(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			content := []byte("[{\"id\":\"中文 é " + text + " \U0001f600\"}]")
 			var out bytes.Buffer
-			if err := writeJSON(&out, content); err != nil {
+			if err := WriteJSON(&out, content); err != nil {
 				t.Fatal(err)
 			}
 			for _, r := range text {
