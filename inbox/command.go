@@ -171,7 +171,13 @@ expect it.
 			return err
 		}
 		if *chosen.allDead {
-			if seqs, err = client.dead(cmd.Context()); err != nil {
+			// All of them first: one that is redelivered may be dead again, under another seq, before the last one's turn has come.
+			if err := client.pages(cmd.Context(), Dead, func(page []messageJSON) error {
+				for _, message := range page {
+					seqs = append(seqs, message.Seq)
+				}
+				return nil
+			}); err != nil {
 				return err
 			}
 		}
@@ -301,18 +307,6 @@ func each(cmd *cobra.Command, seqs []uint64, soFar string, do func(seq uint64) e
 		}
 	}
 	return done, nil
-}
-
-// dead lists the dead messages first, all of them: one that is redelivered may be dead again, under another seq, before
-// the last one's turn has come.
-func (c *inboxClient) dead(ctx context.Context) (seqs []uint64, err error) {
-	err = c.pages(ctx, Dead, func(page []messageJSON) error {
-		for _, message := range page {
-			seqs = append(seqs, message.Seq)
-		}
-		return nil
-	})
-	return seqs, err
 }
 
 // pages lists the messages of a state (empty: all), page after page.
