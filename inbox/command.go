@@ -130,13 +130,12 @@ func showCommand(reach reachFlags) *cobra.Command {
 		Short: "Shows one message, masked",
 		Long: `
 Prints one message as JSON. Of the request, header values and the URI's query are
-masked, and of the body only its size and digest are there; the text of the app's
-answer is masked too, for it may repeat them. --show prints all of it, which may be
-secret.`,
+masked, and of the body only its size and digest are there. The beginning of the
+app's last answer is printed as it is. --show prints all of it, which may be secret.`,
 		Args:    cobra.ExactArgs(1),
 		Example: "  caddy inbox show 12",
 	}
-	show := cmd.Flags().Bool("show", false, "Print the request and the answer unmasked")
+	show := cmd.Flags().Bool("show", false, "Print the request unmasked")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		seqs, err := parseSeqs(args)
 		if err != nil {
