@@ -166,7 +166,11 @@ func (a *platformAnswer) compare(event *notifyEvent) (confirmed string, err erro
 	for _, number := range []struct{ name, mine, theirs string }{
 		{"sn", event.SN, said["sn"]}, {"client_sn", event.ClientSN, said["client_sn"]},
 	} {
-		if number.mine != "" && number.mine != number.theirs {
+		switch {
+		case number.mine == "" || number.mine == number.theirs:
+		case number.theirs == "": // it may be about another order
+			return "", inbound.Missing(number.name)
+		default:
 			return "", inbound.Differs(number.name)
 		}
 	}

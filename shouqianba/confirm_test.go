@@ -1,6 +1,7 @@
 package shouqianba
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -160,6 +161,23 @@ func TestConfirm(t *testing.T) {
 			t.Errorf("answer: %d, asked %d times", a.status, asked()-before)
 		}
 	})
+}
+
+// TestAnswerWithoutTheNumber: an answer that does not say which order it is about contradicts nothing. It was taken for the
+// answer about another order: 409 instead of 503.
+func TestAnswerWithoutTheNumber(t *testing.T) {
+	event := mustEvent(t, `{"sn":"7890","client_sn":"paid","order_status":"PAID","total_amount":"100"}`)
+	for _, missing := range []string{"sn", "client_sn"} {
+		answer, err := readAnswer([]byte(`{"result_code":"200","biz_response":{"result_code":"SUCCESS","data":{
+			"sn":"7890","client_sn":"paid","order_status":"PAID","total_amount":"100"}}}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		delete(answer.data, missing)
+		if _, err := answer.compare(&event); !errors.Is(err, inbound.ErrNotComparable) || !strings.Contains(err.Error(), missing+" is missing") {
+			t.Errorf("without %s: %v", missing, err)
+		}
+	}
 }
 
 func TestConfirmNeedsAKey(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -661,7 +662,7 @@ func (o *owner) send(ctx context.Context, r *record) (record, error) {
 	if err != nil {
 		return record{}, &exchangeError{what: what, unseen: sent, cause: err}
 	}
-	given, unseen, err := readKey(status, answer)
+	given, unseen, err := readKey(status, answer, message["code"])
 	if err != nil {
 		return record{}, &exchangeError{what: what, unseen: unseen, refused: !unseen, cause: err}
 	}
@@ -674,8 +675,9 @@ func (o *owner) send(ctx context.Context, r *record) (record, error) {
 	return given, nil
 }
 
-// readKey reads the platform's answer. unseen tells of an error that there may be a key all the same.
-func readKey(status int, answer []byte) (given record, unseen bool, err error) {
+// readKey reads the platform's answer. unseen tells of an error that there may be a key all the same. secret is what was
+// sent and must not be shown, "" for nothing.
+func readKey(status int, answer []byte, secret string) (given record, unseen bool, err error) {
 	var envelope struct {
 		ResultCode   json.RawMessage `json:"result_code"`
 		ErrorCode    string          `json:"error_code"`
@@ -693,6 +695,11 @@ func readKey(status int, answer []byte) (given record, unseen bool, err error) {
 		return record{}, true, fmt.Errorf("status %d, and the answer is no JSON of the platform's", status)
 	}
 	b := &envelope.Business
+	if secret != "" {
+		for _, words := range []*string{&envelope.ErrorCode, &envelope.ErrorMessage, &b.ErrorCode, &b.ErrorMessage} {
+			*words = strings.ReplaceAll(*words, secret, "…")
+		}
+	}
 	code := string(bytes.Trim(envelope.ResultCode, `"`))
 	switch {
 	case code == "200" && b.Key != "":

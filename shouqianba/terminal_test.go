@@ -864,14 +864,17 @@ func TestReadKey(t *testing.T) {
 		{"no JSON", `<html>`, "", true, "no JSON"},
 		{"nothing", ``, "", true, "no JSON"},
 		{"half an answer", `{"result_code":"200","biz_response":{"terminal_key":"secr`, "", true, "no JSON"},
+		// The activation code stood in the log.
+		{"the code repeated", `{"result_code":"400","error_code":"INVALID_PARAMS","error_message":"激活码12345678不存在"}`, "", false, `"激活码…不存在"`},
+		{"the code repeated by the business", `{"result_code":"200","biz_response":{"result_code":"FAIL","error_code":"X","error_message":"12345678"}}`, "", false, `"X" ("…")`},
 		{"long words", `{"result_code":"400","error_code":"` + strings.Repeat("x", 1000) + `"}`, "", false, "xxx"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			given, unseen, err := readKey(http.StatusOK, []byte(test.answer))
+			given, unseen, err := readKey(http.StatusOK, []byte(test.answer), "12345678")
 			switch {
 			case given.Key != test.key || unseen != test.unseen || (err == nil) != (test.key != ""):
 				t.Errorf("readKey: %v, %v, %v", given.Key, unseen, err)
-			case err != nil && (!strings.Contains(err.Error(), test.err) || strings.Contains(err.Error(), "secr") || len(err.Error()) > 400):
+			case err != nil && (!strings.Contains(err.Error(), test.err) || strings.Contains(err.Error(), "secr") || strings.Contains(err.Error(), "12345678") || len(err.Error()) > 400):
 				t.Errorf("readKey: %v", err)
 			}
 		})
