@@ -339,8 +339,13 @@ func TestCommandExportsAFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	about(t, store, "order-1", "order-2")
-	if _, _, err := run("export", filepath.Join(directory, "open.jsonl"), "--file", path); err == nil || !strings.Contains(err.Error(), "is open: stop that Caddy") {
+	toAnOpenOne := filepath.Join(directory, "open.jsonl")
+	if _, _, err := run("export", toAnOpenOne, "--file", path); err == nil || !strings.Contains(err.Error(), "is open: stop that Caddy") {
 		t.Errorf("while it is open: %v", err)
+	}
+	// An empty file stayed, so that the same command failed with "file exists" when that Caddy was stopped.
+	if _, err := os.Stat(toAnOpenOne); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a file without a message is left: %v", err)
 	}
 	if err := store.Close(); err != nil {
 		t.Fatal(err)

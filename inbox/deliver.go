@@ -1,6 +1,7 @@
 package inbox
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"math/rand/v2"
@@ -224,11 +225,11 @@ func answerOf(judged verdict.Verdict) Answer {
 	case errors.Is(judged.Err, http.ErrAbortHandler):
 		answer.Error = "the answer broke off"
 	case judged.Err != nil:
-		err := judged.Err
-		if failed, ok := errors.AsType[caddyhttp.HandlerError](err); ok && failed.Err != nil {
-			err = failed.Err
+		said := judged.Err.Error()
+		if failed, ok := errors.AsType[caddyhttp.HandlerError](judged.Err); ok && failed.Err != nil {
+			said = cmp.Or(failed.Err.Error(), "HTTP "+strconv.Itoa(failed.StatusCode)) // the directive error says nothing else
 		}
-		answer.Error = text.Head(err.Error(), keptAnswer)
+		answer.Error = text.Head(said, keptAnswer)
 	case judged.Encoded:
 		answer.Error = encodedAnswer
 	default:

@@ -84,6 +84,7 @@ func TestVerdicts(t *testing.T) {
 		"nobody":               {"word", nil, false, inbox.Answer{Error: "no_handler"}},
 		"an error":             {"word", func(http.ResponseWriter, *http.Request) error { return errors.New("no route") }, false, inbox.Answer{Error: "no route"}},
 		"a gateway's error":    {"word", func(http.ResponseWriter, *http.Request) error { return caddyhttp.Error(502, errors.New("refused")) }, false, inbox.Answer{Error: "refused"}},
+		"an error of no words": {"word", func(http.ResponseWriter, *http.Request) error { return caddyhttp.Error(503, errors.New("")) }, false, inbox.Answer{Error: "HTTP 503"}},
 		"a panic":              {"word", func(http.ResponseWriter, *http.Request) error { panic("secret") }, false, inbox.Answer{Error: "a handler panicked (string)"}},
 		"an answer broken off": {"word", func(w http.ResponseWriter, _ *http.Request) error { w.WriteHeader(200); panic(http.ErrAbortHandler) }, false, inbox.Answer{Status: 200, Error: "the answer broke off"}},
 	} {

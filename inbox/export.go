@@ -81,10 +81,11 @@ func (e *export) write(lines func() error) error {
 		err = failed
 	}
 	switch {
-	case err != nil && e.at > 0:
-		return fmt.Errorf("%s is not complete: it has %d messages; then, at %d: %w", e.path, e.done, e.at, err)
+	case err != nil && e.at == 0:
+		_ = os.Remove(e.path) // nothing is in it, and it would be in the way of the next attempt
+		return err
 	case err != nil:
-		return fmt.Errorf("%s is not complete: it has %d messages; then: %w", e.path, e.done, err)
+		return fmt.Errorf("%s is not complete: it has %d messages; then, at %d: %w", e.path, e.done, e.at, err)
 	}
 	fmt.Fprintf(e.cmd.OutOrStdout(), "%d messages are in %s.\n", e.done, e.path)
 	if e.damaged > 0 {
