@@ -3,6 +3,7 @@ package chinaums
 import (
 	"fmt"
 	"io"
+	"net/url"
 	"os"
 	"os/signal"
 	"strings"
@@ -51,6 +52,9 @@ error, once for each interface, and on the page.`,
 		small, err := cli.SmallHex(*hexadecimal)
 		if err != nil {
 			return err
+		}
+		if u, err := url.Parse(*notifyURL); *notifyURL != "" && (err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "") {
+			return fmt.Errorf("--notify-url: %q is not an address that begins with http:// or https://", *notifyURL)
 		}
 		options := sandbox.Options{
 			NotifyURL: *notifyURL, UI: *common.UI || *interactive, Digest: sandbox.Digest(strings.ToUpper(*digest)), SmallSign: small,

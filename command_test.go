@@ -417,6 +417,7 @@ func TestSandboxCommand(t *testing.T) {
 		{"everybody, by no name", []string{"--listen", ":0"}, "is not on loopback"},
 		{"a name", []string{"--listen", "example.com:0"}, "is not on loopback"},
 		{"no port", []string{"--listen", "127.0.0.1"}, "host:port"},
+		{"an address that is none", []string{"--listen", "127.0.0.1:0", "--notify-url", "127.0.0.1:8902/notify"}, "--notify-url"}, // the sandbox ran, and no notify arrived
 		{"an unknown digest", []string{"--listen", "127.0.0.1:0", "--sign-type", "SM3"}, "Digest"},
 		{"a port that is taken", []string{"--listen", address}, "address already in use"},
 		{"an argument", []string{"start"}, "unknown command"},
