@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -43,7 +45,8 @@ func verifyCommand() *cobra.Command {
 		Long: `
 Reads a notify from the file, or from standard input: the whole HTTP request with its
 header Authorization, which is the signature, as the sandbox's --save writes it. Says
-whether one of the terminal's public keys verifies it. It exits with 1 if none does.`,
+whether one of the terminal's public keys verifies it and, if none does, which known
+mistake explains it. It exits with 1 then.`,
 		Args:    cobra.MaximumNArgs(1),
 		Example: "  caddy shouqianba verify --config Caddyfile notifies/20261124000001-1.txt",
 	}
@@ -64,7 +67,14 @@ whether one of the terminal's public keys verifies it. It exits with 1 if none d
 		if err != nil {
 			return err
 		}
-		return examine(cmd.OutOrStdout(), terminals[name], keys, content)
+		mine := &terminal{name: name, publicKeys: keys}
+		all := []*terminal{mine}
+		for _, other := range slices.Sorted(maps.Keys(terminals)) {
+			if keys, err := publicKeys(terminals[other]); err == nil && other != name {
+				all = append(all, &terminal{name: other, publicKeys: keys})
+			}
+		}
+		return examine(cmd.OutOrStdout(), terminals[name], mine, all, content)
 	}
 	return cmd
 }
@@ -83,9 +93,10 @@ func publicKeys(config *Terminal) (keys []*rsa.PublicKey, err error) {
 	return keys, nil
 }
 
-// examine reports on a saved notify. Its error is the verdict, where that is bad.
-func examine(w io.Writer, config *Terminal, keys []*rsa.PublicKey, saved []byte) error {
-	req, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(saved)))
+// examine reports on a saved notify. Its error is the verdict, where that is bad. all are the terminals, mine too.
+func examine(w io.Writer, config *Terminal, mine *terminal, all []*terminal, saved []byte) error {
+	reader := bufio.NewReader(bytes.NewReader(saved))
+	req, err := http.ReadRequest(reader)
 	if err != nil {
 		return errors.New("this is no HTTP request: save the whole of it, because the signature is in its header Authorization")
 	}
@@ -93,14 +104,25 @@ func examine(w io.Writer, config *Terminal, keys []*rsa.PublicKey, saved []byte)
 	if err != nil {
 		return fmt.Errorf("the body is not as long as its head says: %w", err)
 	}
+	if req.ContentLength == 0 && req.Header.Get("Content-Length") == "" { // many tools leave the length out
+		if body, err = io.ReadAll(reader); err != nil {
+			return err
+		}
+		body = bytes.TrimRight(body, "\r\n") // an editor's
+	}
+	signature := req.Header.Get("Authorization")
 	reason, verified := reasonSignature, 0
-	for i, key := range keys {
-		if reason = verify([]*rsa.PublicKey{key}, req.Header.Get("Authorization"), body); reason == "" {
+	for i, key := range mine.publicKeys {
+		if reason = verify([]*rsa.PublicKey{key}, signature, body); reason == "" {
 			verified = i + 1
 			break
 		}
 	}
-	if reason != "" {
+	switch reason {
+	case "":
+	case reasonSignature:
+		return fmt.Errorf("验签失败 does not verify (%s): %s", reason, mine.mistake(signature, body, all))
+	default:
 		return fmt.Errorf("验签失败 does not verify (%s)", reason)
 	}
 	event, err := readEvent(body, newRules(nil), "") // its id is not shown

@@ -109,7 +109,14 @@ func TestSandboxCommand(t *testing.T) {
 	}
 	changed := strings.Replace(string(saved), `"total_amount":"100"`, `"total_amount":"900"`, 1)
 	others := strings.Replace(site, "terminal_sn  {env.SQB_TERMINAL_SN}", "terminal_sn  100000000000000001", 1)
-	_, bare, _ := strings.Cut(string(saved), "\r\n\r\n")
+	head, bare, _ := strings.Cut(string(saved), "\r\n\r\n")
+	length := fmt.Sprintf("\r\nContent-Length: %d", len(bare))
+	if !strings.Contains(head, length) {
+		t.Fatalf("no%s in %s", length, head)
+	}
+	longer := strings.Replace(head, length, fmt.Sprintf("\r\nContent-Length: %d", len(bare)+1), 1) + "\r\n\r\n" + bare + "\n"
+	two := strings.Replace(site, "public_key   {env.SQB_PUBLIC_KEY}", "public_key `"+publicPEM(t, &testKey().PublicKey)+"`", 1)
+	two = strings.Replace(two, "terminal sandbox", "terminal other {\npublic_key {env.SQB_PUBLIC_KEY}\n}\nterminal sandbox", 1)
 	for _, test := range []struct {
 		name, stdin string
 		args        []string
@@ -118,7 +125,12 @@ func TestSandboxCommand(t *testing.T) {
 		{"what was sent", "", []string{"--config", config, file}, "verifies (public_key 1)\ncom.shouqianba.payment.succeeded \"" + number},
 		{"by its terminal", string(saved), []string{"--config", config, "--terminal", "sandbox"}, "verifies"},
 		{"standard input by its name", string(saved), []string{"--config", config, "-"}, "verifies"},
-		{"changed", changed, []string{"--config", config}, "error: does not verify (signature)"},
+		{"changed", changed, []string{"--config", config}, "error: does not verify (signature): no known mistake explains it"},
+		// Its body was taken for empty, so that the signature was wrong.
+		{"without its length, and with an editor's line break", strings.Replace(head, length, "", 1) + "\r\n\r\n" + bare + "\n", []string{"--config", config}, "verifies (public_key 1)"},
+		// The log line of a rejected notify knew the mistake, and the command that it names did not.
+		{"a line break more", longer, []string{"--config", config}, "error: does not verify (signature): line_break"},
+		{"another terminal's key", string(saved), []string{"--config", writeConfig(t, two), "--terminal", "sandbox"}, "error: does not verify (signature): another_key [public_key of other]"},
 		{"without its signature", strings.Replace(string(saved), "Authorization: ", "X: ", 1), []string{"--config", config}, "error: does not verify (missing_signature)"},
 		{"the body alone", bare, []string{"--config", config}, "error: save the whole of it"},
 		{"cut", string(saved[:len(saved)-1]), []string{"--config", config}, "error: not as long as its head says"},

@@ -8,7 +8,7 @@ import (
 // maxMistakeKeys bounds the work that strangers can cause.
 const maxMistakeKeys = 40
 
-// mistake says what explains a wrong signature of a notify for t, for the log. all are the terminals, t too.
+// mistake says what explains a wrong signature of a notify for t, for the log and the command. all are the terminals, t too.
 func (t *terminal) mistake(signature string, body []byte, all []*terminal) string {
 	tried := 0
 	for _, other := range all {
