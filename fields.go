@@ -598,8 +598,8 @@ func (f *notifyFields) mixed() error {
 		}
 	}
 	secure, _ := f.word(fieldSecureStatus)
-	switch string(secure) {
-	case "PARTLY_COMPLETED", "ALL_COMPLETED":
+	switch typeWord(secure) { // as the event's type has it: a cut text may have other letters
+	case "partly_completed", "all_completed":
 		if hasStatus && string(orderState(status)) != orderPaid && string(status) != "TRADE_REFUND" {
 			return errors.New("a completed guarantee of an order that is not paid")
 		}

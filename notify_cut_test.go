@@ -170,6 +170,8 @@ func splitForgeries() map[string]struct{ signed, sent referenceFields } {
 		"a bill, capital letters":  {closed("attachedData", "note&billNO=B1&billSTATUS=PAID"), nil},
 		"a bill, underscores":      {closed("attachedData", "note&bill_no=B1&bill_status=PAID"), nil},
 		"a guarantee, a hyphen":    {closed("orderDesc", "tea&secure-Status=ALL_COMPLETED"), nil},
+		// It was SUCCESS, and com.chinaums.guarantee.all_completed: the type is in small letters, whatever the word's are.
+		"a guarantee, small letters": {closed("orderDesc", "tea&secureStatus=all_completed"), nil},
 	}
 	for name, f := range forgeries {
 		for _, field := range f.signed {

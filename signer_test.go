@@ -177,7 +177,7 @@ func referenceMixed(values url.Values) bool {
 	paid := slices.Contains([]string{"TRADE_SUCCESS", "SUCCESS", "success"}, status)
 	switch {
 	case word("billNo")+word("billDate")+word("billStatus")+word("billPayment") != "" && word("merOrderId")+status != "",
-		slices.Contains([]string{"PARTLY_COMPLETED", "ALL_COMPLETED"}, word("secureStatus")) && status != "" && !paid && status != "TRADE_REFUND":
+		slices.Contains([]string{"PARTLY_COMPLETED", "ALL_COMPLETED"}, strings.ToUpper(word("secureStatus"))) && status != "" && !paid && status != "TRADE_REFUND":
 		return true
 	case status == "NEW_ORDER" || status == "WAIT_BUYER_PAY":
 		return word("refundStatus")+word("refundOrderId")+word("refundExtOrderId")+word("refundTargetOrderId")+word("refundPayTime") != "" ||
