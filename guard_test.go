@@ -377,6 +377,49 @@ func testOutcomes(t *testing.T) {
 	}
 }
 
+// TestGuardBehindGuard: another guard behind the guard, or another gateway, made the call, and the guard in front answered
+// not_sent for a call that had been sent, though the body said unknown.
+func TestGuardBehindGuard(t *testing.T) {
+	platform := newRawPlatform(t, func(c *exchange) bool {
+		if c.path() == "/v1/cut" {
+			return false
+		}
+		c.write("HTTP/1.1 200 OK\r\nContent-Length: 21\r\n\r\n{\"errCode\":\"SUCCESS\"}")
+		return true
+	})
+	other := newRawPlatform(t, func(c *exchange) bool {
+		outcome := "answered"
+		if c.path() == "/v1/cut" {
+			outcome = "not_sent\r\nGateway-Outcome: unknown"
+		}
+		c.write("HTTP/1.1 200 OK\r\nGateway-Outcome: " + outcome + "\r\nContent-Length: 2\r\n\r\n{}")
+		return true
+	})
+	long := "reverse_proxy {\n dynamic chinaums shop\n transport chinaums shop\n}\n"
+	dead := "reverse_proxy {\n dynamic chinaums dead\n transport chinaums dead\n}\n"
+	site := "header Gateway-Outcome answered\n"
+	for name, behind := range map[string]string{
+		"proxy": "chinaums_proxy shop\n", "guard": "chinaums_guard shop\n " + long, "guards": "chinaums_guard shop\n chinaums_guard shop\n " + long,
+		"other": "reverse_proxy " + strings.TrimPrefix(other.url, "http://") + "\n", "none": "respond \"{}\"\n", "dead": "chinaums_guard dead\n " + dead,
+	} {
+		site += "handle_path /" + name + "/* {\n route {\n chinaums_guard shop\n " + behind + "}\n}\n"
+	}
+	g := startGateway(t, []string{"shop " + platform.url, "dead http://" + freeAddress(t)}, "", site, nil)
+	for path, want := range map[string]string{
+		"/proxy/v1/x": "answered", "/proxy/v1/cut": "unknown", "/guard/v1/x": "answered", "/guard/v1/cut": "unknown",
+		"/guards/v1/x": "answered", "/guards/v1/cut": "unknown", "/other/v1/x": "answered", "/other/v1/cut": "unknown",
+		"/none/v1/x": "not_sent", "/dead/v1/x": "not_sent",
+	} {
+		a := g.post(t, path, "{}")
+		if got := a.header.Values("Gateway-Outcome"); len(got) != 1 || got[0] != want {
+			t.Errorf("%s: Gateway-Outcome %q, want %s; body %s", path, got, want, a.body)
+		}
+		eventually(t, path+": an entry of the access log with outcome "+want, func() bool {
+			return len(g.log.lines("http.log.access", `"uri":"`+path+`"`, `"outcome":"`+want+`"`)) == 1
+		})
+	}
+}
+
 // TestRefusedBeforeTheBody: who is refused is told so at once, and cannot hold the connection by a body that he
 // announces and never sends.
 func TestRefusedBeforeTheBody(t *testing.T) { inEveryForm(t, testRefusedBeforeTheBody) }

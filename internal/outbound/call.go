@@ -3,6 +3,7 @@ package outbound
 import (
 	"context"
 	"net/http"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -166,6 +167,18 @@ func (c *Call) outcome() Outcome {
 	default:
 		return NotSent
 	}
+}
+
+// madeBehind takes over the outcome that an answer has from a guard or a gateway behind this call's guard. A call that was
+// not sent from here may have been sent from there.
+func (c *Call) madeBehind(said []string) {
+	if c.outcome() != NotSent {
+		return
+	}
+	unknown := slices.Contains(said, string(Unknown))
+	answered := slices.Contains(said, string(Answered))
+	c.sent.Store(unknown || answered)
+	c.answered.Store(answered && !unknown)
 }
 
 func (c *Call) clientHasGone() bool { return c.client.Err() != nil }

@@ -245,6 +245,7 @@ func (g *Guard) Serve(w http.ResponseWriter, r *http.Request, resolve func() Acc
 	defer call.heard(nil) // should somebody panic
 
 	start = time.Now()
+	delete(w.Header(), OutcomeHeader) // what comes in it is said by whoever is behind the guard
 	type line struct {
 		name   string
 		values []string
@@ -515,7 +516,8 @@ func (f *Flights) Wait(ctx context.Context) bool {
 	}
 }
 
-// outcomeWriter puts the Gateway-Outcome header on whatever answer the chain gives, and lets nobody else set it.
+// outcomeWriter puts the Gateway-Outcome header on whatever answer the chain gives, and lets nobody else set it, but for a
+// guard or another gateway behind, which has made the call in this one's place.
 type outcomeWriter struct {
 	caddyhttp.ResponseWriterWrapper
 	call    *Call
@@ -533,6 +535,7 @@ func (w *outcomeWriter) WriteHeader(status int) {
 	}
 	if !w.wrote {
 		w.wrote = true
+		w.call.madeBehind(w.Header()[OutcomeHeader])
 		if w.call.hear != nil && w.call.clientHasGone() { // nothing of the answer is out yet
 			w.call.heard(nil)
 		}
