@@ -389,7 +389,10 @@ func TestGuardBehindGuard(t *testing.T) {
 	})
 	other := newRawPlatform(t, func(c *exchange) bool {
 		outcome := "answered"
-		if c.path() == "/v1/cut" {
+		switch c.path() {
+		case "/v1/dies":
+			return false
+		case "/v1/cut":
 			outcome = "not_sent\r\nGateway-Outcome: unknown"
 		}
 		c.write("HTTP/1.1 200 OK\r\nGateway-Outcome: " + outcome + "\r\nContent-Length: 2\r\n\r\n{}")
@@ -400,7 +403,7 @@ func TestGuardBehindGuard(t *testing.T) {
 	site := "header Gateway-Outcome answered\n"
 	for name, behind := range map[string]string{
 		"proxy": "chinaums_proxy shop\n", "guard": "chinaums_guard shop\n " + long, "guards": "chinaums_guard shop\n chinaums_guard shop\n " + long,
-		"other": "reverse_proxy " + strings.TrimPrefix(other.url, "http://") + "\n", "none": "respond \"{}\"\n", "dead": "chinaums_guard dead\n " + dead,
+		"other": "reverse_proxy " + strings.TrimPrefix(other.url, "http://") + "\n", "none": "respond \"{}\"\n", "down": "reverse_proxy " + freeAddress(t) + "\n", "dead": "chinaums_guard dead\n " + dead,
 	} {
 		site += "handle_path /" + name + "/* {\n route {\n chinaums_guard shop\n " + behind + "}\n}\n"
 	}
@@ -408,7 +411,7 @@ func TestGuardBehindGuard(t *testing.T) {
 	for path, want := range map[string]string{
 		"/proxy/v1/x": "answered", "/proxy/v1/cut": "unknown", "/guard/v1/x": "answered", "/guard/v1/cut": "unknown",
 		"/guards/v1/x": "answered", "/guards/v1/cut": "unknown", "/other/v1/x": "answered", "/other/v1/cut": "unknown",
-		"/none/v1/x": "not_sent", "/dead/v1/x": "not_sent",
+		"/other/v1/dies": "unknown", "/down/v1/x": "not_sent", "/none/v1/x": "not_sent", "/dead/v1/x": "not_sent",
 	} {
 		a := g.post(t, path, "{}")
 		if got := a.header.Values("Gateway-Outcome"); len(got) != 1 || got[0] != want {

@@ -306,8 +306,11 @@ func (g *Guard) classify(call *Call, err error) *Error {
 	if e, ok := asError(err); ok {
 		return e
 	}
-	if call.outcome() == NotSent && isProxyError(err) {
+	if call.outcome() == NotSent && notDialed(err) {
 		return errUnreachable.because("no_upstream", err)
+	}
+	if call.outcome() == NotSent && isProxyError(err) { // of a transport that is not ours, which may have sent it
+		call.sent.Store(true)
 	}
 	return g.internal(call, "internal", err)
 }

@@ -244,8 +244,17 @@ func saysLength(header http.Header, length int) bool {
 
 func asError(err error) (*Error, bool) { return errors.AsType[*Error](err) }
 
-// isProxyError recognizes reverse_proxy's own refusals: no upstream, an upstream that is down.
+// notDialed recognizes reverse_proxy's own refusals: no upstream, one that is down, one that cannot be connected to.
+func notDialed(err error) bool {
+	if _, ok := errors.AsType[reverseproxy.DialError](err); ok {
+		return true
+	}
+	handlerErr, ok := errors.AsType[caddyhttp.HandlerError](err)
+	return ok && handlerErr.StatusCode == http.StatusServiceUnavailable
+}
+
+// isProxyError recognizes what reverse_proxy makes of a transport's error.
 func isProxyError(err error) bool {
 	handlerErr, ok := errors.AsType[caddyhttp.HandlerError](err)
-	return ok && handlerErr.StatusCode >= 502 && handlerErr.StatusCode <= 504
+	return ok && (handlerErr.StatusCode == http.StatusBadGateway || handlerErr.StatusCode == http.StatusGatewayTimeout)
 }
