@@ -408,14 +408,14 @@ func (g *Guard) log(r *http.Request, call *Call, e *Error, writeErr error) {
 
 // finish tells everybody what became of a call. w has the answer; nil: it is to be cut.
 func (g *Guard) finish(w http.ResponseWriter, r *http.Request, call *Call, outcome Outcome, errCode string, start time.Time) {
+	if errCode == "" { // without one it would be a link
+		errCode = "other"
+	}
 	call.settle(outcome, errCode, 0, nil)
 	call.heard(w)
 	merchant, sent := "", false
 	if call != nil {
 		merchant, sent = call.Account.Name(), call.sent.Load()
-	}
-	if errCode == "" {
-		errCode = "other"
 	}
 	took := time.Since(start)
 	g.metrics.called(merchant, errCode, outcome, sent, took)

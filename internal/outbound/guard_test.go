@@ -8,11 +8,13 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"testing/iotest"
 	"time"
 
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
@@ -319,6 +321,24 @@ func TestPanicBeforeTheChain(t *testing.T) {
 	}
 	if observed.Len() != 2 {
 		t.Errorf("%d log lines", observed.Len())
+	}
+}
+
+// TestWatchOfAnotherAnswer: the answer of a page for maintenance, say, was told without a code, as that of a link is. The
+// watch took the refund for one that had been answered, and let no other pass until it knew more.
+func TestWatchOfAnotherAnswer(t *testing.T) {
+	g := newGuard(t, nil, nil, nil)
+	watch := &recorder{client: httptest.NewRecorder()}
+	g.Watch = watch
+	r := httptest.NewRequest(http.MethodPost, "/v1/x", strings.NewReader("{}"))
+	r.RemoteAddr = "127.0.0.1:1"
+	r.Header.Set("Content-Type", "application/json")
+	err := g.Serve(watch.client, r, func() Account { return testAccount{} }, caddyhttp.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) error {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		return nil
+	}))
+	if want := []string{"before /v1/x {}", "after not_sent other "}; err != nil || len(watch.told) != 3 || !slices.Equal(watch.told[:2], want) {
+		t.Errorf("%v, told %q", err, watch.told)
 	}
 }
 
