@@ -184,8 +184,10 @@ func (p *watching) Read(order *watch.Order, call *watch.Track, _ watch.Query, an
 		f.Call = said.cancel(call)
 	default:
 		f.Call = said.refund(call)
-		if order.Paid > 0 {
-			f.Amount = 0 // what tells of a refund is not held against what was ordered
+		if order.Paid > 0 { // what tells of a refund is not held against what was ordered, nor does it tell of the payment again
+			if f.Amount = 0; f.Order == watch.IsPaid {
+				f.Order = watch.Nothing
+			}
 		}
 		if order.State != "" && !said.paid() && (f.Order != watch.IsRefunded || f.Call != watch.HasSucceeded) {
 			f.Order = watch.Nothing // the order's own looks tell of the payment

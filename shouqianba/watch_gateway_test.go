@@ -345,9 +345,10 @@ func TestWatchRefusedAndExecuted(t *testing.T) {
 	g.silent()
 }
 
-// TestWatchFailedRefund: the platform began with a refund and gave it up. Only then another one may go out.
+// TestWatchFailedRefund: the platform began with a refund and gave it up. Only then another one may go out. The app is told, as
+// nothing differs from what was ordered: with amounts reject it once was not.
 func TestWatchFailedRefund(t *testing.T) {
-	g := startWatched(t, "")
+	g := startWatched(t, "amounts reject")
 	g.paid("A1")
 	g.platform.Break(sandbox.Fault{Kind: sandbox.Processing, Path: "/upay/v2/refund", Queries: 1000})
 	g.want(g.refund("A1", "R1", "600"), 200, "REFUND_ERROR", "answered")
@@ -356,7 +357,7 @@ func TestWatchFailedRefund(t *testing.T) {
 	if err := g.platform.FinishRefund("A1", "FAIL"); err != nil {
 		t.Fatal(err)
 	}
-	if got := g.told("refund.failed", "A1"); got.header.Get("Ce-Evidence") != "query" || !strings.Contains(got.body, `"R1"`) {
+	if got := g.told("refund.failed", "A1"); got.header.Get("Ce-Evidence") != "query" || got.header.Get("Ce-Ordered") != "true" || !strings.Contains(got.body, `"R1"`) {
 		t.Errorf("%v %s", got.header, got.body)
 	}
 	g.want(g.refund("A1", "R2", "600"), 200, "REFUND_SUCCESS", "answered")
@@ -365,7 +366,8 @@ func TestWatchFailedRefund(t *testing.T) {
 	}
 }
 
-// TestWatchRefundNeverArrived: a refund that the platform shows no sign of is not taken for failed, however often it is asked.
+// TestWatchRefundNeverArrived: a refund that the platform shows no sign of is not taken for failed, however often it is asked. Nor
+// does an answer that says that the order is still paid differ from what was ordered: an ERROR once said so.
 func TestWatchRefundNeverArrived(t *testing.T) {
 	g := startWatched(t, "")
 	g.paid("A1")
@@ -375,6 +377,9 @@ func TestWatchRefundNeverArrived(t *testing.T) {
 	eventually(t, "the platform was asked three times", func() bool { return len(g.platform.Calls()) >= asked+3 })
 	g.want(g.refund("A1", "R2", "600"), 409, "GATEWAY_REFUND_UNRESOLVED", "not_sent")
 	g.becomes("A1", "paid R1=unresolved")
+	if g.row("A1").Differs {
+		t.Error("the order differs from what was ordered")
+	}
 	g.want(g.refund("A1", "R1", "600"), 200, "REFUND_SUCCESS", "answered") // with the same number it may go
 	g.becomes("A1", "refunded_part R1=succeeded")
 }
