@@ -208,6 +208,27 @@ func TestGuardAsks(t *testing.T) {
 	})
 }
 
+// TestGuardAsksAgain: the platform was asked a moment ago, and the refund in the way has ended since. The guard once answered 409
+// without asking, for a second.
+func TestGuardAsksAgain(t *testing.T) {
+	inTime(t, nil, func(t *testing.T, g *gateway) {
+		g.paidAndTold("A1", 100)
+		g.bank.refund("A1", "R1", 60, watch.IsPending)
+		g.call("/refund", request{Order: "A1", Number: "R1", Amount: 60}, watch.Unknown, "")
+		if refusal := g.call("/refund", request{Order: "A1", Number: "R2", Amount: 60}, watch.Answered, "SUCCESS"); refusal == nil {
+			t.Fatal("it went")
+		}
+		g.bank.refund("A1", "R1", 60, watch.HasFailed)
+		begin := time.Now()
+		if refusal := g.call("/refund", request{Order: "A1", Number: "R2", Amount: 60}, watch.Answered, "SUCCESS"); refusal != nil {
+			t.Errorf("%+v", refusal)
+		}
+		if asked, took := len(g.bank.questions("A1/R1")), time.Since(begin); asked != 2 || took > time.Second {
+			t.Errorf("asked %d times, in %v", asked, took)
+		}
+	})
+}
+
 // TestGuardWaits: the platform's word is waited for 3 seconds, and an app that hammers does not become queries.
 func TestGuardWaits(t *testing.T) {
 	inTime(t, nil, func(t *testing.T, g *gateway) {
