@@ -85,6 +85,7 @@ type App struct {
 	Watch *watched.Config `json:"watch,omitempty"`
 
 	watched   *watched.Watched // nil: nobody does
+	watching  *watching
 	merchants accounts.Directory[*merchant]
 	calls     *outbound.Metrics
 	notifies  *inbound.Metrics
@@ -196,8 +197,9 @@ func (a *App) Provision(ctx caddy.Context) (err error) {
 	if a.clock, err = newClockGuard(ctx.GetMetricsRegistry(), a.logger); err != nil {
 		return locale.Errorf("registering metrics: %w", err)
 	}
+	a.watching = &watching{now: time.Now}
 	a.watched, err = watched.New(ctx, a.Watch, watched.Parts{
-		Name: "chinaums", Orders: watchedAges, Platform: &watching{time.Now}, Send: a.sendQuery, Label: watchLabel,
+		Name: "chinaums", Orders: watchedAges, Platform: a.watching, Send: a.sendQuery, Label: watchLabel,
 	})
 	a.checkSharedMIDs()
 	return err

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/jsontext"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/normalize"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/text"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/watched"
 	"github.com/caddy-chinaums/caddy-chinaums/watch"
@@ -20,7 +21,20 @@ import (
 
 // watching is what the watch has to know of ChinaUMS: which path is which kind of call, which query asks about it, and what an
 // answer means.
-type watching struct{ now func() time.Time }
+type watching struct {
+	now   func() time.Time
+	json  []string         // further fields whose text is JSON
+	rules *normalize.Rules // with these; nil: the platform's
+}
+
+// also takes the fields whose text is JSON in some notifies of a configuration that is being loaded, and so in what a query has
+// found.
+func (p *watching) also(json []string) {
+	if len(json) > 0 {
+		p.json = append(p.json, json...)
+		p.rules = newRules(p.json)
+	}
+}
 
 // watchedCall is what an interface does. A call without a refundOrderId of its own, of which there can be one an order only,
 // has a constant for its number.

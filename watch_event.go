@@ -20,7 +20,7 @@ import (
 // found.
 
 // NotFound implements watch.Platform.
-func (*watching) NotFound(order *watch.Order, call *watch.Track) *watch.Event {
+func (p *watching) NotFound(order *watch.Order, call *watch.Track) *watch.Event {
 	number := refundNumber(call)
 	if call.Kind != watch.KindRefund || number == "" {
 		return nil
@@ -28,7 +28,7 @@ func (*watching) NotFound(order *watch.Order, call *watch.Track) *watch.Event {
 	fields := pick(call.Fields, "mid", "tid", "instMid", "merOrderId", "billNo", "billDate", "refundOrderId")
 	fields["refundOrderId"], fields["refundAmount"] = number, strconv.FormatInt(call.Amount, 10)
 	values := eventValues{fieldMid: []byte(fields["mid"]), fieldMerOrderID: []byte(order.ID), fieldRefundOrderID: []byte(number)}
-	e := newWatchEvent(order, fields)
+	e := p.newEvent(order, fields)
 	if e != nil {
 		e.Type = typeNotFound
 		e.ID = string(values.appendID(nil, sourceOf(order.Merchant), typeNotFound))
@@ -40,18 +40,18 @@ func (*watching) NotFound(order *watch.Order, call *watch.Track) *watch.Event {
 const typeNotFound = typePrefix + "refund.not_found"
 
 // event is what a notify of a query's answer would have become.
-func (*watching) event(order *watch.Order, said map[string]string) *watch.Event {
+func (p *watching) event(order *watch.Order, said map[string]string) *watch.Event {
 	for _, name := range [...]string{"errCode", "errMsg", "errInfo", "msgId", "responseTimestamp", "responseTimeStamp", "sign", "signType"} {
 		delete(said, name)
 	}
 	if said["mid"] == "" {
 		said["mid"] = order.Mid
 	}
-	return newWatchEvent(order, said)
+	return p.newEvent(order, said)
 }
 
-// newWatchEvent makes the event of fields; an empty one counts as absent.
-func newWatchEvent(order *watch.Order, said map[string]string) *watch.Event {
+// newEvent makes the event of fields; an empty one counts as absent.
+func (p *watching) newEvent(order *watch.Order, said map[string]string) *watch.Event {
 	content, err := json.Marshal(said)
 	if err != nil {
 		return nil
@@ -62,7 +62,7 @@ func newWatchEvent(order *watch.Order, said map[string]string) *watch.Event {
 		return nil // more than any notify has
 	}
 	source := sourceOf(order.Merchant)
-	event := fields.event(nil, source)
+	event := fields.event(p.rules, source)
 	return &watch.Event{ID: event.ID, Type: event.Type, Content: &watched.Content{Data: event.Data, Word: event.word, Context: inbound.Context{
 		ID: event.ID, Source: source, Type: event.Type, Subject: event.Subject, Time: event.Time,
 	}}}

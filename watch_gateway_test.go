@@ -42,6 +42,12 @@ type watchedGateway struct {
 // startWatched starts one. Nobody has to wait long for a look; options are further ones of the watch.
 func startWatched(t *testing.T, options string) *watchedGateway {
 	t.Helper()
+	return startWatchedNotify(t, options, "")
+}
+
+// startWatchedNotify starts one whose chinaums_notify has options, too.
+func startWatchedNotify(t *testing.T, options, notify string) *watchedGateway {
+	t.Helper()
 	platform, upstream := startSandbox(t, sandbox.Options{Manual: true})
 	address, directory := freeAddress(t), t.TempDir()
 	g := &watchedGateway{t: t, platform: platform, keys: platform.Options(), app: newMerchantApp(t, nil), address: address, url: "http://" + address}
@@ -68,7 +74,9 @@ func startWatched(t *testing.T, options string) *watchedGateway {
 		}
 	}
 	chinaums_proxy /v1/netpay/*
-	chinaums_notify /notify
+	chinaums_notify /notify {
+		`+notify+`
+	}
 	inbox /notify {
 		retry 20ms
 		deliver {
@@ -208,6 +216,33 @@ func TestWatchNotifyNeverSent(t *testing.T) {
 	g.told("payment.succeeded", second)
 	if seen := g.app.seen(); len(seen) != 0 {
 		t.Errorf("told again: %+v", seen)
+	}
+}
+
+// TestWatchFormat: what a query has found has the format of the notifies. It once was JSON without an envelope, whatever they were.
+func TestWatchFormat(t *testing.T) {
+	g := startWatchedNotify(t, "", "format cloudevents\n\t\tjson attachedData")
+	g.platform.Break(sandbox.Fault{Kind: sandbox.Lie, Path: "/v1/netpay/query", Fields: map[string]any{"attachedData": `{"room":7}`}, Times: -1})
+	number := g.order(nil)
+	if err := g.platform.Pay(number); err != nil {
+		t.Fatal(err)
+	}
+	got := g.told("payment.succeeded", number)
+	var event struct {
+		SpecVersion, ID, Source, Type, Subject, Evidence, Ordered, DataContentType string
+
+		Data struct {
+			MerOrderID   string
+			AttachedData struct{ Room int }
+		}
+	}
+	if err := json.Unmarshal([]byte(got.body), &event); err != nil {
+		t.Fatalf("%v: %s", err, got.body)
+	}
+	if got.header.Get("Content-Type") != "application/cloudevents+json" || event.SpecVersion != "1.0" || event.ID != got.header.Get("Ce-Id") ||
+		event.Source != "/chinaums/shop" || event.Type != "com.chinaums.payment.succeeded" || event.Subject != number || event.Evidence != "query" ||
+		event.Ordered != "true" || event.DataContentType != "application/json" || event.Data.MerOrderID != number || event.Data.AttachedData.Room != 7 {
+		t.Errorf("%v\n%s", got.header, got.body)
 	}
 }
 

@@ -17,7 +17,7 @@ import (
 	"github.com/caddy-chinaums/caddy-chinaums/watch"
 )
 
-var testWatching = &watching{time.Now}
+var testWatching = &watching{now: time.Now}
 
 // TestWatchAnswered: only SUCCESS, and the codes of the contract's list, are an end. Any other word, known or not, leaves it open.
 func TestWatchAnswered(t *testing.T) {

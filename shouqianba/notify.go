@@ -130,7 +130,11 @@ func (n *Notify) Provision(ctx caddy.Context) error {
 		n.confirmer = confirming
 		patience *= 2
 	}
-	if n.Observe && n.app.watched != nil {
+	switch {
+	case !n.Observe:
+		n.app.watched.Notifies(n.Format)
+		n.app.watching.also(n.JSON)
+	case n.app.watched != nil:
 		ctx.Logger().Warn("the watch is not told of notifies under observe: it tells the app of each payment itself", zap.String("option", "observe"))
 	}
 	n.app.patience = max(n.app.patience, patience)

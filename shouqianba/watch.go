@@ -10,13 +10,27 @@ import (
 	"time"
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/jsontext"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/normalize"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/watched"
 	"github.com/caddy-chinaums/caddy-chinaums/watch"
 )
 
 // watching is what the watch has to know of Shouqianba: which path is which kind of call, which query asks about it, and what an
 // answer means.
-type watching struct{ numbers numbers }
+type watching struct {
+	numbers numbers
+	json    []string         // further fields whose text is JSON
+	rules   *normalize.Rules // with these; nil: the platform's
+}
+
+// also takes the fields whose text is JSON in some notifies of a configuration that is being loaded, and so in what a query has
+// found.
+func (p *watching) also(json []string) {
+	if len(json) > 0 {
+		p.json = append(p.json, json...)
+		p.rules = newRules(p.json)
+	}
+}
 
 // watchedCall is what an interface does. A call without a number of its own, of which there can be one an order only, has a
 // constant for its number.
@@ -196,7 +210,7 @@ func (p *watching) Read(order *watch.Order, call *watch.Track, _ watch.Query, an
 	if call != nil && call.State == watch.Succeeded && f.Call == watch.HasFailed {
 		f.Call = watch.IsPending // it is never taken back
 	}
-	f.Event, err = said.event(call, &f)
+	f.Event, err = said.event(p, call, &f)
 	return f, err
 }
 

@@ -19,7 +19,7 @@ import (
 
 // event is what a notify of the answer would have become; nil: nobody is told. Of an order that nobody paid the platform sends no
 // notify: the app is told only where it could not know.
-func (s *said) event(call *watch.Track, f *watch.Finding) (*watch.Event, error) {
+func (s *said) event(p *watching, call *watch.Track, f *watch.Finding) (*watch.Event, error) {
 	change := map[string]string{}
 	switch refund := call != nil && !call.Whole; {
 	case refund && (f.Call == watch.HasSucceeded || f.Call == watch.HasFailed):
@@ -57,17 +57,21 @@ func (s *said) event(call *watch.Track, f *watch.Finding) (*watch.Event, error) 
 	if err != nil {
 		return nil, err
 	}
-	return newWatchEvent(s.known.Merchant, members)
+	return p.newEvent(s.known.Merchant, members)
 }
 
-// newWatchEvent makes the event of a notify's members; an empty one counts as absent.
-func newWatchEvent(terminal string, members map[string]json.RawMessage) (*watch.Event, error) {
+// newEvent makes the event of a notify's members; an empty one counts as absent.
+func (p *watching) newEvent(terminal string, members map[string]json.RawMessage) (*watch.Event, error) {
 	content, err := json.Marshal(members)
 	if err != nil {
 		return nil, err
 	}
 	source := sourceOf(terminal)
-	event, err := readEvent(content, newRules(nil), source)
+	rules := p.rules
+	if rules == nil {
+		rules = newRules(nil)
+	}
+	event, err := readEvent(content, rules, source)
 	if err != nil {
 		return nil, err
 	}
@@ -81,7 +85,7 @@ func sourceOf(terminal string) string { return "/shouqianba/" + terminal }
 const typeNotFound = "com.shouqianba.refund.not_found"
 
 // NotFound implements watch.Platform.
-func (*watching) NotFound(order *watch.Order, call *watch.Track) *watch.Event {
+func (p *watching) NotFound(order *watch.Order, call *watch.Track) *watch.Event {
 	if call.Kind != watch.KindRefund || call.Whole || call.Fields["client_sn"] == "" {
 		return nil
 	}
@@ -91,7 +95,7 @@ func (*watching) NotFound(order *watch.Order, call *watch.Track) *watch.Event {
 	} {
 		members[name], _ = json.Marshal(value) // strings always marshal
 	}
-	e, err := newWatchEvent(order.Merchant, members)
+	e, err := p.newEvent(order.Merchant, members)
 	if err != nil {
 		return nil
 	}

@@ -47,6 +47,12 @@ const often = "50ms 100ms 200ms 400ms 800ms 1600ms 3s 6s 12s 24s 48s 96s"
 // startWatched starts one. Nobody has to wait long for a look; options are further ones of the watch.
 func startWatched(t *testing.T, options string) *watchedGateway {
 	t.Helper()
+	return startWatchedNotify(t, options, "")
+}
+
+// startWatchedNotify starts one whose shouqianba_notify has options, too.
+func startWatchedNotify(t *testing.T, options, notify string) *watchedGateway {
+	t.Helper()
 	// The platform sends no notify by itself, and its orders live as long as the test.
 	g := &watchedGateway{gateway: startPlatform(t, sandbox.ShouqianbaOptions{OrderLifetime: time.Hour}), t: t}
 	g.platform.Break(sandbox.Fault{Kind: sandbox.NoNotify, Times: -1})
@@ -76,7 +82,9 @@ func startWatched(t *testing.T, options string) *watchedGateway {
 		shouqianba_proxy
 	}
 	handle /notify/* {
-		shouqianba_notify
+		shouqianba_notify {
+			`+notify+`
+		}
 		inbox {
 			retry 20ms
 			deliver {
@@ -224,6 +232,30 @@ func (g *watchedGateway) finds(number, about, word string) {
 func (g *watchedGateway) becomes(number, states string) {
 	g.t.Helper()
 	eventually(g.t, number+" is "+states, func() bool { return g.state(number) == states })
+}
+
+// TestWatchFormat: what a query has found has the format of the notifies.
+func TestWatchFormat(t *testing.T) {
+	g := startWatchedNotify(t, "", "format cloudevents\n\t\t\tjson subject")
+	g.want(g.call("/upay/v2/precreate", map[string]string{
+		"client_sn": "A1", "total_amount": "1000", "payway": "3", "subject": `{"room":7}`, "notify_url": g.url("/notify/till"),
+	}), 200, "PRECREATE_SUCCESS", "answered")
+	if err := g.platform.Pay("A1"); err != nil {
+		t.Fatal(err)
+	}
+	got := g.told("payment.succeeded", "A1")
+	var event struct {
+		ID, Evidence string
+
+		Data struct {
+			Subject struct{ Room int }
+		}
+	}
+	err := json.Unmarshal([]byte(got.body), &event)
+	if err != nil || got.header.Get("Content-Type") != "application/cloudevents+json" || event.ID != got.header.Get("Ce-Id") || event.Evidence != "query" ||
+		event.Data.Subject.Room != 7 {
+		t.Errorf("%v %v\n%s", err, got.header, got.body)
+	}
 }
 
 // TestWatchNotifyNeverSent: a payment whose notify never comes reaches the app all the same, as what the notify would have

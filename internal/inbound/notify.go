@@ -33,6 +33,12 @@ const (
 	FormatOriginal    = "original"
 )
 
+// The types of the first two.
+const (
+	TypeJSON        = "application/json; charset=utf-8"
+	TypeCloudEvents = "application/cloudevents+json"
+)
+
 // Notify is the part that the notify handlers of all platforms have in common.
 type Notify struct {
 	// What the app gets: `json`, the normalized fields; `cloudevents`, the same as data of a structured CloudEvent; or
@@ -300,13 +306,13 @@ func unreadable(err error) *Rejection {
 
 // deliver hands a verified event to the app, and answers the platform.
 func (n *Notify) deliver(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, account Account, event *Event, content []byte) {
-	contentType, keep, given := "application/json; charset=utf-8", "", body.Content(nil)
+	contentType, keep, given := TypeJSON, "", body.Content(nil)
 	switch n.Format {
 	case FormatJSON:
 		given = strings.NewReader(event.Data)
 	case FormatCloudEvents:
-		contentType = "application/cloudevents+json"
-		given = bytes.NewReader(event.structured())
+		contentType = TypeCloudEvents
+		given = bytes.NewReader(event.Structured())
 	case FormatOriginal:
 		// What was verified as JSON must not be read as a form, nor the other way round: a text within may say other things then.
 		verified := n.platform.ContentType(content)
@@ -551,8 +557,8 @@ func (e *Event) Placeholders(r *http.Request, platform string, account Account) 
 	})
 }
 
-// structured is the event in the structured mode of CloudEvents 1.0 (JSON event format).
-func (e *Event) structured() []byte {
+// Structured returns the event in the structured mode of CloudEvents 1.0 (JSON event format).
+func (e *Event) Structured() []byte {
 	event, err := json.Marshal(struct {
 		SpecVersion     string          `json:"specversion"`
 		ID              string          `json:"id"`

@@ -53,21 +53,25 @@ func (t *teller) Tell(ctx context.Context, merchant string, event *watch.Event) 
 	if err != nil {
 		return fmt.Errorf("the notifyUrl's path: %w", err)
 	}
-	r := &http.Request{
-		Method: http.MethodPost, URL: address, RequestURI: uri, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Host: host, RemoteAddr: "127.0.0.1:0",
-		Header: http.Header{"Content-Type": {"application/json; charset=utf-8"}, "Content-Length": {strconv.Itoa(len(content.Data))}},
-	}
 	attributes := content.Context
 	attributes.Evidence, attributes.Ordered = inbound.EvidenceQuery, event.Ordered
+	notified := &inbound.Event{Context: attributes, Data: content.Data, Word: content.Word}
+	contentType, given := inbound.TypeJSON, []byte(content.Data)
+	if t.structured && !t.otherwise {
+		contentType, given = inbound.TypeCloudEvents, notified.Structured()
+	}
+	r := &http.Request{
+		Method: http.MethodPost, URL: address, RequestURI: uri, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Host: host, RemoteAddr: "127.0.0.1:0",
+		Header: http.Header{"Content-Type": {contentType}, "Content-Length": {strconv.Itoa(len(given))}},
+	}
 	attributes.Headers(r.Header)
 	ctx = context.WithValue(ctx, caddy.ReplacerCtxKey, caddy.NewReplacer())
 	r = r.WithContext(ctx)
-	notified := &inbound.Event{Context: attributes, Word: content.Word}
 	if notified.Word == nil {
 		notified.Word = func(string) (string, bool) { return "", false }
 	}
 	notified.Placeholders(r, t.parts.Name, named(merchant))
-	return t.intake(ctx, r, []byte(content.Data), event.Again)
+	return t.intake(ctx, r, given, event.Again)
 }
 
 // sayable are the placeholders that have the same value in what the watch tells as in a notify of it, beside those of the platform

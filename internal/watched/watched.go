@@ -16,6 +16,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 	"go.uber.org/zap"
 
+	"github.com/caddy-chinaums/caddy-chinaums/internal/inbound"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/outbound"
 	"github.com/caddy-chinaums/caddy-chinaums/watch"
@@ -59,6 +60,8 @@ type Watched struct {
 	events   *caddyevents.App
 	logger   *zap.Logger
 	metrics  *metrics
+
+	structured, otherwise bool // some notify handlers give the app structured CloudEvents, some do not
 
 	opened chan struct{} // closed when shared is there
 	shared atomic.Pointer[shared]
@@ -131,6 +134,21 @@ func New(ctx caddy.Context, config *Config, parts Parts) (*Watched, error) {
 		return nil, locale.Errorf("registering metrics: %w", err)
 	}
 	return w, nil
+}
+
+// Notifies says in which format a notify handler gives the app its events, while the configuration is loaded. Where each of them
+// has cloudevents, so has what a query has found; else it is JSON.
+func (w *Watched) Notifies(format string) {
+	switch {
+	case w == nil:
+	case format == inbound.FormatCloudEvents:
+		w.structured = true
+	default:
+		w.otherwise = true
+	}
+	if w != nil && format == inbound.FormatOriginal {
+		w.logger.Warn("what a query has found has no original: the app gets it as JSON, not as a form with a signature", zap.String("option", "format original"))
+	}
 }
 
 // Start opens the store, or takes it over from the configuration before.
