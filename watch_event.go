@@ -93,7 +93,10 @@ func noticed(said claim, eventType string) (order string, f watch.Finding) {
 		if f.Number = bounded(f.Number); f.Number != "" {
 			f.Call, f.CallAmount = refundFact(f.Word), fenOf(said["refundAmount"])
 		} else if refundFact(f.Word) == watch.HasSucceeded {
-			f.Order = watch.IsPartRefunded
+			f.Order, f.Refunded = watch.IsPartRefunded, fenOf(said["refundAmount"]) // that much at least was given back
+			if f.Refunded != 0 && f.Refunded == fenOf(said["totalAmount"]) {
+				f.Order = watch.IsRefunded
+			}
 		}
 	default:
 		f.Word, f.Order = said["status"], orderFact(said)

@@ -349,6 +349,11 @@ func TestWatchNoticed(t *testing.T) {
 			watch.Finding{Word: "TRADE_SUCCESS", Order: watch.IsPaid, Mid: "M"}},
 		{"refund.succeeded", claim{"merOrderId": "O", "mid": "M", "status": "TRADE_REFUND", "refundStatus": "SUCCESS", "refundOrderId": "R", "refundAmount": "30", "totalAmount": "100"}, "O",
 			watch.Finding{Word: "SUCCESS", Number: "R", Call: watch.HasSucceeded, CallAmount: 30, Mid: "M"}},
+		// One without a number names its amount all the same, and the guard counts it.
+		{"refund.succeeded", claim{"merOrderId": "O", "mid": "M", "status": "TRADE_REFUND", "refundPayTime": "x", "refundAmount": "30", "totalAmount": "100"}, "O",
+			watch.Finding{Word: "SUCCESS", Order: watch.IsPartRefunded, Refunded: 30, Mid: "M"}},
+		{"refund.succeeded", claim{"merOrderId": "O", "mid": "M", "status": "TRADE_REFUND", "refundStatus": "SUCCESS", "refundAmount": "100", "totalAmount": "100"}, "O",
+			watch.Finding{Word: "SUCCESS", Order: watch.IsRefunded, Refunded: 100, Mid: "M"}},
 		{"guarantee.uncompleted", claim{"merOrderId": "O", "mid": "M", "status": "TRADE_SUCCESS", "secureStatus": "UNCOMPLETED", "totalAmount": "100"}, "O",
 			watch.Finding{Word: "UNCOMPLETED", Order: watch.IsPaid, Amount: 100, Mid: "M"}},
 		{"guarantee.partly_completed", claim{"merOrderId": "O", "mid": "M", "status": "TRADE_SUCCESS", "secureStatus": "PARTLY_COMPLETED", "completeAmount": "60", "totalAmount": "100"}, "O",
