@@ -363,6 +363,7 @@ const redacted = "REDACTED"
 var harmless = map[string]bool{
 	"Content-Type": true, "Content-Length": true, "Content-Encoding": true, "User-Agent": true, "Traceparent": true,
 	"Ce-Specversion": true, "Ce-Id": true, "Ce-Source": true, "Ce-Type": true, "Ce-Subject": true, "Ce-Time": true,
+	"Ce-Confirmed": true, "Ce-Evidence": true, "Ce-Ordered": true,
 	"Webhook-Id": true, "Webhook-Timestamp": true,
 }
 

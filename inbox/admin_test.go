@@ -418,7 +418,7 @@ func send(t testing.TB, site, id string, body []byte) {
 	}
 	for name, value := range map[string]string{
 		"Ce-Source": "/chinaums/shop", "Ce-Id": id, "Content-Type": "application/json", "Authorization": "Bearer mask-me",
-		"Webhook-Signature": "v1,mask-me", "X-Other": "mask-me",
+		"Webhook-Signature": "v1,mask-me", "X-Other": "mask-me", "Ce-Evidence": "query", "Ce-Ordered": "differs",
 	} {
 		request.Header.Set(name, value)
 	}
@@ -477,6 +477,7 @@ func TestAdminShows(t *testing.T) {
 		headers := request["headers"].(map[string]any)
 		for name, value := range map[string]string{
 			"Ce-Id": strconv.Itoa(i + 1), "Content-Type": "application/json", "Authorization": "REDACTED", "X-Other": "REDACTED", "Webhook-Signature": "REDACTED",
+			"Ce-Evidence": "query", "Ce-Ordered": "differs",
 		} {
 			if fmt.Sprint(headers[name]) != "["+value+"]" {
 				t.Errorf("header %s: %v", name, headers[name])
