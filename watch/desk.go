@@ -288,7 +288,8 @@ func clockText(ms int64) string {
 }
 
 // WriteCSV writes the report as a spreadsheet opens it: UTF-8 with a byte order mark, and a tab before each text that an app
-// or a platform chose, lest a long number be rounded or a formula run. The first line says what it is not.
+// or a platform chose, lest a long number be rounded or a formula run. The first line says what it is not; it has as many fields as
+// the others, as not every reader takes lines of several lengths.
 func (r *Report) WriteCSV(to io.Writer) error {
 	if _, err := io.WriteString(to, "\ufeff"); err != nil {
 		return err
@@ -296,11 +297,15 @@ func (r *Report) WriteCSV(to io.Writer) error {
 	out := csv.NewWriter(to)
 	out.UseCRLF = true
 	lines := [][]string{
-		{r.Day, r.Notice},
+		{r.Day, r.Notice, "", "", "", "", "", "", "", ""},
 		{"verdict", "merchant", "order", "refund", "state", "ordered_fen", "paid_fen", "refunded_fen", "at", "told"},
 	}
 	for _, c := range r.Records {
-		lines = append(lines, []string{string(c.Verdict), "\t" + c.Merchant, "\t" + c.Order, "\t" + c.Refund, string(c.State), strconv.FormatInt(c.Ordered, 10),
+		refund := c.Refund
+		if refund != "" {
+			refund = "\t" + refund
+		}
+		lines = append(lines, []string{string(c.Verdict), "\t" + c.Merchant, "\t" + c.Order, refund, string(c.State), strconv.FormatInt(c.Ordered, 10),
 			strconv.FormatInt(c.Paid, 10), strconv.FormatInt(c.Refunded, 10), c.At, c.Told})
 	}
 	return out.WriteAll(lines)
