@@ -65,8 +65,8 @@ const (
 
 // The schedule: what is asked about, from when on, at which ages, whether daily from then on, and how urgently. Of the lines
 // that apply the earliest look counts. The looks after the expiry of an order that lives longer than 30 minutes are counted
-// as if it had been made 30 minutes before it expires. A look after the expiry is never early, any other is early or late
-// by 10 % at most, and by 10 minutes.
+// as if it had been made 30 minutes before it expires. A look after the expiry is never early, nor is the one that tells the app
+// that a refund was not found. Any other is early or late by 10 % at most, and by 10 minutes.
 var schedule = []struct {
 	what  string
 	holds func(o *Order, t *Track) bool
@@ -81,6 +81,7 @@ var schedule = []struct {
 	{"an order long after that", (*Order).unpaid, lateFrom, (*Settings).lateAges, true, Due, true},
 	{"an order of unknown outcome", (*Order).uncertain, since, (*Settings).unknown, true, Due, false},
 	{"a money call of unknown outcome", (*Order).unresolvedMoney, since, (*Settings).unknown, true, Urgent, false},
+	{"a refund that may not have arrived", (*Order).unresolvedRefund, sent, (*Settings).absent, false, Urgent, true},
 	{"a close of unknown outcome", (*Order).unresolved, since, (*Settings).unknown, true, Due, false},
 	{"what the app was not told", (*Order).owed, owedSince, (*Settings).unknown, true, Owed, false},
 }
@@ -91,8 +92,9 @@ func (o *Order) unpaid(t *Track) bool    { return o.payable(t) || o.uncertain(t)
 func (o *Order) unresolved(t *Track) bool {
 	return t != &o.Track && (t.State == Unresolved || t.State == Sent)
 }
-func (o *Order) unresolvedMoney(t *Track) bool { return o.unresolved(t) && t.Kind.Money() }
-func (o *Order) owed(t *Track) bool            { return o.untold(o.name(t)) != nil }
+func (o *Order) unresolvedMoney(t *Track) bool  { return o.unresolved(t) && t.Kind.Money() }
+func (o *Order) unresolvedRefund(t *Track) bool { return o.unresolved(t) && t.Kind == KindRefund }
+func (o *Order) owed(t *Track) bool             { return o.untold(o.name(t)) != nil }
 
 func sent(_ *Order, t *Track) int64      { return t.Sent }
 func since(_ *Order, t *Track) int64     { return max(t.Since, t.Sent) }
@@ -108,6 +110,9 @@ func (s *Settings) afterExpiry() []time.Duration {
 func (s *Settings) lateAges() []time.Duration {
 	return s.unlessOff(2*time.Hour, 24*time.Hour+30*time.Minute)
 }
+
+// absent is when a refund that the platform does not know is told as not found.
+func (*Settings) absent() []time.Duration { return []time.Duration{absentAfter} }
 
 func (s *Settings) unlessOff(ages ...time.Duration) []time.Duration {
 	if len(s.Orders) == 0 {
