@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -59,10 +60,11 @@ func (r watchReach) list(cmd *cobra.Command, query url.Values) (content []byte, 
 	return content, orders, err
 }
 
-// find finds the orders that have a number and, where there is none, those with a refund of this number.
+// find finds the orders that have a number and, where there is none, the bills that have it as their billNo, or else those with a
+// refund of this number.
 func (r watchReach) find(cmd *cobra.Command, number string) (found []watched.Record, err error) {
 	const page = 1000 // as many as the admin API gives at once
-	var refunded []watched.Record
+	var bills, refunded []watched.Record
 	query := url.Values{"search": {number}, "limit": {strconv.Itoa(page)}}
 	for {
 		_, orders, err := r.list(cmd, query)
@@ -72,6 +74,8 @@ func (r watchReach) find(cmd *cobra.Command, number string) (found []watched.Rec
 		for _, o := range orders {
 			if o.Number == number {
 				found = append(found, o)
+			} else if strings.HasPrefix(o.Number, number+"@") {
+				bills = append(bills, o)
 			} else if slices.ContainsFunc(o.Order.Calls, func(c *watch.Track) bool { return c.Number == number || c.Alias == number }) {
 				refunded = append(refunded, o)
 			}
@@ -81,6 +85,9 @@ func (r watchReach) find(cmd *cobra.Command, number string) (found []watched.Rec
 		}
 		last := orders[page-1]
 		query.Set("after", last.Merchant+"/"+last.Number)
+	}
+	if len(found) == 0 {
+		found = bills
 	}
 	if len(found) == 0 {
 		found = refunded
@@ -98,6 +105,8 @@ func (r watchReach) one(cmd *cobra.Command, method, number, path string) error {
 		return locale.Errorf("the watch knows no order and no refund of the number %q", number)
 	case len(found) > 1 && found[0].Number == number:
 		return locale.Errorf("several merchants have an order of the number %q; say which with --merchant", number)
+	case len(found) > 1 && strings.HasPrefix(found[0].Number, number+"@"):
+		return locale.Errorf("several bills have the number %q; give it with its date, like <billNo>@<billDate>, or say which merchant with --merchant", number)
 	case len(found) > 1:
 		return locale.Errorf("several orders have a refund of the number %q; give the order's own number", number)
 	}

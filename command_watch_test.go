@@ -35,6 +35,9 @@ func TestOneOrder(t *testing.T) {
 		// Before, "several merchants … --merchant", which told nothing apart.
 		{"another order has a refund of this number", []watched.Record{record("shop", "5", "7"), record("shop", "7")}, "/chinaums/orders/shop/7"},
 		{"two orders of one merchant have a refund of this number", []watched.Record{record("shop", "5", "7"), record("shop", "6", "7")}, "the order's own number"},
+		// Before, "the watch knows no order": a bill's number has its date behind it.
+		{"a bill by its billNo", []watched.Record{record("shop", "5", "7"), record("shop", "7@2026-11-30"), record("shop", "77@2026-11-30")}, "/chinaums/orders/shop/7@2026-11-30"},
+		{"bills of two days", []watched.Record{record("shop", "7@2026-11-29"), record("shop", "7@2026-11-30")}, "<billNo>@<billDate>"},
 		{"two merchants", []watched.Record{record("cafe", "7"), record("shop", "7")}, "--merchant"},
 		{"none", []watched.Record{record("shop", "77")}, "knows no order"},
 	} {

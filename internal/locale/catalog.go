@@ -46,6 +46,8 @@ var catalog = map[string]string{
 	"several merchants have an order of the number %q; say which with --merchant": "多个商户有单号 %q 的订单，请用 --merchant 指明",
 	"several orders have a refund of the number %q; give the order's own number":  "多个订单有退款单号 %q，请改用订单自己的单号",
 
+	"several bills have the number %q; give it with its date, like <billNo>@<billDate>, or say which merchant with --merchant": "多个账单有单号 %q，请写成 <billNo>@<billDate>，或用 --merchant 指定商户",
+
 	// the chinaums app and its Caddyfile
 	"reading the %s block above: %v":        "读取上文的 %s 块：%v",
 	"%s takes a block, not %q":              "%s 后面应是花括号块，而不是 %q",
