@@ -138,15 +138,32 @@ func start(t *testing.T, watch, inbox, behind string) *gateway {
 	for name, value := range map[string]string{"UMS_APP_ID": g.keys.AppID, "UMS_APP_KEY": g.keys.AppKey, "UMS_NOTIFY_KEY": g.keys.NotifyKey} {
 		t.Setenv(name, value)
 	}
+	g.load(strings.NewReplacer("$DIR", t.TempDir(), "$APP", app.URL), `chinaums {
+		merchant shop {
+			app_id     {env.UMS_APP_ID}
+			app_key    {env.UMS_APP_KEY}
+			notify_key {env.UMS_NOTIFY_KEY}
+			upstream   `+upstream.URL+`
+		}`+watch+`
+	}`+inbox, `chinaums_proxy /v1/netpay/*
+	chinaums_notify /notify
+	`+behind)
+	return g
+}
+
+// load starts a gateway with these global options and directives.
+func (g *gateway) load(values *strings.Replacer, options, directives string) {
+	g.t.Helper()
 	addresses := [2]string{}
 	for i := range addresses {
+		var err error
 		if addresses[i], err = freeport.Address(); err != nil {
-			t.Fatal(err)
+			g.t.Fatal(err)
 		}
 	}
 	_, port, _ := strings.Cut(addresses[1], ":")
 	g.url, g.admin = "http://"+addresses[0], "http://localhost:"+port
-	config := strings.NewReplacer("$DIR", t.TempDir(), "$APP", app.URL).Replace(`{
+	config := values.Replace(`{
 	admin localhost:` + port + ` {
 		origins localhost:` + port + ` ""
 	}
@@ -154,35 +171,25 @@ func start(t *testing.T, watch, inbox, behind string) *gateway {
 		output console_test_log
 		format json
 	}
-	chinaums {
-		merchant shop {
-			app_id     {env.UMS_APP_ID}
-			app_key    {env.UMS_APP_KEY}
-			notify_key {env.UMS_NOTIFY_KEY}
-			upstream   ` + upstream.URL + `
-		}` + watch + `
-	}` + inbox + `
+	` + options + `
 }
 ` + g.url + ` {
 	bind 127.0.0.1
-	chinaums_proxy /v1/netpay/*
-	chinaums_notify /notify
-	` + behind + `
+	` + directives + `
 }
 `)
 	adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(config), map[string]any{"filename": "Caddyfile"})
 	if err != nil {
-		t.Fatalf("%v\n%s", err, config)
+		g.t.Fatalf("%v\n%s", err, config)
 	}
 	if err := caddy.Load(adapted, true); err != nil {
-		t.Fatal(err)
+		g.t.Fatal(err)
 	}
-	t.Cleanup(func() {
+	g.t.Cleanup(func() {
 		if err := caddy.Stop(); err != nil {
-			t.Error(err)
+			g.t.Error(err)
 		}
 	})
-	return g
 }
 
 var client = &http.Client{Timeout: time.Minute, Transport: &http.Transport{DisableKeepAlives: true}}

@@ -68,11 +68,55 @@ func TestShouqianba(t *testing.T) {
 	p.Shows(number)
 	p.to(g, "calls")
 	p.Shows("/upay/v2/precreate")
+	p.to(g, "needs")
+	p.Shows("没有启用 watch（chinaums）") // only Shouqianba's orders are followed
+	p.blocks("{\n\tchinaums {\n\t\tmerchant …\n\t\twatch\n\t}\n}")
 	p.to(g, "search/"+sn) // the platform's number
 	p.Shows(number)
 	p.to(g, "search/"+number) // the merchant's: client_sn
 	p.Click(`//main//li/a`)
 	p.Shows("时间线")
 	p.Shows("已付款")
+	p.Lacks("没有启用 watch")
 	p.clean()
+}
+
+// TestNothingSwitchedOnForShouqianba: a gateway of Shouqianba's is told how to switch watch and inbox on for Shouqianba. Before, it
+// was shown the blocks for ChinaUMS.
+func TestNothingSwitchedOnForShouqianba(t *testing.T) {
+	platform, err := sandbox.NewShouqianba(sandbox.ShouqianbaOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(platform.Close)
+	keys := platform.Options()
+	t.Setenv("SQB_TERMINAL_KEY", keys.TerminalKey)
+	t.Setenv("SQB_PUBLIC_KEY", platform.PublicKey())
+	g := &gateway{t: t}
+	g.load(strings.NewReplacer(), `shouqianba {
+		terminal till {
+			terminal_sn  `+keys.TerminalSN+`
+			terminal_key {env.SQB_TERMINAL_KEY}
+			public_key   {env.SQB_PUBLIC_KEY}
+		}
+	}`, "shouqianba_notify /notify")
+	p := browse(t, "en-US", g.admin+"/gateway/#needs", 1000, false)
+	p.Shows("There is no watch for shouqianba")
+	p.blocks("{\n\tshouqianba {\n\t\tterminal …\n\t\twatch\n\t}\n}")
+	p.to(g, "search")
+	p.Shows("There is no watch for shouqianba")
+	p.blocks("{\n\tshouqianba {\n\t\tterminal …\n\t\twatch\n\t}\n}")
+	p.to(g, "order/shouqianba/till/1")
+	p.Shows("There is no watch for shouqianba")
+	p.blocks("{\n\tshouqianba {\n\t\tterminal …\n\t\twatch\n\t}\n}")
+	p.to(g, "inbox")
+	p.Shows("There is no inbox")
+	p.blocks("shouqianba_notify /notify\ninbox /notify {\n\tdeliver {\n\t\treverse_proxy 127.0.0.1:9000\n\t}\n}")
+	p.clean()
+}
+
+// blocks compares what the page shows to copy.
+func (p *page) blocks(want string) {
+	p.t.Helper()
+	p.Until("the block", `return [...document.querySelectorAll("main pre")].map((one) => one.textContent).join("\n\n")`, want)
 }

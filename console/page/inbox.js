@@ -1,6 +1,7 @@
 // The view of the inboxes: messages, and what can be done about them.
 
 import { act, api, ask, button, clock, element, enc, fold, masked, named, part, say, tell, theirs } from "./parts.js";
+import { store } from "./recent.js";
 import * as texts from "./texts.js";
 
 const page = 100; // messages
@@ -189,10 +190,17 @@ export const deadLetters = (found, again) => found.length > 0 && found.map((inbo
   element("p", {}, say(`收件箱 ${inbox.name} 有 ${inbox.dead} 条死信：多次投递，应用都没有收下。修好应用，再重新投递。`, `Dead letters in the inbox ${inbox.name}: ${inbox.dead}. The app accepted none of the attempts. Repair the app, then redeliver.`)),
   inbox.first.map((m) => message(m, again)), bulk(inbox, again)));
 
+// switchOn are the directives of an inbox behind the platforms' notifies.
+function switchOn() {
+  const names = store.state.platforms.map((platform) => platform.name);
+  const notifies = names.map((name, at) => `${name}_notify /notify${at ? `/${name}` : ""}\n`).join("");
+  return `${notifies}inbox /notify${names.length > 1 ? "*" : ""} {\n\tdeliver {\n\t\treverse_proxy 127.0.0.1:9000\n\t}\n}`;
+}
+
 export function draw(again, redraw) {
   if (!list.length) {
     return [part(say("收件箱", "Inbox"), element("p", {}, say("没有收件箱。加上之后，应用停机时通知也不会丢：", "There is no inbox. With one, no notification is lost while the app is down:")),
-      element("pre", { tabindex: "0" }, "chinaums_notify /notify\ninbox /notify {\n\tdeliver {\n\t\treverse_proxy 127.0.0.1:9000\n\t}\n}"))];
+      element("pre", { tabindex: "0" }, switchOn()))];
   }
   const inbox = list.find((entry) => entry.name === view.name) ?? list[0];
   const change = (field) => (event) => {

@@ -6,11 +6,13 @@ import * as recent from "./recent.js";
 import * as texts from "./texts.js";
 
 const watched = () => recent.store.state.platforms.filter((platform) => platform.watch).map((platform) => platform.name);
+const unwatched = () => recent.store.state.platforms.filter((platform) => !platform.watch).map((platform) => platform.name);
 const json = (value) => JSON.stringify(value);
 
-const noWatch = () => element("div", { class: "card" },
-  element("p", {}, say("没有启用 watch，不跟踪订单和退款。在全局选项里加上：", "There is no watch: orders and refunds are not followed. Switch it on in the global options:")),
-  element("pre", { tabindex: "0" }, "{\n\tchinaums {\n\t\tmerchant …\n\t\twatch\n\t}\n}"));
+// noWatch says how to switch the watch on for those platforms that have none.
+const noWatch = (names = unwatched()) => names.length > 0 && element("div", { class: "card" },
+  element("p", {}, say(`没有启用 watch（${names.join("、")}），不跟踪订单和退款。在全局选项里加上：`, `There is no watch for ${names.join(" and ")}: orders and refunds are not followed. Switch it on in the global options:`)),
+  element("pre", { tabindex: "0" }, `{\n${names.map((name) => `\t${name} {\n\t\t${recent.accountWord(name)} …\n\t\twatch\n\t}\n`).join("")}}`));
 
 const path = (o) => `/${enc(o.platform)}/orders/${enc(o.merchant)}/${enc(o.order)}`;
 
@@ -88,7 +90,7 @@ export function needs(again) {
   return [
     part(say("待处理", "Needs a person"), element("p", { class: "quiet" }, say("订单每分钟更新一次。付款只看今天和昨天（北京时间）。", "Orders are read once a minute. Payments are those of today and yesterday (Beijing time).")),
       element("p", { class: "buttons" }, button("look-again", say("立即更新", "Refresh"), again)), (needed.problems ?? []).map((text) => element("p", { class: "bad" }, theirs(text)))),
-    part(`${say("订单与退款", "Orders and refunds")} (${orders.length})`, watched().length ? (orders.length ? element("ul", { class: "plain" }, orders.map((o, at) => need(o, at, again))) : none) : noWatch()),
+    part(`${say("订单与退款", "Orders and refunds")} (${orders.length})`, orders.length ? element("ul", { class: "plain" }, orders.map((o, at) => need(o, at, again))) : (watched().length || !unwatched().length) && none, noWatch()),
     part(say("死信", "Dead letters"), inbox.deadLetters(needed.dead ?? [], again) ?? none),
     part(say("被拒绝的通知（24 小时）", "Rejected notifies (24 hours)"), refused.size ? element("ul", { class: "plain" }, [...refused.values()].map((group) => {
       const [meaning, remedy] = texts.explained(group[0].reason) ?? [group[0].reason, ""];
@@ -143,7 +145,7 @@ export function search(again) {
   found && section(say("通知", "Notifies"), found.notifies, (list) => list.map(recent.notify)),
   found && section(say("收件箱", "Inbox"), found.messages, (list) => list.map((m) => inbox.message(m, again))),
   found && !found.orders.length && !found.calls?.length && !found.notifies?.length && !found.messages.length && element("p", { id: "nothing" }, say("没有找到。", "Nothing was found.")),
-  !watched().length && noWatch()];
+  noWatch()];
 }
 
 // --- One order.
@@ -204,7 +206,7 @@ export function order(again) {
     (row?.calls ?? []).length > 0 && element("ul", { class: "plain" }, row.calls.map((c) => element("li", {}, `${texts.callKind(c.kind)} `, theirs(c.number), " ", c.amount ? yuan(c.amount) : "", " ", element("strong", {}, texts.state(c.state)), " ", c.code === "SUCCESS" ? "" : c.code))),
     row && element("p", { class: "buttons" }, queryNow({ platform, merchant, order: number }, again, "order"), tellAgain({ platform, merchant, order: number }, again, "order")),
     !row && watched().includes(platform) && element("p", {}, say("watch 没有跟踪这笔订单。", "The watch has no record of this order.")),
-    !watched().includes(platform) && noWatch()),
+    noWatch(unwatched().filter((name) => name === platform))),
   unclear.length > 0 && part(say("原因和应对措施", "Codes: cause and remedy"), unclear.map((code) => element("div", {}, element("code", {}, code), recent.advice(platform, code)))),
   part(say("时间线", "Timeline"), element("ol", { class: "timeline" }, events(found, again).map(([at, what, kind, more]) => element("li", { class: kind || undefined }, more ?? [clock(at), " ", what])))),
   ];

@@ -27,6 +27,7 @@ export async function refresh() {
 const sum = (slots, field, index) => (slots ?? []).reduce((all, slot) => all + slot[field][index], 0);
 
 export const accountName = (entry) => entry.account || entry.name || say("（未识别商户）", "(none)");
+export const accountWord = (platform) => (platform === "shouqianba" ? "terminal" : "merchant");
 export const orderLink = (platform, account, order) => (platform && account
   ? element("a", { href: `#order/${enc(platform)}/${enc(account)}/${enc(order)}` }, theirs(order, 80)) : theirs(order, 80));
 
@@ -107,7 +108,7 @@ function explanation(n) {
   const place = element("div", {});
   const platform = store.state.platforms.find((one) => one.name === n.platform);
   const capture = `curl -s ${location.origin}/gateway/notifies/${n.number}/capture | caddy ${n.platform} verify --config /etc/caddy/Caddyfile`
-    + ` --${n.platform === "chinaums" ? "merchant" : "terminal"} ${n.account}`;
+    + ` --${accountWord(n.platform)} ${n.account}`;
   const line = () => [element("p", {}, say("在网关所在的机器上运行，可以看到全部内容：", "To see all of it, run this on the gateway's machine:")), ...copied(`copy-${n.number}`, capture)];
   if (!platform?.explains) return element("div", {}, ...line());
   const asked = `notifies/${n.number}/explain?lang=${language()}`;
