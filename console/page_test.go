@@ -125,6 +125,20 @@ func TestPage(t *testing.T) {
 	p.Until("the filter", `return document.querySelectorAll("main details").length`, "0")
 	p.Choose("calls-word", "")
 
+	// A notify by each number in its row. Before, the platform's and the channel's found it in the search only.
+	var told []notifyEntry
+	g.ask("/gateway/notifies?search="+paid, &told)
+	taken := told[len(told)-1]
+	if taken.Trade == "" || taken.Channel == "" {
+		t.Fatalf("%+v", taken)
+	}
+	p.to(g, "notifies")
+	for _, number := range []string{taken.Order, taken.ID, taken.Trade, taken.Channel} {
+		p.Choose("notifies-word", number)
+		p.Until("the notify by "+number, `return [...document.querySelectorAll("main details")].some((one) => one.textContent.includes(arguments[0])) ? "yes" : ""`, "yes", paid)
+	}
+	p.Choose("notifies-word", "")
+
 	p.to(g, "notifies/rejected")
 	p.Click(`//details[contains(., "` + paid + `")]/summary`)
 	p.Shows("验签失败")

@@ -140,7 +140,7 @@ export const filter = (list, kind) => { filters[list].kind = kind; };
 function list(name, heading, all, one, kinds, kindOf, redraw) {
   const chosen = filters[name];
   const fits = (entry) => (!chosen.kind || kindOf(entry) === chosen.kind)
-    && (!chosen.word || [entry.order, entry.refund, entry.id, entry.account, entry.code, entry.reason, entry.path, entry.type].some((text) => text?.includes(chosen.word)));
+    && (!chosen.word || [entry.order, entry.refund, entry.id, entry.trade, entry.channel, entry.account, entry.code, entry.reason, entry.path, entry.type].some((text) => text?.includes(chosen.word)));
   const found = all.filter(fits);
   return [part(`${heading} (${found.length}/${all.length})`,
     element("div", { class: "tools" },
