@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 
@@ -148,6 +149,49 @@ func TestCallsAndNotifies(t *testing.T) {
 	if calls2 != [3]int{calls[0] + 2, calls[1] + 1, calls[2] + 1} || notifies2 != [5]int{notifies[0] + 1, notifies[1], notifies[2] + 1, notifies[3] + 1, notifies[4]} {
 		t.Errorf("%v %v, before %v %v", calls2, notifies2, calls, notifies)
 	}
+}
+
+// TestLinks: an H5 link that was signed is seen among the calls and in its order's timeline, but counts neither as a call that was not
+// sent nor among the platform's answers. Before, it was not seen at all.
+func TestLinks(t *testing.T) {
+	g := start(t, "", "", "chinaums_h5 /v1/netpay/trade/h5-pay\n\t"+toApp)
+	calls, _ := g.counts()
+	number := g.keys.SourceCode + "LINK" + fmt.Sprint(time.Now().UnixMilli())
+	link := func(more string) (int, string, string) {
+		status, header, content := g.do("POST", g.url+"/v1/netpay/trade/h5-pay", `{"merOrderId":"`+number+`","mid":"`+g.keys.MID+`","totalAmount":5`+more+`}`, "Content-Type: application/json")
+		return status, header.Get("Gateway-Outcome"), content
+	}
+	if status, outcome, content := link(""); status != 200 || outcome != "not_sent" || !strings.Contains(content, `{"url":"http`) {
+		t.Fatalf("%d %s %s", status, outcome, content)
+	}
+	var made []callEntry
+	g.ask("/gateway/calls?search="+number, &made)
+	if len(made) != 1 {
+		t.Fatalf("%+v", made)
+	}
+	if c := made[0]; c.Outcome != "signed" || c.Path != "/v1/netpay/trade/h5-pay" || c.Order != number || c.Account != "shop" || c.Platform != "chinaums" || c.Sent || c.Code+c.Reason+c.Words != "" {
+		t.Errorf("%+v", c)
+	}
+	if counted, _ := g.counts(); counted != calls {
+		t.Errorf("%v calls, before %v", counted, calls)
+	}
+	if status, outcome, content := link(`,"refundAmount":1`); status != 422 || outcome != "not_sent" {
+		t.Fatalf("%d %s %s", status, outcome, content)
+	}
+	if counted, _ := g.counts(); counted != [3]int{calls[0], calls[1] + 1, calls[2]} {
+		t.Errorf("a link that was refused: %v calls, before %v", counted, calls)
+	}
+
+	p := browse(t, "en-US", g.admin+"/gateway/#calls", 1000, false)
+	p.Choose("calls-kind", "signed")
+	p.Click(`//details[contains(., "link signed; nothing sent") and contains(., "` + number + `")]/summary`)
+	p.Shows("The order begins when the buyer opens the link")
+	p.to(g, "order/chinaums/shop/"+number)
+	p.Shows("Timeline")
+	p.Shows("link signed; nothing sent")
+	p.Button("language")
+	p.Shows("链接已签名，没有调用平台")
+	p.clean()
 }
 
 // TestExplained: what a refused notify says is masked, and nothing tells how to sign it rightly. Who wants to see it all,

@@ -180,7 +180,7 @@ function events({ row, calls, notifies, messages }, again) {
     add(told.taken, [say("应用（或收件箱）收下：", "accepted by the app, or the inbox: "), texts.type(told.type), " ", element("code", {}, told.id)], "good");
     if (!told.taken) add(told.at, [say("应用还没有收下：", "not accepted by the app yet: "), texts.type(told.type)], "bad");
   }
-  for (const c of calls ?? []) add(c.at, "", "", recent.call(c, say("调用结束", "call ended")));
+  for (const c of calls ?? []) add(c.at, "", "", recent.call(c, c.outcome === "signed" ? say("链接", "link") : say("调用结束", "call ended")));
   for (const n of notifies ?? []) add(n.at, "", "", recent.notify(n, say("通知", "notify")));
   for (const m of messages ?? []) {
     add(Date.parse(m.received), "", "", inbox.message(m, again, say("放入收件箱", "into the inbox")));

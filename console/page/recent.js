@@ -100,7 +100,8 @@ export function call(c, label) {
     [say("退款单号", "Refund"), theirs(c.refund)], [say("结果", "Outcome"), `${outcome.text} (${c.outcome})`],
     [say("错误码", "Code"), c.code], [say("平台的错误信息", "The platform's message"), theirs(masked(c.words))], [say("原因", "Reason"), c.reason],
     [say("用时", "Took"), c.sent ? lasted(c.took) : ""],
-  ), advice(c.platform, c.code)]);
+  ), c.outcome === "signed" ? element("p", {}, say("买家打开链接后才会下单。是否付款以查单或通知为准。", "The order begins when the buyer opens the link. A query or a notification says whether it is paid."))
+    : advice(c.platform, c.code)]);
 }
 
 // explanation asks the doctor about a refused notify.
@@ -152,6 +153,6 @@ function list(name, heading, all, one, kinds, kindOf, redraw) {
 }
 
 export const calls = (redraw) => list("calls", say("最近的调用", "The last calls"), store.calls, call,
-  ["answered", "not_sent", "unknown"].map((word) => [word, texts.outcome(word).text]), (c) => c.outcome, redraw);
+  ["answered", "not_sent", "unknown", "signed"].map((word) => [word, texts.outcome(word).text]), (c) => c.outcome, redraw);
 export const notifies = (redraw) => list("notifies", say("最近的通知", "The last notifies"), store.notifies, notify,
   ["taken", "repeated", "failed", "rejected", "observed"].map((word) => [word, texts.result(word).text]), (n) => n.result, redraw);

@@ -64,11 +64,12 @@ const states = {
 export const state = (word) => (states[word] ? say(...states[word]) : word ?? "");
 
 const outcomes = { answered: ["已返回", "answered", "good"], not_sent: ["未发出", "not sent", "warn"], unknown: ["结果未知", "unknown", "bad"] };
+const link = { signed: ["链接已签名，没有调用平台", "link signed; nothing sent", "quiet"] }; // no call, and not counted as one
 const results = {
   taken: ["已收下", "taken", "good"], repeated: ["重复", "repeated", "quiet"], failed: ["应用未收下", "not accepted", "bad"], rejected: ["被拒绝", "rejected", "warn"], observed: ["仅观察", "observed", "quiet"],
 };
 const described = (all) => (word) => (all[word] ? { text: say(all[word][0], all[word][1]), kind: all[word][2] } : { text: word, kind: "quiet" });
-export const outcome = described(outcomes);
+export const outcome = described({ ...outcomes, ...link });
 export const result = described(results);
 export const outcomeKinds = () => Object.values(outcomes).map(([zh, en, kind], at) => [at, say(zh, en), kind]);
 export const resultKinds = () => Object.values(results).map(([zh, en, kind], at) => [at, say(zh, en), kind]);

@@ -24,6 +24,7 @@ import (
 	"github.com/caddy-chinaums/caddy-chinaums/internal/body"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/locale"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/ratelog"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/recent"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/secret"
 )
 
@@ -348,7 +349,7 @@ func (g *Guard) Answer(w http.ResponseWriter, r *http.Request, call *Call, e *Er
 	g.finish(w, r, call, e.Outcome, e.Code, start)
 }
 
-// Reply answers an admitted request with content of the gateway's own, for which nobody was called.
+// Reply answers an admitted request with a link that the gateway has signed, for which nobody was called.
 func (g *Guard) Reply(w http.ResponseWriter, r *http.Request, call *Call, content []byte) {
 	header := w.Header()
 	header.Set("Content-Type", "application/json; charset=utf-8")
@@ -356,6 +357,7 @@ func (g *Guard) Reply(w http.ResponseWriter, r *http.Request, call *Call, conten
 	header.Set(OutcomeHeader, string(NotSent))
 	call.settle(NotSent, "", 0, nil)
 	g.note(r, call, NotSent, "", "")
+	g.remember(r, call, recent.Signed, "", 0)
 	w.WriteHeader(http.StatusOK)
 	_, _ = w.Write(content)
 }

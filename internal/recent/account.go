@@ -13,6 +13,9 @@ const (
 	Rejected = "rejected"
 )
 
+// Signed is the outcome of a link that was signed for the buyer's browser. It is no call to the platform: it is kept, and not counted.
+const Signed = "signed"
+
 // What is counted. The last of each counts what is none of the others.
 var (
 	outcomes = [...]string{"answered", "not_sent", "unknown"}

@@ -23,8 +23,8 @@ type CallEntry struct {
 	Entry
 	Path    string  `json:"path"`             // that the app called, without the query
 	Refund  string  `json:"refund,omitempty"` // the merchant's number of the refund; empty: the call names none
-	Outcome string  `json:"outcome"`          // answered, not_sent or unknown, as in the header Gateway-Outcome
-	Code    string  `json:"code"`             // the platform's code or the gateway's own GATEWAY_…; `other` for one that the gateway does not know
+	Outcome string  `json:"outcome"`          // answered, not_sent or unknown, as in the header Gateway-Outcome; signed: a link for the buyer's browser
+	Code    string  `json:"code"`             // the platform's code or the gateway's own GATEWAY_…; `other` for one that the gateway does not know; empty of a link
 	Words   string  `json:"words,omitempty"`  // what the platform says of a call that it refused, cut to 128 bytes; empty: nothing
 	Sent    bool    `json:"sent,omitempty"`   // the platform may have received it; default: it did not
 	Took    float64 `json:"took"`             // in milliseconds, until the answer to the app was written

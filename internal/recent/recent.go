@@ -24,7 +24,7 @@ type Call struct {
 	Platform, Account string // Account is empty where the call was refused before it had one
 	Path              string
 	Order, Refund     []byte // the merchant's numbers, as far as the body tells them
-	Outcome, Code     string
+	Outcome, Code     string // Outcome is that of the call, or Signed
 	Reason            string // why the gateway answered itself; empty: the platform did
 	Words             string // what the platform says of a call that it refused
 	Sent              bool   // the platform may have received it
@@ -146,6 +146,9 @@ func (l *Log) Called(c *Call) {
 	e.refund.setBytes(c.Refund)
 	e.words[0].set(c.Words)
 	e.words[1].set(c.Words[min(len(c.Words), len(e.words[0].text)):])
+	if c.Outcome == Signed {
+		return
+	}
 	a := l.account(c.Platform, c.Account)
 	a.slot(now).calls[index(outcomes[:], c.Outcome)]++
 	if c.Sent {

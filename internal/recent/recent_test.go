@@ -125,6 +125,19 @@ func TestCountsOfADay(t *testing.T) {
 	}
 }
 
+// TestSignedIsNotCounted: a link for the buyer's browser is kept, but is no call to the platform.
+func TestSignedIsNotCounted(t *testing.T) {
+	l, _ := clockwork()
+	l.Called(&Call{Platform: "chinaums", Account: "shop", Order: []byte("1"), Outcome: "answered", Sent: true, Took: time.Millisecond})
+	l.Called(&Call{Platform: "chinaums", Account: "shop", Order: []byte("2"), Outcome: Signed})
+	if all := l.Calls(Select{Limit: 10}); len(all) != 2 || all[0].Outcome != "signed" || all[0].Order != "2" {
+		t.Errorf("%+v", all)
+	}
+	if all, _ := l.Accounts(); len(all) != 1 || len(all[0].Slots) != 1 || fmt.Sprint(all[0].Slots[0].Calls) != "[1 0 0]" || all[0].Answers != 1 {
+		t.Errorf("%+v", all)
+	}
+}
+
 func TestQuantileOfTheSlowest(t *testing.T) {
 	l, _ := clockwork()
 	l.Called(&Call{Platform: "chinaums", Account: "shop", Outcome: "answered", Sent: true, Took: time.Duration(math.MaxInt64)})
