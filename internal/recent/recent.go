@@ -16,6 +16,7 @@ const (
 	keptForeign = 250  // of each, those that belong to no account or were refused: strangers can cause any number of them
 	captures    = 32   // contents of refused notifies
 	captureSize = 8 << 10
+	signingSize = 3 << 10 // longer than any signature that is read
 	maxAccounts = 200
 )
 
@@ -177,7 +178,7 @@ func (l *Log) Notified(n *Notify) {
 	if e.explained = len(n.Content) > 0 && len(n.Content) <= captureSize; e.explained {
 		c := l.captured.add()
 		c.number, c.content = l.last, append(c.content[:0], n.Content...)
-		c.contentType, c.signing = strings.Clone(head(n.ContentType, 128)), strings.Clone(head(n.Signing, 1024))
+		c.contentType, c.signing = strings.Clone(head(n.ContentType, 128)), strings.Clone(head(n.Signing, signingSize))
 	}
 	a := l.account(n.Platform, n.Account)
 	a.slot(now).notifies[index(results[:], n.Result)]++

@@ -173,6 +173,12 @@ func TestCaptures(t *testing.T) {
 	if !ok || string(c.Content) != "merOrderId=1&sign=2" || c.Account != "shop" || c.Platform != "chinaums" || c.ContentType != "application/json" || c.Signing != "s" {
 		t.Fatalf("%+v, %v", c, ok)
 	}
+	// The signature of an RSA key of 8192 bits was cut, so that what explains it saw another one.
+	signing := "serial " + strings.Repeat("s", 1368)
+	l.Notified(&Notify{Platform: "shouqianba", Account: "till", Result: Rejected, Content: []byte("{}"), Signing: signing})
+	if c, ok := l.Capture(l.Last()); !ok || c.Signing != signing {
+		t.Errorf("%d bytes of %d", len(c.Signing), len(signing))
+	}
 	l.Notified(&Notify{Result: Rejected, Content: bytes.Repeat([]byte{'x'}, captureSize+1)})
 	if n := l.Notifies(Select{Limit: 1})[0]; n.Explained {
 		t.Error("what is too large is kept")
