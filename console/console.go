@@ -318,6 +318,9 @@ func (a *adminAPI) explain(_ http.ResponseWriter, r *http.Request, query url.Val
 		if captured.ContentType != "" {
 			header.Set("Content-Type", captured.ContentType)
 		}
+		if captured.Signing != "" {
+			header.Set("Authorization", captured.Signing)
+		}
 		if err := app.ExplainNotify(&text, captured.Account, captured.Content, header, chinese(query)); err != nil {
 			return nil, err
 		}

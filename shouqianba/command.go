@@ -121,7 +121,7 @@ func examine(w io.Writer, config *Terminal, mine *terminal, all []*terminal, sav
 	switch reason {
 	case "":
 	case reasonSignature:
-		return fmt.Errorf("验签失败 does not verify (%s): %s", reason, mine.mistake(signature, body, all))
+		return fmt.Errorf("验签失败 does not verify (%s): %s", reason, mine.mistake(signature, body, all, locale.Chinese()))
 	default:
 		return fmt.Errorf("验签失败 does not verify (%s)", reason)
 	}

@@ -172,7 +172,7 @@ func (n *Notify) verify(t *terminal, content []byte, header http.Header) (*inbou
 	if reason := verify(t.publicKeys, signature, content); reason != "" {
 		rejected := &inbound.Rejection{Status: http.StatusForbidden, Reason: reason}
 		if reason == reasonSignature {
-			rejected.Diagnose = func() string { return t.mistake(signature, content, n.app.terminals.All()) }
+			rejected.Diagnose = func() string { return t.mistake(signature, content, n.app.terminals.All(), false) }
 		}
 		return nil, rejected
 	}

@@ -197,7 +197,7 @@ export function order(again) {
   const heading = [say("订单 ", "Order "), theirs(number)];
   if (!found) return [part(heading, element("p", {}, say("正在查找…", "Searching…")))];
   const { row } = found;
-  const unclear = [...new Set([row?.code, ...(row?.calls ?? []).map((c) => c.code), ...(found.calls ?? []).map((c) => c.code)])].filter((code) => code && code !== "SUCCESS" && code !== "other");
+  const unclear = [...new Set([row?.code, ...(row?.calls ?? []).map((c) => c.code), ...(found.calls ?? []).map((c) => c.code)])].filter((code) => !texts.fine(code));
   return [part(heading,
     found.problem && element("p", { class: "bad" }, theirs(found.problem)),
     named([say("商户", "Merchant"), theirs(`${merchant} (${platform})`)],

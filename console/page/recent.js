@@ -82,7 +82,7 @@ export function advice(platform, code) {
   const show = ([meaning, remedy]) => place.append(`${meaning}${meaning && remedy ? " — " : ""}${remedy}`);
   const own = texts.explained(code);
   if (own) show(own);
-  else if (code && code !== "SUCCESS" && code !== "other") {
+  else if (!texts.fine(code)) {
     const path = `codes/${enc(platform)}/${enc(code)}?lang=${language()}`;
     if (!known.has(path)) known.set(path, api(path).catch(() => ({ cause: "", remedy: "" })));
     known.get(path).then((said) => show([said.cause, said.remedy]));

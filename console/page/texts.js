@@ -56,6 +56,9 @@ export function explained(word) {
 
 export const lookAtCode = () => say(...answered);
 
+// fine tells of a platform's code that there is nothing to explain about it.
+export const fine = (code) => !code || code === "other" || /^((PAY|PRECREATE|REFUND|CANCEL|CANCEL_ABORT)_)?SUCCESS$/.test(code);
+
 const states = {
   sent: ["已发出", "sent"], open: ["待付款", "open"], paid: ["已付款", "paid"], refunded_part: ["部分退款", "refunded in part"], refunded: ["已全额退款", "refunded"],
   closed: ["已关闭", "closed"], unseen: ["平台查不到", "unseen"], stuck: ["卡住", "stuck"], unresolved: ["结果未知", "unresolved"], succeeded: ["成功", "succeeded"], failed: ["失败", "failed"],
