@@ -424,13 +424,15 @@ func TestOrdersThatNeedAPerson(t *testing.T) {
 	p.clean()
 }
 
-// TestNothingSwitchedOn: without watch and inbox, their parts say how to switch them on.
+// TestNothingSwitchedOn: without watch and inbox, their parts say how to switch them on. Dead letters say that there are none. Before,
+// that part was empty: its text was one element, which went where it was needed last.
 func TestNothingSwitchedOn(t *testing.T) {
 	g := start(t, "", "", toApp)
 	number := g.order("")
 	g.pay(number, sandbox.Genuine, 200)
 	p := browse(t, "en-US", g.admin+"/gateway/#needs", 1000, false)
 	p.Shows("There is no watch")
+	p.Until("each part says something", `return [...document.querySelectorAll("main section")].filter((one) => one.childElementCount < 2).map((one) => one.textContent).join()`, "")
 	p.to(g, "inbox")
 	p.Shows("There is no inbox")
 	p.to(g, "search/"+number)

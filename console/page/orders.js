@@ -85,18 +85,18 @@ function need(o, at, again) {
 export function needs(again) {
   const { notifies, state } = recent.store;
   const refused = Map.groupBy(notifies.filter((n) => n.result === "rejected" && n.at > state.now - 86400000), (n) => json([n.platform, n.account ?? "", n.reason]));
-  const none = element("p", { class: "good" }, say("没有。", "None."));
+  const none = () => element("p", { class: "good" }, say("没有。", "None."));
   const orders = needed.orders ?? [];
   return [
     part(say("待处理", "Needs a person"), element("p", { class: "quiet" }, say("订单每分钟更新一次。付款只看今天和昨天（北京时间）。", "Orders are read once a minute. Payments are those of today and yesterday (Beijing time).")),
       element("p", { class: "buttons" }, button("look-again", say("立即更新", "Refresh"), again)), (needed.problems ?? []).map((text) => element("p", { class: "bad" }, theirs(text)))),
-    part(`${say("订单与退款", "Orders and refunds")} (${orders.length})`, orders.length ? element("ul", { class: "plain" }, orders.map((o, at) => need(o, at, again))) : (watched().length || !unwatched().length) && none, noWatch()),
-    part(say("死信", "Dead letters"), inbox.deadLetters(needed.dead ?? [], again) ?? none),
+    part(`${say("订单与退款", "Orders and refunds")} (${orders.length})`, orders.length ? element("ul", { class: "plain" }, orders.map((o, at) => need(o, at, again))) : (watched().length || !unwatched().length) && none(), noWatch()),
+    part(say("死信", "Dead letters"), inbox.deadLetters(needed.dead ?? [], again) || none()),
     part(say("被拒绝的通知（24 小时）", "Rejected notifies (24 hours)"), refused.size ? element("ul", { class: "plain" }, [...refused.values()].map((group) => {
       const [meaning, remedy] = texts.explained(group[0].reason) ?? [group[0].reason, ""];
       return element("li", {}, element("strong", { class: "warn" }, `${meaning} × ${group.length}`), " ", element("span", { class: "quiet" }, recent.accountName(group[0])), " ", say("最近 ", "last at "), clock(group[0].at),
         element("p", {}, remedy), recent.notify(group[0]));
-    })) : none),
+    })) : none()),
   ];
 }
 
