@@ -83,7 +83,7 @@ func TestShouqianbaExplains(t *testing.T) {
 			}
 		}
 	}
-	status, _, content := g.do("POST", g.url+"/upay/v2/query", `{"terminal_sn":"`+keys.TerminalSN+`","client_sn":"nothing"}`, "Content-Type: application/json")
+	status, _, content := g.do("POST", g.url+"/upay/v2/query", `{"terminal_sn":"`+keys.TerminalSN+`","client_sn":"unknown-order"}`, "Content-Type: application/json")
 	if status != 200 || !strings.Contains(content, "UPAY_ORDER_NOT_EXISTS") {
 		t.Fatalf("%d %s", status, content)
 	}
