@@ -160,6 +160,16 @@ func doAfterReload(t testing.TB, request func() *http.Request) answer {
 	}
 }
 
+// inARow asks twenty times, each on a connection of its own: while two configurations listen, so many do not reach the same one.
+func inARow(is func() bool) bool {
+	for range 20 {
+		if !is() {
+			return false
+		}
+	}
+	return true
+}
+
 // testClient keeps no connections, so that stopping a server does not wait for them.
 var testClient = &http.Client{
 	Timeout:       time.Minute,
