@@ -72,11 +72,12 @@ func (r watchReach) find(cmd *cobra.Command, number string) (found []watched.Rec
 			return nil, err
 		}
 		for _, o := range orders {
-			if o.Number == number {
+			switch {
+			case o.Number == number:
 				found = append(found, o)
-			} else if strings.HasPrefix(o.Number, number+"@") {
+			case strings.HasPrefix(o.Number, number+"@"):
 				bills = append(bills, o)
-			} else if slices.ContainsFunc(o.Order.Calls, func(c *watch.Track) bool { return c.Number == number || c.Alias == number }) {
+			case slices.ContainsFunc(o.Order.Calls, func(c *watch.Track) bool { return c.Number == number || c.Alias == number }):
 				refunded = append(refunded, o)
 			}
 		}

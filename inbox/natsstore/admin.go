@@ -111,7 +111,8 @@ func (s *store) current(ctx context.Context, seq uint64) (*kept, error) {
 	case last.seq() != seq:
 		return nil, inbox.ErrNotFound
 	}
-	return k, k.decode()
+	err = k.decode()
+	return k, err
 }
 
 // Get returns a message.
