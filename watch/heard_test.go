@@ -107,12 +107,12 @@ func TestAnswerGoesOut(t *testing.T) {
 	for heard, want := range map[bool]string{true: "", false: unresolved} {
 		alike(t, func(t *testing.T, g, other *gateway, store *storetest.Memory) {
 			var slow atomic.Bool
-			store.Fail = func(method, _ string) error {
+			store.Fail(func(method, _ string) error {
 				if method == "Put" && slow.CompareAndSwap(true, false) {
 					time.Sleep(time.Second)
 				}
 				return nil
-			}
+			})
 			told := g.answered("R1")
 			slow.Store(true)
 			var second atomic.Pointer[string]

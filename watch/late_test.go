@@ -13,12 +13,12 @@ import (
 // away lets a store be away while what is returned is true.
 func away(store *storetest.Memory) (down *atomic.Bool) {
 	down = new(atomic.Bool)
-	store.Fail = func(string, string) error {
+	store.Fail(func(string, string) error {
 		if down.Load() {
 			return storetest.ErrDown
 		}
 		return nil
-	}
+	})
 	return down
 }
 
@@ -112,12 +112,12 @@ func TestPanicLeavesNoLock(t *testing.T) {
 	alike(t, func(t *testing.T, g, other *gateway, store *storetest.Memory) {
 		told := g.answered("R1")
 		var once atomic.Bool
-		store.Fail = func(method, _ string) error {
+		store.Fail(func(method, _ string) error {
 			if method == "Put" && once.CompareAndSwap(false, true) {
 				panic("a defect of the store")
 			}
 			return nil
-		}
+		})
 		told(true)
 		after(3 * time.Minute)
 		if is := other.again("R2"); is != unresolved {
@@ -133,7 +133,7 @@ func TestPanicLeavesNoLock(t *testing.T) {
 func TestSlowStore(t *testing.T) {
 	alike(t, func(t *testing.T, g, other *gateway, store *storetest.Memory) {
 		g.answered("R1")
-		store.Fail = func(string, string) error { time.Sleep(400 * time.Millisecond); return nil }
+		store.Fail(func(string, string) error { time.Sleep(400 * time.Millisecond); return nil })
 		begin := time.Now()
 		is := other.again("R2")
 		t.Logf("%q after %v", is, time.Since(begin))

@@ -466,7 +466,7 @@ func TestEveryCallFails(t *testing.T) {
 				if lost {
 					store.Lost = fail
 				} else {
-					store.Fail = fail
+					store.Fail(fail)
 				}
 				g := join(t, store, newBank(), newMailbox(), "one", nil)
 				defer g.Close()

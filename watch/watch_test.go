@@ -455,12 +455,12 @@ func TestStoreIsDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := storetest.NewMemory(nil)
 		var down atomic.Bool
-		store.Fail = func(string, string) error {
+		store.Fail(func(string, string) error {
 			if down.Load() {
 				return storetest.ErrDown
 			}
 			return nil
-		}
+		})
 		g := join(t, store, newBank(), newMailbox(), "one", nil)
 		defer g.Close()
 		g.paidAndTold("A1", 100)

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/caddy-chinaums/caddy-chinaums/watch"
 )
@@ -17,9 +18,8 @@ var ErrDown = errors.New("the store is down")
 
 // Memory is a store in memory. Several watches may share it, as gateways share a server.
 type Memory struct {
-	// Fail is asked before each call, by the method's name and its key: an error fails it. Lost is asked after a Put or
-	// Delete: with an error it is reported, though all was written. They are set before the store is used.
-	Fail, Lost func(method, key string) error
+	// Lost is asked after a Put or Delete: with an error it is reported, though all was written. It is set before the store is used.
+	Lost func(method, key string) error
 
 	// Written is told each state of the store, before anybody else knows of it.
 	Written func(rows map[string]watch.Entry)
@@ -27,6 +27,7 @@ type Memory struct {
 	// Alone says that no other process writes.
 	Alone bool
 
+	fail      atomic.Pointer[func(method, key string) error]
 	mu        sync.Mutex
 	rows      map[string]watch.Entry
 	revision  uint64
@@ -54,9 +55,12 @@ func (m *Memory) Rows() map[string]watch.Entry {
 	return maps.Clone(m.rows)
 }
 
+// Fail lets fail be asked before each call from now on, by the method's name and its key: an error fails it.
+func (m *Memory) Fail(fail func(method, key string) error) { m.fail.Store(&fail) }
+
 func (m *Memory) begin(method, key string) error {
-	if m.Fail != nil {
-		if err := m.Fail(method, key); err != nil {
+	if fail := m.fail.Load(); fail != nil {
+		if err := (*fail)(method, key); err != nil {
 			return err
 		}
 	}
