@@ -57,16 +57,22 @@ func (g *gateway) becomes(number, state string) {
 	})
 }
 
-// dies has the app refuse an order's notify until the inbox gives it up.
-func (g *gateway) dies() (number string) {
+// refuse lets the app refuse from now on, but for what came before.
+func (g *gateway) refuse() {
 	g.t.Helper()
-	before := g.dead()
 	testutil.Eventually(g.t, "what came before is delivered", func() bool {
 		var counts struct{ Pending int }
 		g.ask("/inbox/default", &counts)
 		return counts.Pending == 0
 	})
 	g.refuses.Store(true)
+}
+
+// dies has the app refuse an order's notify until the inbox gives it up.
+func (g *gateway) dies() (number string) {
+	g.t.Helper()
+	before := g.dead()
+	g.refuse()
 	number = g.order("")
 	g.pay(number, sandbox.Genuine, 200)
 	testutil.Eventually(g.t, "the dead letter of "+number, func() bool { return g.dead() > before })
@@ -240,7 +246,7 @@ func TestPageOnAPhone(t *testing.T) {
 	number := g.order(g.keys.SourceCode + evil)
 	g.pay(number, sandbox.Genuine, 200)
 	g.pay(number, sandbox.Tampered, 403)
-	g.refuses.Store(true)
+	g.refuse()
 	name := strings.Repeat(evil+"\u202e\u200b金额", 90)
 	if len(name) < 4<<10 {
 		t.Fatal("too short")
