@@ -61,7 +61,7 @@ type Store interface {
 	// settled or re-leased meanwhile does nothing. The seq of a message may change; then message.Seq is the new one.
 	Settle(ctx context.Context, message *Message, outcome Outcome) error
 
-	// List returns messages in the order of seq, without Request.
+	// List returns messages in the order of seq, without Request. It may be a moment behind what was just settled, as Stats may.
 	List(ctx context.Context, query Query) ([]*Message, error)
 
 	// Get returns one message, with its Request unless that was dropped for want of room. ErrNotFound.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -73,7 +74,7 @@ func (s *store) each(ctx context.Context, states []string, after uint64, page in
 	return number, nil
 }
 
-// List lists messages. What was moved a moment ago may be in it twice.
+// List lists messages. What was moved a moment ago may be at its old place too; in a page the new one counts.
 func (s *store) List(ctx context.Context, query inbox.Query) ([]*inbox.Message, error) {
 	if err := s.usable(); err != nil {
 		return nil, err
@@ -85,7 +86,7 @@ func (s *store) List(ctx context.Context, query inbox.Query) ([]*inbox.Message, 
 	var found []*inbox.Message
 	_, err := s.each(ctx, statesOf[query.State], query.After, page, func(m *inbox.Message) bool {
 		if query.Search == "" || query.Matches(m) {
-			found = append(found, m)
+			found = append(slices.DeleteFunc(found, func(old *inbox.Message) bool { return old.ID == m.ID }), m)
 		}
 		return len(found) < query.Limit
 	})

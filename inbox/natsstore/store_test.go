@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -98,6 +99,7 @@ func TestServer(t *testing.T) {
 		"put back when nobody asks": testPutBack,
 		"foreign message":           testForeignMessage,
 		"delivered and given up":    testDeliveredAndDead,
+		"listed once":               testListedOnce,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, shared) })
 	}
@@ -144,6 +146,7 @@ func testPoison(t *testing.T, server *natstest.Server) {
 	}
 	t.Logf("with %d that wait for a retry, a new one is leased after %s", poisoned, time.Since(begun))
 	settle(t, s, m, isDelivered)
+	removed(t, s)
 	stats, err := s.Stats(t.Context())
 	if err != nil || stats.Pending != poisoned || stats.Delivered != 1 {
 		t.Fatalf("stats %+v, error %v", stats, err)
@@ -572,9 +575,35 @@ func testDeliveredAndDead(t *testing.T, server *natstest.Server) {
 	m.Lease = other
 	settle(t, s, m, isDead)
 	put(t, s, message("a"), inbox.Repeated)
+	removed(t, s)
 	stats, err := s.Stats(t.Context())
 	if err != nil || stats.Pending != 0 || stats.Delivered != 1 || stats.Dead != 0 {
 		t.Errorf("stats %+v, error %v", stats, err)
+	}
+}
+
+// A message that was moved, and is still to be removed from its old place, was listed twice.
+func testListedOnce(t *testing.T, server *natstest.Server) {
+	s := openStore(t, provider(t, nil, server.URL()), "once", defaults())
+	for _, id := range []string{"a", "b", "c"} {
+		put(t, s, message(id), inbox.Stored)
+	}
+	m := take(t, s)
+	of := m.Lease.(*lease).of
+	moved := s.names.message(stateRetry, of.digest, of.header, record{Attempts: 1}, of.Data)
+	if _, _, err := s.moveMessage(t.Context(), moved, m.Seq); err != nil {
+		t.Fatal(err)
+	}
+	all, err := s.List(t.Context(), inbox.Query{Limit: 4})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var listed []string
+	for _, m := range all {
+		listed = append(listed, fmt.Sprint(m.ID, " ", m.Attempts))
+	}
+	if want := []string{"b 0", "c 0", "a 1"}; !slices.Equal(listed, want) {
+		t.Errorf("listed %q, want %q", listed, want)
 	}
 }
 

@@ -31,6 +31,9 @@ type Backend struct {
 	// Moves says that a message gets another seq when it is settled.
 	Moves bool
 
+	// Await waits until List and Stats know all that was settled; nil where they always do.
+	Await func(t *testing.T, store inbox.Store)
+
 	// Ordered says that the store keeps the order of a key.
 	Ordered bool
 
@@ -55,6 +58,25 @@ type opened struct {
 	inbox.Store
 	*Backend
 	settings inbox.Settings
+	t        *testing.T
+}
+
+func (o *opened) await() {
+	if o.Await != nil {
+		o.Await(o.t, o.Store)
+	}
+}
+
+// List lists what there is once that is known.
+func (o *opened) List(ctx context.Context, query inbox.Query) ([]*inbox.Message, error) {
+	o.await()
+	return o.Store.List(ctx, query)
+}
+
+// Stats counts what there is once that is known.
+func (o *opened) Stats(ctx context.Context) (inbox.Stats, error) {
+	o.await()
+	return o.Store.Stats(ctx)
 }
 
 // open opens a store that is closed at the test's end, unless the test has done that.
@@ -153,7 +175,7 @@ func Run(t *testing.T, backend func(t *testing.T) *Backend) {
 		{"many at once", testManyAtOnce, nil, usual},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			store := &opened{Backend: backend(t), settings: Defaults()}
+			store := &opened{Backend: backend(t), settings: Defaults(), t: t}
 			of := &store.settings
 			of.MaxBytes = test.settings.MaxBytes
 			of.Remember, of.Lease = cmp.Or(test.settings.Remember, of.Remember), cmp.Or(test.settings.Lease, of.Lease)
