@@ -83,7 +83,6 @@ func TestInboxBehindNotify(t *testing.T) {
 	eventually(t, "the app has refused each", func() bool {
 		return metricValue(t, "caddy_inbox_deliveries_total", map[string]string{"inbox": "default", "result": "failed"}) >= 6
 	})
-	app.seen()
 	down.Store(false)
 	eventually(t, "all are delivered", func() bool { return state("delivered") == 3 })
 
@@ -118,7 +117,7 @@ func TestInboxBehindNotify(t *testing.T) {
 	if state("delivered") != 3 || state("pending") != 0 || len(app.seen()) != 0 {
 		t.Error("a delivered event was delivered again")
 	}
-	if text := log.String(); strings.Contains(text, testNotifyKey) || strings.Contains(text, "622848") || strings.Contains(text, "the secret between") {
+	if text := log.String(); strings.Contains(text, testNotifyKey) || cardNumber.MatchString(text) || strings.Contains(text, "the secret between") {
 		t.Error("a secret or a card number is logged")
 	}
 	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {
