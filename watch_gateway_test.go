@@ -162,12 +162,20 @@ func (g *watchedGateway) returned(order string) (times int) {
 	return times
 }
 
-// notify has the platform send a notify.
+// notify has the platform send a notify: as platforms do, again after a 503, which says that the app is being told at this moment. It is
+// until the watch has written down that the app was told.
 func (g *watchedGateway) notify(number string, kind sandbox.Kind, status int) {
 	g.t.Helper()
-	delivery, err := g.platform.Notify(g.t.Context(), number, kind, sandbox.Genuine)
-	if err != nil || delivery.Status != status {
-		g.t.Fatalf("%v, %+v, want status %d", err, delivery, status)
+	var delivery sandbox.Delivery
+	eventually(g.t, "nobody tells the app of "+number+" at this moment", func() (ended bool) {
+		var err error
+		if delivery, err = g.platform.Notify(g.t.Context(), number, kind, sandbox.Genuine); err != nil {
+			g.t.Fatal(err)
+		}
+		return delivery.Status != http.StatusServiceUnavailable
+	})
+	if delivery.Status != status {
+		g.t.Fatalf("%+v, want status %d", delivery, status)
 	}
 }
 
