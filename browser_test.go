@@ -7,6 +7,7 @@ import (
 	"html"
 	"io"
 	"net/http"
+	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -34,6 +35,11 @@ func startBrowser(t *testing.T) *browser {
 		_ = command.Process.Kill()
 		_ = command.Wait()
 	})
+	profile, err := os.MkdirTemp("", "chromium") // not the test's own: what Chromium leaves behind may still write there
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(profile) })
 	b := &browser{t: t, session: "http://" + address}
 	eventually(t, "chromedriver", func() bool {
 		res, err := testClient.Get(b.session + "/status")
@@ -48,7 +54,7 @@ func startBrowser(t *testing.T) *browser {
 		"timeouts":    map[string]int{"implicit": 60_000, "pageLoad": 120_000},
 		"goog:chromeOptions": map[string]any{"binary": chromium, "args": []string{
 			"--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-			"--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--user-data-dir=" + t.TempDir(),
+			"--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--user-data-dir=" + profile,
 		}},
 	}}}, &session)
 	b.session += "/session/" + session.SessionID

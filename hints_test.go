@@ -172,11 +172,14 @@ func TestHintOfRealFPM(t *testing.T) {
 	if err := os.WriteFile(config, []byte(content), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(t.Context(), fpm, "-n", "-F", "-R", "-y", config)
+	cmd := exec.Command(fpm, "-n", "-F", "-R", "-y", config)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	t.Cleanup(func() {
+		_ = cmd.Process.Signal(os.Interrupt) // its worker would outlive a kill, and keep the port
+		_ = cmd.Wait()
+	})
 	testutil.Eventually(t, "PHP-FPM listens", func() bool {
 		connection, err := net.DialTimeout("tcp", address, time.Second)
 		if err == nil {
