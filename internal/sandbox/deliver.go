@@ -151,10 +151,11 @@ func (c *ChinaUMS) deliver(n *notice) {
 func (b *base) repeat(schedule []time.Duration, ended <-chan struct{}, next *time.Time, failed *string, attempt func() Delivery) {
 	var last Delivery
 	for _, delay := range append([]time.Duration{0}, schedule...) {
+		d := b.in(delay) // before anybody sees it: Pass counts from here on
 		b.mu.Lock()
-		*next = b.now().Add(delay)
+		*next = d.at
 		b.mu.Unlock()
-		if !b.pause(b.ctx, ended, delay) {
+		if !b.pause(b.ctx, ended, d) {
 			return
 		}
 		if last = attempt(); last.Delivered || b.ctx.Err() != nil {

@@ -283,16 +283,26 @@ func (t *trouble) take(s subject) *Fault {
 	return nil
 }
 
-// pause waits so long on the platform's clock, and then for the end of an outage; it reports whether it came to that
-// before the context or the channel ended.
-func (t *trouble) pause(ctx context.Context, ended <-chan struct{}, delay time.Duration) bool {
-	started := time.Now() // a test's Options.Now may stand still; the schedule runs on real time, and on Pass
+// due is a moment to come. A test's Options.Now may stand still: the schedule runs on real time, and on Pass.
+type due struct {
+	at      time.Time     // on the platform's clock
+	started time.Time     // in real time
+	target  time.Duration // what Pass and the real time since then have to add
+}
+
+// in returns the moment that comes after so long.
+func (t *trouble) in(delay time.Duration) due {
 	t.mu.Lock()
-	target := t.ahead + delay
-	t.mu.Unlock()
+	defer t.mu.Unlock()
+	return due{t.base().Add(t.ahead + delay), time.Now(), t.ahead + delay}
+}
+
+// pause waits until something is due, and then for the end of an outage; it reports whether it came to that before the
+// context or the channel ended.
+func (t *trouble) pause(ctx context.Context, ended <-chan struct{}, d due) bool {
 	for {
 		t.mu.Lock()
-		left, now, moved := target-t.ahead-time.Since(started), t.base().Add(t.ahead), t.moved
+		left, now, moved := d.target-t.ahead-time.Since(d.started), t.base().Add(t.ahead), t.moved
 		for _, fault := range t.waiting {
 			if fault.Kind != Down {
 				continue
