@@ -47,7 +47,9 @@ export const open = (key) => opened.add(key);
 
 // fold is something to open, which stays open when the view is drawn anew. body is asked when it opens.
 export function fold(key, summary, body) {
-  const made = element("details", { open: opened.has(key) ? "" : false }, element("summary", { id: `fold-${encodeURIComponent(key)}` }, ...summary));
+  // The browser tells of a toggle later; the view may be drawn anew before that.
+  const press = () => (made.open ? opened.delete(key) : opened.add(key));
+  const made = element("details", { open: opened.has(key) ? "" : false }, element("summary", { id: `fold-${encodeURIComponent(key)}`, onclick: press }, ...summary));
   const fill = () => made.childElementCount === 1 && made.append(...there(body()));
   if (made.open) fill();
   made.addEventListener("toggle", () => {
