@@ -15,6 +15,8 @@ import (
 	"regexp"
 	"testing"
 	"time"
+
+	"github.com/caddy-chinaums/caddy-chinaums/internal/testutil"
 )
 
 // Page is a headless Chromium, driven over WebDriver.
@@ -46,6 +48,13 @@ func Browse(t testing.TB, language, url string, width int, dark bool) *Page {
 		height = 844
 	}
 	driver, binary := Tool(t, "chromedriver"), Tool(t, "chromium", "chromium-browser", "google-chrome")
+	profile, err := os.MkdirTemp("", "webdriver-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { // not t.TempDir: processes of the browser's may outlive it for a moment, and write there
+		testutil.Eventually(t, "the browser's profile is removed", func() bool { return os.RemoveAll(profile) == nil })
+	})
 	command := exec.Command(driver, "--port=0")
 	output, err := command.StdoutPipe()
 	if err == nil {
@@ -68,7 +77,7 @@ func Browse(t testing.TB, language, url string, width int, dark bool) *Page {
 	go func() { _, _ = io.Copy(io.Discard, output) }()
 	args := []string{
 		"--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--lang=" + language,
-		"--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--user-data-dir=" + t.TempDir(), "--hide-scrollbars",
+		"--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--user-data-dir=" + profile, "--hide-scrollbars",
 	}
 	if dark {
 		args = append(args, "--blink-settings=preferredColorScheme=0")
