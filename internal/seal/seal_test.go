@@ -283,7 +283,7 @@ func TestLocked(t *testing.T) {
 func TestLockedExcludes(t *testing.T) {
 	root := t.TempDir()
 	b := box(t, "secret", "test")
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	var inside, entered int
 	var mu sync.Mutex
