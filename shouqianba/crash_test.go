@@ -106,10 +106,7 @@ type merchantSide struct {
 
 func newMerchantSide(t testing.TB) *merchantSide {
 	m := &merchantSide{t: t, binary: needBinary(t), storage: filepath.Join(t.TempDir(), "data")}
-	// The servers have the machine's clock. One that runs over midnight in Beijing checks in once more than is counted here.
-	if wait := time.Until(midnight(time.Now().Add(3 * time.Minute))); wait > 0 {
-		time.Sleep(wait + time.Second)
-	}
+	notOverMidnight()
 	var err error
 	if m.platform, err = sandbox.NewShouqianba(sandbox.ShouqianbaOptions{PrivateKey: testKey()}); err != nil {
 		t.Fatal(err)
@@ -135,6 +132,14 @@ func (m *merchantSide) setHook(hook func(string, func(http.ResponseWriter)) func
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.hook = hook
+}
+
+// notOverMidnight waits, shortly before midnight in Beijing, until it is over. A server has the machine's clock, and checks in
+// once more then than is counted.
+func notOverMidnight() {
+	if wait := time.Until(midnight(time.Now().Add(3 * time.Minute))); wait > 0 {
+		time.Sleep(wait + time.Second)
+	}
 }
 
 // owner reads and writes the storage as the servers do.
