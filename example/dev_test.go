@@ -192,15 +192,25 @@ func (d *dev) ends(t *testing.T, signal os.Signal) {
 	if left, _ := filepath.Glob(filepath.Join(d.directory, "tmp", "*")); len(left) > 0 {
 		t.Errorf("it left %q", left)
 	}
-	// A process that still runs has our directory in its command line or in its environment.
-	processes, _ := filepath.Glob("/proc/[0-9]*")
-	for _, process := range processes {
-		for _, name := range []string{"cmdline", "environ"} {
-			if text, err := os.ReadFile(filepath.Join(process, name)); err == nil && strings.Contains(string(text), d.directory) {
-				t.Errorf("%s still runs: %q", process, text)
+	// A process that still runs has our directory in its command line or in its environment. One that was killed needs a moment.
+	running := ""
+	defer func() {
+		if running != "" {
+			t.Logf("what still runs: %q", running)
+		}
+	}()
+	testutil.Eventually(t, "no process is left", func() bool {
+		running = ""
+		processes, _ := filepath.Glob("/proc/[0-9]*")
+		for _, process := range processes {
+			for _, name := range []string{"cmdline", "environ"} {
+				if text, err := os.ReadFile(filepath.Join(process, name)); err == nil && strings.Contains(string(text), d.directory) {
+					running += process + " " + string(text)
+				}
 			}
 		}
-	}
+		return running == ""
+	})
 }
 
 // url is an address of the run's; the number counts from the first port.

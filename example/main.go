@@ -129,7 +129,7 @@ func run(ctx context.Context, out io.Writer, name string, watched, serve bool) e
 	if err := d.start(); err != nil {
 		return err
 	}
-	limited, cancel := context.WithTimeout(ctx, 30*time.Second)
+	limited, cancel := context.WithTimeout(ctx, 2*time.Minute) // seconds, but on a very busy machine
 	defer cancel()
 	if err := d.walk(limited, d); err != nil {
 		return err
