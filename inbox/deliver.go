@@ -156,6 +156,13 @@ func wait(ctx context.Context, d time.Duration) bool {
 
 func (d *delivery) deliver(message *Message) {
 	outcome, result, hint := d.attempt(message)
+	// Once it is settled, the next delivery of the message may begin and end, and has to know of this one.
+	if !outcome.Released && outcome.Result != Delivered {
+		d.store.taking.failed(d.now())
+	}
+	if outcome.Result == Dead {
+		d.store.died(message.ID)
+	}
 	if !d.settle(message, outcome) || outcome.Released {
 		return
 	}
@@ -164,8 +171,6 @@ func (d *delivery) deliver(message *Message) {
 	case Delivered:
 		d.taken(message)
 	case Dead:
-		d.store.taking.failed(d.now())
-		d.store.died(message.ID)
 		d.notes.Log("given up", d.logger.Error, "message given up: it is a dead letter now",
 			append(d.describe(message, outcome, hint), zap.Int("attempts", message.Attempts+1))...)
 		d.app.emit("inbox.dead_letter", map[string]any{
@@ -173,7 +178,6 @@ func (d *delivery) deliver(message *Message) {
 			"answer": map[string]any{"status": outcome.Answer.Status, "body": outcome.Answer.Body, "error": outcome.Answer.Error},
 		})
 	default:
-		d.store.taking.failed(d.now())
 		d.logFailed(message, outcome, result, hint)
 	}
 }
