@@ -286,19 +286,20 @@ func TestUnreadable(t *testing.T) {
 func TestConcurrency(t *testing.T) {
 	const limit, messages = 3, 20
 	var flying, most atomic.Int64
-	release := make(chan struct{})
-	got, app := appOf(func(w http.ResponseWriter, _ *http.Request) error {
+	got, release := make(chan struct{}, messages), make(chan struct{})
+	app := func(w http.ResponseWriter, _ *http.Request) error {
 		now := flying.Add(1)
 		for {
 			if old := most.Load(); now <= old || most.CompareAndSwap(old, now) {
 				break
 			}
 		}
+		got <- struct{}{} // it flies by now
 		<-release
 		flying.Add(-1)
 		w.WriteHeader(200)
 		return nil
-	})
+	}
 	g := start(t, options{app: app, handler: map[string]any{"concurrency": limit}})
 	for i := range messages {
 		g.accepted(fmt.Sprint(i), "x")
@@ -322,14 +323,14 @@ func TestConcurrency(t *testing.T) {
 
 // TestPoison: messages that the app never takes keep nobody waiting.
 func TestPoison(t *testing.T) {
-	got, app := appOf(func(w http.ResponseWriter, r *http.Request) error {
+	app := func(w http.ResponseWriter, r *http.Request) error {
 		if strings.HasPrefix(r.Header.Get("Id"), "poison") {
 			w.WriteHeader(500)
 			return nil
 		}
 		w.WriteHeader(200)
 		return nil
-	})
+	}
 	g := start(t, options{app: app, handler: map[string]any{"concurrency": 2, "retry": []string{"1ms"}}})
 	for i := range 10 {
 		g.accepted(fmt.Sprint("poison", i), "x")
@@ -341,9 +342,6 @@ func TestPoison(t *testing.T) {
 		g.becomes(fmt.Sprint(i), inbox.Delivered)
 	}
 	g.becomes("poison0", inbox.Pending)
-	for len(got) > 0 {
-		<-got
-	}
 }
 
 // TestOrder: one key's messages go one after the other, a failing one first; other keys do not wait.
@@ -351,7 +349,7 @@ func TestOrder(t *testing.T) {
 	var mu sync.Mutex
 	var order []string
 	var heal atomic.Bool
-	_, app := appOf(func(w http.ResponseWriter, r *http.Request) error {
+	app := func(w http.ResponseWriter, r *http.Request) error {
 		id := r.Header.Get("Id")
 		if id == "a0" && !heal.Load() {
 			w.WriteHeader(500)
@@ -362,7 +360,7 @@ func TestOrder(t *testing.T) {
 		mu.Unlock()
 		w.WriteHeader(200)
 		return nil
-	})
+	}
 	g := start(t, options{app: app, handler: map[string]any{"order_by": "{http.request.header.Order}"}})
 	for i := range 10 {
 		g.accepted(fmt.Sprint("a", i), "x", "Order: a")
