@@ -22,7 +22,7 @@ import (
 )
 
 func defaults() inbox.Settings {
-	return inbox.Settings{Remember: time.Hour, Lease: 5 * time.Second, MaxDelay: time.Hour}
+	return inbox.Settings{Remember: time.Hour, Lease: 20 * time.Second, MaxDelay: time.Hour}
 }
 
 func message(id string) *inbox.Message {
@@ -173,11 +173,11 @@ func testRemember(t *testing.T, server *natstest.Server) {
 	if err := s.Configure(settings); err != nil {
 		t.Fatal(err)
 	}
-	for _, id := range []string{"old", "dead", "pending"} {
-		put(t, s, message(id), inbox.Stored)
-	}
+	put(t, s, message("old"), inbox.Stored)
 	settle(t, s, take(t, s), isDelivered)
+	put(t, s, message("dead"), inbox.Stored)
 	settle(t, s, take(t, s), isDead)
+	put(t, s, message("pending"), inbox.Stored)
 	natstest.Eventually(t, "what was delivered is removed", func() bool {
 		stats, err := s.Stats(t.Context())
 		return err == nil && stats.Delivered == 1 && stats.Dead == 1 && stats.Pending == 1
@@ -239,7 +239,7 @@ func once(t *testing.T, taken map[string]int, number int) {
 // many came from each store.
 func takeAll(t *testing.T, number int, stores ...*store) (taken map[string]int, from []int) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*patience)
 	defer cancel()
 	var lock sync.Mutex
 	taken, from = map[string]int{}, make([]int, len(stores))
@@ -311,12 +311,14 @@ func testTwoGateways(t *testing.T, server *natstest.Server) {
 // An operator deletes the consumers: what was settled is not delivered again, what waits for a retry is not forgotten.
 func testConsumersDeleted(t *testing.T, server *natstest.Server) {
 	s := openStore(t, provider(t, nil, server.URL()), "deleted", defaults())
-	for _, id := range []string{"delivered", "dead", "waits", "new"} {
-		put(t, s, message(id), inbox.Stored)
+	for _, test := range []struct {
+		id      string
+		outcome inbox.Outcome
+	}{{"delivered", isDelivered}, {"dead", isDead}, {"waits", retryIn(3 * time.Second)}} {
+		put(t, s, message(test.id), inbox.Stored)
+		settle(t, s, take(t, s), test.outcome)
 	}
-	settle(t, s, take(t, s), isDelivered)
-	settle(t, s, take(t, s), isDead)
-	settle(t, s, take(t, s), retryIn(3*time.Second))
+	put(t, s, message("new"), inbox.Stored)
 	_ = s.Close()
 	connection, err := nats.Connect(server.URL())
 	if err != nil {
@@ -438,8 +440,9 @@ func testReplicas(t *testing.T, server *natstest.Server) {
 }
 
 func testWaitGrows(t *testing.T, server *natstest.Server) {
-	n := provider(t, nil, server.URL())
-	s := openStore(t, n, "grows", defaults())
+	settings := defaults()
+	settings.Lease = time.Second
+	s := openStore(t, provider(t, nil, server.URL()), "grows", settings)
 	wait := func() (waits [2]time.Duration) {
 		for i := range waits {
 			consumer, err := s.js.Consumer(t.Context(), s.names.messages, queues[i][0])
@@ -453,7 +456,6 @@ func testWaitGrows(t *testing.T, server *natstest.Server) {
 	for _, test := range []struct{ lease, want time.Duration }{
 		{5 * time.Second, 5500 * time.Millisecond}, {time.Minute, 60500 * time.Millisecond}, {time.Second, 60500 * time.Millisecond},
 	} {
-		settings := defaults()
 		settings.Lease = test.lease
 		if err := s.Configure(settings); err != nil {
 			t.Fatal(err)

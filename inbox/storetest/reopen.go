@@ -124,7 +124,7 @@ func testCrash(t *testing.T, store *opened) {
 	store.crash(t)
 	// What is in flight at a crash is leased again.
 	m := lease(t, store)
-	store.settings = Defaults()
+	store.settings.Lease *= 2
 	store.crash(t)
 	settle(t, store, leaseUntil(t, store, m.ID), released)
 	checkStates(t, store)

@@ -43,7 +43,7 @@ type Backend struct {
 
 // Defaults are the settings of the tests that do not look into one.
 func Defaults() inbox.Settings {
-	return inbox.Settings{Remember: 24 * time.Hour, Lease: 5 * time.Second, MaxDelay: time.Hour}
+	return inbox.Settings{Remember: 24 * time.Hour, Lease: 20 * time.Second, MaxDelay: time.Hour}
 }
 
 // The patience of the tests: how long something may take that must happen, and for how long they watch that something
@@ -171,7 +171,7 @@ func Run(t *testing.T, backend func(t *testing.T) *Backend) {
 		{"close", testClose, nil, usual},
 		{"reopen", testReopen, durable, usual},
 		{"reopen keeps order", testReopenOrder, both, usual},
-		{"crash", testCrash, durable, inbox.Settings{Lease: 2 * time.Second}},
+		{"crash", testCrash, durable, inbox.Settings{Lease: 5 * time.Second}},
 		// What was in flight at a crash comes again after the lease; it is long enough that a busy machine settles in time.
 		{"crash under load", testCrashUnderLoad, durable, inbox.Settings{Lease: 10 * time.Second}},
 		{"many at once", testManyAtOnce, nil, usual},
