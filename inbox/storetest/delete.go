@@ -144,14 +144,17 @@ func testSubject(t *testing.T, store *opened) {
 		return m
 	}
 	long := strings.Repeat("9", 256)
-	for _, m := range []*inbox.Message{
-		about("e1", "3194-0001"), about("e2", "3194-0002"), about("of 0001", ""), about("e4", "订单-0001"), about("e5", long),
+	for _, test := range []struct {
+		id, subject string
+		outcome     inbox.Outcome // none: it is not leased
+	}{
+		{"e1", "3194-0001", dead}, {"e2", "3194-0002", delivered}, {"of 0001", "", retryIn(30 * time.Minute)}, {"e4", "订单-0001", inbox.Outcome{}},
+		{"e5", long, inbox.Outcome{}},
 	} {
-		put(t, store, m, inbox.Stored)
+		if put(t, store, about(test.id, test.subject), inbox.Stored); test.outcome.Result != "" {
+			settle(t, store, leaseID(t, store, test.id), test.outcome)
+		}
 	}
-	settle(t, store, leaseID(t, store, "e1"), dead)
-	settle(t, store, leaseID(t, store, "e2"), delivered)
-	settle(t, store, leaseID(t, store, "of 0001"), retryIn(30*time.Minute))
 	if store.Abandon != nil {
 		store.reopen(t)
 	}
@@ -180,7 +183,7 @@ func testSubject(t *testing.T, store *opened) {
 			t.Errorf("the subject of %s is %q, want %q", id, m.Subject, want)
 		}
 	}
-	if m := leaseID(t, store, "e4"); m.Subject != "订单-0001" {
+	if m := leaseUntil(t, store, "e4"); m.Subject != "订单-0001" {
 		t.Errorf("leased with the subject %q", m.Subject)
 	}
 	put(t, store, about("e1", "3194-0003"), inbox.Revived)

@@ -262,11 +262,11 @@ func testList(t *testing.T, store *opened) {
 	if got := list(t, store, inbox.Query{Limit: 10}); len(got) != 0 {
 		t.Fatalf("an empty store lists %q", ids(got))
 	}
-	puts(t, store, numbered(9)...)
-	for i := range 6 {
+	for i, id := range numbered(6) {
 		outcome := []inbox.Outcome{delivered, dead, retryIn(30 * time.Minute)}[i%3]
-		settle(t, store, leaseID(t, store, fmt.Sprint(i)), outcome)
+		settle(t, store, leaseNew(t, store, id), outcome)
 	}
+	puts(t, store, "6", "7", "8")
 	for _, test := range []struct {
 		state inbox.State
 		want  []string

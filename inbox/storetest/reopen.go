@@ -57,16 +57,16 @@ func testClose(t *testing.T, store *opened) {
 
 func errorOf[T any](_ T, err error) error { return err }
 
-// states fills a store with a message of every state.
+// states fills a store with a message of every state. Each is put when the one before has been leased: their order is not sure.
 func states(t *testing.T, store inbox.Store) {
 	t.Helper()
-	puts(t, store, "delivered", "dead", "retrying", "due", "released", "fresh")
-	settle(t, store, leaseID(t, store, "delivered"), delivered)
-	settle(t, store, leaseID(t, store, "dead"), dead)
-	settle(t, store, leaseID(t, store, "retrying"), retryIn(30*time.Minute))
-	due, rel := leaseID(t, store, "due"), leaseID(t, store, "released")
+	settle(t, store, leaseNew(t, store, "delivered"), delivered)
+	settle(t, store, leaseNew(t, store, "dead"), dead)
+	settle(t, store, leaseNew(t, store, "retrying"), retryIn(30*time.Minute))
+	due, rel := leaseNew(t, store, "due"), leaseNew(t, store, "released")
 	settle(t, store, due, retryIn(0))
 	settle(t, store, rel, released)
+	puts(t, store, "fresh")
 }
 
 // checkStates checks what states has made, in a store that was opened again, and settles it.
