@@ -71,3 +71,28 @@ func TestFailureOfEarlierSending(t *testing.T) {
 		})
 	})
 }
+
+// TestOpenBeforeItWasClosed: a query finds an order open, and the order is closed before that is written down. It was open again, so
+// that nobody was called when it was paid all the same.
+func TestOpenBeforeItWasClosed(t *testing.T) {
+	inTime(t, nil, func(t *testing.T, g *gateway) {
+		g.ordered("A1", 100)
+		late := make(chan struct{})
+		g.bank.set(func() { g.bank.slow, g.bank.saying["A1"] = late, answer{Order: watch.IsOpen} })
+		after(67 * time.Second) // the first look is on its way
+		g.notify("A1", answer{Order: watch.IsClosed}, true)
+		g.bank.set(func() { g.bank.slow = nil })
+		close(late)
+		after(0)
+		if asked := g.bank.questions("A1"); len(asked) != 1 {
+			t.Fatalf("asked at %v", asked)
+		}
+		if is := g.state("A1"); is != watch.Closed {
+			t.Errorf("it is %s", is)
+		}
+		g.notify("A1", answer{Order: watch.IsPaid, Amount: 100}, true)
+		if g.cried() != "[late_paid A1]" {
+			t.Error(g.cried())
+		}
+	})
+}

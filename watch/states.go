@@ -152,18 +152,23 @@ func (o *Order) learn(t *Track, f *Finding, by string, now int64) (l lesson) {
 }
 
 // since is what a finding still says of a row, where asked is the row that it was asked about. That a call has failed says nothing
-// about one that was sent again meanwhile.
+// about one that was sent again meanwhile, nor that an order is open about one that was closed meanwhile.
 func (f *Finding) since(asked, o *Order, number string) *Finding {
-	if f == nil || f.Call != HasFailed {
-		return f
-	}
-	number = cmp.Or(f.Number, number)
-	before, is := asked.call(number), o.call(number)
-	if is == nil || before != nil && before.Sent == is.Sent {
+	if f == nil {
 		return f
 	}
 	still := *f
-	still.Call, still.Event = Nothing, nil
+	if f.Order == IsOpen && o.State == Closed && asked.State != Closed {
+		still.Order = Nothing
+	}
+	if f.Call != HasFailed {
+		return &still
+	}
+	number = cmp.Or(f.Number, number)
+	before, is := asked.call(number), o.call(number)
+	if is != nil && (before == nil || before.Sent != is.Sent) {
+		still.Call, still.Event = Nothing, nil
+	}
 	return &still
 }
 
