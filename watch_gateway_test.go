@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -21,6 +22,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
+	"github.com/caddy-chinaums/caddy-chinaums/inbox"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/sandbox"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/testutil"
 	"github.com/caddy-chinaums/caddy-chinaums/watch"
@@ -148,7 +150,36 @@ func (g *watchedGateway) told(eventType, order string) received {
 	if len(got) != 1 || got[0].header.Get("Ce-Type") != "com.chinaums."+eventType || got[0].header.Get("Ce-Subject") != order {
 		g.t.Fatalf("the app was told %+v, want one %s of %s", got, eventType, order)
 	}
+	g.settled()
 	return got[0]
+}
+
+// settled waits until it is written down what became of all that was to be told: by the watch, lest a notify of the same be answered
+// 503, and by the inbox, lest what is told again be taken for what is being delivered.
+func (g *watchedGateway) settled() {
+	g.t.Helper()
+	active, err := activeWatch()
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	app, err := caddy.ActiveContext().App("inbox")
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	eventually(g.t, "nothing is being told any more", func() bool {
+		rows, err := active.Watch().List(g.t.Context(), watch.Select{Limit: 100})
+		return err == nil && !slices.ContainsFunc(rows, func(o *watch.Order) bool {
+			return slices.ContainsFunc(o.Told, func(e *watch.Told) bool { return e.Until != 0 })
+		})
+	})
+	eventually(g.t, "nothing is being delivered any more", func() bool {
+		store, open := app.(*inbox.App).Lookup("default")
+		if !open {
+			return false
+		}
+		stats, err := store.Stats(g.t.Context())
+		return err == nil && stats.Pending == 0
+	})
 }
 
 // returned is how often money went back for an order, by the platform's own books.
@@ -816,7 +847,7 @@ func TestWatchNeedsADelivery(t *testing.T) {
 	keys, address, directory := platform.Options(), freeAddress(t), t.TempDir()
 	app := newMerchantApp(t, func(http.ResponseWriter, *http.Request) {})
 	log := startCaddy(t, strings.Replace(merchantOptions(upstream), "\t\t}\n\t}\n", "\t\t}\n\t\twatch {\n\t\t\tstore bolt {\n\t\t\t\tpath "+
-		filepath.Join(directory, "watch.db")+"\n\t\t\t}\n\t\t\trate 500\n\t\t\torders 50ms 100ms 200ms 400ms 800ms 1600ms 3s 6s 12s 24s 48s 96s\n\t\t}\n\t}\n\tinbox {\n\t\tstore bolt {\n\t\t\tpath "+
+		filepath.Join(directory, "watch.db")+"\n\t\t\t}\n\t\t\trate 500\n\t\t\tunknown 1h\n\t\t\torders 50ms 100ms 200ms 400ms 800ms 1600ms 3s 6s 12s 24s 48s 96s\n\t\t}\n\t}\n\tinbox {\n\t\tstore bolt {\n\t\t\tpath "+
 		filepath.Join(directory, "inbox.db")+"\n\t\t}\n\t}\n", 1)+
 		notifySite(address, "chinaums_proxy /v1/netpay/*\n\tchinaums_notify /notify\n\treverse_proxy /notify "+app.URL))
 	g := &watchedGateway{t: t, platform: platform, keys: keys, url: "http://" + address, app: app, log: log}
@@ -825,6 +856,7 @@ func TestWatchNeedsADelivery(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "a query finds the payment", func() bool { return len(log.lines("no handler delivers from this inbox")) > 0 })
+	g.settled()
 	g.notify(number, sandbox.KindPayment, 200)
 	if got := app.seen(); len(got) != 1 {
 		t.Errorf("the app got %d events", len(got))

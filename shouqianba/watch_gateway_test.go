@@ -16,7 +16,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
-	_ "github.com/caddy-chinaums/caddy-chinaums/inbox"
+	"github.com/caddy-chinaums/caddy-chinaums/inbox"
 	_ "github.com/caddy-chinaums/caddy-chinaums/inbox/boltstore"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/normalize"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/sandbox"
@@ -173,7 +173,19 @@ func (g *watchedGateway) told(eventType, order string) told {
 		g.t.Fatalf("the app was told %+v, want one %s of %s", got, eventType, order)
 	}
 	eventually(g.t, "it is written down that the app has it", func() bool {
-		return !slices.ContainsFunc(g.row(order).Told, func(e *watch.Told) bool { return e.Taken == 0 })
+		return !slices.ContainsFunc(g.row(order).Told, func(e *watch.Told) bool { return e.Until != 0 })
+	})
+	app, err := caddy.ActiveContext().App("inbox")
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	eventually(g.t, "it is written down that it is delivered", func() bool { // lest what is told again be taken for what is being delivered
+		store, open := app.(*inbox.App).Lookup("default")
+		if !open {
+			return false
+		}
+		stats, err := store.Stats(g.t.Context())
+		return err == nil && stats.Pending == 0
 	})
 	return got[0]
 }
