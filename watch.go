@@ -382,9 +382,6 @@ func (p *watching) readOrder(order *watch.Order, call *watch.Track, said map[str
 			f.Call = map[string]watch.Fact{
 				"ALL_COMPLETED": watch.HasSucceeded, "PARTLY_COMPLETED": watch.HasSucceeded, "CANCELED": watch.HasFailed,
 			}[said["secureStatus"]]
-			if f.Call == watch.HasSucceeded && said["completeAmount"] == "" && call.Amount > 0 {
-				said["completeAmount"] = strconv.FormatInt(call.Amount, 10) // which a notify has
-			}
 		case said["secureStatus"] == "CANCELED" || said["secureStatus"] == "" && f.Order == watch.IsRefunded:
 			f.Call = watch.HasSucceeded
 		case said["secureStatus"] == "ALL_COMPLETED" || said["secureStatus"] == "PARTLY_COMPLETED":
@@ -398,6 +395,13 @@ func (p *watching) readOrder(order *watch.Order, call *watch.Track, said map[str
 	// cancellation whose own answer was lost stays open until its notify comes (noticed), or it is stuck.
 	if order.Fields["secureTransaction"] == "true" && said["secureStatus"] == "" {
 		return f, nil
+	}
+	if word := said["secureStatus"]; (word == "ALL_COMPLETED" || word == "PARTLY_COMPLETED") && said["completeAmount"] == "" {
+		for _, c := range order.Calls {
+			if c.Number == numberComplete && (c == call || c.State != watch.Failed) && c.Amount > 0 {
+				said["completeAmount"] = strconv.FormatInt(c.Amount, 10) // which a notify has
+			}
+		}
 	}
 	// Of an order that nobody paid the platform sends no notify. The app is told only where it could not know.
 	if f.Order == watch.IsPaid || f.Order == watch.IsPartRefunded || f.Order == watch.IsRefunded ||

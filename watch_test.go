@@ -397,6 +397,23 @@ func TestWatchEnds(t *testing.T) {
 	}
 }
 
+// TestWatchCompleted: a query finds a completion whose own answer was lost. Asked for the order, as something else of it was still to be
+// told, it named no amount: the event had another id than the notify's, and the app was told twice.
+func TestWatchCompleted(t *testing.T) {
+	order, _, _, _, _ := readOrders()
+	order.Fields["secureTransaction"] = "true"
+	capture := &watch.Track{Kind: watch.KindCapture, Number: "secure-complete", Amount: 60, State: watch.Unresolved}
+	order.Calls = []*watch.Track{capture}
+	id := sha256Lines("v1\n/chinaums/shop\ncom.chinaums.guarantee.partly_completed\nmid=M\nmerOrderId=O1\nsecureStatus=PARTLY_COMPLETED\ncompleteAmount=60\n")
+	answer := []byte(`{"errCode":"SUCCESS","merOrderId":"O1","status":"TRADE_SUCCESS","totalAmount":100,"secureStatus":"PARTLY_COMPLETED"}`)
+	for name, call := range map[string]*watch.Track{"the order": nil, "the completion": capture} {
+		f, err := testWatching.Read(order, call, testWatching.Ask(order, call)[0], answer)
+		if err != nil || f.Event == nil || f.Event.ID != id {
+			t.Errorf("%s: %v, %+v", name, err, f.Event)
+		}
+	}
+}
+
 // TestWatchNotFound: the event about a refund that the platform does not know.
 func TestWatchNotFound(t *testing.T) {
 	order, refund, bare, _, _ := readOrders()
