@@ -51,9 +51,8 @@ func TestKilledAroundCheckin(t *testing.T) {
 					return
 				}
 				var once sync.Once
-				dead := make(chan struct{})
-				server := m.start("")
-				die := func() { once.Do(func() { kill(server); kills.Add(1); close(dead) }) }
+				started, dead := make(chan *exec.Cmd, 1), make(chan struct{})
+				die := func() { once.Do(func() { kill(<-started); kills.Add(1); close(dead) }) }
 				m.setHook(func(_ string, next func(http.ResponseWriter)) func(http.ResponseWriter) {
 					return func(w http.ResponseWriter) {
 						switch (worker + round) % 4 {
@@ -78,6 +77,7 @@ func TestKilledAroundCheckin(t *testing.T) {
 						}
 					}
 				})
+				started <- m.start("") // its check-in may come before this goroutine goes on
 				select {
 				case <-dead:
 				case <-time.After(3 * time.Minute):
