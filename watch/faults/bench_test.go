@@ -82,7 +82,10 @@ func BenchmarkStart(b *testing.B) {
 	if r := g.order(first); r.code != "SUCCESS" {
 		b.Fatal(r)
 	}
-	within(b, patience, "an open order", func() bool { return g.rows()[first].State == "open" })
+	within(b, patience, "an open order", func() bool {
+		rows, err := g.rows()
+		return err == nil && rows[first].State == "open"
+	})
 	g.kill()
 	fill(b, filepath.Join(g.directory, "watch.db"), first, rows)
 	want := fmt.Sprintf("caddy_chinaums_watch_orders{state=\"open\"} %d\n", rows)

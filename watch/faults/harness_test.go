@@ -22,6 +22,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -303,7 +304,11 @@ func (d *doomed) Close() error {
 }
 
 // event is one that the app has taken.
-type event struct{ id, kind, order, refund, evidence, generation string }
+type event struct {
+	id, kind, order, refund, evidence string
+
+	generation string // which of the gateway's processes has told it
+}
 
 // app takes events, and remembers them before it answers.
 type app struct {
@@ -481,7 +486,7 @@ func (g *gateway) launch() {
 func (g *gateway) start() {
 	g.t.Helper()
 	g.launch()
-	within(g.t, time.Minute, "the start of "+g.name, func() bool {
+	within(g.t, patience, "the start of "+g.name, func() bool {
 		select {
 		case <-g.ended:
 			g.t.Fatalf("the gateway %s ended: %v\n%s", g.name, g.command.ProcessState, g.log.end())
@@ -633,22 +638,27 @@ type row struct {
 	}
 }
 
-// rows are all of the watch's.
-func (g *gateway) rows() map[string]row {
+// rows are all of the watch's. It may fail for a moment: while the watch is opened, or its store elects another leader.
+func (g *gateway) rows() (map[string]row, error) {
 	all := map[string]row{}
 	for after := ""; ; {
 		status, answer, err := g.ask("/chinaums/orders?limit=1000&after=" + url.QueryEscape(after))
+		if err != nil {
+			return nil, err
+		}
+		if status != http.StatusOK {
+			return nil, fmt.Errorf("the watch of %s does not tell: %d %s", g.name, status, answer)
+		}
 		var page []row
-		if err != nil || status != http.StatusOK || json.Unmarshal([]byte(answer), &page) != nil {
-			g.t.Errorf("the watch of %s does not tell: %d %s, %v", g.name, status, answer, err)
-			return all
+		if err := json.Unmarshal([]byte(answer), &page); err != nil {
+			return nil, fmt.Errorf("the watch of %s: %w: %s", g.name, err, answer)
 		}
 		for _, r := range page {
 			all[r.Order] = r
 			after = r.Merchant + "/" + r.Order
 		}
 		if len(page) < 1000 {
-			return all
+			return all, nil
 		}
 	}
 }
@@ -699,7 +709,10 @@ func (g *gateway) agree(numbers []string) {
 	ticks := time.NewTicker(100 * time.Millisecond) // a gateway has to read all rows for it
 	defer ticks.Stop()
 	for deadline := time.Now().Add(patience); ; <-ticks.C {
-		if left = g.platform.differs(g.rows(), numbers); len(left) == 0 {
+		rows, err := g.rows()
+		if err != nil {
+			left = []string{err.Error()}
+		} else if left = g.platform.differs(rows, numbers); len(left) == 0 {
 			return
 		}
 		if time.Now().After(deadline) {
@@ -739,6 +752,16 @@ func (p *platform) told(t testing.TB, a *app, numbers []string, gateways ...*gat
 	})
 	doubles := map[string]int{}
 	for number, events := range a.taken("payment.succeeded") {
+		// What a process has sent that is dead may reach a busy app after what the next one has sent.
+		slices.SortStableFunc(events, func(one, other event) int {
+			switch dead := killed[one.generation]; {
+			case dead == killed[other.generation]:
+				return 0
+			case dead:
+				return -1
+			}
+			return 1
+		})
 		for i := 1; i < len(events); i++ {
 			twice++
 			if events[i].id != events[i-1].id {

@@ -69,7 +69,9 @@ func gateways(t *testing.T, stores ...watch.Store) ([]*watch.Watch, *teller) {
 	var all []*watch.Watch
 	for _, s := range stores {
 		w := watch.Start(s, watch.Clock{}, watch.Settings{
-			Orders: []time.Duration{time.Hour}, Unknown: []time.Duration{100 * time.Millisecond, time.Second, 2 * time.Second, 4 * time.Second},
+			// There is a look left when a store that was away is slow to answer again.
+			Orders: []time.Duration{time.Hour}, Unknown: []time.Duration{100 * time.Millisecond, time.Second, 2 * time.Second, 4 * time.Second,
+				8 * time.Second, 16 * time.Second, 30 * time.Second, time.Minute, 2 * time.Minute},
 			GiveUp: time.Hour, Rate: 1000, Refunds: watch.Enforce, Amounts: watch.Warn, Keep: time.Hour,
 		}, watch.Parts{
 			Platform: platform{}, Teller: told,
