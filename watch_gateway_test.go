@@ -75,6 +75,24 @@ func startWatchedNotify(t *testing.T, options, notify string) *watchedGateway {
 			transport chinaums
 		}
 	}
+	handle_path /twice/* {
+		route {
+			chinaums_guard
+			chinaums_proxy
+		}
+	}
+	handle_path /within/* {
+		route {
+			chinaums_guard
+			route {
+				chinaums_guard
+				reverse_proxy {
+					dynamic chinaums
+					transport chinaums
+				}
+			}
+		}
+	}
 	chinaums_proxy /v1/netpay/*
 	chinaums_notify /notify {
 		`+notify+`
@@ -441,6 +459,55 @@ func TestWatchBusy(t *testing.T) {
 	}
 	go func() { <-arrived }()
 	g.want(g.refund("O1", "R2", 5), 200, "SUCCESS", "answered")
+}
+
+// TestWatchGuardBehindGuard: where two guards stand in one chain, the guard behind took the refund of the one in front for another one
+// on its way: each was answered 409 GATEWAY_BUSY or, with warn, sent with a warning, and its answer was not understood.
+func TestWatchGuardBehindGuard(t *testing.T) {
+	for _, refunds := range []string{watch.Enforce, watch.Warn} {
+		t.Run(refunds, func(t *testing.T) {
+			g := startWatched(t, "unknown 1h\n\t\t\trefunds "+refunds)
+			for _, way := range []string{"/twice", "/within"} {
+				order := g.paid()
+				refund := func(number string, amount int, headers ...string) answer {
+					t.Helper()
+					return g.call(way+"/v1/netpay/refund", map[string]any{"merOrderId": order, "refundOrderId": number, "refundAmount": amount}, headers...)
+				}
+				first, lost := g.number(), g.number()
+				g.want(refund(first, 300), 200, "SUCCESS", "answered")
+				g.want(refund(first, 300), 200, "SUCCESS", "answered") // the same again
+				g.platform.Break(sandbox.Fault{Kind: sandbox.Processing, Path: "/v1/netpay/refund", Queries: 1000},
+					sandbox.Fault{Kind: sandbox.CutExecuted, Path: "/v1/netpay/refund"})
+				g.want(refund(lost, 400), 502, "GATEWAY_BAD_RESPONSE", "unknown")
+				if lines := g.log.lines("the watch would refuse this refund"); len(lines) != 0 {
+					t.Errorf("%q", lines)
+				}
+				active, err := activeWatch()
+				if err != nil {
+					t.Fatal(err)
+				}
+				states := ""
+				eventually(t, "the first refund is written down", func() bool {
+					o, err := active.Watch().Order(t.Context(), "shop", order)
+					if err != nil {
+						t.Fatal(err)
+					}
+					states = string(o.State)
+					for _, c := range o.Calls {
+						states += " " + c.Number + " " + string(c.State)
+					}
+					return strings.Contains(states, first+" succeeded")
+				})
+				if states != "refunded_part "+first+" succeeded "+lost+" unresolved" {
+					t.Error(states)
+				}
+				if refunds == watch.Enforce {
+					g.want(refund(g.number(), 300), 409, "GATEWAY_REFUND_UNRESOLVED", "not_sent")
+					g.want(refund(g.number(), 300, "Gateway-Guard-Override: "+lost), 200, "SUCCESS", "answered")
+				}
+			}
+		})
+	}
 }
 
 // TestWatchAmounts: a notify that does not say what was ordered.

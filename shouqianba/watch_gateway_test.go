@@ -78,6 +78,12 @@ func startWatchedNotify(t *testing.T, options, notify string) *watchedGateway {
 			transport shouqianba
 		}
 	}
+	handle_path /twice/* {
+		route {
+			shouqianba_guard
+			shouqianba_proxy
+		}
+	}
 	handle /upay/* {
 		shouqianba_proxy
 	}
@@ -444,6 +450,23 @@ func TestWatchRefundElsewhere(t *testing.T) {
 	g.want(g.refund("A1", "R2", "300"), 409, "GATEWAY_REFUND_UNRESOLVED", "not_sent")
 	g.becomes("A1", "refunded_part "+own+"=succeeded R1=unresolved")
 	g.silent()
+}
+
+// TestWatchGuardBehindGuard: where two guards stand in one chain, the guard behind took the refund of the one in front for another one
+// on its way, and each was answered 409 GATEWAY_BUSY.
+func TestWatchGuardBehindGuard(t *testing.T) {
+	g := startWatched(t, "unknown 1h")
+	sn := g.paid("A1")
+	first := map[string]string{"sn": sn, "refund_request_no": "R1", "refund_amount": "300"}
+	g.want(g.call("/twice/upay/v2/refund", first), 200, "REFUND_SUCCESS", "answered")
+	g.becomes("A1", "refunded_part R1=succeeded")
+	g.platform.Break(sandbox.Fault{Kind: sandbox.CutExecuted, Path: "/upay/v2/refund"})
+	second := map[string]string{"client_sn": "A1", "refund_request_no": "R2", "refund_amount": "300"}
+	g.want(g.call("/twice/upay/v2/refund", second), 502, "GATEWAY_BAD_RESPONSE", "unknown")
+	g.becomes("A1", "refunded_part R1=succeeded R2=unresolved")
+	if back := g.books("A1").Returns; len(back) != 2 {
+		t.Errorf("money went back %d times", len(back))
+	}
 }
 
 // TestWatchResend: the app is told again of a payment and its refunds, as they were. A refund that was known to have succeeded was

@@ -86,8 +86,9 @@ type Call struct {
 
 	offered bool // the placeholders are the call's own
 	told    told
-	after   After            // nil: nobody follows the call
-	hear    func(heard bool) // nil: nobody wants to know
+	ticket  *ticket     // nil: no watch was asked about the call
+	front   *Call       // the same call at the guard in front, whose ticket this is; nil: the ticket is its own
+	handed  atomic.Bool // a guard behind sends the call, by the same ticket
 
 	// What a Proxy uses, here so that it need not be made: the body's and the answer's buffers, the request's head, the
 	// answer's own headers.
@@ -162,7 +163,7 @@ func (c *Call) outcome() Outcome {
 	switch {
 	case c.answered.Load():
 		return Answered
-	case c.sent.Load():
+	case c.sent.Load(), c.handed.Load():
 		return Unknown
 	default:
 		return NotSent
@@ -172,12 +173,12 @@ func (c *Call) outcome() Outcome {
 // madeBehind takes over the outcome that an answer has from a guard or a gateway behind this call's guard. A call that was
 // not sent from here may have been sent from there.
 func (c *Call) madeBehind(said []string) {
-	if c.outcome() != NotSent {
+	if c.sent.Load() || c.answered.Load() {
 		return
 	}
 	unknown := slices.Contains(said, string(Unknown))
 	answered := slices.Contains(said, string(Answered))
-	c.sent.Store(unknown || answered)
+	c.sent.Store(unknown || answered || c.handed.Load())
 	c.answered.Store(answered && !unknown)
 }
 

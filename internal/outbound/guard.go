@@ -169,6 +169,7 @@ func (g *Guard) judge(w http.ResponseWriter, r *http.Request, resolve func() Acc
 	if account == nil {
 		return nil, errNoMerchant.because("no_merchant", nil)
 	}
+	front := callFrom(r.Context())
 	call = &Call{
 		Account:     account,
 		platform:    g.platform,
@@ -176,6 +177,9 @@ func (g *Guard) judge(w http.ResponseWriter, r *http.Request, resolve func() Acc
 		maxResponse: g.MaxResponse,
 		timeout:     time.Duration(g.Timeout),
 		client:      r.Context(),
+	}
+	if front != nil {
+		call.client = front.client // the context behind a guard does not end with the client
 	}
 	if r.URL.Opaque != "" { // it would be sent in place of the path
 		return call, g.paths.refusal("").because("path", nil)
@@ -202,10 +206,7 @@ func (g *Guard) judge(w http.ResponseWriter, r *http.Request, resolve func() Acc
 		return call, refusal
 	}
 	g.checkNotifyURL(call)
-	if g.Watch != nil {
-		call.after, refusal = g.Watch.Before(r, w.Header(), call)
-	}
-	return call, refusal
+	return call, g.ask(w, r, call, front)
 }
 
 // brokenBody is the reason of a body that has been waited for already.
@@ -541,7 +542,10 @@ func (w *outcomeWriter) WriteHeader(status int) {
 	if !w.wrote {
 		w.wrote = true
 		w.call.madeBehind(w.Header()[OutcomeHeader])
-		if w.call.hear != nil && w.call.clientHasGone() { // nothing of the answer is out yet
+		if w.call.outcome() == NotSent {
+			w.call.settle(NotSent, "other", 0, nil) // before the client knows, and calls again
+		}
+		if w.call.awaited() && w.call.clientHasGone() { // nothing of the answer is out yet
 			w.call.heard(nil)
 		}
 		w.outcome[0] = string(w.call.outcome())

@@ -54,7 +54,7 @@ func RoundTrip(req *http.Request, platform *Platform, account Account, signer Si
 	if reason := refusal(req, call, account); reason != "" {
 		return nil, errForbidden.because(reason, nil)
 	}
-	if call.sent.Load() {
+	if call.begun() {
 		// Nothing may repeat a payment by itself, whatever asked for another attempt.
 		return nil, errBadResponse.because("repeat", errors.New("a second attempt of a call that may have been executed was refused"))
 	}

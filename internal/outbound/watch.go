@@ -1,13 +1,15 @@
 package outbound
 
 import (
+	"bytes"
 	"errors"
 	"net/http"
 )
 
 // Watch follows a platform's calls. A guard without one asks nobody.
 type Watch interface {
-	// Before is asked about every call that a guard lets pass, before anything of it is sent. It may take its time, as long as
+	// Before is asked about every call that a guard lets pass, before anything of it is sent. Of guards one behind another only
+	// the first one asks, unless the call is changed or sent twice between them. It may take its time, as long as
 	// r's context lasts; it may set headers of the answer; and it may refuse the call with an answer of its own, whose
 	// outcome is NotSent. After is told of what became of the call that passed, once. A call of chinaums_h5 is asked about
 	// too: it ends as NotSent, because nobody is called.
@@ -22,26 +24,85 @@ type After func(outcome Outcome, errCode string, status int, answer []byte) (tol
 // Path is the platform's interface that is called.
 func (c *Call) Path() string { return c.path }
 
+// ticket is what a watch has given for a call. Guards that stand one behind another share it, so that the watch does not take
+// one call for two.
+type ticket struct {
+	watch Watch
+	after After            // nil: the call is not followed
+	hear  func(heard bool) // nil: nobody wants to know
+	over  bool             // it has been said what became of the call
+}
+
+// ask asks the watch whether a call may be sent, unless a guard in front has asked it about the same one. front is the call that
+// this guard has put into the request's context, where nobody else can put one.
+func (g *Guard) ask(w http.ResponseWriter, r *http.Request, call, front *Call) *Error {
+	if g.Watch == nil || call.share(front, g.Watch) {
+		return nil
+	}
+	after, refusal := g.Watch.Before(r, w.Header(), call)
+	if refusal == nil {
+		call.ticket = &ticket{watch: g.Watch, after: after}
+	}
+	return refusal
+}
+
+// share takes the ticket of the call in front, and reports whether it may. A ticket is for one sending of one call: where that has
+// begun, this is another sending, and the client does not get the answer to the first one.
+func (c *Call) share(front *Call, watch Watch) bool {
+	if front == nil || front.ticket == nil || front.ticket.watch != watch {
+		return false
+	}
+	if front.begun() {
+		front.heard(nil)
+		return false
+	}
+	if front.Account != c.Account || front.path != c.path || !bytes.Equal(front.Body, c.Body) || !front.handed.CompareAndSwap(false, true) {
+		return false
+	}
+	c.ticket, c.front = front.ticket, front
+	return true
+}
+
+// begun reports whether the call may have been sent, or the watch was told that it is not.
+func (c *Call) begun() bool { return c.outcome() != NotSent || c.ticket != nil && c.ticket.over }
+
 // settle tells the watch what became of the call. What it is told first is what is true.
 func (c *Call) settle(outcome Outcome, errCode string, status int, answer []byte) {
-	if c == nil || c.after == nil {
+	if c == nil || c.ticket == nil {
 		return
 	}
-	after := c.after
-	c.after = nil
-	c.hear = after(outcome, errCode, status, answer)
+	t := c.ticket
+	if c.front != nil && outcome == NotSent {
+		c.front.handed.Store(false)
+		if errCode != "" { // no link: another handler may still send it, which the guard in front knows
+			c.ticket = nil
+			return
+		}
+	}
+	if t.over || t.after == nil {
+		return
+	}
+	t.over = true
+	t.hear = t.after(outcome, errCode, status, answer)
 	if c.clientHasGone() { // later it may, with the answer
 		c.heard(nil)
 	}
 }
 
+// awaited reports whether the watch waits to be told that the client has the answer.
+func (c *Call) awaited() bool { return c != nil && c.ticket != nil && c.ticket.hear != nil }
+
 // heard tells the watch whether the client has been given the answer. w has all of it; nil: it was cut, or is another one.
 func (c *Call) heard(w http.ResponseWriter) {
-	if c == nil || c.hear == nil {
+	if !c.awaited() {
 		return
 	}
-	hear, heard := c.hear, false
-	c.hear = nil
+	if c.front != nil && w != nil {
+		c.ticket = nil // the guard in front tells, which is nearer to the client
+		return
+	}
+	hear, heard := c.ticket.hear, false
+	c.ticket.hear = nil
 	defer func() { hear(heard) }()
 	if w != nil {
 		err := http.NewResponseController(w).Flush() // a small answer is still in a buffer
