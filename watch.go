@@ -365,7 +365,7 @@ func (p *watching) readOrder(order *watch.Order, call *watch.Track, said map[str
 	}
 	f := watch.Finding{Word: said["status"], Amount: fenOf(said["totalAmount"]), Mid: said["mid"], Order: orderFact(said)}
 	if settled(order) && said["status"] != orderPaid { // what is refunded may still include what is open
-		f.Refunded = fenOf(said["refundAmount"])
+		f.Refunded, f.Sum = fenOf(said["refundAmount"]), true
 	}
 	for _, name := range refundNames {
 		delete(said, name)

@@ -190,7 +190,7 @@ func (p *watching) Read(order *watch.Order, call *watch.Track, _ watch.Query, an
 	said := newSaid(order, a)
 	f := watch.Finding{Word: said.status, Order: said.order(), Amount: said.total}
 	if said.counts && slices.Contains([]string{"PAID", "PARTIAL_REFUNDED", "REFUNDED"}, said.status) && said.settled(nil) {
-		f.Refunded = said.total - said.net // else it may still include what is open
+		f.Refunded, f.Sum = said.total-said.net, true // else it may still include what is open
 	}
 	switch {
 	case call == nil:

@@ -132,8 +132,14 @@ func (p *watching) noticed(terminal string, event *notifyEvent) (order string, f
 	case isRefund && number != "":
 		f.Number, f.Call = number, fact
 		f.CallAmount, _ = watched.Fen(data["settlement_amount"])
-	case !isRefund || fact == watch.HasSucceeded:
+	case !isRefund:
 		f.Order = plainFacts[event.OrderStatus]
+	case fact == watch.HasSucceeded: // which refund it was nobody says
+		f.Order = plainFacts[event.OrderStatus]
+		total, paid := watched.Fen(event.TotalAmount)
+		if left, known := watched.Fen(event.NetAmount); paid && known && left <= total {
+			f.Refunded, f.Sum = total-left, true
+		}
 	}
 	return order, f
 }

@@ -452,6 +452,47 @@ func TestWatchRefundElsewhere(t *testing.T) {
 	g.silent()
 }
 
+// TestWatchRefundWithoutNumber: a notify tells of a refund and does not say of which. What is left of the order was not known, so that
+// more was sent, and the refund made elsewhere was taken for the one of that amount whose answer was lost: the app was told that it had
+// succeeded.
+func TestWatchRefundWithoutNumber(t *testing.T) {
+	g := startWatched(t, "unknown 1h")
+	notify := func(number, sn, net string) {
+		t.Helper()
+		body := `{"sn":"` + sn + `","client_sn":"` + number + `","client_tsn":"` + number + `-1","status":"SUCCESS","order_status":"PARTIAL_REFUNDED",` +
+			`"total_amount":"1000","net_amount":"` + net + `","terminal_sn":"` + g.options.TerminalSN + `"}`
+		if a := post(t, g.url("/notify/till"), body, "Authorization: "+signed(t, body)); a.status != 200 || a.body != "success" {
+			t.Fatalf("%d %s", a.status, a.body)
+		}
+		if got := g.told("refund.succeeded", number); got.header.Get("Ce-Evidence") != "notify" {
+			t.Errorf("%v", got.header)
+		}
+	}
+	sn := g.paid("A1")
+	if _, err := g.platform.Refund("A1", 300); err != nil {
+		t.Fatal(err)
+	}
+	notify("A1", sn, "700")
+	g.want(g.refund("A1", "R0", "701"), 422, "GATEWAY_INVALID", "not_sent")
+	g.platform.Break(sandbox.Fault{Kind: sandbox.Cut, Path: "/upay/v2/refund"})
+	g.want(g.refund("A1", "R1", "300"), 502, "GATEWAY_BAD_RESPONSE", "unknown")
+	g.want(g.refund("A1", "R2", "300"), 409, "GATEWAY_REFUND_UNRESOLVED", "not_sent")
+	g.becomes("A1", "refunded_part R1=unresolved")
+	g.silent()
+
+	// While a refund of the app's own is open, it may be the one that the notify tells of. The platform says so when it is asked.
+	sn = g.paid("A2")
+	g.platform.Break(sandbox.Fault{Kind: sandbox.CutExecuted, Path: "/upay/v2/refund"})
+	g.want(g.refund("A2", "R1", "600"), 502, "GATEWAY_BAD_RESPONSE", "unknown")
+	notify("A2", sn, "400")
+	g.becomes("A2", "refunded_part R1=unresolved")
+	g.want(g.refund("A2", "R2", "500"), 422, "GATEWAY_INVALID", "not_sent")
+	if got := g.told("refund.succeeded", "A2"); got.header.Get("Ce-Evidence") != "query" || !strings.Contains(got.body, `"R1"`) {
+		t.Errorf("%v %s", got.header, got.body)
+	}
+	g.becomes("A2", "refunded_part R1=succeeded")
+}
+
 // TestWatchGuardBehindGuard: where two guards stand in one chain, the guard behind took the refund of the one in front for another one
 // on its way, and each was answered 409 GATEWAY_BUSY.
 func TestWatchGuardBehindGuard(t *testing.T) {

@@ -203,6 +203,11 @@ func (o *Order) refunded() int64 {
 	return max(sum, o.Refunded)
 }
 
+// settled reports whether the end of each refund is known.
+func (o *Order) settled() bool {
+	return !slices.ContainsFunc(o.Calls, func(c *Track) bool { return c.Kind == KindRefund && !c.State.ended() })
+}
+
 // blank reports whether nothing is known of the order that would be worth a row.
 func (o *Order) blank() bool {
 	return o.State == "" && !o.Seen && len(o.Calls) == 0 && len(o.Told) == 0

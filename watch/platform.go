@@ -110,6 +110,10 @@ type Finding struct {
 	Amount, Refunded int64
 	Mid              string
 
+	// Sum says that Refunded is what all refunds together have given back. It may hold what one of them gives back whose end is
+	// not known: it counts only where there is none.
+	Sum bool
+
 	// Also is another number of the order, by which calls and notifies may name it. What comes under it from now on is the
 	// order's.
 	Also string

@@ -129,7 +129,9 @@ func (o *Order) learn(t *Track, f *Finding, by string, now int64) (l lesson) {
 		if f.Amount != 0 {
 			o.Paid = f.Amount
 		}
-		o.Refunded = max(o.Refunded, f.Refunded)
+		if !f.Sum || o.settled() {
+			o.Refunded = max(o.Refunded, f.Refunded)
+		}
 	}
 	o.become(&o.Track, fact, now)
 	if f.Number != "" && f.Number != t.Number { // of another call than the one that was asked about
