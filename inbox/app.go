@@ -37,7 +37,6 @@ func init() {
 // Defaults of an inbox.
 const (
 	defaultName     = "default"
-	defaultStore    = "bolt"
 	defaultMaxStore = 10 << 30
 	defaultRemember = 30 * 24 * time.Hour
 )
@@ -151,13 +150,10 @@ func (a *App) add(name string, config *Inbox) error {
 	case config.Remember < 0:
 		return locale.Errorf("remember: must be positive")
 	}
-	var module any
-	var err error
 	if len(config.StoreRaw) == 0 {
-		module, err = a.ctx.LoadModuleByID("inbox.stores."+defaultStore, nil)
-	} else {
-		module, err = a.ctx.LoadModule(config, "StoreRaw")
+		config.StoreRaw = json.RawMessage(`{"store":"bolt"}`)
 	}
+	module, err := a.ctx.LoadModule(config, "StoreRaw")
 	if err != nil {
 		return locale.Errorf("store: %w", err)
 	}
@@ -197,6 +193,13 @@ func (a *App) claim(name string) (*box, error) {
 	return a.boxes[name], nil
 }
 
+// box returns an inbox, or nil. Others than the configuration's own life cycle ask it.
+func (a *App) box(name string) *box {
+	a.lock.RLock()
+	defer a.lock.RUnlock()
+	return a.boxes[name]
+}
+
 // Names are the names of the inboxes, in order.
 func (a *App) Names() []string {
 	a.lock.RLock()
@@ -206,22 +209,12 @@ func (a *App) Names() []string {
 
 // Lookup returns the store of an inbox; it is not there before the start, unless another configuration has it open.
 func (a *App) Lookup(name string) (Store, bool) {
-	a.lock.RLock()
-	b := a.boxes[name]
-	a.lock.RUnlock()
-	if b != nil {
+	if b := a.box(name); b != nil {
 		if store := b.current(); store != nil {
 			return store, true
 		}
 	}
 	return nil, false
-}
-
-// maxBytes is the max_store of an inbox.
-func (a *App) maxBytes(name string) int64 {
-	a.lock.RLock()
-	defer a.lock.RUnlock()
-	return a.boxes[name].settings.MaxBytes
 }
 
 // lookAround warns of a webhook_signature in front of an inbox: it would sign once, when the request is stored, and an app

@@ -141,11 +141,7 @@ app's last answer is printed as it is. --show prints all of it, which may be sec
 		if err != nil {
 			return err
 		}
-		query := url.Values{}
-		if *show {
-			query.Set("show", "1")
-		}
-		_, err = reach.get(cmd, messagePath(seqs[0]), query, true, nil)
+		_, err = reach.get(cmd, messagePath(seqs[0]), flagged("show", *show), true, nil)
 		return err
 	}
 	return cmd
@@ -182,7 +178,7 @@ expect it.
 		}
 		done, err := each(cmd, seqs, "pending again", func(seq uint64) error {
 			var answer redeliveredJSON
-			err := client.ask(cmd.Context(), http.MethodPost, messagePath(seq)+"/redeliver", chosen.query(), &answer)
+			err := client.ask(cmd.Context(), http.MethodPost, messagePath(seq)+"/redeliver", flagged("force", *chosen.force), &answer)
 			switch {
 			case err != nil, *chosen.allDead:
 			case answer.Seq != seq:
@@ -245,7 +241,7 @@ given up before a time. The log of Caddy says who has deleted which.`,
 			return nil
 		}
 		done, err := each(cmd, seqs, "deleted", func(seq uint64) error {
-			err := client.ask(cmd.Context(), http.MethodDelete, messagePath(seq), chosen.query(), &answer)
+			err := client.ask(cmd.Context(), http.MethodDelete, messagePath(seq), flagged("force", *chosen.force), &answer)
 			if err == nil {
 				fmt.Fprintf(cmd.OutOrStdout(), "%d: deleted\n", seq)
 			}
@@ -283,9 +279,10 @@ func (c choice) open(reach reachFlags, args []string, forced string) (seqs []uin
 	return seqs, client, err
 }
 
-func (c choice) query() url.Values {
-	if *c.force {
-		return url.Values{"force": {"1"}}
+// flagged is the query for a flag of the admin API.
+func flagged(name string, on bool) url.Values {
+	if on {
+		return url.Values{name: {"1"}}
 	}
 	return nil
 }

@@ -354,11 +354,7 @@ func (s schedule) next(failed int, age time.Duration, jitter float64) (delay tim
 	if left <= s.giveUp/100 {
 		return 0, false
 	}
-	delay = last
-	if failed <= len(s.delays) {
-		delay = s.delays[failed-1]
-	}
-	delay = saturate(delay, 1)
+	delay = saturate(s.delays[min(failed, len(s.delays))-1], 1)
 	delay += time.Duration(float64(delay) * jitter / 10)
 	return min(delay, left), true
 }

@@ -41,9 +41,7 @@ func (a *App) Intake(name string) (func(ctx context.Context, r *http.Request, co
 // Placeholders are those of id and order_by, by which the handler tells requests apart that takes those of this process. They
 // are known when all handlers are provisioned.
 func (a *App) Placeholders(name string) (names []string) {
-	a.lock.RLock()
-	b := a.boxes[name]
-	a.lock.RUnlock()
+	b := a.box(name)
 	if b == nil || b.intake == nil {
 		return nil
 	}

@@ -118,7 +118,7 @@ func (c *collector) Collect(values chan<- prometheus.Metric) {
 		}
 		gauge(oldestDesc, oldest, name)
 		gauge(bytesDesc, float64(stats.Bytes), name)
-		gauge(maxBytesDesc, float64(c.app.maxBytes(name)), name)
+		gauge(maxBytesDesc, float64(c.app.box(name).settings.MaxBytes), name)
 	}
 }
 

@@ -103,23 +103,19 @@ func (b *batch) put(raw []byte) (inbox.Receipt, error) {
 	if err != nil {
 		return 0, err
 	}
-	_, err = b.add(raw)
+	_, err = b.add(raw, r)
 	return receipt, err
 }
 
 func (b *batch) expired(settled time.Time) bool { return b.now.Sub(settled) >= b.settings.Remember }
 
-func (b *batch) add(raw []byte) (uint64, error) {
-	r, err := decodeRecord(raw)
-	if err != nil {
-		return 0, err
-	}
+func (b *batch) add(raw []byte, r record) (uint64, error) {
 	b.changed = true
 	b.counters.Last++
 	b.counters.Count[inRequests]++
 	b.counters.Bytes += int64(len(raw) + overhead)
 	seq, d := b.counters.Last, digestOf(r.id)
-	err = b.fail(b.bucket(inRequests).Put(seqKey(seq), raw), b.bucket(inIDs).Put(d[:], seqKey(seq)))
+	err := b.fail(b.bucket(inRequests).Put(seqKey(seq), raw), b.bucket(inIDs).Put(d[:], seqKey(seq)))
 	if len(r.key) > 0 {
 		err = b.fail(err, b.bucket(inOrder).Put(orderKey(digestOf(r.key), seq), nil))
 	}
@@ -301,7 +297,7 @@ func (b *batch) redeliver(seq uint64, force bool) (uint64, error) {
 		if err := b.remove(seq); err != nil {
 			return 0, err
 		}
-		return b.add(raw)
+		return b.add(raw, r)
 	}
 	if err = b.reserve(seq, in); err != nil || in == inRequests {
 		return seq, err

@@ -232,12 +232,9 @@ func (s *store) Settle(ctx context.Context, message *inbox.Message, outcome inbo
 		return nil
 	}
 	now := s.clock()
-	r, state, lasts := record{Attempts: held.of.record.Attempts, Answer: outcome.Answer}, "", ""
+	r, state := record{Attempts: held.of.record.Attempts, Answer: outcome.Answer}, ""
 	switch outcome.Result {
 	case inbox.Delivered:
-		s.mu.Lock()
-		lasts = ttl(s.settings.Remember)
-		s.mu.Unlock()
 		state, r.Settled = stateDelivered, now
 	case inbox.Dead:
 		state, r.Settled = stateDead, now
@@ -250,8 +247,10 @@ func (s *store) Settle(ctx context.Context, message *inbox.Message, outcome inbo
 	}
 	m := s.names.message(state, held.of.digest, held.of.header, r, held.of.Data)
 	m.Header.Set(headerStep, held.step)
-	if lasts != "" {
-		m.Header.Set(headerTTL, lasts)
+	if state == stateDelivered {
+		s.mu.Lock()
+		m.Header.Set(headerTTL, ttl(s.settings.Remember))
+		s.mu.Unlock()
 	}
 	seq, _, err := s.moveMessage(ctx, m, held.of.Sequence)
 	if errors.Is(err, inbox.ErrTooLarge) && state == stateDelivered { // the servers take less than they did

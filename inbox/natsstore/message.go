@@ -264,8 +264,8 @@ func (s *store) moveMessage(ctx context.Context, m *nats.Msg, from uint64) (seq 
 func (s *store) claim(ctx context.Context, k *kept) (uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
-	m := &nats.Msg{Subject: s.names.claim(k.digest, k.Sequence), Header: nats.Header{headerStep: {rand.Text()}}}
-	m.Header.Set(headerTTL, ttl(time.Duration(s.ackWait.Load())))
+	header := nats.Header{headerStep: {rand.Text()}, headerTTL: {ttl(time.Duration(s.ackWait.Load()))}}
+	m := &nats.Msg{Subject: s.names.claim(k.digest, k.Sequence), Header: header}
 	seq, _, err := s.move(ctx, s.claims, m, m.Subject, 0)
 	if errors.Is(err, errMoved) {
 		return 0, nil

@@ -58,8 +58,7 @@ func testOrderRetry(t *testing.T, store *opened) {
 		m := leaseID(t, store, id)
 		nothing(t, store)
 		settle(t, store, m, retryIn(0))
-		m = leaseID(t, store, id)
-		settle(t, store, m, delivered)
+		settle(t, store, leaseID(t, store, id), delivered)
 	}
 	nothing(t, store)
 }
@@ -116,15 +115,12 @@ func testOrderAtOnce(t *testing.T, store *opened) {
 		delete(flying, m.Key)
 		if outcome.Result == inbox.Delivered {
 			order[m.Key] = append(order[m.Key], m.ID)
-		}
-		lock.Unlock()
-		settle(t, store, m, outcome)
-		lock.Lock()
-		defer lock.Unlock()
-		if outcome.Result == inbox.Delivered {
 			settled++
 		}
-		return settled < keys*each
+		more := settled < keys*each
+		lock.Unlock()
+		settle(t, store, m, outcome)
+		return more
 	})
 	putFrom(t, store, keys, each, func(k, i int) *inbox.Message {
 		return keyed(fmt.Sprintf("%d-%03d", k, i), fmt.Sprint("key ", k))

@@ -115,26 +115,22 @@ func testRepeatedAtOnce(t *testing.T, store *opened) {
 }
 
 func testRevived(t *testing.T, store *opened) {
-	m := leaseNew(t, store, "a")
-	settle(t, store, m, retryIn(0))
-	m = lease(t, store)
-	settle(t, store, m, dead)
+	settle(t, store, leaseNew(t, store, "a"), retryIn(0))
+	settle(t, store, lease(t, store), dead)
 	done(t, store, 0, 1)
 
 	again := message("a")
 	again.Request, again.Received = []byte("another"), received.Add(time.Hour)
 	put(t, store, again, inbox.Revived)
 	counts(t, store, 1, 0, 0)
-	m = lease(t, store)
+	m := lease(t, store)
 	sameMessage(t, m, again)
 	is(t, m, inbox.Pending, 0, inbox.Answer{}) // as if new
 	put(t, store, again, inbox.Repeated)
 	settle(t, store, m, delivered)
 	put(t, store, again, inbox.Repeated)
 	done(t, store, 1, 0)
-	if got := list(t, store, inbox.Query{Limit: 10}); len(got) != 1 {
-		t.Errorf("listed %q, want one", ids(got))
-	}
+	finds(t, store, inbox.Query{}, "a")
 }
 
 func testRevivedAtOnce(t *testing.T, store *opened) {
@@ -257,9 +253,7 @@ func testFullPending(t *testing.T, store *opened) {
 	if m := get(t, store, seqOf(t, store, "a0")); len(m.Request) != 4096 {
 		t.Errorf("the dead one's request has %d bytes", len(m.Request))
 	}
-	for range took - 1 {
-		settle(t, store, lease(t, store), delivered)
-	}
+	deliver(t, store, took-1)
 	puts(t, store, "b")
 }
 

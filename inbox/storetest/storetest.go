@@ -224,9 +224,7 @@ func put(t *testing.T, store inbox.Store, m *inbox.Message, want inbox.Receipt) 
 
 func puts(t *testing.T, store inbox.Store, ids ...string) {
 	t.Helper()
-	for _, id := range ids {
-		put(t, store, message(id), inbox.Stored)
-	}
+	putKeyed(t, store, "", ids...)
 }
 
 // repeats puts messages that are there.
