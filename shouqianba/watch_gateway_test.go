@@ -486,7 +486,7 @@ func TestWatchRefundWithoutNumber(t *testing.T) {
 	g.want(g.refund("A2", "R1", "600"), 502, "GATEWAY_BAD_RESPONSE", "unknown")
 	notify("A2", sn, "400")
 	g.becomes("A2", "refunded_part R1=unresolved")
-	g.want(g.refund("A2", "R2", "500"), 422, "GATEWAY_INVALID", "not_sent")
+	eventually(t, "R1 is known, and R2 is more than is left", func() bool { return g.refund("A2", "R2", "500").status == 422 })
 	if got := g.told("refund.succeeded", "A2"); got.header.Get("Ce-Evidence") != "query" || !strings.Contains(got.body, `"R1"`) {
 		t.Errorf("%v %s", got.header, got.body)
 	}
