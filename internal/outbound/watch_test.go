@@ -78,6 +78,14 @@ func TestTicket(t *testing.T) {
 			}))
 			return err
 		}, unheard, "unknown", 1},
+		"the answer is kept for a while": {func(c chain, w http.ResponseWriter, r *http.Request) error {
+			answer := httptest.NewRecorder()
+			c.send(answer, r, true)
+			w.Header().Set(OutcomeHeader, answer.Header().Get(OutcomeHeader))
+			w.WriteHeader(answer.Code)
+			_, err := w.Write(answer.Body.Bytes())
+			return err
+		}, once, "answered", 1},
 		"the answer is dropped": {func(c chain, _ http.ResponseWriter, r *http.Request) error {
 			c.send(httptest.NewRecorder(), r, true)
 			return nil
