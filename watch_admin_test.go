@@ -16,7 +16,7 @@ import (
 
 // TestWatchAdmin looks at orders through the admin API and the commands of a running Caddy.
 func TestWatchAdmin(t *testing.T) {
-	g := startWatched(t, "orders off")
+	g := startWatched(t, "unknown 1h\n\t\t\torders off") // what the platform is asked, is asked by the test
 	address := freeAddress(t)
 	if err := caddy.Stop(); err != nil {
 		t.Fatal(err)

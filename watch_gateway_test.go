@@ -176,16 +176,12 @@ func (g *watchedGateway) told(eventType, order string) received {
 // 503, and by the inbox, lest what is told again be taken for what is being delivered.
 func (g *watchedGateway) settled() {
 	g.t.Helper()
-	active, err := activeWatch()
-	if err != nil {
-		g.t.Fatal(err)
-	}
 	app, err := caddy.ActiveContext().App("inbox")
 	if err != nil {
 		g.t.Fatal(err)
 	}
 	eventually(g.t, "nothing is being told any more", func() bool {
-		rows, err := active.Watch().List(g.t.Context(), watch.Select{Limit: 100})
+		rows, err := g.watch().List(g.t.Context(), watch.Select{Limit: 100})
 		return err == nil && !slices.ContainsFunc(rows, func(o *watch.Order) bool {
 			return slices.ContainsFunc(o.Told, func(e *watch.Told) bool { return e.Until != 0 })
 		})
@@ -198,6 +194,16 @@ func (g *watchedGateway) settled() {
 		stats, err := store.Stats(g.t.Context())
 		return err == nil && stats.Pending == 0
 	})
+}
+
+// watch is the one of the running configuration.
+func (g *watchedGateway) watch() *watch.Watch {
+	g.t.Helper()
+	active, err := activeWatch()
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	return active.Watch()
 }
 
 // returned is how often money went back for an order, by the platform's own books.
@@ -639,12 +645,8 @@ func TestWatchAnswerThatDidNotGoOut(t *testing.T) {
 	}
 	g.notify(number, sandbox.KindPayment, 200)
 	g.told("payment.succeeded", number)
-	active, err := activeWatch()
-	if err != nil {
-		t.Fatal(err)
-	}
 	eventually(t, "the telling is written down", func() bool {
-		o, err := active.Watch().Order(t.Context(), "shop", number)
+		o, err := g.watch().Order(t.Context(), "shop", number)
 		return err == nil && o.State == watch.Paid && o.Outcome == watch.Answered && len(o.Told) == 1 && o.Told[0].Taken != 0
 	})
 	_, block, _ := strings.Cut(g.config, "watch {")
@@ -689,7 +691,7 @@ func TestWatchAnswerThatDidNotGoOut(t *testing.T) {
 
 // TestWatchBill: a bill is paid and paid back, with lost notifies and a lost answer.
 func TestWatchBill(t *testing.T) {
-	g := startWatched(t, "")
+	g := startWatched(t, "unknown 1h\n\t\t\torders off") // a look at the bill that is under way may tell of the refund, too
 	bill, day := g.number(), time.Now().In(beijing).Format(time.DateOnly)
 	g.want(g.call("/v1/netpay/bills/get-qrcode", map[string]any{
 		"instMid": "QRPAYDEFAULT", "billNo": bill, "billDate": day, "totalAmount": 2100, "notifyUrl": g.url + "/notify",
@@ -697,6 +699,10 @@ func TestWatchBill(t *testing.T) {
 	if err := g.platform.Pay(bill); err != nil {
 		t.Fatal(err)
 	}
+	eventually(t, "a query finds the payment", func() bool {
+		o, err := g.watch().Query(t.Context(), "shop", bill+"@"+day)
+		return err == nil && o.State == watch.Paid
+	})
 	got := g.told("bill.paid", bill)
 	id := sha256Lines("v1\n/chinaums/shop\ncom.chinaums.bill.paid\nmid=" + g.keys.MID + "\nbillNo=" + bill + "\nbillDate=" + day + "\nbillStatus=PAID\n")
 	if got.header.Get("Ce-Id") != id || got.header.Get("Ce-Time") == "" {
@@ -707,13 +713,21 @@ func TestWatchBill(t *testing.T) {
 	fields := map[string]any{"instMid": "QRPAYDEFAULT", "billNo": bill, "billDate": day, "refundOrderId": refund, "refundAmount": 100}
 	g.platform.Break(sandbox.Fault{Kind: sandbox.CutExecuted, Path: "/v1/netpay/bills/refund"})
 	g.want(g.call("/v1/netpay/bills/refund", fields), 502, "GATEWAY_BAD_RESPONSE", "unknown")
+	fields["refundOrderId"], fields["refundAmount"] = g.number(), 2100
+	eventually(t, "the guard asks, and knows what is left", func() bool {
+		a := g.call("/v1/netpay/bills/refund", fields)
+		if a.status != 422 {
+			g.want(a, 409, "GATEWAY_REFUND_UNRESOLVED", "not_sent")
+			return false
+		}
+		g.want(a, 422, "GATEWAY_INVALID", "not_sent")
+		return true
+	})
 	g.told("refund.succeeded", bill+"0")
 	g.notify(refund, sandbox.KindRefund, 200)
 	if seen := g.app.seen(); len(seen) != 0 {
 		t.Errorf("told again: %+v", seen)
 	}
-	fields["refundOrderId"], fields["refundAmount"] = g.number(), 2100
-	g.want(g.call("/v1/netpay/bills/refund", fields), 422, "GATEWAY_INVALID", "not_sent")
 	// By the number of its payment it was another order, of which nothing was known.
 	delete(fields, "billNo")
 	delete(fields, "billDate")
@@ -816,14 +830,17 @@ func TestWatchPlaceholders(t *testing.T) {
 
 // TestWatchLatePaid: an order that the platform had called closed is paid after all. It is told as paid, and somebody is called.
 func TestWatchLatePaid(t *testing.T) {
-	g := startWatched(t, "")
+	g := startWatched(t, "orders off") // what a look has found before the close may be written down after it
 	number := g.order(nil)
-	open := func() bool {
-		return metricValue(t, "caddy_chinaums_watch_orders", map[string]string{"state": "open"}) == 1
+	is := func(state watch.State) func() bool {
+		return func() bool {
+			o, err := g.watch().Order(t.Context(), "shop", number)
+			return err == nil && o.State == state
+		}
 	}
-	eventually(t, "the order's answer is written down", open)
+	eventually(t, "the order's answer is written down", is(watch.Open))
 	g.want(g.call("/v1/netpay/close", map[string]any{"merOrderId": number}), 200, "SUCCESS", "answered")
-	eventually(t, "the close's answer is written down", func() bool { return !open() })
+	eventually(t, "the close's answer is written down", is(watch.Closed))
 	if err := g.platform.PayClosed(number); err != nil {
 		t.Fatal(err)
 	}
