@@ -31,7 +31,7 @@ import (
 )
 
 func init() {
-	caddy.RegisterModule(App{})
+	caddy.RegisterModule(new(App))
 }
 
 // The platform's hosts (checklist SYS-01, X-26).
@@ -153,8 +153,8 @@ func (m *merchant) hasMID(mid []byte) bool {
 	return len(m.mids) == 0 || m.mids[string(mid)]
 }
 
-// CaddyModule returns the Caddy module information.
-func (App) CaddyModule() caddy.ModuleInfo {
+// CaddyModule returns the Caddy module information. It takes a pointer, lest each event copy the app while Stop writes into it.
+func (*App) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
 		ID:  "chinaums",
 		New: func() caddy.Module { return new(App) },

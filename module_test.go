@@ -18,6 +18,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/outbound"
 )
@@ -750,4 +751,26 @@ func TestBlocksMerge(t *testing.T) {
 	if _, err = adaptOrError("{\nadmin off\nchinaums shop {\n}\n}\n"); err == nil || !strings.Contains(err.Error(), `not "shop"`) {
 		t.Errorf("an argument: %v", err)
 	}
+}
+
+// TestEventWhileStopping: Caddy asks the module of an event for its name. It was the name of a copy of the app, made while Stop wrote into
+// the app: a data race, where a watch told of an order in this moment.
+func TestEventWhileStopping(t *testing.T) {
+	startNotify(t, "respond ok")
+	find := func(name string) any {
+		found, err := caddy.ActiveContext().App(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return found
+	}
+	app, events := find("chinaums").(*App), find("events").(*caddyevents.App)
+	var both sync.WaitGroup
+	both.Go(func() { events.Emit(app.ctx, "chinaums.test", nil) })
+	both.Go(func() {
+		if err := app.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	both.Wait()
 }

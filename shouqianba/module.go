@@ -36,7 +36,7 @@ import (
 )
 
 func init() {
-	caddy.RegisterModule(App{})
+	caddy.RegisterModule(new(App))
 }
 
 // The platform's host, and the interfaces that give out keys.
@@ -188,8 +188,8 @@ func (t *terminal) serial(ctx context.Context) string {
 // one takes another's place.
 var keepers = caddy.NewUsagePool()
 
-// CaddyModule returns the Caddy module information.
-func (App) CaddyModule() caddy.ModuleInfo {
+// CaddyModule returns the Caddy module information. It takes a pointer, lest each event copy the app while Stop writes into it.
+func (*App) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
 		ID:  "shouqianba",
 		New: func() caddy.Module { return new(App) },

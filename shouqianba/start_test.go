@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/sandbox"
@@ -248,4 +249,26 @@ func TestStartThatFailsEndsTheWait(t *testing.T) {
 		}
 	}
 	t.Error("no call was waiting in 200 starts")
+}
+
+// TestEventWhileStopping: Caddy asks the module of an event for its name. It was the name of a copy of the app, made while Stop wrote into
+// the app: a data race, where a watch told of an order in this moment.
+func TestEventWhileStopping(t *testing.T) {
+	start(t, "{\n\tshouqianba {\n\t\tterminal till {\n\t\t\tterminal_sn 1\n\t\t\tterminal_key k\n\t\t}\n\t}\n}\n")
+	find := func(name string) any {
+		found, err := caddy.ActiveContext().App(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return found
+	}
+	app, events := find("shouqianba").(*App), find("events").(*caddyevents.App)
+	var both sync.WaitGroup
+	both.Go(func() { events.Emit(app.ctx, "shouqianba.test", nil) })
+	both.Go(func() {
+		if err := app.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	both.Wait()
 }
