@@ -180,12 +180,8 @@ func startWalkGateway(t *testing.T) *walkGateway {
 			io.WriteString(w, `{"errCode":"SUCCESS"}`)
 		}),
 	}
-	// It answers by the path, and never reads a body. Under the race detector it does: an answer that comes earlier makes
-	// Caddy's access log read the count of a body that reverse_proxy still sends.
+	// It answers by the path, and never reads a body.
 	app := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if raceEnabled {
-			_, _ = io.Copy(io.Discard, r.Body)
-		}
 		if status, err := strconv.Atoi(strings.TrimPrefix(r.URL.Path, "/")); err == nil {
 			w.WriteHeader(status)
 		}

@@ -217,6 +217,9 @@ func (c streamClient) err(t *testing.T, w walk, way way, s sending) {
 	if want == anyStatus && !s.ends {
 		return // another server waits for the body
 	}
+	if raceEnabled && strings.HasSuffix(w.name, "-observe-proxy") {
+		return // Caddy 2.11.9 races here with itself: its access log reads the count of a body that reverse_proxy still reads
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	body, sender := io.Pipe()
