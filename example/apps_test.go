@@ -138,7 +138,8 @@ type shop struct {
 func open(t *testing.T, l language, options sandbox.Options, settings ...string) *shop {
 	t.Helper()
 	if options.Schedule == nil {
-		options.Schedule = []time.Duration{20 * time.Millisecond, 20 * time.Millisecond}
+		// The later ones are for a disk so busy that the app's record takes longer than the gateway waits.
+		options.Schedule = []time.Duration{20 * time.Millisecond, 20 * time.Millisecond, time.Second, 5 * time.Second, 15 * time.Second}
 	}
 	platform, err := sandbox.New(options)
 	if err != nil {
@@ -397,7 +398,7 @@ func (s *shop) recordedRefund(order, number string, amount int) string {
 
 func (s *shop) delivered(number string, kind sandbox.Kind) {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(s.t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(s.t.Context(), 2*time.Minute)
 	defer cancel()
 	if err := s.platform.WaitDelivered(ctx, number, kind); err != nil {
 		s.t.Fatalf("%s notify of %s: %v\n%s", kind, number, err, s.output)
