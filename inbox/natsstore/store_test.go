@@ -319,6 +319,7 @@ func testConsumersDeleted(t *testing.T, server *natstest.Server) {
 		settle(t, s, take(t, s), test.outcome)
 	}
 	put(t, s, message("new"), inbox.Stored)
+	counted(t, s, 2, 1, 1) // what was moved is gone from its old places
 	_ = s.Close()
 	connection, err := nats.Connect(server.URL())
 	if err != nil {
