@@ -243,7 +243,7 @@ func (g *gateway) launch() {
 	g.command, g.ended = command, ended
 }
 
-// start runs the gateway and waits until it listens and its inboxes are open: until then it may answer 503.
+// start runs the gateway and waits until it listens and its inboxes are ready: until then it may answer 503.
 func (g *gateway) start() {
 	g.t.Helper()
 	g.launch()
@@ -251,7 +251,7 @@ func (g *gateway) start() {
 		if connection, err := net.Dial("tcp", g.address); err == nil {
 			_ = connection.Close()
 			status, answer, err := post(plainClient, http.MethodGet, "http://"+g.admin+"/inbox", "")
-			if err == nil && status == http.StatusOK && !strings.Contains(answer, "not open yet") {
+			if err == nil && status == http.StatusOK && !strings.Contains(answer, `"error"`) {
 				return
 			}
 		}

@@ -127,7 +127,10 @@ func TestReloadedUnderLoad(t *testing.T) {
 	if status, _ := g.load(g.caddyfile(site(-2)) + "http://" + a.address + " {\nbind 127.0.0.1\nrespond 204\n}\n"); status != http.StatusBadRequest {
 		t.Errorf("a configuration that wants an address that is taken: %d", status)
 	}
-	g.wantSent("/", "after-broken")
+	// The listener that the second one had opened may be closed only now, with who has come to it.
+	if !l.until(t.Context(), "after-broken") || l.refused.Load() > 0 {
+		t.Error("what comes after it is refused")
+	}
 	a.wantTaken("after-broken")
 
 	// What is pending when the handler goes is delivered when it comes back.
