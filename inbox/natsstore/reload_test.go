@@ -7,6 +7,7 @@ import (
 	"io"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
@@ -36,11 +37,12 @@ func TestWrittenOut(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			log := new(capturedLog)
-			capturedLogs.Store(t.Name(), log)
+			name := fmt.Sprint(t.Name(), " ", capturedCount.Add(1)) // another at each run, as Caddy keeps its logs open
+			capturedLogs.Store(name, log)
 			document, err := json.Marshal(map[string]any{
 				"admin": map[string]any{"disabled": true, "config": map[string]any{"persist": false}},
 				"logging": map[string]any{"logs": map[string]any{"default": map[string]any{
-					"writer": map[string]any{"output": "natsstore_test", "name": t.Name()}, "encoder": map[string]any{"format": "json"},
+					"writer": map[string]any{"output": "natsstore_test", "name": name}, "encoder": map[string]any{"format": "json"},
 				}}},
 				"apps": map[string]any{"inbox": map[string]any{"inboxes": map[string]any{
 					"default": map[string]any{"store": map[string]any{"store": "nats", "urls": []string{test.url}}},
@@ -69,7 +71,10 @@ func TestWrittenOut(t *testing.T) {
 
 func init() { caddy.RegisterModule(testLogs{}) }
 
-var capturedLogs sync.Map // of a test's name to *capturedLog
+var (
+	capturedLogs  sync.Map // of a test's name to *capturedLog
+	capturedCount atomic.Int64
+)
 
 // testLogs is a log output that a test can read.
 type testLogs struct {
