@@ -211,3 +211,42 @@ func TestHeardIsLost(t *testing.T) {
 		}
 	})
 }
+
+// TestProcessingIsNotOut: the gateway ends when it has the answer PROCESSING to a refund, and the app has nothing of it. The refund
+// counted as one that the app knew of: as soon as it had succeeded, the same again with another number was let pass.
+func TestProcessingIsNotOut(t *testing.T) {
+	for out, want := range map[string]string{"the app has it": "", "the app is gone": unresolved, "the gateway has ended": unresolved} {
+		t.Run(out, func(t *testing.T) {
+			alike(t, func(t *testing.T, g, other *gateway, store *storetest.Memory) {
+				ticket, refusal := g.Before(t.Context(), "shop", "/refund", request{Order: "A1", Number: "R1", Amount: 30}.body(), "")
+				if refusal != nil {
+					t.Fatalf("%+v", refusal)
+				}
+				g.bank.refund("A1", "R1", 30, watch.IsPending)
+				told := g.Watch.After(ticket, watch.Answered, "PROCESSING", nil)
+				next := other
+				if out == "the gateway has ended" {
+					if g.Close(); other == g {
+						next = join(t, store, g.bank, g.mailbox, "process 2", nil)
+						defer next.Close()
+					}
+				} else if told == nil {
+					t.Fatal("nobody wants to know whether the app has heard")
+				} else {
+					told(out == "the app has it")
+				}
+				after(2 * time.Second)
+				if is := next.again("R2"); is != unresolved {
+					t.Errorf("while it is under way: %q", is)
+				}
+				g.bank.refund("A1", "R1", 30, watch.HasSucceeded)
+				if is := next.again("R2"); is != want {
+					t.Errorf("%q", is)
+				}
+				if is := next.refundState("A1", "R1"); is != watch.Succeeded {
+					t.Errorf("R1 is %s", is)
+				}
+			})
+		})
+	}
+}

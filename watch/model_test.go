@@ -278,7 +278,7 @@ func TestRandomWalk(t *testing.T) {
 					is.meant[number] = true
 					flights = append(flights, ticket)
 					known, isThere := b.executed("A1", number)
-					switch what := rapid.SampledFrom([]string{"executed", "lost", "answer lost", "processing", "in flight", "answered"}).Draw(r, "what"); what {
+					switch what := rapid.SampledFrom([]string{"executed", "lost", "answer lost", "processing", "in flight", "answered", "answered processing"}).Draw(r, "what"); what {
 					case "executed", "answer lost":
 						if !isThere || known.Call != watch.HasSucceeded {
 							b.refund("A1", number, 40, watch.HasSucceeded)
@@ -303,6 +303,12 @@ func TestRandomWalk(t *testing.T) {
 						}
 						is.executed[number] = true
 						answers = append(answers, answered{number, g.Watch.After(ticket, watch.Answered, "SUCCESS", nil)})
+						flights = flights[:len(flights)-1]
+					case "answered processing":
+						if !isThere {
+							b.refund("A1", number, 40, watch.IsPending)
+						}
+						answers = append(answers, answered{number, g.Watch.After(ticket, watch.Answered, "PROCESSING", nil)})
 						flights = flights[:len(flights)-1]
 					}
 				},

@@ -303,6 +303,7 @@ type Ticket struct {
 	before, begun State
 	seen, written bool
 	number        string // what the row calls it, also where the call has none
+	sent          int64  // when it was sent, as the row has it
 	warned        bool   // the guard's refusal was logged, and is no more than that
 }
 
@@ -436,14 +437,15 @@ func (t *Ticket) begin(o *Order, now int64) *Track {
 		t.Guard = "unseen"
 	}
 	track := o.begin(t.call, t.flight, now, t.lands)
-	t.begun, t.number = track.State, track.Number
+	t.begun, t.number, t.sent = track.State, track.Number, track.Sent
 	return track
 }
 
 // After says what became of a call, before its app is told. The outcome of an order may be written down later; what of a money
 // call that is not is found again as a call without an outcome. The success of a money call is written down only after its app was
-// told, so that a gateway which ends before leaves such a call. To this end, the function that After returns must be called once,
-// as soon as the app was given the answer (heard) or can no longer be. Nil: there is nothing to call.
+// told, so that a gateway which ends before leaves such a call; that one is under way is written down at once, as an answer that its
+// app does not have. To this end, the function that After returns must be called once, as soon as the app was given the answer
+// (heard) or can no longer be. Nil: there is nothing to call.
 func (w *Watch) After(t *Ticket, outcome Outcome, code string, answer []byte) (told func(heard bool)) {
 	if t == nil {
 		return nil
@@ -471,7 +473,16 @@ func (w *Watch) After(t *Ticket, outcome Outcome, code string, answer []byte) (t
 			w.later(t.merchant, t.call.Order, t.flight, edit)
 		}
 	}
-	if !t.call.Kind.Money() || t.Unheard || f == nil || f.Call != HasSucceeded {
+	switch {
+	case t.call.Kind.Money() && !t.Unheard && f != nil && f.Call == IsPending:
+		t.Unheard = true // until its app has the answer
+		land()
+		return func(heard bool) {
+			if heard {
+				w.later(t.merchant, t.call.Order, "", t.heard)
+			}
+		}
+	case !t.call.Kind.Money() || t.Unheard || f == nil || f.Call != HasSucceeded:
 		land()
 		return nil
 	}
@@ -497,6 +508,16 @@ func (t *Ticket) answered(o *Order, now int64) bool {
 		return false
 	}
 	track.Answered, track.Lands = true, now+hearTimeout.Milliseconds()
+	return true
+}
+
+// heard notes that the app was given an answer that was written down before, unless it has sent the call again since.
+func (t *Ticket) heard(o *Order, _ int64) bool {
+	track := o.call(t.number)
+	if track == nil || track.Sent != t.sent || !track.Unheard {
+		return false
+	}
+	track.Unheard = false
 	return true
 }
 
