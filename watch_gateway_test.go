@@ -64,7 +64,7 @@ func startWatchedNotify(t *testing.T, options, notify string) *watchedGateway {
 		orders = ""
 	}
 	global := strings.Replace(merchantOptions(upstream), "\t\t}\n\t}\n", "\t\t}\n\t\twatch {\n\t\t\tstore bolt {\n\t\t\t\tpath "+
-		filepath.Join(directory, "watch.db")+"\n\t\t\t}\n\t\t\trate 500\n\t\t\t"+orders+"\n\t\t\t"+unknown+"\n\t\t\t"+options+"\n\t\t}\n\t}\n\tinbox {\n\t\tstore bolt {\n\t\t\tpath "+
+		filepath.Join(testutil.Memory(t), "watch.db")+"\n\t\t\t}\n\t\t\trate 500\n\t\t\t"+orders+"\n\t\t\t"+unknown+"\n\t\t\t"+options+"\n\t\t}\n\t}\n\tinbox {\n\t\tstore bolt {\n\t\t\tpath "+
 		filepath.Join(directory, "inbox.db")+"\n\t\t}\n\t}\n", 1)
 	g.config = global + notifySite(address, `@h5 path /v1/netpay/trade/h5-pay
 	chinaums_h5 @h5
@@ -444,7 +444,7 @@ func TestWatchBusy(t *testing.T) {
 	setKeys(t)
 	address := freeAddress(t)
 	startCaddy(t, strings.Replace(merchantOptions(upstream.URL), "\t\t}\n\t}\n", "\t\t}\n\t\twatch {\n\t\t\tstore bolt {\n\t\t\t\tpath "+
-		filepath.Join(t.TempDir(), "watch.db")+"\n\t\t\t}\n\t\t}\n\t}\n\tinbox {\n\t\tstore bolt {\n\t\t\tpath "+filepath.Join(t.TempDir(), "inbox.db")+
+		filepath.Join(testutil.Memory(t), "watch.db")+"\n\t\t\t}\n\t\t}\n\t}\n\tinbox {\n\t\tstore bolt {\n\t\t\tpath "+filepath.Join(t.TempDir(), "inbox.db")+
 		"\n\t\t}\n\t}\n", 1)+notifySite(address, "chinaums_proxy /v1/netpay/* {\n\t\theader_up X-A b\n\t}"))
 	g := &watchedGateway{t: t, url: "http://" + address}
 	first := make(chan answer)
@@ -932,7 +932,7 @@ func TestWatchNeedsADelivery(t *testing.T) {
 	keys, address, directory := platform.Options(), freeAddress(t), t.TempDir()
 	app := newMerchantApp(t, func(http.ResponseWriter, *http.Request) {})
 	log := startCaddy(t, strings.Replace(merchantOptions(upstream), "\t\t}\n\t}\n", "\t\t}\n\t\twatch {\n\t\t\tstore bolt {\n\t\t\t\tpath "+
-		filepath.Join(directory, "watch.db")+"\n\t\t\t}\n\t\t\trate 500\n\t\t\tunknown 1h\n\t\t\torders 50ms 100ms 200ms 400ms 800ms 1600ms 3s 6s 12s 24s 48s 96s\n\t\t}\n\t}\n\tinbox {\n\t\tstore bolt {\n\t\t\tpath "+
+		filepath.Join(testutil.Memory(t), "watch.db")+"\n\t\t\t}\n\t\t\trate 500\n\t\t\tunknown 1h\n\t\t\torders 50ms 100ms 200ms 400ms 800ms 1600ms 3s 6s 12s 24s 48s 96s\n\t\t}\n\t}\n\tinbox {\n\t\tstore bolt {\n\t\t\tpath "+
 		filepath.Join(directory, "inbox.db")+"\n\t\t}\n\t}\n", 1)+
 		notifySite(address, "chinaums_proxy /v1/netpay/*\n\tchinaums_notify /notify\n\treverse_proxy /notify "+app.URL))
 	g := &watchedGateway{t: t, platform: platform, keys: keys, url: "http://" + address, app: app, log: log}

@@ -69,7 +69,7 @@ func startWatchedNotify(t *testing.T, options, notify string) *watchedGateway {
 		}
 	}
 	directory := t.TempDir()
-	block := "\t\twatch {\n\t\t\tstore bolt {\n\t\t\t\tpath " + filepath.Join(directory, "watch.db") + "\n\t\t\t}\n\t\t\trate 500\n\t\t\t" + options + "\n\t\t}\n"
+	block := "\t\twatch {\n\t\t\tstore bolt {\n\t\t\t\tpath " + filepath.Join(testutil.Memory(t), "watch.db") + "\n\t\t\t}\n\t\t\trate 500\n\t\t\t" + options + "\n\t\t}\n"
 	config := g.gateway.config(t, g.fixed(), `
 	handle_path /long/* {
 		shouqianba_guard

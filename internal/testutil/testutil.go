@@ -79,6 +79,22 @@ func TempOnDisk() {
 	}
 }
 
+// Memory returns a directory in memory, where there is one, that lasts as long as the test: for a file that need not survive, and whose
+// owner gives up where the disk is busy. Else it is on the disk, as t.TempDir is.
+func Memory(t testing.TB) string {
+	t.Helper()
+	const memory = "/dev/shm"
+	if !inMemory(memory) {
+		return t.TempDir()
+	}
+	directory, err := os.MkdirTemp(memory, "caddy-chinaums-test-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(directory) })
+	return directory
+}
+
 func cacheDirectory() string {
 	directory, err := os.UserCacheDir()
 	if err != nil || os.MkdirAll(directory, 0o700) != nil {

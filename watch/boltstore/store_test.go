@@ -12,6 +12,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/caddy-chinaums/caddy-chinaums/internal/testutil"
 	"github.com/caddy-chinaums/caddy-chinaums/watch"
 	"github.com/caddy-chinaums/caddy-chinaums/watch/storetest"
 )
@@ -102,7 +103,7 @@ type sharedStore struct{ watch.Store }
 func (sharedStore) Shared() bool { return true }
 
 func TestTwoGateways(t *testing.T) {
-	s, err := Open(filepath.Join(t.TempDir(), "watch.db"))
+	s, err := Open(filepath.Join(testutil.Memory(t), "watch.db"))
 	if err != nil {
 		t.Fatal(err)
 	}
