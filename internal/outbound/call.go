@@ -62,6 +62,13 @@ type Platform struct {
 	Validate func(path string, body []byte) []fields.Error
 }
 
+// The ways of a call. Only one at a time may send it, and nobody once the client was told that it is not sent.
+const (
+	free  int32 = iota
+	taken       // somebody sends it, or has sent it: an attempt of a transport, or a guard behind
+	closed
+)
+
 type callKey struct{}
 
 // Call is one call that a guard has let pass. It travels in the request's context, where only this package can put it:
@@ -86,9 +93,9 @@ type Call struct {
 
 	offered bool // the placeholders are the call's own
 	told    told
-	ticket  *ticket     // nil: no watch was asked about the call
-	front   *Call       // the same call at the guard in front, whose ticket this is; nil: the ticket is its own
-	handed  atomic.Bool // a guard behind sends the call, by the same ticket
+	ticket  *ticket      // nil: no watch was asked about the call
+	front   *Call        // the call at the guard in front, which this one is sent for; nil: there is none
+	way     atomic.Int32 // who may send the call: free, taken or closed
 
 	// What a Proxy uses, here so that it need not be made: the body's and the answer's buffers, the request's head, the
 	// answer's own headers.
@@ -163,11 +170,23 @@ func (c *Call) outcome() Outcome {
 	switch {
 	case c.answered.Load():
 		return Answered
-	case c.sent.Load(), c.handed.Load():
+	case c.sent.Load(), c.way.Load() == taken:
 		return Unknown
 	default:
 		return NotSent
 	}
+}
+
+// take takes the way, and reports whether nobody sends the call, or has sent it.
+func (c *Call) take() bool { return c.outcome() == NotSent && c.way.CompareAndSwap(free, taken) }
+
+// leave gives the way back: what has taken it did not send the call.
+func (c *Call) leave() { c.way.CompareAndSwap(taken, free) }
+
+// conclude returns the outcome that the client is told. Where it is NotSent, nobody sends the call any more.
+func (c *Call) conclude() Outcome {
+	c.way.CompareAndSwap(free, closed)
+	return c.outcome()
 }
 
 // madeBehind takes over the outcome that an answer has from a guard or a gateway behind this call's guard. A call that was
@@ -178,8 +197,12 @@ func (c *Call) madeBehind(said []string) {
 	}
 	unknown := slices.Contains(said, string(Unknown))
 	answered := slices.Contains(said, string(Answered))
-	c.sent.Store(unknown || answered || c.handed.Load())
-	c.answered.Store(answered && !unknown)
+	if unknown || answered || c.way.Load() == taken {
+		c.sent.Store(true)
+	}
+	if answered && !unknown {
+		c.answered.Store(true)
+	}
 }
 
 func (c *Call) clientHasGone() bool { return c.client.Err() != nil }

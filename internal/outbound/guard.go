@@ -267,7 +267,7 @@ func (g *Guard) Serve(w http.ResponseWriter, r *http.Request, resolve func() Acc
 	}
 	switch {
 	case failure == nil && out.wrote:
-		g.finish(w, r, call, call.outcome(), call.errCode, start)
+		g.finish(w, r, call, Outcome(out.outcome[0]), call.errCode, start)
 	case failure == nil:
 		g.Answer(w, r, call, g.internal(call, "no_handler", fmt.Errorf("no handler answered behind the guard")), start)
 	case out.wrote:
@@ -332,6 +332,9 @@ func (g *Guard) internal(call *Call, reason string, cause error) *Error {
 func (g *Guard) Answer(w http.ResponseWriter, r *http.Request, call *Call, e *Error, start time.Time) {
 	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
 		repl.Set("http."+g.platform.Name+".reason", e.Reason)
+	}
+	if call != nil && e.Outcome == NotSent && call.conclude() != NotSent {
+		e = g.internal(call, e.Reason, e.Cause) // it is sent elsewhere, or was before
 	}
 	call.heard(nil) // what the platform has answered cannot be passed on
 	call.settle(e.Outcome, e.Code, 0, nil)
@@ -415,6 +418,9 @@ func (g *Guard) finish(w http.ResponseWriter, r *http.Request, call *Call, outco
 		errCode = "other"
 	}
 	call.settle(outcome, errCode, 0, nil)
+	if outcome == Unknown {
+		call.heard(nil) // what the client was given is not the answer
+	}
 	call.heard(w)
 	merchant, sent := "", false
 	if call != nil {
@@ -542,13 +548,14 @@ func (w *outcomeWriter) WriteHeader(status int) {
 	if !w.wrote {
 		w.wrote = true
 		w.call.madeBehind(w.Header()[OutcomeHeader])
-		if w.call.outcome() == NotSent {
+		outcome := w.call.conclude()
+		if outcome == NotSent {
 			w.call.settle(NotSent, "other", 0, nil) // before the client knows, and calls again
 		}
 		if w.call.awaited() && w.call.clientHasGone() { // nothing of the answer is out yet
 			w.call.heard(nil)
 		}
-		w.outcome[0] = string(w.call.outcome())
+		w.outcome[0] = string(outcome)
 		w.Header()[OutcomeHeader] = w.outcome[:]
 	}
 	w.ResponseWriterWrapper.WriteHeader(status)

@@ -130,7 +130,7 @@ func (p *Proxy) attempt(r *http.Request, call *Call, signerOf func(Account) Sign
 	if err != nil {
 		return nil, failed(call, err)
 	}
-	return answer, call.take(answer, content.Bytes, signer, time.Now())
+	return answer, call.accept(answer, content.Bytes, signer, time.Now())
 }
 
 // fields are the request's head.

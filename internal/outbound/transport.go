@@ -51,12 +51,16 @@ func RoundTrip(req *http.Request, platform *Platform, account Account, signer Si
 	if call == nil || call.platform != platform {
 		return refuse(req, platform, errForbidden.because("no_guard", nil)), nil
 	}
+	if !call.take() {
+		return nil, errRepeat
+	}
+	defer func() {
+		if !call.sent.Load() {
+			call.leave()
+		}
+	}()
 	if reason := refusal(req, call, account); reason != "" {
 		return nil, errForbidden.because(reason, nil)
-	}
-	if call.begun() {
-		// Nothing may repeat a payment by itself, whatever asked for another attempt.
-		return nil, errBadResponse.because("repeat", errors.New("a second attempt of a call that may have been executed was refused"))
 	}
 
 	span := call.span(req.Context())
@@ -89,7 +93,7 @@ func RoundTrip(req *http.Request, platform *Platform, account Account, signer Si
 			return nil, failed(call, err)
 		}
 	}
-	if failure := call.take(res, answer, signer, received); failure != nil {
+	if failure := call.accept(res, answer, signer, received); failure != nil {
 		return nil, failure
 	}
 	res.Body = io.NopCloser(bytes.NewReader(answer))
@@ -115,8 +119,8 @@ func (c *Call) authorize(ctx context.Context, signer Signer) (string, *Error) {
 	return authorization, nil
 }
 
-// take takes the platform's answer for good, or says why not. A signature that it carries is verified and taken off.
-func (c *Call) take(res *http.Response, answer []byte, signer Signer, received time.Time) *Error {
+// accept takes the platform's answer for good, or says why not. A signature that it carries is verified and taken off.
+func (c *Call) accept(res *http.Response, answer []byte, signer Signer, received time.Time) *Error {
 	if res.StatusCode == http.StatusSwitchingProtocols {
 		return errBadResponse.because("switching_protocols", errors.New("the platform answered 101 to a POST"))
 	}
@@ -140,6 +144,9 @@ func (c *Call) take(res *http.Response, answer []byte, signer Signer, received t
 	}
 	return nil
 }
+
+// errRepeat refuses another attempt: nothing may repeat a payment by itself, whatever asked for it.
+var errRepeat = errBadResponse.because("repeat", errors.New("a second attempt of a call that may have been executed was refused"))
 
 // refusal says why a request may not be signed, or "".
 func refusal(req *http.Request, call *Call, account Account) string {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"net/http"
+	"sync/atomic"
 )
 
 // Watch follows a platform's calls. A guard without one asks nobody.
@@ -28,15 +29,30 @@ func (c *Call) Path() string { return c.path }
 // one call for two.
 type ticket struct {
 	watch Watch
-	after After            // nil: the call is not followed
-	hear  func(heard bool) // nil: nobody wants to know
-	over  bool             // it has been said what became of the call
+	after After                            // nil: the call is not followed
+	hear  atomic.Pointer[func(heard bool)] // nil: nobody wants to know
+	over  atomic.Bool                      // it has been said what became of the call
 }
 
 // ask asks the watch whether a call may be sent, unless a guard in front has asked it about the same one. front is the call that
-// this guard has put into the request's context, where nobody else can put one.
+// this guard has put into the request's context, where nobody else can put one. A ticket is for one sending of one call: where
+// that has begun, this is another sending, and the client does not get the answer to the first one.
 func (g *Guard) ask(w http.ResponseWriter, r *http.Request, call, front *Call) *Error {
-	if g.Watch == nil || call.share(front, g.Watch) {
+	if front != nil {
+		switch {
+		case front.take():
+			call.front = front
+			if t := front.ticket; t != nil && t.watch == g.Watch && front.Account == call.Account && front.path == call.path && bytes.Equal(front.Body, call.Body) {
+				call.ticket = t
+				return nil
+			}
+		case front.way.Load() == closed:
+			return errForbidden.because("repeat", errors.New("the client was told that the call is not sent"))
+		default:
+			front.heard(nil)
+		}
+	}
+	if g.Watch == nil {
 		return nil
 	}
 	after, refusal := g.Watch.Before(r, w.Header(), call)
@@ -46,64 +62,47 @@ func (g *Guard) ask(w http.ResponseWriter, r *http.Request, call, front *Call) *
 	return refusal
 }
 
-// share takes the ticket of the call in front, and reports whether it may. A ticket is for one sending of one call: where that has
-// begun, this is another sending, and the client does not get the answer to the first one.
-func (c *Call) share(front *Call, watch Watch) bool {
-	if front == nil || front.ticket == nil || front.ticket.watch != watch {
-		return false
-	}
-	if front.begun() {
-		front.heard(nil)
-		return false
-	}
-	if front.Account != c.Account || front.path != c.path || !bytes.Equal(front.Body, c.Body) || !front.handed.CompareAndSwap(false, true) {
-		return false
-	}
-	c.ticket, c.front = front.ticket, front
-	return true
-}
-
-// begun reports whether the call may have been sent, or the watch was told that it is not.
-func (c *Call) begun() bool { return c.outcome() != NotSent || c.ticket != nil && c.ticket.over }
-
 // settle tells the watch what became of the call. What it is told first is what is true.
 func (c *Call) settle(outcome Outcome, errCode string, status int, answer []byte) {
-	if c == nil || c.ticket == nil {
+	if c == nil {
 		return
+	}
+	if front := c.front; front != nil && outcome == NotSent {
+		c.front = nil
+		if front.ticket == c.ticket && errCode != "" { // no link: another handler may still send it, which the guard in front knows
+			c.ticket = nil
+		}
+		front.leave()
 	}
 	t := c.ticket
-	if c.front != nil && outcome == NotSent {
-		c.front.handed.Store(false)
-		if errCode != "" { // no link: another handler may still send it, which the guard in front knows
-			c.ticket = nil
-			return
-		}
-	}
-	if t.over || t.after == nil {
+	if t == nil || t.after == nil || !t.over.CompareAndSwap(false, true) {
 		return
 	}
-	t.over = true
-	t.hear = t.after(outcome, errCode, status, answer)
+	if hear := t.after(outcome, errCode, status, answer); hear != nil {
+		t.hear.Store(&hear)
+	}
 	if c.clientHasGone() { // later it may, with the answer
 		c.heard(nil)
 	}
 }
 
 // awaited reports whether the watch waits to be told that the client has the answer.
-func (c *Call) awaited() bool { return c != nil && c.ticket != nil && c.ticket.hear != nil }
+func (c *Call) awaited() bool { return c != nil && c.ticket != nil && c.ticket.hear.Load() != nil }
 
 // heard tells the watch whether the client has been given the answer. w has all of it; nil: it was cut, or is another one.
 func (c *Call) heard(w http.ResponseWriter) {
 	if !c.awaited() {
 		return
 	}
-	if c.front != nil && w != nil {
+	if c.front != nil && c.front.ticket == c.ticket && w != nil {
 		c.ticket = nil // the guard in front tells, which is nearer to the client
 		return
 	}
-	hear, heard := c.ticket.hear, false
-	c.ticket.hear = nil
-	defer func() { hear(heard) }()
+	hear, heard := c.ticket.hear.Swap(nil), false
+	if hear == nil {
+		return
+	}
+	defer func() { (*hear)(heard) }()
 	if w != nil {
 		err := http.NewResponseController(w).Flush() // a small answer is still in a buffer
 		heard = err == nil || errors.Is(err, http.ErrNotSupported)
