@@ -94,7 +94,8 @@ type Call struct {
 	offered bool // the placeholders are the call's own
 	told    told
 	ticket  *ticket      // nil: no watch was asked about the call
-	front   *Call        // the call at the guard in front, which this one is sent for; nil: there is none
+	front   *Call        // the call at the guard in front; nil: there is none
+	holds   bool         // it has taken the way of the one in front
 	way     atomic.Int32 // who may send the call: free, taken or closed
 
 	// What a Proxy uses, here so that it need not be made: the body's and the answer's buffers, the request's head, the

@@ -121,3 +121,52 @@ func TestOneSending(t *testing.T) {
 		})
 	}
 }
+
+// hearing is a watch that wants to know of each call who has heard its answer.
+type hearing struct{ heard []bool }
+
+func (h *hearing) Before(*http.Request, http.Header, *Call) (After, *Error) {
+	return func(Outcome, string, int, []byte) func(bool) {
+		return func(heard bool) { h.heard = append(h.heard, heard) }
+	}, nil
+}
+
+// TestHeardOfAnotherSending: what a guard behind has asked about by itself, because it is sent for the second time, its client has
+// heard only with the answer of the guard in front. A handler that repeats a call keeps the answer, and may not pass it on; the
+// guard behind took that handler for the client.
+func TestHeardOfAnotherSending(t *testing.T) {
+	for name, test := range map[string]struct {
+		pass  bool
+		heard []bool
+	}{
+		"passed on": {true, []bool{false, true}},
+		"dropped":   {false, []bool{false, false}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			watch, client := new(hearing), httptest.NewRecorder()
+			guard := watchedGuard(t, watch)
+			account := func() Account { return testAccount{} }
+			r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/v1/x", strings.NewReader("{}"))
+			r.Header.Set("Content-Type", "application/json")
+			err := guard.Serve(client, r, account, caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+				var kept *httptest.ResponseRecorder
+				for range 2 {
+					kept = httptest.NewRecorder()
+					r.Body = io.NopCloser(strings.NewReader("{}"))
+					serve(guard, "proxy", kept, r, func(*http.Request) (*http.Response, error) {
+						return &http.Response{StatusCode: 200, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(`{"errCode":"OK"}`)), ContentLength: 16}, nil
+					}, nil)
+				}
+				if !test.pass {
+					return errors.New("the answer is lost")
+				}
+				w.Header()[OutcomeHeader] = kept.Header()[OutcomeHeader]
+				_, err := w.Write(kept.Body.Bytes())
+				return err
+			}))
+			if err != nil || !slices.Equal(watch.heard, test.heard) {
+				t.Errorf("%v, heard %v, not %v", err, watch.heard, test.heard)
+			}
+		})
+	}
+}

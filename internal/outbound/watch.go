@@ -38,10 +38,10 @@ type ticket struct {
 // this guard has put into the request's context, where nobody else can put one. A ticket is for one sending of one call: where
 // that has begun, this is another sending, and the client does not get the answer to the first one.
 func (g *Guard) ask(w http.ResponseWriter, r *http.Request, call, front *Call) *Error {
-	if front != nil {
+	if call.front = front; front != nil {
 		switch {
 		case front.take():
-			call.front = front
+			call.holds = true
 			if t := front.ticket; t != nil && t.watch == g.Watch && front.Account == call.Account && front.path == call.path && bytes.Equal(front.Body, call.Body) {
 				call.ticket = t
 				return nil
@@ -67,8 +67,8 @@ func (c *Call) settle(outcome Outcome, errCode string, status int, answer []byte
 	if c == nil {
 		return
 	}
-	if front := c.front; front != nil && outcome == NotSent {
-		c.front = nil
+	if front := c.front; c.holds && outcome == NotSent {
+		c.holds = false
 		if front.ticket == c.ticket && errCode != "" { // no link: another handler may still send it, which the guard in front knows
 			c.ticket = nil
 		}
@@ -79,10 +79,27 @@ func (c *Call) settle(outcome Outcome, errCode string, status int, answer []byte
 		return
 	}
 	if hear := t.after(outcome, errCode, status, answer); hear != nil {
-		t.hear.Store(&hear)
+		t.tells(&hear)
 	}
 	if c.clientHasGone() { // later it may, with the answer
 		c.heard(nil)
+	}
+}
+
+// tells lets one more know whether the client has been given the answer.
+func (t *ticket) tells(hear *func(heard bool)) {
+	for hear != nil {
+		before, all := t.hear.Load(), hear
+		if before != nil {
+			both := func(heard bool) {
+				(*before)(heard)
+				(*hear)(heard)
+			}
+			all = &both
+		}
+		if t.hear.CompareAndSwap(before, all) {
+			return
+		}
 	}
 }
 
@@ -94,9 +111,14 @@ func (c *Call) heard(w http.ResponseWriter) {
 	if !c.awaited() {
 		return
 	}
-	if c.front != nil && c.front.ticket == c.ticket && w != nil {
-		c.ticket = nil // the guard in front tells, which is nearer to the client
-		return
+	for front := c.front; front != nil && w != nil; front = front.front {
+		if t := front.ticket; t != nil { // the guard in front tells, which is nearer to the client
+			if t != c.ticket {
+				t.tells(c.ticket.hear.Swap(nil))
+			}
+			c.ticket = nil
+			return
+		}
 	}
 	hear, heard := c.ticket.hear.Swap(nil), false
 	if hear == nil {
