@@ -339,6 +339,8 @@ func (o *Order) begin(call Call, flight string, now, lands int64) *Track {
 		o.Seen = true
 	} else if t = o.call(call.Number); t == nil || call.Number == "" {
 		t = o.add(&Track{Kind: call.Kind, Number: call.Number, Path: call.Path, Amount: call.Amount, Whole: call.Whole, Fields: maps.Clone(call.Fields)})
+	} else if t.Kind == KindCapture && t.Amount != call.Amount && (t.State == Unresolved || t.State == Sent) {
+		t.Amount = 0 // nobody knows which of the two is captured
 	} else if t.State == Failed || t.State == Sent {
 		t.Kind, t.Path, t.Amount, t.Whole, t.Fields = call.Kind, call.Path, call.Amount, call.Whole, maps.Clone(call.Fields)
 	}

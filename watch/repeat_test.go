@@ -96,3 +96,22 @@ func TestOpenBeforeItWasClosed(t *testing.T) {
 		}
 	})
 }
+
+// TestCaptureOfAnotherAmount: a capture whose answer was lost is repeated with another amount. The row kept the first one, and an event
+// of a query that named none told it, whichever was captured.
+func TestCaptureOfAnotherAmount(t *testing.T) {
+	inTime(t, nil, func(t *testing.T, g *gateway) {
+		g.paidAndTold("A1", 100)
+		for _, amount := range []int64{100, 100, 80, 80} {
+			g.call("/capture", request{Order: "A1", Number: "C1", Amount: amount}, watch.Unknown, "")
+			want := int64(100)
+			if amount == 80 {
+				want = 0
+			}
+			if got := g.row("A1").Calls[0].Amount; got != want {
+				t.Errorf("after a capture of %d: %d, want %d", amount, got, want)
+			}
+			after(time.Second)
+		}
+	})
+}
