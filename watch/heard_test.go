@@ -225,14 +225,15 @@ func TestProcessingIsNotOut(t *testing.T) {
 				g.bank.refund("A1", "R1", 30, watch.IsPending)
 				told := g.Watch.After(ticket, watch.Answered, "PROCESSING", nil)
 				next := other
-				if out == "the gateway has ended" {
+				switch {
+				case out == "the gateway has ended":
 					if g.Close(); other == g {
 						next = join(t, store, g.bank, g.mailbox, "process 2", nil)
 						defer next.Close()
 					}
-				} else if told == nil {
+				case told == nil:
 					t.Fatal("nobody wants to know whether the app has heard")
-				} else {
+				default:
 					told(out == "the app has it")
 				}
 				after(2 * time.Second)

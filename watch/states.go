@@ -157,7 +157,7 @@ func (o *Order) learn(t *Track, f *Finding, by string, now int64) (l lesson) {
 // about one that was sent again meanwhile, nor that an order is open about one that was closed meanwhile.
 func (f *Finding) since(asked, o *Order, number string) *Finding {
 	if f == nil {
-		return f
+		return nil
 	}
 	still := *f
 	if f.Order == IsOpen && o.State == Closed && asked.State != Closed {
