@@ -189,6 +189,7 @@ func testCrashUnderLoad(t *testing.T, store *opened) {
 		})
 		stop()
 		if round%2 == 0 {
+			store.doubtful = true
 			store.Abandon(t, store.Store)
 			all.Wait()
 		} else {
