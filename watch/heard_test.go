@@ -251,3 +251,20 @@ func TestProcessingIsNotOut(t *testing.T) {
 		})
 	}
 }
+
+// TestRefusedRepetitionSaysNothing: a refund whose answer was lost is repeated, and the platform refuses the repetition. That says
+// nothing about the first sending, which has succeeded: the app, which has heard of a refusal only, makes the refund with another
+// number. It counted as one that has heard, and the money went back twice.
+func TestRefusedRepetitionSaysNothing(t *testing.T) {
+	alike(t, func(t *testing.T, g, other *gateway, _ *storetest.Memory) {
+		g.bank.refund("A1", "R1", 30, watch.IsPending)
+		r1 := request{Order: "A1", Number: "R1", Amount: 30}
+		g.call("/refund", r1, watch.Unknown, "")
+		g.call("/refund", r1, watch.Answered, "BAD_SIGN")
+		after(2 * time.Second)
+		g.bank.refund("A1", "R1", 30, watch.HasSucceeded)
+		if is := other.again("R2"); is != unresolved {
+			t.Errorf("another number: %q", is)
+		}
+	})
+}

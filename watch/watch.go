@@ -565,7 +565,9 @@ func (t *Ticket) land(outcome Outcome, code string, f *Finding) func(o *Order, n
 			}
 			return true
 		}
-		track.Outcome, track.Code, track.Unheard = outcome, code, t.Unheard || f == nil || track != &o.Track && f.Call == Nothing
+		// Of a repetition that is refused nothing is known about the first sending, either.
+		said := f != nil && (track == &o.Track || f.Call != Nothing && f.Call != IsRefused)
+		track.Outcome, track.Code, track.Unheard = outcome, code, t.Unheard || !said
 		if f == nil {
 			o.note(now, "answer", o.name(track), string(outcome))
 			o.become(track, isLost, now)
