@@ -268,3 +268,19 @@ func TestRefusedRepetitionSaysNothing(t *testing.T) {
 		}
 	})
 }
+
+// TestProcessingIsOut: an app has the answer PROCESSING, and at once makes another refund like it, when the platform is done with the
+// first one. It was refused because it was not written down yet that the app has the answer.
+func TestProcessingIsOut(t *testing.T) {
+	alike(t, func(t *testing.T, g, other *gateway, _ *storetest.Memory) {
+		ticket, refusal := g.Before(t.Context(), "shop", "/refund", request{Order: "A1", Number: "R1", Amount: 30}.body(), "")
+		if refusal != nil {
+			t.Fatalf("%+v", refusal)
+		}
+		g.bank.refund("A1", "R1", 30, watch.HasSucceeded)
+		g.Watch.After(ticket, watch.Answered, "PROCESSING", nil)(true)
+		if is := other.again("R2"); is != "" {
+			t.Errorf("%q", is)
+		}
+	})
+}

@@ -373,11 +373,21 @@ func (w *Watch) judge(c *config, merchant string, call Call, override string) *R
 }
 
 // write writes the row of intent, if the guard lets the call pass. An app that has its answer may call again before that is written
-// down. So what is in the way, and whose app is given its answer at this moment, is waited for: 3 s at most.
+// down. So what is in the way, and whose app is given its answer at this moment, is waited for: 3 s at most. That an app has heard of
+// a refund which was under way is written down with others: that is waited for once.
 func (w *Watch) write(ctx context.Context, c *config, t *Ticket, override string) (refusal *Refusal, err error) {
-	looked, end := false, w.clock.Now().Add(storeTimeout)
+	looked, waited, end := false, false, w.clock.Now().Add(storeTimeout)
 	for try := time.Duration(1); ; try++ {
 		refusal, err = w.tryWrite(ctx, c, t, override)
+		if refusal != nil && refusal.known && !waited {
+			waited = true
+			select {
+			case <-w.clock.After(2 * gather):
+				continue
+			case <-ctx.Done():
+				return refusal, err
+			}
+		}
 		if refusal == nil || refusal.flight == "" || try > 34 || !w.clock.Now().Before(end) {
 			return refusal, err
 		}
