@@ -115,3 +115,17 @@ func TestCaptureOfAnotherAmount(t *testing.T) {
 		}
 	})
 }
+
+// TestCaptureOfAnotherAmountNotSent: a repetition with another amount that was not sent took the amount away all the same. The event of
+// a query that named none had another id than the notify's then.
+func TestCaptureOfAnotherAmountNotSent(t *testing.T) {
+	inTime(t, nil, func(t *testing.T, g *gateway) {
+		g.paidAndTold("A1", 100)
+		g.call("/capture", request{Order: "A1", Number: "C1", Amount: 100}, watch.Unknown, "")
+		after(time.Second)
+		g.call("/capture", request{Order: "A1", Number: "C1", Amount: 80}, watch.NotSent, "")
+		if got := g.row("A1").Calls[0].Amount; got != 100 {
+			t.Errorf("the amount is %d, want 100", got)
+		}
+	})
+}

@@ -301,6 +301,7 @@ type Ticket struct {
 
 	// What the call's state was and became, so that a call that was not sent leaves no trace.
 	before, begun State
+	amount        int64
 	seen, written bool
 	number        string // what the row calls it, also where the call has none
 	sent          int64  // when it was sent, as the row has it
@@ -437,11 +438,11 @@ func (w *Watch) tryWrite(ctx context.Context, c *config, t *Ticket, override str
 }
 
 func (t *Ticket) begin(o *Order, now int64) *Track {
-	t.before, t.seen = "", o.Seen
+	t.before, t.amount, t.seen = "", 0, o.Seen
 	if t.call.Kind.order() {
 		t.before = o.State
 	} else if c := o.call(t.call.Number); c != nil {
-		t.before = c.State
+		t.before, t.amount = c.State, c.Amount
 	}
 	if !o.Seen && !t.call.Kind.order() {
 		t.Guard = "unseen"
@@ -567,6 +568,9 @@ func (t *Ticket) land(outcome Outcome, code string, f *Finding) func(o *Order, n
 			o.note(now, "answer", o.name(track), string(outcome))
 			if track.State == t.begun {
 				track.State = t.before
+			}
+			if track.Kind == KindCapture && track.Amount == 0 && track.Sent == t.sent {
+				track.Amount = t.amount
 			}
 			if track == &o.Track {
 				o.Seen = t.seen
