@@ -1,6 +1,7 @@
 package watch_test
 
 import (
+	"errors"
 	"testing"
 	"time"
 
@@ -126,6 +127,31 @@ func TestCaptureOfAnotherAmountNotSent(t *testing.T) {
 		g.call("/capture", request{Order: "A1", Number: "C1", Amount: 80}, watch.NotSent, "")
 		if got := g.row("A1").Calls[0].Amount; got != 100 {
 			t.Errorf("the amount is %d, want 100", got)
+		}
+	})
+}
+
+// TestRefundTellsOfNoPayment: the app was down when it was to be told of a payment. The notify of a refund that names no number is about
+// the order, too: it took the payment's place, and the app, which took it, was never told that the order is paid.
+func TestRefundTellsOfNoPayment(t *testing.T) {
+	inTime(t, nil, func(t *testing.T, g *gateway) {
+		g.ordered("A1", 100)
+		g.bank.order("A1", watch.IsPaid, 100)
+		g.mailbox.failing(errors.New("the app is down"))
+		g.notify("A1", answer{Order: watch.IsPaid, Amount: 100, Mid: "898"}, false)
+		after(time.Minute)
+		g.mailbox.failing(nil)
+		refund := watch.Finding{Order: watch.IsPartRefunded, Refunded: 30, Event: &watch.Event{ID: "A1 part", Type: "refund.succeeded"}}
+		if _, err := g.Notified(t.Context(), "shop", "A1", refund); err != nil {
+			t.Fatal(err)
+		}
+		g.Taken("shop", "A1", "A1 part", true)
+		after(time.Hour)
+		if times := g.mailbox.times("A1 paid"); times != 1 {
+			t.Errorf("told of the payment %d times", times)
+		}
+		if is := g.row("A1").State; is != watch.PartRefunded || g.Followed() != 0 {
+			t.Errorf("the order is %s, %d followed", is, g.Followed())
 		}
 	})
 }

@@ -213,12 +213,18 @@ func (o *Order) called(f *Finding, now int64) *Track {
 }
 
 // owe writes down that the app is to be told an event, and reports whether the caller is to tell it now. What an older event
-// about the same call said is superseded.
+// about the same call said is superseded. What told first that an order is paid is not, by the notify that a part of it was given
+// back: a query still tells of the payment.
 func (o *Order) owe(t *Track, e *Event, by string, now, until int64) bool {
-	told := o.event(e.ID)
+	told, about := o.event(e.ID), o.name(t)
+	o.Told = slices.DeleteFunc(o.Told, func(other *Told) bool {
+		superseded := told == nil
+		if t == &o.Track && o.State == PartRefunded && other.At == o.PaidAt {
+			superseded = by == "query"
+		}
+		return superseded && other != told && other.About == about && other.Taken == 0 && !other.telling(now)
+	})
 	if told == nil {
-		about := o.name(t)
-		o.Told = slices.DeleteFunc(o.Told, func(other *Told) bool { return other.About == about && other.Taken == 0 && !other.telling(now) })
 		told = &Told{ID: e.ID, Type: e.Type, About: about, By: by, At: now}
 		o.Told = append(o.Told, told)
 	}
