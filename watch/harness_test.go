@@ -118,6 +118,8 @@ func (b *bank) Answered(call watch.Call, code string, _ []byte) watch.Finding {
 		f.Call, f.CallAmount = watch.HasSucceeded, call.Amount
 	case code == "PROCESSING":
 		f.Call = watch.IsPending
+	case code == "FAIL":
+		f.Call = watch.HasFailed
 	case code == "BAD_SIGN" && order:
 		f.Order = watch.IsRefused
 	case code == "BAD_SIGN":

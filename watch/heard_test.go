@@ -252,21 +252,39 @@ func TestProcessingIsNotOut(t *testing.T) {
 	}
 }
 
-// TestRefusedRepetitionSaysNothing: a refund whose answer was lost is repeated, and the platform refuses the repetition. That says
-// nothing about the first sending, which has succeeded: the app, which has heard of a refusal only, makes the refund with another
-// number. It counted as one that has heard, and the money went back twice.
-func TestRefusedRepetitionSaysNothing(t *testing.T) {
-	alike(t, func(t *testing.T, g, other *gateway, _ *storetest.Memory) {
-		g.bank.refund("A1", "R1", 30, watch.IsPending)
-		r1 := request{Order: "A1", Number: "R1", Amount: 30}
-		g.call("/refund", r1, watch.Unknown, "")
-		g.call("/refund", r1, watch.Answered, "BAD_SIGN")
-		after(2 * time.Second)
-		g.bank.refund("A1", "R1", 30, watch.HasSucceeded)
-		if is := other.again("R2"); is != unresolved {
-			t.Errorf("another number: %q", is)
+// TestRefusedRepetition: a refund whose answer was lost is repeated, and the platform refuses the repetition. That says nothing about
+// the first sending, which has succeeded: the app, which has heard of a failure only, makes the refund with another number. It counted
+// as one that has heard of the first one, and the money went back twice.
+func TestRefusedRepetition(t *testing.T) {
+	for _, known := range []bool{true, false} {
+		for _, code := range []string{"BAD_SIGN", "FAIL"} {
+			if code == "FAIL" && !known {
+				continue // the refund has failed then, as a whole
+			}
+			t.Run(fmt.Sprint(code, ", known before=", known), func(t *testing.T) {
+				alike(t, func(t *testing.T, g, other *gateway, _ *storetest.Memory) {
+					r1 := request{Order: "A1", Number: "R1", Amount: 30}
+					g.bank.refund("A1", "R1", 30, watch.IsPending)
+					g.call("/refund", r1, watch.Unknown, "")
+					if known {
+						g.bank.refund("A1", "R1", 30, watch.HasSucceeded)
+						after(time.Minute)
+						if is := g.refundState("A1", "R1"); is != watch.Succeeded {
+							t.Fatalf("R1 is %s", is)
+						}
+					}
+					g.call("/refund", r1, watch.Answered, code)
+					after(2 * time.Second)
+					if !known {
+						g.bank.refund("A1", "R1", 30, watch.HasSucceeded)
+					}
+					if is := other.again("R2"); is != unresolved {
+						t.Errorf("another number: %q", is)
+					}
+				})
+			})
 		}
-	})
+	}
 }
 
 // TestProcessingIsOut: an app has the answer PROCESSING, and at once makes another refund like it, when the platform is done with the

@@ -579,8 +579,8 @@ func (t *Ticket) land(outcome Outcome, code string, f *Finding) func(o *Order, n
 			}
 			return true
 		}
-		// Of a repetition that is refused nothing is known about the first sending, either.
-		said := f != nil && (track == &o.Track || f.Call != Nothing && f.Call != IsRefused)
+		// An app that has heard of a failure only has not heard of an earlier sending that succeeds.
+		said := f != nil && (track == &o.Track || f.Call != Nothing && f.Call != IsRefused && f.Call != HasFailed)
 		track.Outcome, track.Code, track.Unheard = outcome, code, t.Unheard || !said
 		if f == nil {
 			o.note(now, "answer", o.name(track), string(outcome))
