@@ -97,7 +97,13 @@ func (o *Order) unheard(call Call, now int64) (all []*Track) {
 		if c.Kind != KindRefund || c.State != Succeeded || !c.Unheard || c.Number == call.Number || c.Amount != call.Amount {
 			continue
 		}
-		if told := o.toldAt(c.Number); told == 0 || now < told+heardAfter.Milliseconds() {
+		told := int64(0)
+		for _, e := range o.Told {
+			if e.About == c.Number {
+				told = e.Taken // of the last one: what was told before may have been something else
+			}
+		}
+		if told == 0 || now < told+heardAfter.Milliseconds() {
 			all = append(all, c)
 		}
 	}

@@ -1,6 +1,7 @@
 package watch_test
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"sync/atomic"
@@ -301,4 +302,41 @@ func TestProcessingIsOut(t *testing.T) {
 			t.Errorf("%q", is)
 		}
 	})
+}
+
+// TestToldOfSomethingElse: an app that was told long ago that a refund has failed, or was not found, sends it again, or not, and has no
+// answer. What it was told counted as if it had been told of the success that the guard's query finds: another number was let pass.
+func TestToldOfSomethingElse(t *testing.T) {
+	for _, what := range []string{"failed", "not_found"} {
+		t.Run(what, func(t *testing.T) {
+			alike(t, func(t *testing.T, g, other *gateway, _ *storetest.Memory) {
+				r1 := request{Order: "A1", Number: "R1", Amount: 30}
+				if what == "failed" {
+					g.bank.refund("A1", "R1", 30, watch.HasFailed)
+				}
+				g.call("/refund", r1, watch.Unknown, "")
+				after(4 * time.Hour)
+				if times := g.mailbox.times("A1 R1 " + what); times != 1 {
+					t.Fatalf("told %d times: %v", times, g.mailbox.all())
+				}
+				if what == "failed" {
+					g.bank.refund("A1", "R1", 30, watch.IsPending)
+					g.call("/refund", r1, watch.Unknown, "")
+				}
+				g.bank.refund("A1", "R1", 30, watch.HasSucceeded)
+				g.mailbox.failing(errors.New("the inbox is full"))
+				if is := other.again("R2"); is != unresolved {
+					t.Errorf("another number: %q", is)
+				}
+				if is := g.refundState("A1", "R1"); is != watch.Succeeded {
+					t.Errorf("R1 is %s", is)
+				}
+				g.mailbox.failing(nil)
+				after(4 * time.Hour)
+				if is := other.again("R2"); is != "" {
+					t.Errorf("told two hours ago: %q", is)
+				}
+			})
+		})
+	}
 }
