@@ -340,3 +340,25 @@ func TestToldOfSomethingElse(t *testing.T) {
 		})
 	}
 }
+
+// TestTakenBeforeItIsWritten: the store is away for a moment when a notify tells of a refund whose answer was lost. That the app took it
+// was written down before what it is about, so that the app counted for ever as one that was not told.
+func TestTakenBeforeItIsWritten(t *testing.T) {
+	alike(t, func(t *testing.T, g, other *gateway, store *storetest.Memory) {
+		g.bank.refund("A1", "R1", 30, watch.IsPending)
+		g.call("/refund", request{Order: "A1", Number: "R1", Amount: 30}, watch.Unknown, "")
+		g.bank.refund("A1", "R1", 30, watch.HasSucceeded)
+		down := away(store)
+		down.Store(true)
+		f := answer{Call: watch.HasSucceeded, Number: "R1", CallAmount: 30}.finding("A1", "")
+		if _, err := g.Notified(t.Context(), "shop", "A1", f); err == nil {
+			t.Fatal("it was written down")
+		}
+		down.Store(false)
+		g.Taken("shop", "A1", f.Event.ID, true)
+		after(2 * time.Hour)
+		if is := other.again("R2"); is != "" {
+			t.Errorf("told two hours ago: %q", is)
+		}
+	})
+}

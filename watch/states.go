@@ -228,6 +228,9 @@ func (o *Order) owe(t *Track, e *Event, by string, now, until int64) bool {
 		told = &Told{ID: e.ID, Type: e.Type, About: about, By: by, At: now}
 		o.Told = append(o.Told, told)
 	}
+	if told.Type == "" { // it was taken before this could be written down
+		told.About = about
+	}
 	told.Type = e.Type
 	if !e.Again && (told.Taken != 0 || told.telling(now)) {
 		return false
