@@ -364,6 +364,12 @@ func (o *Order) terms(call Call, now int64) {
 	o.Fields, o.Absent, o.Differs = maps.Clone(call.Fields), 0, false
 }
 
+// restore takes back the terms of an order call that was not sent, or refused.
+func (o *Order) restore(was *Order) {
+	o.Kind, o.Amount, o.Mid, o.Notify, o.Path = was.Kind, was.Amount, was.Mid, was.Notify, was.Path
+	o.Expires, o.Fields, o.Absent, o.Differs = was.Expires, was.Fields, was.Absent, was.Differs
+}
+
 // flown returns the call that a flight belongs to, or nil.
 func (o *Order) flown(flight string) *Track {
 	for _, t := range o.tracks() {

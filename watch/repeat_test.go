@@ -155,3 +155,26 @@ func TestRefundTellsOfNoPayment(t *testing.T) {
 		}
 	})
 }
+
+// TestOrderOfAnotherAmount: an order whose answer was lost is repeated with other terms, which is not sent, or refused. The row had those
+// terms all the same: the payment differed from what was ordered and, with amounts reject, its notify was refused for good.
+func TestOrderOfAnotherAmount(t *testing.T) {
+	for code, outcome := range map[string]watch.Outcome{"": watch.NotSent, "BAD_SIGN": watch.Answered} {
+		t.Run(string(outcome), func(t *testing.T) {
+			inTime(t, func(s *watch.Settings) { s.Amounts = watch.Reject }, func(t *testing.T, g *gateway) {
+				g.bank.order("A1", watch.IsOpen, 100)
+				g.call("/order", request{Order: "A1", Amount: 100, Mid: "898", Notify: "shop/a", Expires: time.Hour}, watch.Unknown, "")
+				after(time.Second)
+				before := g.row("A1")
+				g.call("/order", request{Order: "A1", Amount: 80, Mid: "899", Notify: "shop/b", Expires: 2 * time.Hour}, outcome, code)
+				after(time.Second)
+				if is := g.row("A1"); is.Amount != 100 || is.Mid != "898" || is.Notify != "shop/a" || is.Expires != before.Expires || is.Fields["mid"] != "898" {
+					t.Errorf("%d, %s, %s, %d, %v", is.Amount, is.Mid, is.Notify, is.Expires, is.Fields)
+				}
+				if n := g.notify("A1", answer{Order: watch.IsPaid, Amount: 100, Mid: "898"}, true); n.Ordered != watch.OrderedTrue {
+					t.Errorf("%+v", n)
+				}
+			})
+		})
+	}
+}

@@ -302,6 +302,7 @@ type Ticket struct {
 	// What the call's state was and became, so that a call that was not sent leaves no trace.
 	before, begun State
 	amount        int64
+	ordered       *Order // the terms of an order
 	seen, written bool
 	number        string // what the row calls it, also where the call has none
 	sent          int64  // when it was sent, as the row has it
@@ -440,7 +441,8 @@ func (w *Watch) tryWrite(ctx context.Context, c *config, t *Ticket, override str
 func (t *Ticket) begin(o *Order, now int64) *Track {
 	t.before, t.amount, t.seen = "", 0, o.Seen
 	if t.call.Kind.order() {
-		t.before = o.State
+		was := *o
+		t.before, t.ordered = o.State, &was
 	} else if c := o.call(t.call.Number); c != nil {
 		t.before, t.amount = c.State, c.Amount
 	}
@@ -574,6 +576,9 @@ func (t *Ticket) land(outcome Outcome, code string, f *Finding) func(o *Order, n
 			}
 			if track == &o.Track {
 				o.Seen = t.seen
+				if t.seen && o.Sent == t.sent {
+					o.restore(t.ordered)
+				}
 			} else if track.State == "" {
 				o.Calls = without(o.Calls, track)
 			}
@@ -593,6 +598,9 @@ func (t *Ticket) land(outcome Outcome, code string, f *Finding) func(o *Order, n
 		}
 		if track != &o.Track && (f.Call == Nothing || f.Call == IsAbsent || f.Call == HasSucceeded && t.Unheard) { // the app is to be told
 			f.Call = IsPending
+		}
+		if track == &o.Track && f.Order == IsRefused && t.seen && o.Sent == t.sent {
+			o.restore(t.ordered)
 		}
 		if track == &o.Track && f.Order == IsOpen && !o.State.paid() {
 			o.terms(t.call, now)
