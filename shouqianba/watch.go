@@ -192,10 +192,18 @@ func (p *watching) Read(order *watch.Order, call *watch.Track, _ watch.Query, an
 	if said.counts && slices.Contains([]string{"PAID", "PARTIAL_REFUNDED", "REFUNDED"}, said.status) && said.settled(nil) {
 		f.Refunded, f.Sum = said.total-said.net, true // else it may still include what is open
 	}
+	about := call
 	switch {
 	case call == nil:
 	case call.Whole:
 		f.Call = said.cancel(call)
+		switch ended := f.Call == watch.HasSucceeded || f.Call == watch.HasFailed; {
+		case ended:
+		case order.State == watch.Sent, order.State == watch.Open:
+			f.Order = watch.Nothing // the order's own looks tell of the payment
+		case order.State != "" && !said.paid():
+			about = nil // there are none left
+		}
 	default:
 		f.Call = said.refund(call)
 		if order.Paid > 0 { // what tells of a refund is not held against what was ordered, nor does it tell of the payment again
@@ -210,7 +218,7 @@ func (p *watching) Read(order *watch.Order, call *watch.Track, _ watch.Query, an
 	if call != nil && call.State == watch.Succeeded && f.Call == watch.HasFailed {
 		f.Call = watch.IsPending // it is never taken back
 	}
-	f.Event, err = said.event(p, call, &f)
+	f.Event, err = said.event(p, about, &f)
 	return f, err
 }
 

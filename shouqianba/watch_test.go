@@ -203,6 +203,10 @@ func TestWatchRead(t *testing.T) {
 
 		{"canceled", "cancel", row(watch.Open), data("CANCELED", "0"), "closed/succeeded payment.closed"},
 		{"canceled and paid back", "cancel", row(watch.Paid), data("CANCELED", "0"), "refunded/succeeded payment.closed"},
+		// By the look at a cancel the order was paid, so that its own looks ended, and nobody was told of the payment.
+		{"paid, and not canceled", "cancel", row(watch.Open), data("PAID", "1000"), "/absent "},
+		{"paid, and not canceled, of unknown outcome", "cancel", row(watch.Sent), data("PAID", "1000"), "/absent "},
+		{"paid after all, and not canceled", "cancel", row(watch.Closed), data("PAID", "1000"), "paid/absent payment.succeeded"},
 		{"not canceled", "cancel", row(watch.Paid), data("PAID", "1000"), "paid/absent "},
 		{"cancel under way", "cancel", row(watch.Paid), data("CANCEL_ERROR", "1000"), "/pending "},
 		{"it failed by itself", "cancel", row(watch.Sent), data("PAY_CANCELED", "1000"), "closed/succeeded payment.closed"},
