@@ -178,3 +178,32 @@ func TestOrderOfAnotherAmount(t *testing.T) {
 		})
 	}
 }
+
+// TestFailureAfterSuccess: a refund failed, was repeated and succeeded. The notify of the failure came last: it took the place of the
+// success, of which the app was never told, and an hour later a refund with another number was let pass.
+func TestFailureAfterSuccess(t *testing.T) {
+	inTime(t, nil, func(t *testing.T, g *gateway) {
+		first, second := request{Order: "A1", Number: "R1", Amount: 30}, request{Order: "A1", Number: "R2", Amount: 30}
+		g.paidAndTold("A1", 100)
+		for range 2 {
+			g.call("/refund", first, watch.Unknown, "")
+			after(time.Second)
+		}
+		g.bank.refund("A1", "R1", 30, watch.HasSucceeded)
+		g.mailbox.failing(errors.New("the inbox is full"))
+		after(2 * time.Minute)
+		if is := g.refundState("A1", "R1"); is != watch.Succeeded {
+			t.Fatalf("R1 is %s", is)
+		}
+		g.notify("A1", answer{Call: watch.HasFailed, Number: "R1", CallAmount: 30, Mid: "898"}, true)
+		after(2 * time.Hour)
+		if refusal := g.call("/refund", second, watch.Answered, "SUCCESS"); refusal == nil || refusal.Code != watch.CodeUnresolved {
+			t.Errorf("another number: %+v", refusal)
+		}
+		g.mailbox.failing(nil)
+		after(24 * time.Hour)
+		if times := g.mailbox.times("A1 R1 succeeded"); times != 1 {
+			t.Errorf("told of the success %d times", times)
+		}
+	})
+}

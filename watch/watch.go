@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -655,7 +656,7 @@ func (w *Watch) Notified(ctx context.Context, merchant, order string, f Finding)
 					return false
 				}
 			}
-			f := f
+			f, failed := f, f.Call == HasFailed
 			if c := o.call(f.Number); f.Call == HasFailed && c != nil && c.Again && c.State != Failed {
 				f.Call = IsPending // it may be about an earlier sending: a query tells
 			}
@@ -666,6 +667,9 @@ func (w *Watch) Notified(ctx context.Context, merchant, order string, f Finding)
 				t = o.call(f.Number)
 			}
 			if rejected := n.Ordered == OrderedDiffers && c.Amounts == Reject; f.Event != nil && !rejected {
+				if failed && t.State == Succeeded && o.event(f.Event.ID) == nil { // of an earlier sending: it takes no success's place
+					o.Told = slices.Insert(o.Told, 0, &Told{ID: f.Event.ID, About: o.name(t), By: "notify", At: now})
+				}
 				o.owe(t, f.Event, "notify", now, now+tellTimeout.Milliseconds())
 			}
 			return true
