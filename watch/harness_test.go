@@ -116,6 +116,8 @@ func (b *bank) Answered(call watch.Call, code string, _ []byte) watch.Finding {
 		f.Order = watch.IsOpen
 	case code == "SUCCESS":
 		f.Call, f.CallAmount = watch.HasSucceeded, call.Amount
+	case code == "PAID" && order:
+		f.Order, f.Amount = watch.IsPaid, call.Amount
 	case code == "PROCESSING":
 		f.Call = watch.IsPending
 	case code == "FAIL":

@@ -362,3 +362,39 @@ func TestTakenBeforeItIsWritten(t *testing.T) {
 		}
 	})
 }
+
+// TestPaidIsNotOut: the answer to an order says that it is paid, as that of a customer's code in a shop does, and the app is gone before
+// it has the answer, or the gateway is. The order was paid, and nobody told the app: no look at it was left.
+func TestPaidIsNotOut(t *testing.T) {
+	for _, what := range []string{"gone before", "gone meanwhile", "the gateway ends", "heard"} {
+		t.Run(what, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b, m, store := newBank(), newMailbox(), storetest.NewMemory(nil)
+				store.Alone = true
+				g := join(t, store, b, m, "process 1", nil)
+				defer func() { g.Close() }()
+				b.order("A1", watch.IsPaid, 100)
+				ticket, refusal := g.Before(t.Context(), "shop", "/order", request{Order: "A1", Amount: 100, Mid: "898"}.body(), "")
+				if refusal != nil {
+					t.Fatalf("%+v", refusal)
+				}
+				ticket.Unheard = what == "gone before"
+				told := g.Watch.After(ticket, watch.Answered, "PAID", nil)
+				if what == "the gateway ends" {
+					g.Close()
+					g = join(t, store, b, m, "process 2", nil)
+				} else if told != nil {
+					told(what == "heard")
+				}
+				after(10 * time.Minute)
+				want := 1
+				if what == "heard" {
+					want = 0
+				}
+				if is, times := g.state("A1"), m.times("A1 paid"); is != watch.Paid || times != want {
+					t.Errorf("%s, told %d times, want %d", is, times, want)
+				}
+			})
+		})
+	}
+}

@@ -456,16 +456,22 @@ func (t *Ticket) begin(o *Order, now int64) *Track {
 }
 
 // After says what became of a call, before its app is told. The outcome of an order may be written down later; what of a money
-// call that is not is found again as a call without an outcome. The success of a money call is written down only after its app was
-// told, so that a gateway which ends before leaves such a call; that one is under way is written down at once, as an answer that its
-// app does not have. To this end, the function that After returns must be called once, as soon as the app was given the answer
-// (heard) or can no longer be. Nil: there is nothing to call.
+// call that is not is found again as a call without an outcome. The success of a money call, and that an order is paid, is written
+// down only after its app was told, so that a gateway which ends before leaves such a call; that one is under way is written down
+// at once, as an answer that its app does not have. To this end, the function that After returns must be called once, as soon as the
+// app was given the answer (heard) or can no longer be. Nil: there is nothing to call.
 func (w *Watch) After(t *Ticket, outcome Outcome, code string, answer []byte) (told func(heard bool)) {
 	if t == nil {
 		return nil
 	}
 	f := w.meaning(t.call, outcome, code, answer)
 	edit := t.land(outcome, code, f)
+	if t.call.Kind.order() && !t.Unheard && f != nil && f.Order == IsPaid {
+		return func(heard bool) {
+			t.Unheard = !heard
+			w.later(t.merchant, t.call.Order, t.flight, edit)
+		}
+	}
 	if !t.call.Kind.Money() && !w.overdue.long() {
 		w.later(t.merchant, t.call.Order, t.flight, edit)
 		return nil
@@ -599,6 +605,9 @@ func (t *Ticket) land(outcome Outcome, code string, f *Finding) func(o *Order, n
 		}
 		if track != &o.Track && (f.Call == Nothing || f.Call == IsAbsent || f.Call == HasSucceeded && t.Unheard) { // the app is to be told
 			f.Call = IsPending
+		}
+		if track == &o.Track && f.Order == IsPaid && t.Unheard { // a query finds it, and tells
+			f.Order = Nothing
 		}
 		if track == &o.Track && f.Order == IsRefused && t.seen && o.Sent == t.sent {
 			o.restore(t.ordered)
