@@ -170,16 +170,6 @@ func inARow(is func() bool) bool {
 	return true
 }
 
-// allocations is how many allocations one call of f makes: the least of five averages, as each also counts what other goroutines of this
-// process allocate meanwhile.
-func allocations(runs int, f func()) float64 {
-	least := testing.AllocsPerRun(runs, f)
-	for range 4 {
-		least = min(least, testing.AllocsPerRun(runs, f))
-	}
-	return least
-}
-
 // testClient keeps no connections, so that stopping a server does not wait for them.
 var testClient = &http.Client{
 	Timeout:       time.Minute,

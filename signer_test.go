@@ -20,6 +20,8 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/caddy-chinaums/caddy-chinaums/internal/testutil"
 )
 
 // A second implementation, after the documents and nothing else
@@ -904,12 +906,12 @@ func TestAllocations(t *testing.T) {
 	}
 	signer := newBodySigner("f0ec96ad2c3848b5b810e7aadf369e2f", "00112233445566778899aabbccddeeff")
 	now, body := time.Now(), make([]byte, 1024)
-	if got := allocations(200, func() { signer.authorization(now, "99930a147f5353dd8a8f29a5329f37e9", body) }); got != 1 {
+	if got := testutil.Allocations(200, func() { signer.authorization(now, "99930a147f5353dd8a8f29a5329f37e9", body) }); got != 1 {
 		t.Errorf("authorization: %v allocations, want 1", got)
 	}
 	form := []byte(paymentForm().signedForm(testKey, digestSHA256))
 	keys, rules := [][]byte{[]byte(testKey)}, newRules(nil)
-	if got := allocations(200, func() {
+	if got := testutil.Allocations(200, func() {
 		f := acquireFields()
 		if f.parse(form) != nil || f.verify(keys, digestSHA256) != "" {
 			t.Error("the notify is not true")

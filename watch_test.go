@@ -13,6 +13,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/inbound"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/testutil"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/watched"
 	"github.com/caddy-chinaums/caddy-chinaums/watch"
 )
@@ -447,7 +448,7 @@ func TestWatchOffCostsNothing(t *testing.T) {
 	n := &Notify{app: a, rules: newRules(nil)}
 	m, content, header := a.merchants.All()[0], []byte(signedPayment()), http.Header{"Content-Type": {"application/x-www-form-urlencoded"}}
 	var kept *inbound.Event
-	parts := allocations(500, func() {
+	parts := testutil.Allocations(500, func() {
 		fields := acquireFields()
 		_ = m.verify(fields, content, header)
 		source := m.source()
@@ -455,7 +456,7 @@ func TestWatchOffCostsNothing(t *testing.T) {
 		kept = &inbound.Event{Context: inbound.Context{ID: event.ID, Source: source}, Data: event.Data, Label: metricType(event.Type), Word: event.word}
 		fields.release()
 	})
-	whole := allocations(500, func() { kept, _ = n.verify(m, content, header) })
+	whole := testutil.Allocations(500, func() { kept, _ = n.verify(m, content, header) })
 	if whole > parts || kept == nil || kept.Follow != nil {
 		t.Errorf("%v allocations, not %v", whole, parts)
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/caddy-chinaums/caddy-chinaums/internal/inbound"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/sandbox"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/testutil"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/watched"
 	"github.com/caddy-chinaums/caddy-chinaums/watch"
 )
@@ -255,15 +256,6 @@ func TestWatchNumbers(t *testing.T) {
 	}
 }
 
-// leastAllocs is how often something allocates. What runs beside it allocates, too, so that the least of several measurements counts.
-func leastAllocs(do func()) float64 {
-	least := testing.AllocsPerRun(200, do)
-	for range 4 {
-		least = min(least, testing.AllocsPerRun(200, do))
-	}
-	return least
-}
-
 // TestWatchOffCostsNothing: without a watch, a notify costs what its parts do, and a call's guard has nobody to ask.
 func TestWatchOffCostsNothing(t *testing.T) {
 	if raceEnabled {
@@ -284,13 +276,13 @@ func TestWatchOffCostsNothing(t *testing.T) {
 	content := []byte(`{"client_sn":"A1","sn":"7","order_status":"PAID","status":"SUCCESS","total_amount":"100"}`)
 	m, header := a.terminals.All()[0], http.Header{"Authorization": {signed(t, string(content))}}
 	var kept *inbound.Event
-	parts := leastAllocs(func() {
+	parts := testutil.Allocations(200, func() {
 		_ = verify(m.publicKeys, header.Get("Authorization"), content)
 		source := "/shouqianba/" + m.name
 		event, _ := readEvent(content, n.rules, source)
 		kept = &inbound.Event{Context: inbound.Context{ID: event.ID, Source: source}, Data: event.Data, Label: event.Type, Word: event.word}
 	})
-	whole := leastAllocs(func() { kept, _ = n.verify(m, content, header) })
+	whole := testutil.Allocations(200, func() { kept, _ = n.verify(m, content, header) })
 	if whole > parts || kept == nil || kept.Follow != nil {
 		t.Errorf("%v allocations, not %v", whole, parts)
 	}

@@ -79,6 +79,16 @@ func TempOnDisk() {
 	}
 }
 
+// Allocations is how many allocations one call of f makes: the least of five averages, as each also counts what other goroutines of this
+// process allocate meanwhile.
+func Allocations(runs int, f func()) float64 {
+	least := testing.AllocsPerRun(runs, f)
+	for range 4 {
+		least = min(least, testing.AllocsPerRun(runs, f))
+	}
+	return least
+}
+
 // Memory returns a directory in memory, where there is one, that lasts as long as the test: for a file that need not survive, and whose
 // owner gives up where the disk is busy. Else it is on the disk, as t.TempDir is.
 func Memory(t testing.TB) string {
