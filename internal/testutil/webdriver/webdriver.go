@@ -12,10 +12,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/caddy-chinaums/caddy-chinaums/internal/freeport"
 	"github.com/caddy-chinaums/caddy-chinaums/internal/testutil"
 )
 
@@ -55,28 +56,9 @@ func Browse(t testing.TB, language, url string, width int, dark bool) *Page {
 	t.Cleanup(func() { // not t.TempDir: processes of the browser's may outlive it for a moment, and write there
 		testutil.Eventually(t, "the browser's profile is removed", func() bool { return os.RemoveAll(profile) == nil })
 	})
-	command := exec.Command(driver, "--port=0")
-	output, err := command.StdoutPipe()
-	if err == nil {
-		err = command.Start()
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = command.Process.Kill()
-		_ = command.Wait()
-	})
-	p := &Page{t: t}
-	started := regexp.MustCompile(`successfully on port (\d+)`)
-	for lines := bufio.NewScanner(output); p.session == "" && lines.Scan(); {
-		if port := started.FindStringSubmatch(lines.Text()); port != nil {
-			p.session = "http://127.0.0.1:" + port[1]
-		}
-	}
-	go func() { _, _ = io.Copy(io.Discard, output) }()
+	p := &Page{t: t, session: start(t, driver)}
 	args := []string{
-		"--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--lang=" + language,
+		"--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--lang=" + language,
 		"--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--user-data-dir=" + profile, "--hide-scrollbars",
 	}
 	if dark {
@@ -98,6 +80,41 @@ func Browse(t testing.TB, language, url string, width int, dark bool) *Page {
 	t.Cleanup(func() { p.Do(http.MethodDelete, "", nil, nil) })
 	p.Open(url)
 	return p
+}
+
+// start starts a driver for the time of the test, and returns its URL. A driver that is to choose a port by itself takes one
+// that is free on [::1], and gives up if somebody has it on 127.0.0.1.
+func start(t testing.TB, driver string) string {
+	t.Helper()
+	for range 3 {
+		port, err := freeport.Port()
+		if err != nil {
+			t.Fatal(err)
+		}
+		command := exec.Command(driver, fmt.Sprint("--port=", port))
+		output, err := command.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		command.Stderr = command.Stdout
+		if err := command.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			_ = command.Process.Kill()
+			_ = command.Wait()
+		})
+		said := ""
+		for lines := bufio.NewScanner(output); lines.Scan(); said += lines.Text() + "\n" {
+			if strings.Contains(lines.Text(), "started successfully") {
+				go func() { _, _ = io.Copy(io.Discard, output) }()
+				return fmt.Sprint("http://127.0.0.1:", port)
+			}
+		}
+		t.Logf("%s did not start: %s", driver, said)
+	}
+	t.Fatal("no driver")
+	return ""
 }
 
 // Open goes to a page.
