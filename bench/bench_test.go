@@ -337,6 +337,22 @@ func TestLoad(t *testing.T) {
 	}
 }
 
+// TestLoadIsSentLate: at a rate, what was due is sent, also if the machine had no time for this program until the end. Before,
+// nothing was sent then, and the smoke run ended with "nothing was answered".
+func TestLoadIsSentLate(t *testing.T) {
+	address := farEnd(t, func(_, _ []byte) {})
+	a := aim{address, [][]byte{newRequest("/", address, "application/json", "", callBody(100))}, 200}
+	outcomes, err := run(load{aims: []aim{a, a}, connections: 1, rate: 1e8, duration: time.Microsecond}) // over before it begins
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range outcomes {
+		if o.answered == 0 || o.answered != len(o.latencies) {
+			t.Errorf("%d answered, %d latencies", o.answered, len(o.latencies))
+		}
+	}
+}
+
 // TestTold: what answers tell of the call is counted, whatever their status.
 func TestTold(t *testing.T) {
 	listener, err := net.Listen("tcp4", "127.0.0.1:0")

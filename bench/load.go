@@ -203,6 +203,14 @@ func (g *generator) phase(duration time.Duration, counting bool) error {
 	events := make([]syscall.EpollEvent, 256)
 	for {
 		now := time.Now()
+		// What was due before the end is sent, also if this thread has slept until then: else it would count nothing.
+		for g.rate > 0 && !arrival.After(now) && arrival.Before(g.end) {
+			if err := g.arrive(arrivals%len(g.aims), arrival); err != nil {
+				return err
+			}
+			arrivals++
+			arrival = arrival.Add(time.Duration(random.ExpFloat64() / g.rate * float64(time.Second)))
+		}
 		if !now.Before(g.end) {
 			g.closing = true
 			if g.inFlight == 0 && (g.rate == 0 || !g.queued()) {
@@ -221,13 +229,6 @@ func (g *generator) phase(duration time.Duration, counting bool) error {
 			wait = min(wait, int(g.end.Sub(now)/time.Millisecond)+1)
 		}
 		if g.rate > 0 && !g.closing {
-			for !arrival.After(now) {
-				if err := g.arrive(arrivals%len(g.aims), arrival); err != nil {
-					return err
-				}
-				arrivals++
-				arrival = arrival.Add(time.Duration(random.ExpFloat64() / g.rate * float64(time.Second)))
-			}
 			if err := setTimer(g.timer, time.Until(arrival)); err != nil {
 				return err
 			}

@@ -139,7 +139,7 @@ func freePorts(count int) ([]int, error) {
 
 // listening waits until all addresses take connections.
 func (p *process) listening(addresses []string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute) // on a very busy machine
 	defer cancel()
 	for _, address := range addresses {
 		network := "tcp4"
