@@ -451,7 +451,12 @@ func TestReadmePHPCall(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer platform.Close()
-	server := httptest.NewServer(platform)
+	listener, err := net.Listen("tcp", free(t)) // it is closed below, and nobody else may get it then
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &httptest.Server{Listener: listener, Config: &http.Server{Handler: platform, ReadHeaderTimeout: time.Minute}}
+	server.Start()
 	defer server.Close()
 	keys := platform.Options()
 	gateway := free(t)

@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"path/filepath"
@@ -28,6 +27,7 @@ import (
 	_ "github.com/caddy-chinaums/caddy-chinaums"
 	"github.com/caddy-chinaums/caddy-chinaums/inbox"
 	"github.com/caddy-chinaums/caddy-chinaums/inbox/boltstore"
+	"github.com/caddy-chinaums/caddy-chinaums/internal/freeport"
 )
 
 // unsynced is `store unsynced <file>`.
@@ -117,12 +117,10 @@ func signedNotify(key, id string) string {
 func BenchmarkPath(b *testing.B) {
 	const key = "fcAmtnx7MwismjWNhNKdHC44mNXtnEQeJkRrhKJwyrW2ysRR"
 	b.Setenv("NOTIFY_KEY", key)
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	address, err := freeport.Address()
 	if err != nil {
 		b.Fatal(err)
 	}
-	address := listener.Addr().String()
-	_ = listener.Close()
 	directory := b.TempDir()
 	handler := func(name string) string {
 		return "\tchinaums_notify /" + name + "\n\tinbox /" + name + " " + name + " {\n\t\tdeliver {\n\t\t\ttaker " + name + "\n\t\t}\n\t}\n"
