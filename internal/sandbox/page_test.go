@@ -126,7 +126,7 @@ return document.getElementById("pay-" + arguments[0]) ? "yes" : ""`, "yes", numb
 	p.Shows(number)
 	p.Run(`document.querySelector("#orders summary").focus()`)
 	p.Keys(webdriver.KeyEnter)
-	p.Until("the order is open", `return document.querySelector("#orders details").open ? "yes" : ""`, "yes")
+	p.Until("the order is open", `return document.getElementById("pay-" + arguments[0]) ? "yes" : ""`, "yes", number) // it is filled a moment after it opens
 	for range 50 {
 		if p.Keys(webdriver.KeyTab); p.Focused() == "pay-"+number {
 			break

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -49,37 +50,58 @@ func Browse(t testing.TB, language, url string, width int, dark bool) *Page {
 		height = 844
 	}
 	driver, binary := Tool(t, "chromedriver"), Tool(t, "chromium", "chromium-browser", "google-chrome")
-	profile, err := os.MkdirTemp("", "webdriver-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { // not t.TempDir: processes of the browser's may outlive it for a moment, and write there
-		testutil.Eventually(t, "the browser's profile is removed", func() bool { return os.RemoveAll(profile) == nil })
-	})
 	p := &Page{t: t, session: start(t, driver)}
 	args := []string{
 		"--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--lang=" + language,
-		"--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--user-data-dir=" + profile, "--hide-scrollbars",
+		"--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--hide-scrollbars",
 	}
 	if dark {
 		args = append(args, "--blink-settings=preferredColorScheme=0")
 	} else {
 		args = append(args, "--blink-settings=preferredColorScheme=1")
 	}
-	var session struct{ SessionID string }
-	p.Do(http.MethodPost, "/session", map[string]any{"capabilities": map[string]any{"alwaysMatch": map[string]any{
-		"browserName": "chrome", "timeouts": map[string]int{"implicit": 60_000, "pageLoad": 120_000, "script": 120_000},
-		"goog:chromeOptions": map[string]any{
-			"binary": binary, "prefs": map[string]string{"intl.accept_languages": language},
-			"mobileEmulation": map[string]any{"deviceMetrics": map[string]any{"width": width, "height": height, "pixelRatio": 1, "touch": false}},
-			"args":            args,
-		},
-		"goog:loggingPrefs": map[string]string{"browser": "ALL"},
-	}}}, &session)
-	p.session += "/session/" + session.SessionID
-	t.Cleanup(func() { p.Do(http.MethodDelete, "", nil, nil) })
+	p.begin(func(profile string) any {
+		return map[string]any{
+			"browserName": "chrome", "timeouts": map[string]int{"implicit": 60_000, "pageLoad": 120_000, "script": 120_000},
+			"goog:chromeOptions": map[string]any{
+				"binary": binary, "prefs": map[string]string{"intl.accept_languages": language},
+				"mobileEmulation": map[string]any{"deviceMetrics": map[string]any{"width": width, "height": height, "pixelRatio": 1, "touch": false}},
+				"args":            append([]string{"--user-data-dir=" + profile}, args...),
+			},
+			"goog:loggingPrefs": map[string]string{"browser": "ALL"},
+		}
+	})
 	p.Open(url)
 	return p
+}
+
+// begin starts the browser, which has to answer the driver within its minute: on a busy machine, another one is tried with a profile
+// of its own.
+func (p *Page) begin(capabilities func(profile string) any) {
+	p.t.Helper()
+	for range 3 {
+		profile, err := os.MkdirTemp("", "webdriver-")
+		if err != nil {
+			p.t.Fatal(err)
+		}
+		p.t.Cleanup(func() { // not t.TempDir: processes of the browser's may outlive it for a moment, and write there
+			testutil.Eventually(p.t, "the browser's profile is removed", func() bool { return os.RemoveAll(profile) == nil })
+		})
+		var session struct{ SessionID string }
+		err = p.try(http.MethodPost, "/session", map[string]any{"capabilities": map[string]any{"alwaysMatch": capabilities(profile)}}, &session)
+		if err != nil {
+			p.t.Logf("the browser did not start: %v", err)
+			continue
+		}
+		p.session += "/session/" + session.SessionID
+		p.t.Cleanup(func() {
+			if err := p.try(http.MethodDelete, "", nil, nil); err != nil {
+				p.t.Logf("the browser did not end: %v", err)
+			}
+		})
+		return
+	}
+	p.t.Fatal("no browser")
 }
 
 // start starts a driver for the time of the test, and returns its URL. A driver that is to choose a port by itself takes one
@@ -126,37 +148,44 @@ func (p *Page) Open(url string) {
 // Do sends a command of the WebDriver protocol, and reads its value into into, unless that is nil.
 func (p *Page) Do(method, path string, body, into any) {
 	p.t.Helper()
+	if err := p.try(method, path, body, into); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// try is Do for a command that may fail.
+func (p *Page) try(method, path string, body, into any) error {
 	var content []byte
 	if body != nil {
 		var err error
 		if content, err = json.Marshal(body); err != nil {
-			p.t.Fatal(err)
+			return err
 		}
 	}
 	req, err := http.NewRequest(method, p.session+path, bytes.NewReader(content))
 	if err != nil {
-		p.t.Fatal(err)
+		return err
 	}
 	patient := &http.Client{Timeout: 2 * time.Minute} // a machine under load starts a browser slowly
 	res, err := patient.Do(req)
 	if err != nil {
-		p.t.Fatal(err)
+		return err
 	}
 	defer res.Body.Close()
 	answer, err := io.ReadAll(res.Body)
-	if err != nil || res.StatusCode != http.StatusOK {
-		p.t.Fatalf("webdriver %s: %d %s %v", path, res.StatusCode, answer, err)
+	if err == nil && res.StatusCode != http.StatusOK {
+		err = errors.New(res.Status)
 	}
-	if into == nil {
-		return
-	}
-	var value struct{ Value json.RawMessage }
-	if err = json.Unmarshal(answer, &value); err == nil {
-		err = json.Unmarshal(value.Value, into)
+	if err == nil && into != nil {
+		var value struct{ Value json.RawMessage }
+		if err = json.Unmarshal(answer, &value); err == nil {
+			err = json.Unmarshal(value.Value, into)
+		}
 	}
 	if err != nil {
-		p.t.Fatalf("webdriver %s: %v in %s", path, err, answer)
+		return fmt.Errorf("webdriver %s: %w in %s", path, err, answer)
 	}
+	return nil
 }
 
 // Run runs a script in the page.
