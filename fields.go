@@ -60,13 +60,13 @@ type notifyFields struct {
 	known  [decidingFields]int16 // where a deciding field stands in fields, counted from 1
 	// Likewise where its name stands in another spelling, if it does not stand in its own.
 	respelled [decidingFields]int16
-	sorted    []sortKey           // in the order in which the fields are signed
-	seen      map[uint64]struct{} // the hashes of the other names
-	folded    []byte              // a name
-	text      []byte              // a copy of the body, with every name and value decoded in place: decoding never lengthens
-	signed    []byte              // the string to sign and, for a moment, a key
-	flaw      error               // what verify found ambiguous or mixed
-	keepEmpty bool                // an empty value is a value
+	sorted    []sortKey // in the order in which the fields are signed
+	seen      []uint64  // the hashes of the other names
+	folded    []byte    // a name
+	text      []byte    // a copy of the body, with every name and value decoded in place: decoding never lengthens
+	signed    []byte    // the string to sign and, for a moment, a key
+	flaw      error     // what verify found ambiguous or mixed
+	keepEmpty bool      // an empty value is a value
 	writer    eventWriter
 }
 
@@ -463,10 +463,7 @@ var errNameNotPlain = errors.New("a parameter name is empty, holds & or =, or is
 // ambiguousNames says why the names could be read in another way, or returns nil. Many a JSON reader takes two names for
 // one that differ in letter case only, and the last one wins. fastjson also takes `sta_tus` and `sta-tus` for `status`.
 func (f *notifyFields) ambiguousNames() error {
-	if f.seen == nil {
-		f.seen = make(map[uint64]struct{})
-	}
-	clear(f.seen)
+	f.seen = f.seen[:0]
 	clear(f.respelled[:])
 	for i := range f.fields {
 		if f.fields[i].number >= 0 {
@@ -476,17 +473,17 @@ func (f *notifyFields) ambiguousNames() error {
 		if len(name) == 0 {
 			return errNameNotPlain
 		}
-		hash := maphash.Bytes(seed, name)
-		if _, twice := f.seen[hash]; twice {
-			return errors.New("two parameter names differ in letter case only")
-		}
-		f.seen[hash] = struct{}{}
+		f.seen = append(f.seen, maphash.Bytes(seed, name))
 		if number := numberOfFolded(name); number >= 0 {
 			if f.known[number] != 0 || f.respelled[number] != 0 {
 				return fmt.Errorf("%s is there in two spellings", fieldTable[number].name)
 			}
 			f.respelled[number] = int16(i + 1)
 		}
+	}
+	slices.Sort(f.seen)
+	if len(slices.Compact(f.seen)) < len(f.seen) {
+		return errors.New("two parameter names differ in letter case only")
 	}
 	return nil
 }
