@@ -296,27 +296,13 @@ const (
 	sortIndexMask = 1<<sortIndexBits - 1
 )
 
-// maxInsertionSort is the number of fields up to which an insertion sort is the faster one.
-const maxInsertionSort = 64
-
 // sort orders the fields by the raw bytes of their names, as they are signed, and finds a repeated name.
 func (f *notifyFields) sort() error {
 	sorted := slices.Grow(f.sorted[:0], len(f.fields))
 	for i := range f.fields {
-		key := newSortKey(f.name(&f.fields[i]), i)
-		sorted = append(sorted, key)
-		if len(f.fields) > maxInsertionSort {
-			continue
-		}
-		j := i
-		for ; j > 0 && key < sorted[j-1]; j-- {
-			sorted[j] = sorted[j-1]
-		}
-		sorted[j] = key
+		sorted = append(sorted, newSortKey(f.name(&f.fields[i]), i))
 	}
-	if len(sorted) > maxInsertionSort {
-		slices.Sort(sorted)
-	}
+	slices.Sort(sorted)
 	f.sorted = sorted
 
 	// Whole names decide among those that begin alike.
