@@ -483,9 +483,9 @@ func (g *gateway) row(number string) *watch.Order {
 func (g *gateway) state(number string) watch.State { return g.row(number).State }
 
 // toldLongAgo reports whether the app took an event about a refund an hour ago.
-func (g *gateway) toldLongAgo(order, number string) bool {
+func (g *gateway) toldLongAgo(order, number, what string) bool {
 	for _, told := range g.row(order).Told {
-		if told.About == number && told.Taken != 0 && time.Since(time.UnixMilli(told.Taken)) >= time.Hour {
+		if told.About == number && told.Type == what && told.Taken != 0 && time.Since(time.UnixMilli(told.Taken)) >= time.Hour {
 			return true
 		}
 	}
@@ -500,4 +500,34 @@ func (g *gateway) refundState(order, number string) watch.State {
 		}
 	}
 	return ""
+}
+
+// given is what the refunds but one have given back, as far as the watch knows.
+func (g *gateway) given(order, but string) (sum int64) {
+	for _, c := range g.row(order).Calls {
+		if c.Kind == watch.KindRefund && c.State == watch.Succeeded && c.Number != but {
+			sum += c.Amount
+		}
+	}
+	return sum
+}
+
+// repeated reports whether a refund was sent more than once.
+func (g *gateway) repeated(order, number string) bool {
+	for _, c := range g.row(order).Calls {
+		if c.Number == number {
+			return c.Again
+		}
+	}
+	return false
+}
+
+// stuckTelling reports whether it was given up to tell the app something.
+func (g *gateway) stuckTelling(order string) bool {
+	for _, told := range g.row(order).Told {
+		if told.Stuck != 0 {
+			return true
+		}
+	}
+	return false
 }

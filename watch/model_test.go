@@ -199,6 +199,7 @@ type model struct {
 	executed map[string]bool // refunds that the platform has executed
 	meant    map[string]bool // refunds that the app may have meant to be executed: they were let pass
 	heard    map[string]bool // refunds of which the app has had an answer
+	sent     map[string]int  // how often each refund was sent
 	paid     bool            // the platform has said so
 }
 
@@ -207,7 +208,7 @@ type wrong string
 
 func fail(format string, args ...any) { panic(wrong(fmt.Sprintf(format, args...))) }
 
-// TestRandomWalk: no sequence of answers, notifies, silence and restarts makes paid unpaid, tells an event twice, ends in
+// TestRandomWalk: no sequence of answers, refusals, notifies, silence and restarts makes paid unpaid, tells an event twice, ends in
 // failure by time, or lets a second refund pass while the first one is open. In the end the watch knows what is true.
 func TestRandomWalk(t *testing.T) {
 	rapid.Check(t, func(r *rapid.T) {
@@ -219,7 +220,7 @@ func TestRandomWalk(t *testing.T) {
 			starts := 1
 			g := join(t, store, b, m, "process 1", nil)
 			defer func() { g.Close() }()
-			is := model{executed: map[string]bool{}, meant: map[string]bool{}, heard: map[string]bool{}}
+			is := model{executed: map[string]bool{}, meant: map[string]bool{}, heard: map[string]bool{}, sent: map[string]int{}}
 			var flights []*watch.Ticket
 			type answered struct {
 				number string
@@ -263,6 +264,7 @@ func TestRandomWalk(t *testing.T) {
 						r.Skip("not paid")
 					}
 					number := numbers.Draw(r, "number")
+					before := g.refundState("A1", number)
 					ticket, refusal := g.Before(t.Context(), "shop", "/refund", request{Order: "A1", Number: number, Amount: 40}.body(), "")
 					if refusal != nil {
 						return
@@ -271,14 +273,18 @@ func TestRandomWalk(t *testing.T) {
 						if !is.meant[number] && !is.executed[other] && g.refundState("A1", other) != watch.Failed {
 							fail("%s was sent while %s is open", number, other)
 						}
-						if other != number && !is.meant[number] && is.executed[other] && !is.heard[other] && !g.toldLongAgo("A1", other) {
+						if other != number && !is.meant[number] && is.executed[other] && !is.heard[other] && !g.toldLongAgo("A1", other, "refund.succeeded") {
 							fail("%s was sent though the app knows nothing of %s", number, other)
 						}
 					}
+					if g.row("A1").Paid != 0 && g.given("A1", number)+40 > 100 && (before == "" || before == watch.Failed) {
+						fail("%s was sent though no more than %d of 100 are left", number, 100-g.given("A1", number))
+					}
 					is.meant[number] = true
+					is.sent[number]++
 					flights = append(flights, ticket)
 					known, isThere := b.executed("A1", number)
-					switch what := rapid.SampledFrom([]string{"executed", "lost", "answer lost", "processing", "in flight", "answered", "answered processing"}).Draw(r, "what"); what {
+					switch what := rapid.SampledFrom([]string{"executed", "lost", "answer lost", "processing", "in flight", "answered", "answered processing", "failed", "refused", "not sent"}).Draw(r, "what"); what {
 					case "executed", "answer lost":
 						if !isThere || known.Call != watch.HasSucceeded {
 							b.refund("A1", number, 40, watch.HasSucceeded)
@@ -290,8 +296,30 @@ func TestRandomWalk(t *testing.T) {
 					case "lost":
 						g.After(ticket, watch.Unknown, "", nil)
 						flights = flights[:len(flights)-1]
+					case "failed": // it gives back the one that it has
+						word := "FAIL"
+						switch {
+						case isThere && known.Call == watch.HasSucceeded:
+							word, is.heard[number] = "SUCCESS", true
+						case isThere && known.Call == watch.IsPending:
+							word, is.heard[number] = "PROCESSING", true
+						default:
+							b.refund("A1", number, 40, watch.HasFailed)
+						}
+						g.After(ticket, watch.Answered, word, nil)
+						flights = flights[:len(flights)-1]
+					case "refused":
+						g.After(ticket, watch.Answered, "BAD_SIGN", nil)
+						flights = flights[:len(flights)-1]
+					case "not sent":
+						is.sent[number]--
+						if is.sent[number] == 0 {
+							delete(is.meant, number)
+						}
+						g.After(ticket, watch.NotSent, "", nil)
+						flights = flights[:len(flights)-1]
 					case "processing":
-						if !isThere {
+						if !isThere || known.Call == watch.HasFailed {
 							b.refund("A1", number, 40, watch.IsPending)
 						}
 						is.heard[number] = true
@@ -305,7 +333,7 @@ func TestRandomWalk(t *testing.T) {
 						answers = append(answers, answered{number, g.Watch.After(ticket, watch.Answered, "SUCCESS", nil)})
 						flights = flights[:len(flights)-1]
 					case "answered processing":
-						if !isThere {
+						if !isThere || known.Call == watch.HasFailed {
 							b.refund("A1", number, 40, watch.IsPending)
 						}
 						answers = append(answers, answered{number, g.Watch.After(ticket, watch.Answered, "PROCESSING", nil)})
@@ -323,8 +351,18 @@ func TestRandomWalk(t *testing.T) {
 					b.refund("A1", number, 40, end)
 					is.executed[number] = end == watch.HasSucceeded
 					if rapid.Bool().Draw(r, "notify") {
-						g.notify("A1", answer{Order: b.stateOf("A1"), Amount: 100, Call: end, Number: number, CallAmount: 40}, true)
+						g.notify("A1", answer{Order: b.stateOf("A1"), Amount: 100, Call: end, Number: number, CallAmount: 40}, rapid.Bool().Draw(r, "taken"))
 					}
+				},
+				"a late failure": func(r *rapid.T) {
+					number := numbers.Draw(r, "number")
+					if known, _ := b.executed("A1", number); is.sent[number] < 2 || known.Call == "" || !g.repeated("A1", number) {
+						r.Skip("it was sent once")
+					}
+					g.notify("A1", answer{Call: watch.HasFailed, Number: number, CallAmount: 40}, rapid.Bool().Draw(r, "taken"))
+				},
+				"inbox": func(r *rapid.T) {
+					m.failing(map[bool]error{true: errors.New("full")}[rapid.Bool().Draw(r, "full")])
 				},
 				"silence": func(r *rapid.T) {
 					b.set(func() {
@@ -354,7 +392,7 @@ func TestRandomWalk(t *testing.T) {
 						fail("a paid order is %s", o.State)
 					}
 					for _, c := range o.Calls {
-						if known, _ := b.executed("A1", c.Number); c.State == watch.Failed && known.Call != watch.HasFailed {
+						if known, _ := b.executed("A1", c.Number); c.State == watch.Failed && (known.Call == watch.HasSucceeded || known.Call == watch.IsPending) {
 							fail("the refund %s has failed by itself", c.Number)
 						}
 						if c.State == watch.Succeeded && !is.executed[c.Number] {
@@ -377,8 +415,14 @@ func TestRandomWalk(t *testing.T) {
 				g.After(ticket, watch.Unknown, "", nil)
 			}
 			b.set(func() { b.deaf = nil })
-			after(25 * time.Hour)
+			m.failing(nil)
+			after(49 * time.Hour)
 			o := g.row("A1")
+			for number := range is.executed {
+				if o := g.refundState("A1", number); is.executed[number] && o == watch.Succeeded && !is.heard[number] && m.times("A1 "+number+" succeeded") == 0 && !g.stuckTelling("A1") {
+					fail("nobody was told that %s has succeeded", number)
+				}
+			}
 			if is.paid && !slices.Contains([]watch.State{watch.Paid, watch.PartRefunded, watch.Refunded}, o.State) && o.State != watch.Stuck && o.State != watch.Closed {
 				fail("a paid order is %s", o.State)
 			}
