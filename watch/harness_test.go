@@ -106,10 +106,17 @@ func (b *bank) Classify(path string, body []byte) (watch.Call, bool) {
 	return call, slices.Contains([]watch.Kind{watch.KindOrder, watch.KindLink, watch.KindRefund, watch.KindCapture, watch.KindClose}, call.Kind)
 }
 
-// Answered implements watch.Platform.
-func (b *bank) Answered(call watch.Call, code string, _ []byte) watch.Finding {
+// Answered implements watch.Platform. An answer says what it says, and its code nothing.
+func (b *bank) Answered(call watch.Call, code string, content []byte) watch.Finding {
 	b.trip("Answered")
 	f := watch.Finding{Word: code}
+	if content != nil {
+		var a answer
+		if err := json.Unmarshal(content, &a); err != nil {
+			return watch.Finding{}
+		}
+		return a.finding(call.Order, call.Number)
+	}
 	order := call.Kind == watch.KindOrder || call.Kind == watch.KindLink
 	switch {
 	case code == "SUCCESS" && order:
@@ -195,6 +202,14 @@ func (b *bank) Read(o *watch.Order, call *watch.Track, _ watch.Query, content []
 		number = call.Number
 	}
 	return a.finding(o.ID, number), nil
+}
+
+func (a answer) body() []byte {
+	body, err := json.Marshal(a)
+	if err != nil {
+		panic(err)
+	}
+	return body
 }
 
 // finding is what an answer or a notify says. An id names the fact.

@@ -207,3 +207,43 @@ func TestFailureAfterSuccess(t *testing.T) {
 		}
 	})
 }
+
+// TestWithoutNumberRefused: a refund without a number is refused, such as NO_CROSS_DAY_TRADING, and made again. The number that the
+// platform then gave to the second one was taken for the first one's, which had succeeded all at once. Of the second one no end was ever
+// known: each further refund of the order was refused, and a person had to look.
+func TestWithoutNumberRefused(t *testing.T) {
+	for _, how := range []string{"its answer", "a query", "a notify"} {
+		t.Run(how, func(t *testing.T) {
+			inTime(t, nil, func(t *testing.T, g *gateway) {
+				g.paidAndTold("A1", 100)
+				r := request{Order: "A1", Amount: 30}
+				g.call("/refund", r, watch.Answered, "BAD_SIGN")
+				succeeded := answer{Call: watch.HasSucceeded, Number: "X1", CallAmount: 30}
+				ticket, refusal := g.Before(t.Context(), "shop", "/refund", r.body(), "")
+				if refusal != nil {
+					t.Fatalf("%+v", refusal)
+				}
+				switch how {
+				case "its answer":
+					g.After(ticket, watch.Answered, "SUCCESS", succeeded.body())
+				case "a query":
+					g.After(ticket, watch.Unknown, "", nil)
+					g.bank.set(func() { g.bank.saying["A1/#2"] = succeeded })
+					after(time.Minute)
+				case "a notify":
+					g.After(ticket, watch.Unknown, "", nil)
+					g.notify("A1", succeeded, true)
+				}
+				for number, want := range map[string]watch.State{"#1": watch.Failed, "#2": watch.Succeeded} {
+					if is := g.refundState("A1", number); is != want {
+						t.Errorf("%s is %s, want %s", number, is, want)
+					}
+				}
+				after(2 * time.Hour)
+				if refusal := g.call("/refund", request{Order: "A1", Number: "R2", Amount: 40}, watch.Answered, "SUCCESS"); refusal != nil {
+					t.Errorf("another refund: %+v", refusal)
+				}
+			})
+		})
+	}
+}

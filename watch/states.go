@@ -135,7 +135,7 @@ func (o *Order) learn(t *Track, f *Finding, by string, now int64) (l lesson) {
 	}
 	o.become(&o.Track, fact, now)
 	if f.Number != "" && f.Number != t.Number { // of another call than the one that was asked about
-		t = o.called(f, now)
+		t = o.called(t, f, now)
 	}
 	if t != &o.Track {
 		if f.CallAmount != 0 {
@@ -198,13 +198,14 @@ func (o *Order) ordered(f *Finding, amounts string) string {
 }
 
 // called returns the call of a number that the platform names: one that is known by it, one that was sent without a number and
-// has this amount, or a new one, which was made elsewhere.
-func (o *Order) called(f *Finding, now int64) *Track {
+// has this amount, or a new one, which was made elsewhere. Of several without a number it is the one that was asked about, and none
+// that was refused: the platform has not given that one a number.
+func (o *Order) called(asked *Track, f *Finding, now int64) *Track {
 	if t := o.call(f.Number); t != nil {
 		return t
 	}
-	for _, t := range o.Calls {
-		if strings.HasPrefix(t.Number, "#") && t.Alias == "" && t.Amount == f.CallAmount {
+	for _, t := range append([]*Track{asked}, o.Calls...) {
+		if strings.HasPrefix(t.Number, "#") && t.Alias == "" && t.Amount == f.CallAmount && (t == asked || t.State != Failed) {
 			t.Alias = f.Number
 			return t
 		}
