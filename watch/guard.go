@@ -99,8 +99,8 @@ func (o *Order) unheard(call Call, now int64) (all []*Track) {
 		}
 		told := int64(0)
 		for _, e := range o.Told {
-			if e.About == c.Number {
-				told = e.Taken // of the last one: what was told before may have been something else
+			if e.About == c.Number && !e.Else {
+				told = e.Taken
 			}
 		}
 		if told == 0 || now < told+heardAfter.Milliseconds() {

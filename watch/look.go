@@ -519,7 +519,8 @@ func (w *Watch) inquire(ctx context.Context, o *Order, number string, again bool
 		if event != nil {
 			found = o.event(event.ID) == nil
 			event.Again = again
-			if !o.owe(about, event, "query", now, now+tellTimeout.Milliseconds()) {
+			f.Event = event
+			if !o.owe(about, f, "query", now, now+tellTimeout.Milliseconds()) {
 				event = nil
 			}
 		}

@@ -77,6 +77,7 @@ type Told struct {
 	Type  string `json:"type,omitempty"`
 	About string `json:"about,omitempty"` // the number of the call; empty: the order
 	By    string `json:"by,omitempty"`    // `notify` or `query`
+	Else  bool   `json:"else,omitempty"`  // it does not say that the call has succeeded
 	At    int64  `json:"at,omitempty"`    // when it became known
 	Until int64  `json:"until,omitempty"` // somebody is telling it, until then
 	Taken int64  `json:"taken,omitempty"` // when the app, or the inbox, took it

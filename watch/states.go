@@ -154,22 +154,25 @@ func (o *Order) learn(t *Track, f *Finding, by string, now int64) (l lesson) {
 }
 
 // since is what a finding still says of a row, where asked is the row that it was asked about. That a call has failed says nothing
-// about one that was sent again meanwhile, nor that an order is open about one that was closed meanwhile.
+// about one that was sent again meanwhile, nor that an order is open about one that was closed meanwhile. What is known to be paid,
+// or to have succeeded, is so, whatever a server says that lags behind: the app is not told otherwise.
 func (f *Finding) since(asked, o *Order, number string) *Finding {
 	if f == nil {
 		return nil
 	}
 	still := *f
-	if f.Order == IsOpen && o.State == Closed && asked.State != Closed {
+	switch {
+	case f.Order == IsOpen && o.State == Closed && asked.State != Closed:
 		still.Order = Nothing
-	}
-	if f.Call != HasFailed {
-		return &still
+	case f.Order == IsClosed && o.State.paid():
+		still.Order, still.Event = Nothing, nil
 	}
 	number = cmp.Or(f.Number, number)
-	before, is := asked.call(number), o.call(number)
-	if is != nil && (before == nil || before.Sent != is.Sent) {
-		still.Call, still.Event = Nothing, nil
+	if is := o.call(number); f.Call == HasFailed && is != nil {
+		before := asked.call(number)
+		if before == nil || before.Sent != is.Sent || is.Kind.Money() && is.State == Succeeded {
+			still.Call, still.Event = Nothing, nil
+		}
 	}
 	return &still
 }
@@ -213,29 +216,37 @@ func (o *Order) called(asked *Track, f *Finding, now int64) *Track {
 	return o.add(&Track{Kind: cmp.Or(f.Kind, KindRefund), Number: f.Number, Sent: now})
 }
 
-// owe writes down that the app is to be told an event, and reports whether the caller is to tell it now. What an older event
-// about the same call said is superseded. What told first that an order is paid is not, by the notify that a part of it was given
-// back: a query still tells of the payment.
-func (o *Order) owe(t *Track, e *Event, by string, now, until int64) bool {
-	told, about := o.event(e.ID), o.name(t)
-	o.Told = slices.DeleteFunc(o.Told, func(other *Told) bool {
-		superseded := told == nil
-		if t == &o.Track && o.State == PartRefunded && other.At == o.PaidAt {
-			superseded = by == "query"
-		}
-		return superseded && other != told && other.About == about && other.Taken == 0 && !other.telling(now)
-	})
+// owe writes down that the app is to be told an event, which a finding has, and reports whether the caller is to tell it now. What
+// an older event about the same call said, and nobody has taken, is superseded.
+func (o *Order) owe(t *Track, f *Finding, by string, now, until int64) bool {
+	e, about := f.Event, o.name(t)
+	told := o.event(e.ID)
 	if told == nil {
-		told = &Told{ID: e.ID, Type: e.Type, About: about, By: by, At: now}
+		if o.supersedes(t, f, by) {
+			o.Told = slices.DeleteFunc(o.Told, func(other *Told) bool {
+				return other.About == about && other.Taken == 0 && !other.telling(now)
+			})
+		}
+		told = &Told{ID: e.ID, About: about, By: by, At: now}
 		o.Told = append(o.Told, told)
 	}
 	if told.Type == "" { // it was taken before this could be written down
 		told.About = about
 	}
-	told.Type = e.Type
+	told.Type, told.Else = e.Type, t != &o.Track && f.Call != HasSucceeded
 	if !e.Again && (told.Taken != 0 || told.telling(now)) {
 		return false
 	}
 	told.Until = until
 	return true
+}
+
+// supersedes reports whether what a finding says takes the place of what the app was to be told before. What says less than is known
+// does not: that a call which has succeeded has failed, or is under way, or that an order which is paid is not. Nor does the notify
+// that a part was given back: a query still tells of the payment.
+func (o *Order) supersedes(t *Track, f *Finding, by string) bool {
+	if t != &o.Track {
+		return t.State != Succeeded || f.Call == HasSucceeded
+	}
+	return !o.State.paid() || f.Order == IsPaid || f.Order == IsRefunded || f.Order == IsPartRefunded && by == "query"
 }

@@ -12,7 +12,6 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -665,21 +664,14 @@ func (w *Watch) Notified(ctx context.Context, merchant, order string, f Finding)
 					return false
 				}
 			}
-			f, failed := f, f.Call == HasFailed
+			means := f
 			if c := o.call(f.Number); f.Call == HasFailed && c != nil && c.Again && c.State != Failed {
-				f.Call = IsPending // it may be about an earlier sending: a query tells
+				means.Call = IsPending // it may be about an earlier sending: a query tells
 			}
-			l = o.learn(&o.Track, &f, "notify", now)
+			l = o.learn(&o.Track, &means, "notify", now)
 			o.Notified = o.Notified || o.State.paid() && f.Order != Nothing
-			t := &o.Track
-			if f.Number != "" {
-				t = o.call(f.Number)
-			}
 			if rejected := n.Ordered == OrderedDiffers && c.Amounts == Reject; f.Event != nil && !rejected {
-				if failed && t.State == Succeeded && o.event(f.Event.ID) == nil { // of an earlier sending: it takes no success's place
-					o.Told = slices.Insert(o.Told, 0, &Told{ID: f.Event.ID, About: o.name(t), By: "notify", At: now})
-				}
-				o.owe(t, f.Event, "notify", now, now+tellTimeout.Milliseconds())
+				o.owe(o.track(f.Number), &f, "notify", now, now+tellTimeout.Milliseconds())
 			}
 			return true
 		}

@@ -1,0 +1,101 @@
+package watch_test
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/caddy-chinaums/caddy-chinaums/watch"
+)
+
+// TestStaleFailure: a notify has told that a refund succeeded, and a query, which is answered by a server that lags behind, says that
+// it has failed. The app was told so: it made the refund again with another number, which was let pass. Where it had not taken the
+// notify, it was never told of the success.
+func TestStaleFailure(t *testing.T) {
+	for _, what := range []string{"not taken", "at once", "asked by hand"} {
+		t.Run(what, func(t *testing.T) {
+			inTime(t, nil, func(t *testing.T, g *gateway) {
+				g.paidAndTold("A1", 100)
+				g.bank.refund("A1", "R1", 30, watch.IsPending)
+				g.call("/refund", request{Order: "A1", Number: "R1", Amount: 30}, watch.Unknown, "")
+				late := make(chan struct{})
+				g.bank.set(func() {
+					g.bank.saying["A1/R1"] = answer{Call: watch.HasFailed, CallAmount: 30}
+					if what == "at once" {
+						g.bank.slow = late
+					}
+				})
+				if what == "at once" {
+					after(7 * time.Second) // the first look is on its way
+				}
+				g.mailbox.failing(errors.New("the inbox is full"))
+				g.notify("A1", answer{Call: watch.HasSucceeded, Number: "R1", CallAmount: 30, Mid: "898"}, what != "not taken")
+				g.mailbox.failing(nil)
+				g.bank.set(func() { g.bank.slow = nil })
+				close(late)
+				after(time.Minute)
+				if what == "asked by hand" {
+					if _, err := g.Resend(t.Context(), "shop", "A1"); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if is, times := g.refundState("A1", "R1"), g.mailbox.times("A1 R1 failed"); is != watch.Succeeded || times != 0 {
+					t.Errorf("R1 is %s, told of a failure %d times", is, times)
+				}
+				g.bank.set(func() { delete(g.bank.saying, "A1/R1") })
+				g.bank.refund("A1", "R1", 30, watch.HasSucceeded)
+				after(time.Hour)
+				if times := g.mailbox.times("A1 R1 succeeded"); times != 1 {
+					t.Errorf("told of the success %d times", times)
+				}
+			})
+		})
+	}
+}
+
+// TestStaleClose: a query finds an order closed, and a notify tells that it is paid before that is written down. The app was told that
+// the order is closed after it was told of the payment.
+func TestStaleClose(t *testing.T) {
+	inTime(t, nil, func(t *testing.T, g *gateway) {
+		g.bank.order("A1", watch.IsClosed, 100)
+		g.call("/order", request{Order: "A1", Amount: 100, Mid: "898"}, watch.Unknown, "")
+		late := make(chan struct{})
+		g.bank.set(func() { g.bank.slow = late })
+		after(7 * time.Second) // the first look is on its way
+		g.notify("A1", answer{Order: watch.IsPaid, Amount: 100, Mid: "898"}, true)
+		g.bank.set(func() { g.bank.slow = nil })
+		close(late)
+		after(time.Minute)
+		if is, times := g.state("A1"), g.mailbox.times("A1 closed"); is != watch.Paid || times != 0 {
+			t.Errorf("A1 is %s, told that it is closed %d times", is, times)
+		}
+	})
+}
+
+// TestStaleNotify: the app is down when an order is paid. A notify about the same order that comes out of its turn and says less, which
+// the app takes, took the payment's place: nobody told the app any more.
+func TestStaleNotify(t *testing.T) {
+	for name, stale := range map[string]watch.Finding{
+		"closed":                              {Order: watch.IsClosed, Event: &watch.Event{ID: "A1 closed", Type: "payment.closed"}},
+		"a refund without a number has begun": {Event: &watch.Event{ID: "A1 processing", Type: "refund.processing"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inTime(t, nil, func(t *testing.T, g *gateway) {
+				g.ordered("A1", 100)
+				g.bank.order("A1", watch.IsPaid, 100)
+				g.mailbox.failing(errors.New("the app is down"))
+				g.notify("A1", answer{Order: watch.IsPaid, Amount: 100, Mid: "898"}, false)
+				after(time.Minute)
+				g.mailbox.failing(nil)
+				if _, err := g.Notified(t.Context(), "shop", "A1", stale); err != nil {
+					t.Fatal(err)
+				}
+				g.Taken("shop", "A1", stale.Event.ID, true)
+				after(time.Hour)
+				if times := g.mailbox.times("A1 paid"); times != 1 {
+					t.Errorf("told of the payment %d times", times)
+				}
+			})
+		})
+	}
+}
