@@ -27,7 +27,7 @@ type Track struct {
 	Since   int64   `json:"since,omitempty"`   // when its outcome became doubtful
 	Outcome Outcome `json:"outcome,omitempty"` // of the last sending; empty: none yet
 	Code    string  `json:"code,omitempty"`    // errCode of its answer
-	Unheard bool    `json:"unheard,omitempty"` // when it was last sent, its app heard neither of success nor that it is under way
+	Unheard bool    `json:"unheard,omitempty"` // the last that its app heard of it was neither success nor that it is under way
 	Again   bool    `json:"again,omitempty"`   // it was sent more than once
 
 	Flight   string `json:"flight,omitempty"`   // which gateway's call is on its way; empty: none is

@@ -3,6 +3,7 @@ package watch
 import (
 	"hash/fnv"
 	"io"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -84,6 +85,7 @@ var schedule = []struct {
 	{"a refund that may not have arrived", (*Order).unresolvedRefund, sent, (*Settings).absent, false, Urgent, true},
 	{"a close of unknown outcome", (*Order).unresolved, since, (*Settings).unknown, true, Due, false},
 	{"what the app was not told", (*Order).owed, owedSince, (*Settings).unknown, true, Owed, false},
+	{"a success that the app does not know of", (*Order).succeededUnheard, since, (*Settings).unknown, true, Owed, false},
 }
 
 func (o *Order) payable(t *Track) bool   { return t == &o.Track && o.Seen && o.State == Open }
@@ -95,6 +97,13 @@ func (o *Order) unresolved(t *Track) bool {
 func (o *Order) unresolvedMoney(t *Track) bool  { return o.unresolved(t) && t.Kind.Money() }
 func (o *Order) unresolvedRefund(t *Track) bool { return o.unresolved(t) && t.Kind == KindRefund }
 func (o *Order) owed(t *Track) bool             { return o.untold(o.name(t)) != nil }
+
+// succeededUnheard reports whether a call has succeeded and its app, which has sent it again since, has neither an answer nor an event
+// that says so.
+func (o *Order) succeededUnheard(t *Track) bool {
+	says := func(e *Told) bool { return e.About == t.Number && !e.Else }
+	return t != &o.Track && t.State == Succeeded && t.Unheard && !slices.ContainsFunc(o.Told, says)
+}
 
 func sent(_ *Order, t *Track) int64      { return t.Sent }
 func since(_ *Order, t *Track) int64     { return max(t.Since, t.Sent) }

@@ -2,10 +2,12 @@ package watch_test
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
 	"github.com/caddy-chinaums/caddy-chinaums/watch"
+	"github.com/caddy-chinaums/caddy-chinaums/watch/storetest"
 )
 
 // TestStaleFailure: a notify has told that a refund succeeded, and a query, which is answered by a server that lags behind, says that
@@ -94,6 +96,81 @@ func TestStaleNotify(t *testing.T) {
 				after(time.Hour)
 				if times := g.mailbox.times("A1 paid"); times != 1 {
 					t.Errorf("told of the payment %d times", times)
+				}
+			})
+		})
+	}
+}
+
+// TestRepeatedAfterSuccess: an app has the answer that a refund succeeded, ends before it has written that down, and sends the refund
+// again, as it should. The answer to that is lost. The refund was known to have succeeded, so that nobody told the app, and another one
+// of the same amount was refused for ever; or, where it had been told of an earlier failure, let pass at once.
+func TestRepeatedAfterSuccess(t *testing.T) {
+	for _, failed := range []bool{false, true} {
+		for outcome, code := range map[watch.Outcome]string{watch.Unknown: "", watch.Answered: "BAD_SIGN"} {
+			t.Run(fmt.Sprint("failed before=", failed, ", then ", outcome), func(t *testing.T) {
+				alike(t, func(t *testing.T, g, other *gateway, _ *storetest.Memory) {
+					r1 := request{Order: "A1", Number: "R1", Amount: 30}
+					if failed {
+						g.bank.refund("A1", "R1", 30, watch.HasFailed)
+						g.call("/refund", r1, watch.Unknown, "")
+						after(2 * time.Hour)
+					}
+					g.answered("R1")(true)
+					after(time.Second)
+					if is := other.again("R2"); is != "" {
+						t.Errorf("the app knows: %q", is)
+					}
+					g.call("/refund", r1, outcome, code)
+					after(time.Second)
+					if is := other.again("R2"); is != unresolved {
+						t.Errorf("it does not: %q", is)
+					}
+					after(time.Minute)
+					if times := g.mailbox.times("A1 R1 succeeded"); times != 1 {
+						t.Errorf("told %d times", times)
+					}
+					if is := other.again("R2"); is != unresolved {
+						t.Errorf("told a moment ago: %q", is)
+					}
+					after(time.Hour)
+					if is := other.again("R2"); is != "" {
+						t.Errorf("told an hour ago: %q", is)
+					}
+				})
+			})
+		}
+	}
+}
+
+// TestLateFailureIsHeard: a refund is repeated, and the app has an answer to that. Then the notify comes that the first sending had
+// failed. The app, which has heard of a failure last, makes the refund with another number: it counted as one that knows.
+func TestLateFailureIsHeard(t *testing.T) {
+	for _, code := range []string{"PROCESSING", "SUCCESS"} {
+		t.Run(code, func(t *testing.T) {
+			alike(t, func(t *testing.T, g, other *gateway, _ *storetest.Memory) {
+				r1 := request{Order: "A1", Number: "R1", Amount: 30}
+				g.call("/refund", r1, watch.Unknown, "")
+				after(time.Second)
+				g.bank.refund("A1", "R1", 30, map[string]watch.Fact{"PROCESSING": watch.IsPending, "SUCCESS": watch.HasSucceeded}[code])
+				g.call("/refund", r1, watch.Answered, code)
+				after(time.Second)
+				g.notify("A1", answer{Call: watch.HasFailed, Number: "R1", CallAmount: 30, Mid: "898"}, true)
+				after(time.Second)
+				if is := other.again("R2"); is != unresolved {
+					t.Errorf("another number: %q", is)
+				}
+				g.bank.refund("A1", "R1", 30, watch.HasSucceeded)
+				if is := other.again("R2"); is != unresolved {
+					t.Errorf("another number, when the first one has succeeded: %q", is)
+				}
+				after(time.Hour)
+				if times := g.mailbox.times("A1 R1 succeeded"); times != 1 {
+					t.Errorf("told of the success %d times", times)
+				}
+				after(time.Hour)
+				if is := other.again("R2"); is != "" {
+					t.Errorf("told an hour ago: %q", is)
 				}
 			})
 		})
