@@ -398,3 +398,43 @@ func TestPaidIsNotOut(t *testing.T) {
 		})
 	}
 }
+
+// TestFailureIsNotOut: the platform answers that a refund has failed, and the app is gone before it has the answer, or the gateway is.
+// The refund counted as one that has failed, and nobody told the app.
+func TestFailureIsNotOut(t *testing.T) {
+	for _, what := range []string{"gone before", "gone meanwhile", "the gateway ends", "heard"} {
+		t.Run(what, func(t *testing.T) {
+			alike(t, func(t *testing.T, g, other *gateway, store *storetest.Memory) {
+				ticket, refusal := g.Before(t.Context(), "shop", "/refund", request{Order: "A1", Number: "R1", Amount: 30}.body(), "")
+				if refusal != nil {
+					t.Fatalf("%+v", refusal)
+				}
+				g.bank.refund("A1", "R1", 30, watch.HasFailed)
+				ticket.Unheard = what == "gone before"
+				told, next, want := g.Watch.After(ticket, watch.Answered, "FAIL", nil), other, 1
+				switch {
+				case what == "the gateway ends":
+					if g.Close(); other == g {
+						next = join(t, store, g.bank, g.mailbox, "process 2", nil)
+						defer next.Close()
+					}
+				case told != nil:
+					told(what == "heard")
+				}
+				if what == "heard" {
+					want = 0
+					if is := next.again("R2"); is != "" {
+						t.Errorf("another one at once: %q", is)
+					}
+				}
+				after(10 * time.Minute)
+				if is, times := next.refundState("A1", "R1"), g.mailbox.times("A1 R1 failed"); is != watch.Failed || times != want {
+					t.Errorf("R1 is %s, told %d times, want %d", is, times, want)
+				}
+				if is := next.again("R2"); is != "" {
+					t.Errorf("another one: %q", is)
+				}
+			})
+		})
+	}
+}

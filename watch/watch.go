@@ -455,7 +455,7 @@ func (t *Ticket) begin(o *Order, now int64) *Track {
 }
 
 // After says what became of a call, before its app is told. The outcome of an order may be written down later; what of a money
-// call that is not is found again as a call without an outcome. The success of a money call, and that an order is paid, is written
+// call that is not is found again as a call without an outcome. That a money call has succeeded or failed, and that an order is paid, is written
 // down only after its app was told, so that a gateway which ends before leaves such a call; that one is under way is written down
 // at once, as an answer that its app does not have. To this end, the function that After returns must be called once, as soon as the
 // app was given the answer (heard) or can no longer be. Nil: there is nothing to call.
@@ -501,7 +501,7 @@ func (w *Watch) After(t *Ticket, outcome Outcome, code string, answer []byte) (t
 				w.later(t.merchant, t.call.Order, "", t.heard)
 			}
 		}
-	case !t.call.Kind.Money() || t.Unheard || f == nil || f.Call != HasSucceeded:
+	case !t.call.Kind.Money() || t.Unheard || f == nil || f.Call != HasSucceeded && f.Call != HasFailed:
 		land()
 		return nil
 	}
@@ -602,7 +602,7 @@ func (t *Ticket) land(outcome Outcome, code string, f *Finding) func(o *Order, n
 		if f.Word == "" {
 			f.Word = code
 		}
-		if track != &o.Track && (f.Call == Nothing || f.Call == IsAbsent || f.Call == HasSucceeded && t.Unheard) { // the app is to be told
+		if track != &o.Track && (f.Call == Nothing || f.Call == IsAbsent || t.Unheard && (f.Call == HasSucceeded || f.Call == HasFailed)) { // the app is to be told
 			f.Call = IsPending
 		}
 		if track == &o.Track && f.Order == IsPaid && t.Unheard { // a query finds it, and tells
