@@ -222,6 +222,8 @@ func (a answer) finding(order, number string) watch.Finding {
 	switch {
 	case a.Call == watch.HasSucceeded || a.Call == watch.HasFailed:
 		f.Event = &watch.Event{ID: fmt.Sprint(order, " ", number, " ", a.Call), Type: "refund." + string(a.Call)}
+	case a.Order == watch.IsPartRefunded: // as the payment's own notify had it
+		f.Event = &watch.Event{ID: fmt.Sprint(order, " ", watch.IsPaid), Type: "payment." + string(watch.IsPaid)}
 	case a.Order == watch.IsPaid || a.Order == watch.IsClosed:
 		f.Event = &watch.Event{ID: fmt.Sprint(order, " ", a.Order), Type: "payment." + string(a.Order)}
 	}
@@ -525,6 +527,16 @@ func (g *gateway) given(order, but string) (sum int64) {
 		}
 	}
 	return sum
+}
+
+// known is whether the watch knows that A1 is paid, and which of its refunds have succeeded.
+func (g *gateway) known() (paid bool, succeeded map[string]bool) {
+	o := g.row("A1")
+	succeeded = map[string]bool{}
+	for _, c := range o.Calls {
+		succeeded[c.Number] = c.State == watch.Succeeded
+	}
+	return slices.Contains([]watch.State{watch.Paid, watch.PartRefunded, watch.Refunded}, o.State), succeeded
 }
 
 // repeated reports whether a refund was sent more than once.

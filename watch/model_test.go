@@ -199,7 +199,8 @@ func TestInvalid(t *testing.T) {
 type model struct {
 	executed map[string]bool // refunds that the platform has executed
 	meant    map[string]bool // refunds that the app may have meant to be executed: they were let pass
-	heard    map[string]bool // refunds of which the app has had an answer
+	heard    map[string]bool // refunds of which the last that the app heard is that they have succeeded or are under way
+	failed   map[string]bool // refunds that have failed, as an answer said which the app did not get
 	sent     map[string]int  // how often each refund was sent
 	paid     bool            // the platform has said so
 }
@@ -230,17 +231,24 @@ func TestRandomWalk(t *testing.T) {
 			starts := 1
 			g := join(t, store, b, m, "process 1", nil)
 			defer func() { g.Close() }()
-			is := model{executed: map[string]bool{}, meant: map[string]bool{}, heard: map[string]bool{}, sent: map[string]int{}}
+			is := model{executed: map[string]bool{}, meant: map[string]bool{}, heard: map[string]bool{}, failed: map[string]bool{}, sent: map[string]int{}}
 			var flights []*watch.Ticket
 			type answered struct {
 				number string
+				sent   int // it was sent so often
+				fails  bool
 				told   func(heard bool)
 			}
 			var answers []answered // of which the app has nothing yet
 			pass := func(heard bool) {
 				for _, a := range answers {
 					a.told(heard)
-					is.heard[a.number] = is.heard[a.number] || heard
+					switch last := is.sent[a.number] == a.sent; {
+					case a.fails:
+						is.failed[a.number] = last && !heard
+					case heard && last:
+						is.heard[a.number] = true
+					}
 				}
 				answers = nil
 			}
@@ -267,7 +275,22 @@ func TestRandomWalk(t *testing.T) {
 					}
 				},
 				"stale notify": func(r *rapid.T) {
-					g.notify("A1", answer{Order: rapid.SampledFrom([]watch.Fact{watch.IsOpen, watch.IsClosed}).Draw(r, "fact")}, true)
+					g.notify("A1", answer{Order: rapid.SampledFrom([]watch.Fact{watch.IsOpen, watch.IsClosed}).Draw(r, "fact")}, rapid.Bool().Draw(r, "taken"))
+				},
+				"stale answers": func(r *rapid.T) { // a server of the platform's lags behind
+					paid, succeeded := g.known()
+					b.set(func() {
+						clear(b.saying)
+						for _, number := range rapid.SliceOfNDistinct(numbers, 0, 3, rapid.ID).Draw(r, "numbers") {
+							known, there := b.orders["A1"].refunds[number]
+							if there && known.Call == watch.HasSucceeded && succeeded[number] {
+								b.saying["A1/"+number] = answer{Call: rapid.SampledFrom([]watch.Fact{watch.IsPending, watch.IsAbsent, watch.HasFailed}).Draw(r, "stale"), CallAmount: 40}
+							}
+						}
+						if paid && rapid.Bool().Draw(r, "order") {
+							b.saying["A1"] = answer{Order: rapid.SampledFrom([]watch.Fact{watch.IsOpen, watch.IsClosed, watch.IsAbsent}).Draw(r, "stale")}
+						}
+					})
 				},
 				"refund": func(r *rapid.T) {
 					if !is.paid {
@@ -290,17 +313,19 @@ func TestRandomWalk(t *testing.T) {
 					if g.row("A1").Paid != 0 && g.given("A1", number)+40 > 100 && (before == "" || before == watch.Failed) {
 						fail("%s was sent though no more than %d of 100 are left", number, 100-g.given("A1", number))
 					}
+					knew := is.heard[number]
 					is.meant[number] = true
+					is.heard[number], is.failed[number] = false, false
 					is.sent[number]++
 					flights = append(flights, ticket)
 					known, isThere := b.executed("A1", number)
-					switch what := rapid.SampledFrom([]string{"executed", "lost", "answer lost", "processing", "in flight", "answered", "answered processing", "failed", "refused", "not sent"}).Draw(r, "what"); what {
+					switch what := rapid.SampledFrom([]string{"executed", "lost", "answer lost", "processing", "in flight", "answered", "answered processing", "failed", "answered failed", "refused", "not sent"}).Draw(r, "what"); what {
 					case "executed", "answer lost":
 						if !isThere || known.Call != watch.HasSucceeded {
 							b.refund("A1", number, 40, watch.HasSucceeded)
 						}
 						is.executed[number] = true
-						is.heard[number] = is.heard[number] || what == "executed"
+						is.heard[number] = what == "executed"
 						g.After(ticket, map[string]watch.Outcome{"executed": watch.Answered, "answer lost": watch.Unknown}[what], "SUCCESS", nil)
 						flights = flights[:len(flights)-1]
 					case "lost":
@@ -318,11 +343,21 @@ func TestRandomWalk(t *testing.T) {
 						}
 						g.After(ticket, watch.Answered, word, nil)
 						flights = flights[:len(flights)-1]
+					case "answered failed":
+						if isThere && known.Call != watch.HasFailed {
+							g.After(ticket, watch.Unknown, "", nil)
+						} else {
+							b.refund("A1", number, 40, watch.HasFailed)
+							is.failed[number] = true
+							answers = append(answers, answered{number, is.sent[number], true, g.Watch.After(ticket, watch.Answered, "FAIL", nil)})
+						}
+						flights = flights[:len(flights)-1]
 					case "refused":
 						g.After(ticket, watch.Answered, "BAD_SIGN", nil)
 						flights = flights[:len(flights)-1]
 					case "not sent":
 						is.sent[number]--
+						is.heard[number] = knew
 						if is.sent[number] == 0 {
 							delete(is.meant, number)
 						}
@@ -340,13 +375,13 @@ func TestRandomWalk(t *testing.T) {
 							b.refund("A1", number, 40, watch.HasSucceeded)
 						}
 						is.executed[number] = true
-						answers = append(answers, answered{number, g.Watch.After(ticket, watch.Answered, "SUCCESS", nil)})
+						answers = append(answers, answered{number, is.sent[number], false, g.Watch.After(ticket, watch.Answered, "SUCCESS", nil)})
 						flights = flights[:len(flights)-1]
 					case "answered processing":
 						if !isThere || known.Call == watch.HasFailed {
 							b.refund("A1", number, 40, watch.IsPending)
 						}
-						answers = append(answers, answered{number, g.Watch.After(ticket, watch.Answered, "PROCESSING", nil)})
+						answers = append(answers, answered{number, is.sent[number], false, g.Watch.After(ticket, watch.Answered, "PROCESSING", nil)})
 						flights = flights[:len(flights)-1]
 					}
 				},
@@ -369,7 +404,9 @@ func TestRandomWalk(t *testing.T) {
 					if known, _ := b.executed("A1", number); is.sent[number] < 2 || known.Call == "" || !g.repeated("A1", number) {
 						r.Skip("it was sent once")
 					}
-					g.notify("A1", answer{Call: watch.HasFailed, Number: number, CallAmount: 40}, rapid.Bool().Draw(r, "taken"))
+					if n := g.notify("A1", answer{Call: watch.HasFailed, Number: number, CallAmount: 40}, rapid.Bool().Draw(r, "taken")); !n.Told && !n.Busy {
+						is.heard[number] = false
+					}
 				},
 				"inbox": func(r *rapid.T) {
 					m.failing(map[bool]error{true: errors.New("full")}[rapid.Bool().Draw(r, "full")])
@@ -424,10 +461,21 @@ func TestRandomWalk(t *testing.T) {
 			for _, ticket := range flights {
 				g.After(ticket, watch.Unknown, "", nil)
 			}
-			b.set(func() { b.deaf = nil })
+			b.set(func() {
+				b.deaf = nil
+				clear(b.saying)
+			})
 			m.failing(nil)
 			after(49 * time.Hour)
 			o := g.row("A1")
+			if paid, _ := g.known(); is.paid && paid && m.times("A1 paid") == 0 && !g.stuckTelling("A1") {
+				fail("nobody was told of the payment")
+			}
+			for number := range is.failed {
+				if is.failed[number] && g.refundState("A1", number) == watch.Failed && m.times("A1 "+number+" failed") == 0 && !g.stuckTelling("A1") {
+					fail("nobody was told that %s has failed", number)
+				}
+			}
 			for number := range is.executed {
 				if o := g.refundState("A1", number); is.executed[number] && o == watch.Succeeded && !is.heard[number] && m.times("A1 "+number+" succeeded") == 0 && !g.stuckTelling("A1") {
 					fail("nobody was told that %s has succeeded", number)
