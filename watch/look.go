@@ -485,6 +485,7 @@ func (w *Watch) inquire(ctx context.Context, o *Order, number string, again bool
 		event         *Event
 		stuck, untold bool
 		found         bool
+		crossed       bool
 	)
 	asked := o
 	o, err := w.change(writing, o.Merchant, o.ID, func(o *Order, now int64) bool {
@@ -493,6 +494,7 @@ func (w *Watch) inquire(ctx context.Context, o *Order, number string, again bool
 		if t == nil {
 			return false
 		}
+		crossed = f != nil && f.Order == IsClosed && o.State.paid() && !asked.State.paid()
 		about, f := t, f.since(asked, o, number)
 		if f == nil {
 			o.note(now, "query", o.name(t), result)
@@ -531,6 +533,10 @@ func (w *Watch) inquire(ctx context.Context, o *Order, number string, again bool
 	})
 	if err != nil {
 		return tell // the next look finds it again
+	}
+	if crossed { // it may have been asked before the payment or, as of a cancel, after it
+		w.index.spend(o.Merchant)
+		return w.inquire(ctx, o, number, again)
 	}
 	w.report(o, l)
 	w.say(stuck && number != "" && o.track(number).Kind.Money(), "refund_stuck", "the end of a refund or capture could not be found; a person has to look", o)

@@ -296,6 +296,7 @@ func TestRandomWalk(t *testing.T) {
 					if !is.paid {
 						r.Skip("not paid")
 					}
+					after(time.Millisecond) // two sendings are never at one time
 					number := numbers.Draw(r, "number")
 					before := g.refundState("A1", number)
 					ticket, refusal := g.Before(t.Context(), "shop", "/refund", request{Order: "A1", Number: number, Amount: 40}.body(), "")

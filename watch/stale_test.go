@@ -71,6 +71,9 @@ func TestStaleClose(t *testing.T) {
 		if is, times := g.state("A1"), g.mailbox.times("A1 closed"); is != watch.Paid || times != 0 {
 			t.Errorf("A1 is %s, told that it is closed %d times", is, times)
 		}
+		if asked := g.bank.questions("A1"); len(asked) != 2 { // once more, as it may have been cancelled since
+			t.Errorf("asked at %v", asked)
+		}
 	})
 }
 
@@ -154,7 +157,7 @@ func TestLateFailureIsHeard(t *testing.T) {
 				after(time.Second)
 				g.bank.refund("A1", "R1", 30, map[string]watch.Fact{"PROCESSING": watch.IsPending, "SUCCESS": watch.HasSucceeded}[code])
 				g.call("/refund", r1, watch.Answered, code)
-				after(time.Second)
+				after(time.Millisecond) // before it is written down that the app has the answer
 				g.notify("A1", answer{Call: watch.HasFailed, Number: "R1", CallAmount: 30, Mid: "898"}, true)
 				after(time.Second)
 				if is := other.again("R2"); is != unresolved {

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -497,8 +498,8 @@ func (w *Watch) After(t *Ticket, outcome Outcome, code string, answer []byte) (t
 		t.Unheard = true // until its app has the answer
 		land()
 		return func(heard bool) {
-			if heard {
-				w.later(t.merchant, t.call.Order, "", t.heard)
+			if at := w.now(); heard {
+				w.later(t.merchant, t.call.Order, "", func(o *Order, _ int64) bool { return t.heard(o, at) })
 			}
 		}
 	case !t.call.Kind.Money() || t.Unheard || f == nil || f.Call != HasSucceeded && f.Call != HasFailed:
@@ -530,10 +531,12 @@ func (t *Ticket) answered(o *Order, now int64) bool {
 	return true
 }
 
-// heard notes that the app was given an answer that was written down before, unless it has sent the call again since.
-func (t *Ticket) heard(o *Order, _ int64) bool {
+// heard notes that the app was given an answer at a time, which was written down before, unless it has sent the call again since, or
+// was told of something else.
+func (t *Ticket) heard(o *Order, at int64) bool {
 	track := o.call(t.number)
-	if track == nil || track.Sent != t.sent || !track.Unheard {
+	since := func(e *Told) bool { return e.About == t.number && e.Else && e.At >= at }
+	if track == nil || track.Sent != t.sent || !track.Unheard || slices.ContainsFunc(o.Told, since) {
 		return false
 	}
 	track.Unheard = false
