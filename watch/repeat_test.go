@@ -47,6 +47,24 @@ func TestFailureOfEarlierSending(t *testing.T) {
 			}
 		})
 	})
+	t.Run("an answer after it", func(t *testing.T) {
+		inTime(t, nil, func(t *testing.T, g *gateway) {
+			g.paidAndTold("A1", 100)
+			slow, refusal := g.Before(t.Context(), "shop", "/refund", first.body(), "")
+			if refusal != nil {
+				t.Fatalf("%+v", refusal)
+			}
+			other := join(t, g.store, g.bank, g.mailbox, "two", nil)
+			defer other.Close()
+			after(3 * time.Minute) // the other gateway takes it for lost
+			other.call("/refund", first, watch.Unknown, "")
+			g.After(slow, watch.Answered, "FAIL", nil)
+			g.bank.refund("A1", "R1", 30, watch.IsPending)
+			if refusal := other.call("/refund", second, watch.Answered, "SUCCESS"); refusal == nil || refusal.Code != watch.CodeUnresolved {
+				t.Errorf("another number: %+v", refusal)
+			}
+		})
+	})
 	t.Run("a query from before it", func(t *testing.T) {
 		inTime(t, nil, func(t *testing.T, g *gateway) {
 			g.paidAndTold("A1", 100)

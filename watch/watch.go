@@ -608,6 +608,9 @@ func (t *Ticket) land(outcome Outcome, code string, f *Finding) func(o *Order, n
 		if track != &o.Track && (f.Call == Nothing || f.Call == IsAbsent || t.Unheard && (f.Call == HasSucceeded || f.Call == HasFailed)) { // the app is to be told
 			f.Call = IsPending
 		}
+		if track != &o.Track && track.Sent != t.sent && (f.Call == HasFailed || f.Call == IsRefused) { // it was sent again since
+			f.Call = IsPending
+		}
 		if track == &o.Track && f.Order == IsPaid && t.Unheard { // a query finds it, and tells
 			f.Order = Nothing
 		}
