@@ -381,3 +381,56 @@ func TestClockIsSetBack(t *testing.T) {
 		}
 	})
 }
+
+// TestLastLook: the store is away when what the last look found is to be written down, or the gateway ends then. No look was left, but
+// nobody had given up either: the refund was unresolved for good, and nobody knew that a person has to look.
+func TestLastLook(t *testing.T) {
+	for _, what := range []string{"a refund", "an order", "an event"} {
+		t.Run(what, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				store := storetest.NewMemory(nil)
+				store.Alone = true
+				g := join(t, store, newBank(), newMailbox(), "one", nil)
+				defer g.Close()
+				down := away(store)
+				switch what {
+				case "a refund":
+					g.paidAndTold("A1", 100)
+					g.call("/refund", request{Order: "A1", Number: "R1", Amount: 30}, watch.Unknown, "")
+				case "an order":
+					g.call("/order", request{Order: "A1", Amount: 100, Mid: "898"}, watch.Unknown, "")
+				case "an event":
+					g.ordered("A1", 100)
+					g.bank.order("A1", watch.IsPaid, 100)
+					g.mailbox.failing(errors.New("the inbox is full"))
+				}
+				began := time.Now()
+				g.bank.set(func() {
+					g.bank.saying["A1"] = answer{}
+					if what == "an event" {
+						delete(g.bank.saying, "A1")
+					}
+					g.bank.deaf = func(watch.Query) error {
+						if time.Since(began) > 7*24*time.Hour-time.Minute {
+							down.Store(true)
+						}
+						return nil
+					}
+				})
+				after(7*24*time.Hour + 10*time.Minute)
+				if !down.Load() {
+					t.Fatal("there was no last look")
+				}
+				g.bank.set(func() { g.bank.deaf = nil })
+				down.Store(false)
+				after(10 * time.Minute)
+				if list, err := g.List(t.Context(), watch.Select{State: watch.Stuck, Limit: 9}); err != nil || len(list) != 1 {
+					t.Errorf("%d are stuck, %v; A1 is %s, R1 %s", len(list), err, g.state("A1"), g.refundState("A1", "R1"))
+				}
+				if g.Followed() != 1 || g.Stats().States[watch.Stuck] != 1 {
+					t.Errorf("counted: %+v", g.Stats())
+				}
+			})
+		})
+	}
+}

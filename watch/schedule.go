@@ -138,6 +138,7 @@ func (s *Settings) next(o *Order, t *Track, after int64) (due int64, class Class
 	} else if t.Flight != "" {
 		return t.Lands, Due
 	}
+	last := Never
 	for i := range schedule {
 		line := &schedule[i]
 		ages := line.ages(s)
@@ -162,6 +163,10 @@ func (s *Settings) next(o *Order, t *Track, after int64) (due int64, class Class
 				break
 			}
 		}
+		last = max(last, line.class)
+	}
+	if due == 0 && last != Never && (s.over(o, t, after) || s.abandons(o, t, after)) {
+		due, class = after+lease.Milliseconds(), last // the last look came to nothing: nobody has given it up
 	}
 	if due != 0 {
 		due = max(due, min(t.Hold, after+busyPause.Milliseconds()))
@@ -182,11 +187,17 @@ func (s *Settings) over(o *Order, t *Track, now int64) bool {
 	return (o.unpaid(t) || o.unresolved(t)) && t.Flight == "" && now >= s.end(o, t, t.Since)
 }
 
-// abandon marks what the app was not told for so long that a person has to look, and reports whether there is such a thing.
-// A notify tells it all the same, and whoever has it told again.
+// abandons reports whether there is something that the app was not told for so long that a person has to look.
+func (s *Settings) abandons(o *Order, t *Track, now int64) bool {
+	e := o.untold(o.name(t))
+	return e != nil && now >= s.end(o, t, e.At)
+}
+
+// abandon marks what the app was not told for so long, unless somebody is at it, and reports whether there is such a thing. A notify
+// tells it all the same, and whoever has it told again.
 func (s *Settings) abandon(o *Order, t *Track, now int64) bool {
 	e := o.untold(o.name(t))
-	if e == nil || e.telling(now) || now < s.end(o, t, e.At) {
+	if !s.abandons(o, t, now) || e.telling(now) {
 		return false
 	}
 	e.Stuck = now
