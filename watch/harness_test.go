@@ -277,13 +277,6 @@ func (b *bank) executed(order, number string) (a answer, ok bool) {
 	return a, ok
 }
 
-// stateOf is what is true of an order.
-func (b *bank) stateOf(order string) watch.Fact {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.orders[order].state
-}
-
 func (b *bank) questions(key string) (at []time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

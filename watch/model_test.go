@@ -397,7 +397,7 @@ func TestRandomWalk(t *testing.T) {
 					b.refund("A1", number, 40, end)
 					is.executed[number] = end == watch.HasSucceeded
 					if rapid.Bool().Draw(r, "notify") {
-						g.notify("A1", answer{Order: b.stateOf("A1"), Amount: 100, Call: end, Number: number, CallAmount: 40}, rapid.Bool().Draw(r, "taken"))
+						g.notify("A1", answer{Call: end, Number: number, CallAmount: 40}, rapid.Bool().Draw(r, "taken"))
 					}
 				},
 				"a late failure": func(r *rapid.T) {
