@@ -54,6 +54,7 @@ func Browse(t testing.TB, language, url string, width int, dark bool) *Page {
 	args := []string{
 		"--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--lang=" + language,
 		"--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--hide-scrollbars",
+		"--remote-debugging-pipe", // not a port: somebody else may have it on [::1], where the driver looks first
 	}
 	if dark {
 		args = append(args, "--blink-settings=preferredColorScheme=0")
