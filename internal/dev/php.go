@@ -45,7 +45,7 @@ func startPHP(ctx context.Context, program, directory string, output io.Writer) 
 	}
 	go func() { p.ended <- p.command.Wait() }()
 
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, time.Minute) // it takes long where a machine is busy and the disk cold
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
