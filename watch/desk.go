@@ -141,7 +141,8 @@ func (w *Watch) sweep() {
 	}
 }
 
-// removeOld removes orders that have not changed since a time and are not followed any more. A stuck one stays.
+// removeOld removes orders that have not changed since a time and are not followed any more. A stuck one stays, and another number of
+// an order as long as the order does.
 func (w *Watch) removeOld(ctx context.Context, before int64) (removed int, err error) {
 	if w.config.Load().Keep <= 0 {
 		return 0, nil
@@ -149,6 +150,7 @@ func (w *Watch) removeOld(ctx context.Context, before int64) (removed int, err e
 	type old struct {
 		key      string
 		revision uint64
+		leads    string // to the row of this key; empty: it is an order's own
 	}
 	for {
 		var batch []old
@@ -158,7 +160,11 @@ func (w *Watch) removeOld(ctx context.Context, before int64) (removed int, err e
 				return nil
 			}
 			if o, err := decode(e); err == nil && o.Changed < before {
-				batch = append(batch, old{e.Key, e.Revision})
+				leads := ""
+				if o.Same != "" {
+					leads = rowKey(o.Merchant, o.Same)
+				}
+				batch = append(batch, old{e.Key, e.Revision, leads})
 			}
 			if len(batch) == 10_000 {
 				return enough
@@ -168,14 +174,20 @@ func (w *Watch) removeOld(ctx context.Context, before int64) (removed int, err e
 		if err != nil && !errors.Is(err, enough) {
 			return removed, err
 		}
+		begun := removed
 		for _, b := range batch {
+			if b.leads != "" {
+				if _, err := w.store.Get(ctx, b.leads); !errors.Is(err, ErrNotFound) {
+					continue
+				}
+			}
 			if err := w.store.Delete(ctx, b.key, b.revision); err == nil {
 				removed++
 			} else if !errors.Is(err, ErrConflict) {
 				return removed, err
 			}
 		}
-		if len(batch) < 10_000 {
+		if len(batch) < 10_000 || removed == begun {
 			return removed, nil
 		}
 	}

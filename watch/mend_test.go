@@ -319,6 +319,39 @@ func TestAlso(t *testing.T) {
 	})
 }
 
+// TestAlsoIsKept: the other number of an order was forgotten `keep` after it was learnt, however young the order's row was. By that
+// number the guard knew nothing of the order's refunds.
+func TestAlsoIsKept(t *testing.T) {
+	inTime(t, nil, func(t *testing.T, g *gateway) {
+		g.ordered("bill", 100)
+		f := answer{Order: watch.IsPaid, Amount: 100}.finding("bill", "")
+		f.Also = "payment"
+		if _, err := g.Notified(t.Context(), "shop", "bill", f); err != nil {
+			t.Fatal(err)
+		}
+		g.Taken("shop", "bill", f.Event.ID, true)
+		after(time.Hour)
+		keep := func(since time.Time) {
+			t.Helper()
+			if _, err := g.RemoveOld(since); err != nil {
+				t.Fatal(err)
+			}
+		}
+		between := time.Now()
+		g.call("/refund", request{Order: "bill", Number: "R1", Amount: 60}, watch.Answered, "SUCCESS")
+		keep(between)
+		if refusal := g.call("/refund", request{Order: "payment", Number: "R2", Amount: 60}, watch.Answered, "SUCCESS"); refusal == nil || refusal.Code != watch.CodeInvalid {
+			t.Errorf("%+v", refusal)
+		}
+		after(time.Hour)
+		keep(time.Now())
+		keep(time.Now()) // the row may go after the number that leads to it
+		if rows := g.store.Rows(); len(rows) != 0 {
+			t.Errorf("%d rows are left", len(rows))
+		}
+	})
+}
+
 // TestSumOfRefunds: what a platform has given back in all counts, as long as it cannot hold a refund whose end is not known. Counted with
 // such a one, the refund itself would be taken for one made elsewhere.
 func TestSumOfRefunds(t *testing.T) {
