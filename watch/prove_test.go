@@ -1,6 +1,7 @@
 package watch_test
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"sync"
@@ -156,6 +157,34 @@ func TestNobodyUntold(t *testing.T) {
 		t.Logf("%d orders, %d paid, %d notifies never sent: after 25 hours %d untold, %d told twice; %d queries", orders, len(told), never, untold, twice, g.count("query found"))
 		if untold != 0 || twice != 0 || len(g.mailbox.all()) != len(told) {
 			t.Errorf("%d untold, %d told twice, %d events", untold, twice, len(g.mailbox.all()))
+		}
+	})
+}
+
+// TestManyCalls: of an order with more calls than a row keeps, the oldest was forgotten first, whether or not its app had heard of it.
+// The same refund with another number was let pass then.
+func TestManyCalls(t *testing.T) {
+	inTime(t, nil, func(t *testing.T, g *gateway) {
+		g.paidAndTold("A1", 1000)
+		g.bank.refund("A1", "R1", 30, watch.HasSucceeded)
+		g.call("/refund", request{Order: "A1", Number: "R1", Amount: 30}, watch.Unknown, "")
+		g.mailbox.failing(errors.New("the inbox is full"))
+		after(10 * time.Second)
+		for i := range 210 {
+			if refusal := g.call("/refund", request{Order: "A1", Number: fmt.Sprint("part ", i), Amount: 1}, watch.Answered, "SUCCESS"); refusal != nil {
+				t.Fatalf("%d: %+v", i, refusal)
+			}
+		}
+		if is := g.again("R2"); is != unresolved {
+			t.Errorf("another number: %q", is)
+		}
+		if o := g.row("A1"); len(o.Calls) != 200 || o.Folded != 11 {
+			t.Errorf("%d calls, %d folded", len(o.Calls), o.Folded)
+		}
+		g.mailbox.failing(nil)
+		after(time.Hour)
+		if times := g.mailbox.times("A1 R1 succeeded"); times != 1 {
+			t.Errorf("told of the success %d times", times)
 		}
 	})
 }
