@@ -535,7 +535,7 @@ func (t *Ticket) answered(o *Order, now int64) bool {
 // was told of something else.
 func (t *Ticket) heard(o *Order, at int64) bool {
 	track := o.call(t.number)
-	since := func(e *Told) bool { return e.About == t.number && e.Else && e.At >= at }
+	since := func(e *Told) bool { return e.About == t.number && e.Else && max(e.At, e.Taken) >= at }
 	if track == nil || track.Sent != t.sent || !track.Unheard || slices.ContainsFunc(o.Told, since) {
 		return false
 	}
