@@ -1,6 +1,7 @@
 package shouqianba
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -306,8 +307,8 @@ func (s *said) cancel(call *watch.Track) watch.Fact {
 }
 
 // refund is what became of a refund. No query asks for one by its number. Where the answer does not name it, what has been given
-// back has to be what was known and this one's amount, and the latest operation has to have ended after it was sent. What could be
-// read in two ways stays open.
+// back has to be what was known and this one's amount, and the latest operation has to have ended after it was first sent. What could
+// be read in two ways stays open.
 func (s *said) refund(call *watch.Track) watch.Fact {
 	switch s.status {
 	case "PAID", "PARTIAL_REFUNDED", "REFUNDED":
@@ -329,7 +330,7 @@ func (s *said) refund(call *watch.Track) watch.Fact {
 		explained += call.Amount
 	}
 	ended, _ := strconv.ParseInt(s.data["finish_time"], 10, 64)
-	since := ended >= call.Sent-clockError.Milliseconds()
+	since := ended >= cmp.Or(call.First, call.Sent)-clockError.Milliseconds()
 	if ended == 0 {
 		since = s.known.Seen // another order may have been refunded before
 	}

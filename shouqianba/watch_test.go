@@ -197,6 +197,12 @@ func TestWatchRead(t *testing.T) {
 		{"two at once, one done", "R", row(watch.PartRefunded, &watch.Track{Kind: watch.KindRefund, Number: "Q", Amount: 100, State: watch.Unresolved}), data("PARTIAL_REFUNDED", "600"), "part/pending "},
 		{"refunded before it was sent", "R", sentAt(row(watch.PartRefunded), 1796000000000), data("PARTIAL_REFUNDED", "600") + `,"finish_time":"1795999900000"`, "part/pending "},
 		{"refunded after it was sent", "R", sentAt(row(watch.PartRefunded), 1796000000000), data("PARTIAL_REFUNDED", "600") + `,"finish_time":"1796000001000"`, "part/succeeded refund.succeeded"},
+		// A repetition with its number made it a refund from before it was sent: its end was never known, and each other refund refused.
+		{"refunded before it was repeated", "R", func() *watch.Order {
+			o := sentAt(row(watch.PartRefunded), 1796000600000)
+			o.Calls[1].First = 1796000000000
+			return o
+		}(), data("PARTIAL_REFUNDED", "600") + `,"finish_time":"1796000001000"`, "part/succeeded refund.succeeded"},
 		{"begun, and something else since", "R", begun(row(watch.PartRefunded, &watch.Track{Kind: watch.KindRefund, Number: "Q", Amount: 100, State: watch.Succeeded, Sent: 15}), "REFUND_ERROR", "PARTIAL_REFUNDED"), data("PARTIAL_REFUNDED", "600"), "part/pending "},
 		{"an amount that is not known", "R", row(watch.PartRefunded, &watch.Track{Kind: watch.KindRefund, Number: "Q", State: watch.Succeeded}), data("PARTIAL_REFUNDED", "600"), "part/pending "},
 		{"nobody here has seen the order", "R", func() *watch.Order { o := row(""); o.Seen = false; return o }(), data("PARTIAL_REFUNDED", "600"), "part/pending "},

@@ -1,6 +1,7 @@
 package watch
 
 import (
+	"cmp"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -29,6 +30,7 @@ type Track struct {
 	Code    string  `json:"code,omitempty"`    // errCode of its answer
 	Unheard bool    `json:"unheard,omitempty"` // the last that its app heard of it was neither success nor that it is under way
 	Again   bool    `json:"again,omitempty"`   // it was sent more than once
+	First   int64   `json:"first,omitempty"`   // when it was first sent, if it was sent again and had not failed before
 
 	Flight   string `json:"flight,omitempty"`   // which gateway's call is on its way; empty: none is
 	Lands    int64  `json:"lands,omitempty"`    // when it is taken for lost
@@ -351,6 +353,9 @@ func (o *Order) begin(call Call, flight string, now, lands int64) *Track {
 		t.Kind, t.Path, t.Amount, t.Whole, t.Fields = call.Kind, call.Path, call.Amount, call.Whole, maps.Clone(call.Fields)
 	}
 	o.note(now, "sent", o.name(t), call.Path)
+	if t.First = cmp.Or(t.First, t.Sent); t.State == Failed {
+		t.First = 0
+	}
 	if t.Flight != "" { // an earlier sending is still on its way: no refusal of this one says anything about it
 		o.become(t, isLost, now)
 	}

@@ -91,6 +91,36 @@ func TestFailureOfEarlierSending(t *testing.T) {
 	})
 }
 
+// TestFirstSending: when a call was sent first, as long as it may be the one that the platform has executed.
+func TestFirstSending(t *testing.T) {
+	inTime(t, nil, func(t *testing.T, g *gateway) {
+		g.paidAndTold("A1", 100)
+		began := time.Now().UnixMilli()
+		first := func() int64 { return g.row("A1").Calls[0].First }
+		send := func(outcome watch.Outcome, code string) {
+			t.Helper()
+			if refusal := g.call("/refund", request{Order: "A1", Number: "R1", Amount: 30}, outcome, code); refusal != nil {
+				t.Fatalf("%+v", refusal)
+			}
+			after(time.Minute)
+		}
+		send(watch.Unknown, "")
+		if is := first(); is != 0 {
+			t.Errorf("sent once: %d", is)
+		}
+		send(watch.Unknown, "")
+		send(watch.NotSent, "")
+		if is := first(); is != began {
+			t.Errorf("sent again: %d, want %d", is, began)
+		}
+		send(watch.Answered, "FAIL")
+		send(watch.Unknown, "")
+		if is := first(); is != 0 {
+			t.Errorf("sent after it had failed: %d", is)
+		}
+	})
+}
+
 // TestOpenBeforeItWasClosed: a query finds an order open, and the order is closed before that is written down. It was open again, so
 // that nobody was called when it was paid all the same.
 func TestOpenBeforeItWasClosed(t *testing.T) {
