@@ -227,12 +227,23 @@ func TestRandomWalk(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			defer func() { thrown = recover() }()
 			b, m, store := newBank(), newMailbox(), storetest.NewMemory(nil)
-			store.Alone = true
+			store.Alone = !rapid.Bool().Draw(r, "two gateways")
 			starts := 1
 			g := join(t, store, b, m, "process 1", nil)
 			defer func() { g.Close() }()
+			other := g
+			if !store.Alone {
+				other = join(t, store, b, m, "process 2", nil)
+				defer func() { other.Close() }()
+				starts++
+			}
+			down := away(store)
 			is := model{executed: map[string]bool{}, meant: map[string]bool{}, heard: map[string]bool{}, failed: map[string]bool{}, sent: map[string]int{}}
-			var flights []*watch.Ticket
+			type flight struct {
+				at     *gateway
+				ticket *watch.Ticket
+			}
+			var flights []flight
 			type answered struct {
 				number string
 				sent   int // it was sent so often
@@ -251,6 +262,12 @@ func TestRandomWalk(t *testing.T) {
 					}
 				}
 				answers = nil
+			}
+			end := func() {
+				for _, f := range flights {
+					f.at.After(f.ticket, watch.Unknown, "", nil)
+				}
+				flights = nil
 			}
 			b.order("A1", watch.IsOpen, 100)
 			g.call("/order", request{Order: "A1", Amount: 100, Mid: "898"}, rapid.SampledFrom([]watch.Outcome{watch.Answered, watch.Unknown}).Draw(r, "outcome"), "SUCCESS")
@@ -318,7 +335,7 @@ func TestRandomWalk(t *testing.T) {
 					is.meant[number] = true
 					is.heard[number], is.failed[number] = false, false
 					is.sent[number]++
-					flights = append(flights, ticket)
+					flights = append(flights, flight{g, ticket})
 					known, isThere := b.executed("A1", number)
 					switch what := rapid.SampledFrom([]string{"executed", "lost", "answer lost", "processing", "in flight", "answered", "answered processing", "failed", "answered failed", "refused", "not sent"}).Draw(r, "what"); what {
 					case "executed", "answer lost":
@@ -388,6 +405,14 @@ func TestRandomWalk(t *testing.T) {
 				},
 				"the app has its answer": func(*rapid.T) { pass(true) },
 				"the app is gone":        func(*rapid.T) { pass(false) },
+				"the store is away": func(r *rapid.T) { // when the app has its answer, or is gone
+					down.Store(true)
+					pass(rapid.Bool().Draw(r, "heard"))
+					after(time.Duration(rapid.IntRange(0, 300).Draw(r, "seconds")) * time.Second)
+					down.Store(false)
+					after(5 * time.Second)
+				},
+				"the other gateway": func(*rapid.T) { g, other = other, g },
 				"a refund ends": func(r *rapid.T) {
 					number := numbers.Draw(r, "number")
 					if known, _ := b.executed("A1", number); known.Call != watch.IsPending {
@@ -424,14 +449,17 @@ func TestRandomWalk(t *testing.T) {
 					if rapid.Bool().Draw(r, "before its time") { // what was on its way is never answered
 						flights, answers = nil, nil
 					}
+					down.Store(rapid.Bool().Draw(r, "the store is away"))
 					pass(rapid.Bool().Draw(r, "heard"))
-					for _, ticket := range flights {
-						g.After(ticket, watch.Unknown, "", nil)
-					}
-					flights = nil
+					end()
 					g.Close()
+					down.Store(false)
 					starts++
+					alone := other == g
 					g = join(t, store, b, m, fmt.Sprint("process ", starts), nil)
+					if alone {
+						other = g
+					}
 				},
 				"": func(r *rapid.T) {
 					synctest.Wait()
@@ -459,9 +487,7 @@ func TestRandomWalk(t *testing.T) {
 			})
 			// In the end.
 			pass(true)
-			for _, ticket := range flights {
-				g.After(ticket, watch.Unknown, "", nil)
-			}
+			end()
 			b.set(func() {
 				b.deaf = nil
 				clear(b.saying)
