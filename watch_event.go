@@ -31,7 +31,11 @@ func (p *watching) NotFound(order *watch.Order, call *watch.Track) *watch.Event 
 	e := p.newEvent(order, fields)
 	if e != nil {
 		e.Type = typeNotFound
-		e.ID = string(values.appendID(nil, sourceOf(order.Merchant), typeNotFound))
+		fact := typeNotFound
+		if call.First != 0 { // each repetition that does not arrive is told
+			fact += "\nsent=" + strconv.FormatInt(call.Sent, 10)
+		}
+		e.ID = string(values.appendID(nil, sourceOf(order.Merchant), fact))
 		e.Content.(*watched.Content).Context.ID, e.Content.(*watched.Content).Context.Type = e.ID, e.Type
 	}
 	return e

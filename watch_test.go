@@ -426,6 +426,13 @@ func TestWatchNotFound(t *testing.T) {
 	if data := e.Content.(*watched.Content).Data; !strings.Contains(data, `"refundOrderId":"R1"`) || !strings.Contains(data, `"refundAmount":30`) {
 		t.Error(data)
 	}
+	// The second time it had the same id, so that nobody was told.
+	again := *refund
+	again.First, again.Sent = 1796000000000, 1796000600000
+	id = sha256Lines("v1\n/chinaums/shop\ncom.chinaums.refund.not_found\nsent=1796000600000\nmid=M\nmerOrderId=O1\nrefundOrderId=R1\n")
+	if e := testWatching.NotFound(order, &again); e == nil || e.ID != id || e.Type != "com.chinaums.refund.not_found" {
+		t.Errorf("after a repetition: %+v", e)
+	}
 	if e := testWatching.NotFound(order, bare); e != nil {
 		t.Errorf("of a refund that the platform cannot know again: %+v", e)
 	}

@@ -100,8 +100,12 @@ func (p *watching) NotFound(order *watch.Order, call *watch.Track) *watch.Event 
 		return nil
 	}
 	values := eventValues{fieldClientSN: []byte(order.ID), fieldRefundRequestNo: []byte(call.Number)}
+	fact := typeNotFound
+	if call.First != 0 { // each repetition that does not arrive is told
+		fact += "\nsent=" + strconv.FormatInt(call.Sent, 10)
+	}
 	e.Type = typeNotFound
-	e.ID = string(values.appendID(nil, sourceOf(order.Merchant), typeNotFound))
+	e.ID = string(values.appendID(nil, sourceOf(order.Merchant), fact))
 	context := &e.Content.(*watched.Content).Context
 	context.ID, context.Type = e.ID, e.Type
 	return e

@@ -245,6 +245,10 @@ func TestWatchNotFound(t *testing.T) {
 	if e == nil || e.Type != "com.shouqianba.refund.not_found" || e.ID != factID("refund.not_found", "client_sn=A", "refund_request_no=R") {
 		t.Errorf("%+v", e)
 	}
+	again := &watch.Track{Kind: watch.KindRefund, Number: "R", Amount: 5, Fields: map[string]string{"client_sn": "A"}, First: 1796000000000, Sent: 1796000600000}
+	if e := p.NotFound(o, again); e == nil || e.ID != factID("refund.not_found", "sent=1796000600000", "client_sn=A", "refund_request_no=R") {
+		t.Errorf("after a repetition: %+v", e)
+	}
 	if e := p.NotFound(o, &watch.Track{Kind: watch.KindRefund, Number: "cancel", Whole: true}); e != nil {
 		t.Errorf("of a cancel: %+v", e)
 	}

@@ -232,7 +232,11 @@ func (a answer) finding(order, number string) watch.Finding {
 
 // NotFound implements watch.Platform.
 func (b *bank) NotFound(o *watch.Order, call *watch.Track) *watch.Event {
-	return &watch.Event{ID: o.ID + " " + call.Number + " not_found", Type: "refund.not_found"}
+	id := o.ID + " " + call.Number + " not_found"
+	if call.First != 0 {
+		id += " again"
+	}
+	return &watch.Event{ID: id, Type: "refund.not_found"}
 }
 
 // set changes what is true.

@@ -328,6 +328,20 @@ func TestNotFound(t *testing.T) {
 	})
 }
 
+// TestNotFoundAgain: a refund that was not found is repeated, as the app was told, and does not arrive again: it is told again.
+func TestNotFoundAgain(t *testing.T) {
+	inTime(t, nil, func(t *testing.T, g *gateway) {
+		g.paidAndTold("A1", 100)
+		for range 2 {
+			g.call("/refund", request{Order: "A1", Number: "R1", Amount: 60}, watch.Unknown, "")
+			after(2 * time.Hour)
+		}
+		if told := g.mailbox.all(); told["A1 R1 not_found"] != 1 || told["A1 R1 not_found again"] != 1 {
+			t.Errorf("told %v", told)
+		}
+	})
+}
+
 // TestClosedThenPaid: told as paid, with a cry.
 func TestClosedThenPaid(t *testing.T) {
 	inTime(t, nil, func(t *testing.T, g *gateway) {
