@@ -319,6 +319,32 @@ func TestAlso(t *testing.T) {
 	})
 }
 
+// TestAlsoIsWritten: the store was away when the other number of an order was to be written down. It was not known any more: by that
+// number the guard knew nothing of the order's refunds.
+func TestAlsoIsWritten(t *testing.T) {
+	inTime(t, nil, func(t *testing.T, g *gateway) {
+		g.ordered("bill", 100)
+		var away atomic.Int32
+		g.store.Fail(func(method, key string) error {
+			if key == "shop/payment" && method == "Put" && away.Add(1) == 1 {
+				return storetest.ErrDown
+			}
+			return nil
+		})
+		f := answer{Order: watch.IsPaid, Amount: 100}.finding("bill", "")
+		f.Also = "payment"
+		if _, err := g.Notified(t.Context(), "shop", "bill", f); err != nil {
+			t.Fatal(err)
+		}
+		g.Taken("shop", "bill", f.Event.ID, true)
+		after(5 * time.Second)
+		g.call("/refund", request{Order: "bill", Number: "R1", Amount: 60}, watch.Unknown, "")
+		if refusal := g.call("/refund", request{Order: "payment", Number: "R2", Amount: 60}, watch.Answered, "SUCCESS"); refusal == nil || refusal.Code != watch.CodeUnresolved {
+			t.Errorf("%+v", refusal)
+		}
+	})
+}
+
 // TestAlsoIsKept: the other number of an order was forgotten `keep` after it was learnt, however young the order's row was. By that
 // number the guard knew nothing of the order's refunds.
 func TestAlsoIsKept(t *testing.T) {

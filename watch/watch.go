@@ -284,6 +284,8 @@ func (w *Watch) alias(ctx context.Context, o *Order) {
 	}
 	if err != nil && !errors.Is(err, ErrConflict) {
 		w.config.Load().Logger.Warn("the watch cannot write down another number of an order", zap.String("merchant", o.Merchant), zap.String("order", clip(o.ID)), zap.Error(err))
+		also := o.also
+		w.later(o.Merchant, o.ID, "", func(o *Order, _ int64) bool { o.also = also; return true })
 	}
 }
 
