@@ -345,6 +345,29 @@ func TestAlsoIsWritten(t *testing.T) {
 	})
 }
 
+// TestAlsoIsFirst: the gateway ended after an order's row was written, and before the other number was that leads to it. The number led
+// nowhere.
+func TestAlsoIsFirst(t *testing.T) {
+	inTime(t, nil, func(t *testing.T, g *gateway) {
+		g.ordered("bill", 100)
+		paid := false
+		g.store.Fail(func(method, key string) error {
+			if _, leads := g.store.Rows()["shop/payment"]; key == "shop/bill" && method == "Put" && !leads {
+				paid = true
+			}
+			return nil
+		})
+		f := answer{Order: watch.IsPaid, Amount: 100}.finding("bill", "")
+		f.Also = "payment"
+		if _, err := g.Notified(t.Context(), "shop", "bill", f); err != nil {
+			t.Fatal(err)
+		}
+		if paid {
+			t.Error("the row was written first")
+		}
+	})
+}
+
 // TestAlsoIsKept: the other number of an order was forgotten `keep` after it was learnt, however young the order's row was. By that
 // number the guard knew nothing of the order's refunds.
 func TestAlsoIsKept(t *testing.T) {

@@ -238,13 +238,13 @@ func (w *Watch) tryChange(ctx context.Context, merchant, number string, edit fun
 			if value, err = o.encode(); err != nil {
 				return nil, err
 			}
+			if o.also != "" && o.also != o.ID { // before the row: who has learnt it does not learn it again
+				w.alias(ctx, o)
+			}
 			var revision uint64
 			if revision, err = w.store.Put(ctx, key, value, o.revision); err == nil {
 				o.revision = revision
 				w.index.set(key, o.header(), revision)
-				if o.also != "" && o.also != o.ID {
-					w.alias(ctx, o)
-				}
 				return o, nil
 			}
 		}
