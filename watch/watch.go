@@ -676,7 +676,7 @@ func (w *Watch) Notified(ctx context.Context, merchant, order string, f Finding)
 			if c := o.call(f.Number); f.Call == HasFailed && c != nil && c.Again && c.State != Failed {
 				means.Call = IsPending // it may be about an earlier sending: a query tells
 			}
-			if f.Order == IsPartRefunded && o.unpaid(&o.Track) {
+			if f.Order == IsPartRefunded && o.unpaid(&o.Track) && o.Next != 0 {
 				means.Order = Nothing // the order's own looks tell of the payment, which this one does not
 			}
 			l = o.learn(&o.Track, &means, "notify", now)
