@@ -98,11 +98,11 @@ func (o *Order) unresolvedMoney(t *Track) bool  { return o.unresolved(t) && t.Ki
 func (o *Order) unresolvedRefund(t *Track) bool { return o.unresolved(t) && t.Kind == KindRefund }
 func (o *Order) owed(t *Track) bool             { return o.untold(o.name(t)) != nil }
 
-// succeededUnheard reports whether a call has succeeded and its app, which has sent it again since, has neither an answer nor an event
-// that says so.
+// succeededUnheard reports whether a call has succeeded, or the order is paid, and the app, which has sent it again since, has neither
+// an answer nor an event that says so.
 func (o *Order) succeededUnheard(t *Track) bool {
-	says := func(e *Told) bool { return e.About == t.Number && !e.Else }
-	return t != &o.Track && t.State == Succeeded && t.Unheard && !slices.ContainsFunc(o.Told, says)
+	says := func(e *Told) bool { return e.About == o.name(t) && !e.Else }
+	return (t.State == Succeeded || t.State.paid()) && t.Unheard && !slices.ContainsFunc(o.Told, says)
 }
 
 func sent(_ *Order, t *Track) int64      { return t.Sent }

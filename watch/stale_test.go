@@ -206,3 +206,25 @@ func TestRefundedBeforeTold(t *testing.T) {
 		})
 	}
 }
+
+// TestOrderRepeatedAfterPaid: the same with an order that was paid at once, such as that of a customer's code in a shop. The app has the
+// answer, ends before it has written that down, and sends the order again. Nobody told it of the payment.
+func TestOrderRepeatedAfterPaid(t *testing.T) {
+	inTime(t, nil, func(t *testing.T, g *gateway) {
+		r := request{Order: "A1", Amount: 100, Mid: "898"}
+		g.bank.order("A1", watch.IsPaid, 100)
+		g.call("/order", r, watch.Answered, "PAID")
+		after(time.Minute)
+		if is, times := g.state("A1"), g.mailbox.times("A1 paid"); is != watch.Paid || times != 0 {
+			t.Fatalf("the order is %s, told %d times", is, times)
+		}
+		g.call("/order", r, watch.Unknown, "")
+		after(time.Minute)
+		if is, times := g.state("A1"), g.mailbox.times("A1 paid"); is != watch.Paid || times != 1 {
+			t.Errorf("the order is %s, told %d times", is, times)
+		}
+		if after(time.Hour); g.Followed() != 0 {
+			t.Error("it is still followed")
+		}
+	})
+}
