@@ -71,7 +71,7 @@ func TestStaleClose(t *testing.T) {
 		if is, times := g.state("A1"), g.mailbox.times("A1 closed"); is != watch.Paid || times != 0 {
 			t.Errorf("A1 is %s, told that it is closed %d times", is, times)
 		}
-		if asked := g.bank.questions("A1"); len(asked) != 2 { // once more, as it may have been cancelled since
+		if asked := g.bank.questions("A1"); len(asked) != 2 { // once more, as it may have been canceled since
 			t.Errorf("asked at %v", asked)
 		}
 	})
