@@ -228,3 +228,22 @@ func TestOrderRepeatedAfterPaid(t *testing.T) {
 		}
 	})
 }
+
+// TestToldAboutTheOrder: a cancel whose answer was lost, and a notify that tells the same as a query of it would. The app has the event:
+// the cancel is not asked about any more, though the event was told about the order.
+func TestToldAboutTheOrder(t *testing.T) {
+	inTime(t, nil, func(t *testing.T, g *gateway) {
+		g.paidAndTold("A1", 100)
+		g.bank.refund("A1", "cancel", 100, watch.HasSucceeded)
+		g.call("/refund", request{Order: "A1", Number: "cancel", Whole: true}, watch.Unknown, "")
+		canceled := watch.Finding{Order: watch.IsRefunded, Event: &watch.Event{ID: "A1 cancel succeeded", Type: "payment.closed"}}
+		if _, err := g.Notified(t.Context(), "shop", "A1", canceled); err != nil {
+			t.Fatal(err)
+		}
+		g.Taken("shop", "A1", "A1 cancel succeeded", true)
+		after(day)
+		if asked := g.bank.questions("A1/cancel"); len(asked) != 1 || g.Followed() != 0 || g.refundState("A1", "cancel") != watch.Succeeded {
+			t.Errorf("asked at %v, %d followed, the cancel is %s", asked, g.Followed(), g.refundState("A1", "cancel"))
+		}
+	})
+}
