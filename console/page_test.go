@@ -373,13 +373,10 @@ func TestKeyboard(t *testing.T) {
 	p.Shows("It cannot be brought back")
 	// What happens meanwhile takes nothing away from whoever is asked.
 	asked := `return performance.getEntriesByType("resource").filter((one) => one.name.includes("/state?")).length > arguments[0] ? "yes" : ""`
-	turns, err := strconv.Atoi(p.Run(`return performance.getEntriesByType("resource").filter((one) => one.name.includes("/state?")).length`))
-	if err != nil {
-		t.Fatal(err)
-	}
+	p.Run("performance.clearResourceTimings()") // it keeps 250, and would be full on a machine that takes long to come here
 	g.refuses.Store(false)
 	g.pay(g.order(""), sandbox.Genuine, 200)
-	p.Until("two more turns", asked, "yes", turns+1)
+	p.Until("two more turns", asked, "yes", 1)
 	if got := p.Focused(); got != "no" {
 		t.Errorf("the focus went to %s", got)
 	}
