@@ -247,3 +247,33 @@ func TestToldAboutTheOrder(t *testing.T) {
 		}
 	})
 }
+
+// TestToldAfterProcessing: an app has heard that a refund is under way, and then that it has failed, or was not found. When the platform
+// says after all that it has succeeded, the app counted as one that knows: another number was let pass.
+func TestToldAfterProcessing(t *testing.T) {
+	for what, says := range map[string]watch.Fact{"failed": watch.HasFailed, "not_found": watch.IsAbsent} {
+		t.Run(what, func(t *testing.T) {
+			alike(t, func(t *testing.T, g, other *gateway, _ *storetest.Memory) {
+				g.bank.refund("A1", "R1", 30, watch.IsPending)
+				g.call("/refund", request{Order: "A1", Number: "R1", Amount: 30}, watch.Answered, "PROCESSING")
+				g.bank.set(func() { g.bank.saying["A1/R1"] = answer{Call: says, CallAmount: 30} })
+				after(2 * time.Hour)
+				if times := g.mailbox.times("A1 R1 " + what); times != 1 {
+					t.Fatalf("told %v", g.mailbox.all())
+				}
+				g.bank.set(func() { delete(g.bank.saying, "A1/R1") })
+				g.bank.refund("A1", "R1", 30, watch.HasSucceeded)
+				if what == "failed" {
+					g.notify("A1", answer{Call: watch.HasSucceeded, Number: "R1", CallAmount: 30, Mid: "898"}, true)
+				}
+				if is := other.again("R2"); is != unresolved {
+					t.Errorf("another number: %q", is)
+				}
+				after(2 * time.Hour)
+				if is := other.again("R2"); is != "" {
+					t.Errorf("told an hour ago: %q", is)
+				}
+			})
+		})
+	}
+}

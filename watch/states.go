@@ -234,7 +234,8 @@ func (o *Order) owe(t *Track, f *Finding, by string, now, until int64) bool {
 		told.About = about
 	}
 	told.Type, told.Else = e.Type, t != &o.Track && f.Call != HasSucceeded
-	if told.Taken != 0 && told.About != about { // such as of a cancel: it was told about the order
+	t.Unheard = t.Unheard || told.Else && f.Call != IsPending // it hears last that there is none
+	if told.Taken != 0 && told.About != about {               // such as of a cancel: it was told about the order
 		t.Unheard = false
 	}
 	if !e.Again && (told.Taken != 0 || told.telling(now)) {

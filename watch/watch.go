@@ -681,10 +681,8 @@ func (w *Watch) Notified(ctx context.Context, merchant, order string, f Finding)
 			}
 			l = o.learn(&o.Track, &means, "notify", now)
 			o.Notified = o.Notified || o.State.paid() && f.Order != Nothing
-			t := o.track(f.Number)
-			t.Unheard = t.Unheard || f.Call == HasFailed && t.State != Failed // it hears of a failure last
 			if rejected := n.Ordered == OrderedDiffers && c.Amounts == Reject; f.Event != nil && !rejected {
-				o.owe(t, &f, "notify", now, now+tellTimeout.Milliseconds())
+				o.owe(o.track(f.Number), &f, "notify", now, now+tellTimeout.Milliseconds())
 			}
 			return true
 		}
