@@ -226,7 +226,7 @@ func (*watching) Answered(call watch.Call, _ string, answer []byte) (f watch.Fin
 	case call.Kind == watch.KindRefund && !call.Whole:
 		f.Call = refundFact(said["refundStatus"])
 		if call.Number == "" { // the platform has given it one
-			f.Number, f.CallAmount = said["refundOrderId"], fenOf(said["refundAmount"])
+			f.Number = bounded(said["refundOrderId"])
 		}
 	default:
 		f.Call = watch.HasSucceeded

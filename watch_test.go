@@ -54,6 +54,11 @@ func TestWatchAnswered(t *testing.T) {
 			t.Errorf("refundStatus %q: %q", status, got.Call)
 		}
 	}
+	// What was given back in all stood for this refund's amount.
+	bare := testWatching.Answered(watch.Call{Kind: watch.KindRefund, Amount: 30}, "SUCCESS", []byte(`{"errCode":"SUCCESS","refundStatus":"SUCCESS","refundOrderId":"X","refundAmount":"70"}`))
+	if bare.Call != watch.HasSucceeded || bare.Number != "X" || bare.CallAmount != 0 {
+		t.Errorf("without a number: %+v", bare)
+	}
 	for _, answer := range []string{"", "<html>", `{"errCode":"SUCCESS","errCode":"FAIL"}`, `{"errCode":"SUCCESS","merOrderId":"2"}`, `{"errCode":"SUCCESS","refundOrderId":"2"}`} {
 		call := watch.Call{Kind: watch.KindRefund, Number: "1", Fields: map[string]string{"merOrderId": "1", "refundOrderId": "1"}}
 		if got := testWatching.Answered(call, "SUCCESS", []byte(answer)); got.Call != watch.Nothing {

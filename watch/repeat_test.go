@@ -295,3 +295,22 @@ func TestWithoutNumberRefused(t *testing.T) {
 		})
 	}
 }
+
+// TestWithoutNumberAnswered: the answer to a refund without a number names the platform's, and no amount, as it need not. That was taken
+// for another refund, made elsewhere: of this one no end was ever known.
+func TestWithoutNumberAnswered(t *testing.T) {
+	inTime(t, nil, func(t *testing.T, g *gateway) {
+		g.paidAndTold("A1", 100)
+		ticket, refusal := g.Before(t.Context(), "shop", "/refund", request{Order: "A1", Amount: 30}.body(), "")
+		if refusal != nil {
+			t.Fatalf("%+v", refusal)
+		}
+		g.After(ticket, watch.Answered, "SUCCESS", answer{Call: watch.HasSucceeded, Number: "X1"}.body())
+		if calls := g.row("A1").Calls; len(calls) != 1 || calls[0].State != watch.Succeeded || calls[0].Alias != "X1" || calls[0].Amount != 30 {
+			t.Errorf("%+v", calls)
+		}
+		if refusal := g.call("/refund", request{Order: "A1", Number: "R2", Amount: 70}, watch.Answered, "SUCCESS"); refusal != nil {
+			t.Errorf("another refund: %+v", refusal)
+		}
+	})
+}

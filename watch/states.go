@@ -200,15 +200,15 @@ func (o *Order) ordered(f *Finding, amounts string) string {
 	return OrderedTrue
 }
 
-// called returns the call of a number that the platform names: one that is known by it, one that was sent without a number and
-// has this amount, or a new one, which was made elsewhere. Of several without a number it is the one that was asked about, and none
-// that was refused: the platform has not given that one a number.
+// called returns the call of a number that the platform names: one that is known by it, one that was sent without a number, or a new
+// one, which was made elsewhere. One without a number is the one that was asked about, or has this amount and was not refused: the
+// platform has not given that one a number.
 func (o *Order) called(asked *Track, f *Finding, now int64) *Track {
 	if t := o.call(f.Number); t != nil {
 		return t
 	}
 	for _, t := range append([]*Track{asked}, o.Calls...) {
-		if strings.HasPrefix(t.Number, "#") && t.Alias == "" && t.Amount == f.CallAmount && (t == asked || t.State != Failed) {
+		if strings.HasPrefix(t.Number, "#") && t.Alias == "" && (t == asked || t.State != Failed && t.Amount == f.CallAmount) {
 			t.Alias = f.Number
 			return t
 		}
