@@ -80,6 +80,9 @@ func (s *store) ready(ctx context.Context) (jetstream.KeyValue, error) {
 	if err != nil {
 		return nil, fmt.Errorf("nats: the bucket %s: %w", s.bucket, err)
 	}
+	if age := status.TTL(); age != 0 {
+		return nil, natsconn.Unfitf("nats: the bucket %s forgets after %s what was sent, so that it could be sent again: set its ttl to 0", s.bucket, age)
+	}
 	s.kv, s.brief = kv, status.LimitMarkerTTL() > 0
 	return kv, nil
 }

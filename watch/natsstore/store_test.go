@@ -7,10 +7,13 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
@@ -82,6 +85,36 @@ func TestWithoutServer(t *testing.T) {
 	defer s.Close()
 	if _, err := s.Put(t.Context(), "shop/1", []byte("a"), 0); !errors.Is(err, errAway) {
 		t.Errorf("a Put: %v", err)
+	}
+}
+
+// TestBucketOfAnOperator: one that forgets rows by itself is refused; with it, a refund that was sent months ago could be sent again.
+func TestBucketOfAnOperator(t *testing.T) {
+	server := natstest.Run(t, "")
+	connection, err := nats.Connect(server.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer connection.Close()
+	stream, err := jetstream.New(connection)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		ttl   time.Duration
+		wrong string // what the error says
+	}{{0, ""}, {time.Hour, "forgets after 1h0m0s"}} {
+		name := fmt.Sprint("of an operator ", test.ttl)
+		if _, err := stream.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: "caddy_watch_" + encode(name), TTL: test.ttl}); err != nil {
+			t.Fatal(err)
+		}
+		store, err := provider(t, server.URL()).Open(t.Context(), name, zap.NewNop())
+		if err == nil {
+			_ = store.Close()
+		}
+		if test.wrong == "" && err != nil || test.wrong != "" && (err == nil || !strings.Contains(err.Error(), test.wrong)) {
+			t.Errorf("ttl %s: %v", test.ttl, err)
+		}
 	}
 }
 
