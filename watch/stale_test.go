@@ -277,3 +277,20 @@ func TestToldAfterProcessing(t *testing.T) {
 		})
 	}
 }
+
+// TestCanceledIsClosed: the platform calls an order closed whose money was given back by a cancel, and does not say that it was paid, as
+// the query of a guarantee that was canceled. That was taken for what a server says that lags behind: the app was never told of the cancel.
+func TestCanceledIsClosed(t *testing.T) {
+	inTime(t, nil, func(t *testing.T, g *gateway) {
+		g.paidAndTold("A1", 100)
+		g.call("/refund", request{Order: "A1", Number: "cancel", Whole: true}, watch.Unknown, "")
+		g.bank.set(func() { g.bank.saying["A1/cancel"] = answer{Order: watch.IsClosed, Call: watch.HasSucceeded} })
+		after(day)
+		if is, times := g.refundState("A1", "cancel"), g.mailbox.times("A1 cancel succeeded"); is != watch.Succeeded || times != 1 {
+			t.Errorf("the cancel is %s, told %d times", is, times)
+		}
+		if asked := g.bank.questions("A1/cancel"); len(asked) != 1 || g.Followed() != 0 {
+			t.Errorf("asked at %v, %d followed", asked, g.Followed())
+		}
+	})
+}

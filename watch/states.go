@@ -155,20 +155,25 @@ func (o *Order) learn(t *Track, f *Finding, by string, now int64) (l lesson) {
 
 // since is what a finding still says of a row, where asked is the row that it was asked about. That a call has failed says nothing
 // about one that was sent again meanwhile, nor that an order is open about one that was closed meanwhile. What is known to be paid,
-// or to have succeeded, is so, whatever a server says that lags behind: the app is not told otherwise.
+// or to have succeeded, is so, whatever a server says that lags behind: the app is not told otherwise. Only who has canceled a paid
+// order is told that this has succeeded, by whatever name the platform calls the order then.
 func (f *Finding) since(asked, o *Order, number string) *Finding {
 	if f == nil {
 		return nil
 	}
 	still := *f
+	number = cmp.Or(f.Number, number)
+	is := o.call(number)
 	switch {
 	case f.Order == IsOpen && o.State == Closed && asked.State != Closed:
 		still.Order = Nothing
 	case f.Order == IsClosed && o.State.paid():
-		still.Order, still.Event = Nothing, nil
+		still.Order = Nothing
+		if canceled := f.Call == HasSucceeded && is != nil && is.Kind.Money(); !canceled || !asked.State.paid() {
+			still.Event = nil
+		}
 	}
-	number = cmp.Or(f.Number, number)
-	if is := o.call(number); f.Call == HasFailed && is != nil {
+	if f.Call == HasFailed && is != nil {
 		before := asked.call(number)
 		if before == nil || before.Sent != is.Sent || is.Kind.Money() && is.State == Succeeded {
 			still.Call, still.Event = Nothing, nil
