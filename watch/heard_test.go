@@ -438,3 +438,25 @@ func TestFailureIsNotOut(t *testing.T) {
 		})
 	}
 }
+
+// TestFailureWasTold: the notify that a refund has failed comes before the answer that says so, and the app, which takes the notify, is
+// gone before the answer. The refund was in doubt again, and others were refused: for good where no query says that one has failed.
+func TestFailureWasTold(t *testing.T) {
+	alike(t, func(t *testing.T, g, other *gateway, _ *storetest.Memory) {
+		ticket, refusal := g.Before(t.Context(), "shop", "/refund", request{Order: "A1", Number: "R1", Amount: 30}.body(), "")
+		if refusal != nil {
+			t.Fatalf("%+v", refusal)
+		}
+		g.bank.refund("A1", "R1", 30, watch.IsPending)
+		g.notify("A1", answer{Call: watch.HasFailed, Number: "R1", CallAmount: 30, Mid: "898"}, true)
+		ticket.Unheard = true
+		g.After(ticket, watch.Answered, "FAIL", nil)
+		after(time.Minute)
+		if is := g.refundState("A1", "R1"); is != watch.Failed {
+			t.Errorf("R1 is %s", is)
+		}
+		if is := other.again("R2"); is != "" {
+			t.Errorf("another one: %q", is)
+		}
+	})
+}

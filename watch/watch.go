@@ -607,7 +607,7 @@ func (t *Ticket) land(outcome Outcome, code string, f *Finding) func(o *Order, n
 		if f.Word == "" {
 			f.Word = code
 		}
-		if track != &o.Track && (f.Call == Nothing || f.Call == IsAbsent || t.Unheard && (f.Call == HasSucceeded || f.Call == HasFailed)) { // the app is to be told
+		if track != &o.Track && (f.Call == Nothing || f.Call == IsAbsent || t.Unheard && (f.Call == HasSucceeded || f.Call == HasFailed && track.State != Failed)) { // the app is to be told
 			f.Call = IsPending
 		}
 		if track != &o.Track && track.Sent != t.sent && (f.Call == HasFailed || f.Call == IsRefused) { // it was sent again since
