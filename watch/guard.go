@@ -99,7 +99,7 @@ func (o *Order) unheard(call Call, now int64) (all []*Track) {
 		}
 		told := int64(0)
 		for _, e := range o.Told {
-			if e.About == c.Number && !e.Else {
+			if e.About == c.Number && e.Says == Nothing {
 				told = e.Taken
 			}
 		}

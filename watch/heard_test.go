@@ -460,3 +460,25 @@ func TestFailureWasTold(t *testing.T) {
 		}
 	})
 }
+
+// TestToldThatItIsUnderWay: an app has the answer PROCESSING, and at once takes the notify that says the same. It counted as one that does
+// not know of the refund: when that had succeeded, another one of the same amount was refused for an hour.
+func TestToldThatItIsUnderWay(t *testing.T) {
+	alike(t, func(t *testing.T, g, other *gateway, _ *storetest.Memory) {
+		g.bank.refund("A1", "R1", 30, watch.IsPending)
+		g.call("/refund", request{Order: "A1", Number: "R1", Amount: 30}, watch.Answered, "PROCESSING")
+		after(time.Millisecond) // before it is written down that the app has the answer
+		f := answer{Call: watch.IsPending, Number: "R1", CallAmount: 30, Mid: "898"}.finding("A1", "")
+		f.Event = &watch.Event{ID: "A1 R1 processing", Type: "refund.processing"}
+		if _, err := g.Notified(t.Context(), "shop", "A1", f); err != nil {
+			t.Fatal(err)
+		}
+		g.Taken("shop", "A1", f.Event.ID, true)
+		after(time.Second)
+		g.bank.refund("A1", "R1", 30, watch.HasSucceeded)
+		g.notify("A1", answer{Call: watch.HasSucceeded, Number: "R1", CallAmount: 30, Mid: "898"}, true)
+		if is := other.again("R2"); is != "" {
+			t.Errorf("another one: %q", is)
+		}
+	})
+}

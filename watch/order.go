@@ -79,7 +79,7 @@ type Told struct {
 	Type  string `json:"type,omitempty"`
 	About string `json:"about,omitempty"` // the number of the call; empty: the order
 	By    string `json:"by,omitempty"`    // `notify` or `query`
-	Else  bool   `json:"else,omitempty"`  // it does not say that the call has succeeded
+	Says  Fact   `json:"says,omitempty"`  // of the call; empty: that it has succeeded, or nothing of a call
 	At    int64  `json:"at,omitempty"`    // when it became known
 	Until int64  `json:"until,omitempty"` // somebody is telling it, until then
 	Taken int64  `json:"taken,omitempty"` // when the app, or the inbox, took it
@@ -90,6 +90,9 @@ type Told struct {
 func (e *Told) telling(now int64) bool {
 	return e.Until > now && e.Until <= now+tellTimeout.Milliseconds()
 }
+
+// denies reports whether it says of a call neither that it has succeeded nor that it is under way.
+func (e *Told) denies() bool { return e.Says != Nothing && e.Says != IsPending }
 
 // Line is one entry of a timeline.
 type Line struct {

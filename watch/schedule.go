@@ -101,7 +101,7 @@ func (o *Order) owed(t *Track) bool             { return o.untold(o.name(t)) != 
 // succeededUnheard reports whether a call has succeeded, or the order is paid, and the app, which has sent it again since, has neither
 // an answer nor an event that says so.
 func (o *Order) succeededUnheard(t *Track) bool {
-	says := func(e *Told) bool { return e.About == o.name(t) && !e.Else }
+	says := func(e *Told) bool { return e.About == o.name(t) && e.Says == Nothing }
 	return (t.State == Succeeded || t.State.paid()) && t.Unheard && !slices.ContainsFunc(o.Told, says)
 }
 

@@ -294,3 +294,19 @@ func TestCanceledIsClosed(t *testing.T) {
 		}
 	})
 }
+
+// TestToldAboutAnother: a query of a cancel that is under way says that the order is paid, which the app knows. That counted as an event
+// that says less, so that the order was asked about again and again, too.
+func TestToldAboutAnother(t *testing.T) {
+	inTime(t, nil, func(t *testing.T, g *gateway) {
+		g.bank.order("A1", watch.IsPaid, 100)
+		g.call("/order", request{Order: "A1", Amount: 100, Mid: "898"}, watch.Unknown, "")
+		g.notify("A1", answer{Order: watch.IsPaid, Amount: 100, Mid: "898"}, true)
+		g.bank.set(func() { g.bank.saying["A1/cancel"] = answer{Order: watch.IsPaid, Call: watch.IsPending, Amount: 100} })
+		g.call("/refund", request{Order: "A1", Number: "cancel", Whole: true}, watch.Unknown, "")
+		after(day)
+		if asked := g.bank.questions("A1"); len(asked) != 0 {
+			t.Errorf("asked at %v", asked)
+		}
+	})
+}

@@ -238,9 +238,16 @@ func (o *Order) owe(t *Track, f *Finding, by string, now, until int64) bool {
 	if told.Type == "" { // it was taken before this could be written down
 		told.About = about
 	}
-	told.Type, told.Else = e.Type, t != &o.Track && f.Call != HasSucceeded
-	t.Unheard = t.Unheard || told.Else && f.Call != IsPending // it hears last that there is none
-	if told.Taken != 0 && told.About != about {               // such as of a cancel: it was told about the order
+	told.Type = e.Type
+	says := Nothing
+	if t != &o.Track && f.Call != HasSucceeded {
+		says = cmp.Or(f.Call, IsPending)
+	}
+	switch {
+	case told.About == about:
+		told.Says = says
+		t.Unheard = t.Unheard || told.denies() // it hears last that there is none
+	case told.Taken != 0 && says == Nothing: // such as of a cancel: it was told about the order
 		t.Unheard = false
 	}
 	if !e.Again && (told.Taken != 0 || told.telling(now)) {

@@ -534,10 +534,10 @@ func (t *Ticket) answered(o *Order, now int64) bool {
 }
 
 // heard notes that the app was given an answer at a time, which was written down before, unless it has sent the call again since, or
-// was told of something else.
+// was told since that it has failed, or was not found.
 func (t *Ticket) heard(o *Order, at int64) bool {
 	track := o.call(t.number)
-	since := func(e *Told) bool { return e.About == t.number && e.Else && max(e.At, e.Taken) >= at }
+	since := func(e *Told) bool { return e.About == t.number && e.denies() && max(e.At, e.Taken) >= at }
 	if track == nil || track.Sent != t.sent || !track.Unheard || slices.ContainsFunc(o.Told, since) {
 		return false
 	}
