@@ -74,3 +74,10 @@ var ByTime = []Fact{isLost, isUnseen, isStuck}
 
 // Encoded is what of an order is written.
 func (o *Order) Encoded() ([]byte, error) { return o.encode() }
+
+// Overdue is how many changes wait for the store.
+func (w *Watch) Overdue() int {
+	w.overdue.mu.Lock()
+	defer w.overdue.mu.Unlock()
+	return len(w.overdue.list)
+}

@@ -516,3 +516,68 @@ func TestLastLook(t *testing.T) {
 		})
 	}
 }
+
+// TestAlsoIsWrittenOnce: nothing can be written for a while, such as to a full disk, when the other number of an order was learnt. At each
+// try another change was left for later, until there was no room for those of other orders.
+func TestAlsoIsWrittenOnce(t *testing.T) {
+	inTime(t, nil, func(t *testing.T, g *gateway) {
+		g.ordered("bill", 100)
+		after(time.Second)
+		var full atomic.Bool
+		var tries atomic.Int32
+		full.Store(true)
+		g.store.Fail(func(method, key string) error {
+			if method != "Put" || !full.Load() {
+				return nil
+			}
+			if key == "shop/payment" {
+				tries.Add(1)
+			}
+			return storetest.ErrDown
+		})
+		f := answer{Order: watch.IsPaid, Amount: 100}.finding("bill", "")
+		f.Also = "payment"
+		if _, err := g.Notified(t.Context(), "shop", "bill", f); err == nil {
+			t.Fatal("it was written")
+		}
+		after(time.Minute)
+		if is := g.Overdue(); is != 1 {
+			t.Errorf("%d changes wait after %d tries", is, tries.Load())
+		}
+		full.Store(false)
+		after(5 * time.Second)
+		if _, leads := g.store.Rows()["shop/payment"]; !leads || g.Overdue() != 0 {
+			t.Errorf("the number leads there: %t; %d changes wait", leads, g.Overdue())
+		}
+	})
+}
+
+// TestAlsoOfSeveral: two changes of an order are made up for at once, of which the first one has learnt another number of the order. The
+// second one, which had not, took it away.
+func TestAlsoOfSeveral(t *testing.T) {
+	inTime(t, nil, func(t *testing.T, g *gateway) {
+		g.ordered("bill", 100)
+		after(time.Second)
+		ticket, refusal := g.Before(t.Context(), "shop", "/close", request{Order: "bill", Number: "close"}.body(), "")
+		if refusal != nil {
+			t.Fatalf("%+v", refusal)
+		}
+		var tries atomic.Int32
+		g.store.Fail(func(method, key string) error {
+			if key == "shop/payment" && method == "Put" && tries.Add(1) == 1 {
+				return storetest.ErrDown
+			}
+			return nil
+		})
+		f := answer{Order: watch.IsPaid, Amount: 100}.finding("bill", "")
+		f.Also = "payment"
+		if _, err := g.Notified(t.Context(), "shop", "bill", f); err != nil {
+			t.Fatal(err)
+		}
+		g.After(ticket, watch.Answered, "FAIL", nil)
+		after(5 * time.Second)
+		if _, leads := g.store.Rows()["shop/payment"]; !leads {
+			t.Error("the number leads nowhere")
+		}
+	})
+}

@@ -104,7 +104,7 @@ type lesson struct {
 // word for how it came.
 func (o *Order) learn(t *Track, f *Finding, by string, now int64) (l lesson) {
 	o.note(now, by, o.name(t), f.Word)
-	o.also = f.Also
+	o.also = cmp.Or(f.Also, o.also)
 	if f.Wait {
 		t.Hold = now + busyPause.Milliseconds()
 	}

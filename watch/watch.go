@@ -238,13 +238,14 @@ func (w *Watch) tryChange(ctx context.Context, merchant, number string, edit fun
 			if value, err = o.encode(); err != nil {
 				return nil, err
 			}
-			if o.also != "" && o.also != o.ID { // before the row: who has learnt it does not learn it again
-				w.alias(ctx, o)
-			}
+			leads := o.also == "" || o.also == o.ID || w.alias(ctx, o) // before the row: who has learnt it does not learn it again
 			var revision uint64
 			if revision, err = w.store.Put(ctx, key, value, o.revision); err == nil {
 				o.revision = revision
 				w.index.set(key, o.header(), revision)
+				if also := o.also; !leads {
+					w.later(merchant, o.ID, "", func(o *Order, _ int64) bool { o.also = also; return true })
+				}
 				return o, nil
 			}
 		}
@@ -275,18 +276,18 @@ func (w *Watch) get(ctx context.Context, merchant, number string) (*Order, error
 	}
 }
 
-// alias lets another number of an order lead to its row, unless something is known under it already.
-func (w *Watch) alias(ctx context.Context, o *Order) {
+// alias lets another number of an order lead to its row, unless something is known under it already. False: it could not be written.
+func (w *Watch) alias(ctx context.Context, o *Order) bool {
 	lead := &Order{Same: o.ID, Changed: o.Changed}
 	value, err := lead.encode()
 	if err == nil {
 		_, err = w.store.Put(ctx, rowKey(o.Merchant, o.also), value, 0)
 	}
-	if err != nil && !errors.Is(err, ErrConflict) {
-		w.config.Load().Logger.Warn("the watch cannot write down another number of an order", zap.String("merchant", o.Merchant), zap.String("order", clip(o.ID)), zap.Error(err))
-		also := o.also
-		w.later(o.Merchant, o.ID, "", func(o *Order, _ int64) bool { o.also = also; return true })
+	if err == nil || errors.Is(err, ErrConflict) {
+		return true
 	}
+	w.config.Load().Logger.Warn("the watch cannot write down another number of an order", zap.String("merchant", o.Merchant), zap.String("order", clip(o.ID)), zap.Error(err))
+	return false
 }
 
 // Ticket is a call that was written down, between Before and After.
