@@ -152,6 +152,7 @@ func (w *Watch) removeOld(ctx context.Context, before int64) (removed int, err e
 		revision uint64
 		leads    string // to the row of this key; empty: it is an order's own
 	}
+	stays := map[string]bool{} // lest those that lead to young orders take the places of others
 	for {
 		var batch []old
 		enough := errors.New("enough for once")
@@ -159,7 +160,7 @@ func (w *Watch) removeOld(ctx context.Context, before int64) (removed int, err e
 			if h, err := readHeader(e.Value); err != nil || h.due != 0 || h.state == Stuck {
 				return nil
 			}
-			if o, err := decode(e); err == nil && o.Changed < before {
+			if o, err := decode(e); err == nil && o.Changed < before && !stays[e.Key] {
 				leads := ""
 				if o.Same != "" {
 					leads = rowKey(o.Merchant, o.Same)
@@ -174,20 +175,20 @@ func (w *Watch) removeOld(ctx context.Context, before int64) (removed int, err e
 		if err != nil && !errors.Is(err, enough) {
 			return removed, err
 		}
-		begun := removed
 		for _, b := range batch {
 			if b.leads != "" {
 				if _, err := w.store.Get(ctx, b.leads); !errors.Is(err, ErrNotFound) {
+					stays[b.key] = true
 					continue
 				}
 			}
 			if err := w.store.Delete(ctx, b.key, b.revision); err == nil {
 				removed++
-			} else if !errors.Is(err, ErrConflict) {
+			} else if stays[b.key] = true; !errors.Is(err, ErrConflict) {
 				return removed, err
 			}
 		}
-		if len(batch) < 10_000 || removed == begun {
+		if len(batch) < 10_000 {
 			return removed, nil
 		}
 	}

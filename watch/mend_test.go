@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -578,6 +580,47 @@ func TestAlsoOfSeveral(t *testing.T) {
 		after(5 * time.Second)
 		if _, leads := g.store.Rows()["shop/payment"]; !leads {
 			t.Error("the number leads nowhere")
+		}
+	})
+}
+
+// sortedStore goes through its rows by their keys, as a file does.
+type sortedStore struct{ *storetest.Memory }
+
+func (s sortedStore) All(ctx context.Context, each func(watch.Entry) error) error {
+	rows := s.Rows()
+	for _, key := range slices.Sorted(maps.Keys(rows)) {
+		if err := each(rows[key]); err != nil {
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
+// TestManyAlsoAreKept: ten thousand other numbers lead to orders that are still young. They took the places of all old orders behind them,
+// which were never removed.
+func TestManyAlsoAreKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := storetest.NewMemory(nil)
+		g := joinStore(t, sortedStore{store}, newBank(), newMailbox(), "one", nil)
+		defer g.Close()
+		put := func(number string, o watch.Order) {
+			t.Helper()
+			value, err := o.Encoded()
+			if err == nil {
+				_, err = store.Put(t.Context(), "shop/"+number, value, 0)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		for i := range 10_000 {
+			put(fmt.Sprint("payment ", i), watch.Order{Same: "young", Changed: 1})
+		}
+		put("young", watch.Order{Track: watch.Track{State: watch.Paid}, Seen: true, Changed: time.Now().UnixMilli()})
+		put("z old", watch.Order{Track: watch.Track{State: watch.Paid}, Seen: true, Changed: 1})
+		if removed, err := g.RemoveOld(time.Now()); removed != 1 || err != nil {
+			t.Errorf("removed %d, %v", removed, err)
 		}
 	})
 }
