@@ -219,10 +219,11 @@ func (o *Order) blank() bool {
 	return o.State == "" && !o.Seen && len(o.Calls) == 0 && len(o.Told) == 0
 }
 
-// fold bounds what is kept of calls and events that are over. What the app does not know of goes last.
+// fold bounds what is kept of calls and events that are over. A success that the app does not know of, and what it is still to be told
+// of, goes last.
 func (o *Order) fold() {
 	over := func(c *Track) bool { return c.State.ended() && c.Flight == "" }
-	known := func(c *Track) bool { return over(c) && !c.Unheard && !o.owed(c) }
+	known := func(c *Track) bool { return over(c) && !(c.State == Succeeded && c.Unheard) && !o.owed(c) }
 	for len(o.Calls) > maxCalls {
 		i := slices.IndexFunc(o.Calls, known)
 		if i < 0 {

@@ -188,3 +188,24 @@ func TestManyCalls(t *testing.T) {
 		}
 	})
 }
+
+// TestManyFailures: an app that has heard of more failed refunds of an order than a row keeps. They were kept, and each one that succeeded
+// was forgotten at the next one; its notify made it another one, so that as much again could not be refunded any more.
+func TestManyFailures(t *testing.T) {
+	inTime(t, nil, func(t *testing.T, g *gateway) {
+		g.paidAndTold("A1", 1000)
+		send := func(number string, amount int64, code string) {
+			t.Helper()
+			if refusal := g.call("/refund", request{Order: "A1", Number: number, Amount: amount}, watch.Answered, code); refusal != nil {
+				t.Fatalf("%s: %+v", number, refusal)
+			}
+		}
+		for i := range 210 {
+			send(fmt.Sprint("failed ", i), 30, "FAIL")
+		}
+		send("R1", 30, "SUCCESS")
+		send("R2", 30, "SUCCESS")
+		g.notify("A1", answer{Call: watch.HasSucceeded, Number: "R1", CallAmount: 30, Mid: "898"}, true)
+		send("R3", 940, "SUCCESS")
+	})
+}
