@@ -65,6 +65,27 @@ func TestFailureOfEarlierSending(t *testing.T) {
 			}
 		})
 	})
+	t.Run("an answer after both have failed", func(t *testing.T) { // the refund was in doubt again, for good where no query tells
+		inTime(t, nil, func(t *testing.T, g *gateway) {
+			g.paidAndTold("A1", 100)
+			slow, refusal := g.Before(t.Context(), "shop", "/refund", first.body(), "")
+			if refusal != nil {
+				t.Fatalf("%+v", refusal)
+			}
+			other := join(t, g.store, g.bank, g.mailbox, "two", nil)
+			defer other.Close()
+			after(3 * time.Minute) // the other gateway takes it for lost
+			g.bank.refund("A1", "R1", 30, watch.IsPending)
+			other.call("/refund", first, watch.Answered, "FAIL")
+			g.After(slow, watch.Answered, "FAIL", nil)
+			if is := other.refundState("A1", "R1"); is != watch.Failed {
+				t.Errorf("R1 is %s", is)
+			}
+			if refusal := other.call("/refund", second, watch.Answered, "SUCCESS"); refusal != nil {
+				t.Errorf("another number: %+v", refusal)
+			}
+		})
+	})
 	t.Run("a query from before it", func(t *testing.T) {
 		inTime(t, nil, func(t *testing.T, g *gateway) {
 			g.paidAndTold("A1", 100)

@@ -608,10 +608,12 @@ func (t *Ticket) land(outcome Outcome, code string, f *Finding) func(o *Order, n
 		if f.Word == "" {
 			f.Word = code
 		}
-		if track != &o.Track && (f.Call == Nothing || f.Call == IsAbsent || t.Unheard && (f.Call == HasSucceeded || f.Call == HasFailed && track.State != Failed)) { // the app is to be told
+		failed := (f.Call == HasFailed || f.Call == IsRefused) && track.State != Failed // and nobody has said so yet
+		switch {
+		case track == &o.Track:
+		case f.Call == Nothing, f.Call == IsAbsent, t.Unheard && (f.Call == HasSucceeded || f.Call == HasFailed && failed): // the app is to be told
 			f.Call = IsPending
-		}
-		if track != &o.Track && track.Sent != t.sent && (f.Call == HasFailed || f.Call == IsRefused) { // it was sent again since
+		case track.Sent != t.sent && failed: // it was sent again since
 			f.Call = IsPending
 		}
 		if track == &o.Track && f.Order == IsPaid && t.Unheard { // a query finds it, and tells
