@@ -534,11 +534,11 @@ func (w *Watch) inquire(ctx context.Context, o *Order, number string, again bool
 	if err != nil {
 		return tell // the next look finds it again
 	}
+	w.report(o, l)
 	if crossed { // it may have been asked before the payment or, as of a cancel, after it
 		w.index.spend(o.Merchant)
 		return w.inquire(ctx, o, number, again)
 	}
-	w.report(o, l)
 	w.say(stuck && number != "" && o.track(number).Kind.Money(), "refund_stuck", "the end of a refund or capture could not be found; a person has to look", o)
 	w.cannotTell(untold, o)
 	if event == nil {

@@ -77,6 +77,25 @@ func TestStaleClose(t *testing.T) {
 	})
 }
 
+// TestStaleCloseDiffers: and what it says has another mid than the order. Nobody was told of that.
+func TestStaleCloseDiffers(t *testing.T) {
+	inTime(t, nil, func(t *testing.T, g *gateway) {
+		g.bank.order("A1", watch.IsClosed, 100)
+		g.bank.set(func() { g.bank.saying["A1"] = answer{Order: watch.IsClosed, Mid: "899"} })
+		g.call("/order", request{Order: "A1", Amount: 100, Mid: "898"}, watch.Unknown, "")
+		late := make(chan struct{})
+		g.bank.set(func() { g.bank.slow = late })
+		after(7 * time.Second) // the first look is on its way
+		g.notify("A1", answer{Order: watch.IsPaid, Amount: 100, Mid: "898"}, true)
+		g.bank.set(func() { g.bank.slow = nil })
+		close(late)
+		after(time.Minute)
+		if cried := g.cried(); cried != "[order_differs A1]" {
+			t.Error(cried)
+		}
+	})
+}
+
 // TestStaleNotify: the app is down when an order is paid. A notify about the same order that comes out of its turn and says less, which
 // the app takes, took the payment's place: nobody told the app any more.
 func TestStaleNotify(t *testing.T) {

@@ -459,10 +459,10 @@ func (t *Ticket) begin(o *Order, now int64) *Track {
 }
 
 // After says what became of a call, before its app is told. The outcome of an order may be written down later; what of a money
-// call that is not is found again as a call without an outcome. That a money call has succeeded or failed, and that an order is paid, is written
-// down only after its app was told, so that a gateway which ends before leaves such a call; that one is under way is written down
-// at once, as an answer that its app does not have. To this end, the function that After returns must be called once, as soon as the
-// app was given the answer (heard) or can no longer be. Nil: there is nothing to call.
+// call that is not is found again as a call without an outcome. That a money call has succeeded or failed, and that an order is paid,
+// is written down only after its app was told, so that a gateway which ends before leaves such a call; that one is under way is written
+// down at once, as an answer that its app does not have. To this end, the function that After returns must be called once, as soon as
+// the app was given the answer (heard) or can no longer be. Nil: there is nothing to call.
 func (w *Watch) After(t *Ticket, outcome Outcome, code string, answer []byte) (told func(heard bool)) {
 	if t == nil {
 		return nil
