@@ -624,3 +624,29 @@ func TestManyAlsoAreKept(t *testing.T) {
 		}
 	})
 }
+
+// TestLastLookDoesNotGiveWay: what the last look at an order found could not be written down. The look after it counted as one at an order
+// that may still be paid: where the rate does not allow all, it would have been left out.
+func TestLastLookDoesNotGiveWay(t *testing.T) {
+	inTime(t, nil, func(t *testing.T, g *gateway) {
+		down := away(g.store)
+		g.ordered("A1", 100)
+		began := time.Now()
+		g.bank.set(func() {
+			g.bank.deaf = func(watch.Query) error {
+				if time.Since(began) > 7*24*time.Hour-time.Minute {
+					down.Store(true)
+				}
+				return errors.New("the platform is silent")
+			}
+		})
+		after(7*24*time.Hour + 10*time.Minute)
+		if !down.Load() {
+			t.Fatal("there was no last look")
+		}
+		down.Store(false)
+		if o := g.row("A1"); o.Next == 0 || o.Class != watch.Due {
+			t.Errorf("the next look is at %d, of the class %d", o.Next, o.Class)
+		}
+	})
+}

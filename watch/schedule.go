@@ -163,7 +163,9 @@ func (s *Settings) next(o *Order, t *Track, after int64) (due int64, class Class
 				break
 			}
 		}
-		last = max(last, line.class)
+		if last == Never || line.class < last {
+			last = line.class
+		}
 	}
 	if due == 0 && last != Never && (s.over(o, t, after) || s.abandons(o, t, after)) {
 		due, class = after+lease.Milliseconds(), last // the last look came to nothing: nobody has given it up
