@@ -305,7 +305,7 @@ type Ticket struct {
 
 	// What the call's state was and became, so that a call that was not sent leaves no trace.
 	before, begun State
-	amount        int64
+	was           Track  // of a call that is not an order's: as it was sent before
 	ordered       *Order // the terms of an order
 	seen, written bool
 	number        string // what the row calls it, also where the call has none
@@ -443,12 +443,12 @@ func (w *Watch) tryWrite(ctx context.Context, c *config, t *Ticket, override str
 }
 
 func (t *Ticket) begin(o *Order, now int64) *Track {
-	t.before, t.amount, t.seen = "", 0, o.Seen
+	t.before, t.was, t.seen = "", Track{}, o.Seen
 	if t.call.Kind.order() {
 		was := *o
 		t.before, t.ordered = o.State, &was
 	} else if c := o.call(t.call.Number); c != nil {
-		t.before, t.amount = c.State, c.Amount
+		t.before, t.was = c.State, *c
 	}
 	if !o.Seen && !t.call.Kind.order() {
 		t.Guard = "unseen"
@@ -584,7 +584,10 @@ func (t *Ticket) land(outcome Outcome, code string, f *Finding) func(o *Order, n
 				track.State = t.before
 			}
 			if track.Kind == KindCapture && track.Amount == 0 && track.Sent == t.sent {
-				track.Amount = t.amount
+				track.Amount = t.was.Amount
+			}
+			if track != &o.Track && track.Sent == t.sent && t.was.Sent != 0 {
+				track.Sent, track.First, track.Again = t.was.Sent, t.was.First, t.was.Again
 			}
 			if track == &o.Track {
 				o.Seen = t.seen

@@ -342,6 +342,21 @@ func TestNotFoundAgain(t *testing.T) {
 	})
 }
 
+// TestNotFoundAndNotSent: a refund that was not found is repeated, and the repetition is not sent. That is no other refund that has not
+// arrived: the app was told twice of one.
+func TestNotFoundAndNotSent(t *testing.T) {
+	inTime(t, nil, func(t *testing.T, g *gateway) {
+		g.paidAndTold("A1", 100)
+		g.call("/refund", request{Order: "A1", Number: "R1", Amount: 60}, watch.Unknown, "")
+		after(2 * time.Hour)
+		g.call("/refund", request{Order: "A1", Number: "R1", Amount: 60}, watch.NotSent, "")
+		after(day)
+		if told := g.mailbox.all(); told["A1 R1 not_found"] != 1 || told["A1 R1 not_found again"] != 0 {
+			t.Errorf("told %v", told)
+		}
+	})
+}
+
 // TestClosedThenPaid: told as paid, with a cry.
 func TestClosedThenPaid(t *testing.T) {
 	inTime(t, nil, func(t *testing.T, g *gateway) {
