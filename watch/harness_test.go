@@ -38,6 +38,7 @@ type bank struct {
 	refunds int                       // executed
 	began   time.Time
 	slow    chan struct{} // closed: it answers queries again; nil: it does
+	news    bool          // each repetition that is not found has an id of its own
 	panics  string        // what it panics in: "Answered", "Read", "Ask" or "Classify"
 }
 
@@ -232,8 +233,13 @@ func (a answer) finding(order, number string) watch.Finding {
 
 // NotFound implements watch.Platform.
 func (b *bank) NotFound(o *watch.Order, call *watch.Track) *watch.Event {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	id := o.ID + " " + call.Number + " not_found"
-	if call.First != 0 {
+	switch {
+	case call.First != 0 && b.news:
+		id += fmt.Sprint(" ", call.Sent)
+	case call.First != 0:
 		id += " again"
 	}
 	return &watch.Event{ID: id, Type: "refund.not_found"}

@@ -220,7 +220,7 @@ func (o *Order) blank() bool {
 }
 
 // fold bounds what is kept of calls and events that are over. A success that the app does not know of, and what it is still to be told
-// of, goes last.
+// of, goes last. Of the events that were taken, those that deny a call go first.
 func (o *Order) fold() {
 	over := func(c *Track) bool { return c.State.ended() && c.Flight == "" }
 	known := func(c *Track) bool { return over(c) && !(c.State == Succeeded && c.Unheard) && !o.owed(c) }
@@ -238,7 +238,10 @@ func (o *Order) fold() {
 		o.Calls = slices.Delete(o.Calls, i, i+1)
 	}
 	for len(o.Told) > maxTold {
-		i := max(slices.IndexFunc(o.Told, func(e *Told) bool { return e.Taken != 0 }), 0)
+		i := slices.IndexFunc(o.Told, func(e *Told) bool { return e.Taken != 0 && e.denies() })
+		if i < 0 {
+			i = max(slices.IndexFunc(o.Told, func(e *Told) bool { return e.Taken != 0 }), 0)
+		}
 		o.Told = slices.Delete(o.Told, i, i+1)
 	}
 }

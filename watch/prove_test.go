@@ -209,3 +209,22 @@ func TestManyFailures(t *testing.T) {
 		send("R3", 940, "SUCCESS")
 	})
 }
+
+// TestManyNotFound: a refund that the platform never knows is repeated each time that the app is told so. After a hundred times it was
+// forgotten that the app had been told of the payment, and a notify that came again was delivered again.
+func TestManyNotFound(t *testing.T) {
+	inTime(t, nil, func(t *testing.T, g *gateway) {
+		g.paidAndTold("A1", 100)
+		g.bank.set(func() { g.bank.news = true })
+		for range 110 {
+			g.call("/refund", request{Order: "A1", Number: "R1", Amount: 60}, watch.Unknown, "")
+			after(2 * time.Hour)
+		}
+		if told := len(g.mailbox.all()); told != 111 {
+			t.Fatalf("told %d events", told)
+		}
+		if n := g.notify("A1", answer{Order: watch.IsPaid, Amount: 100, Mid: "898"}, true); !n.Told {
+			t.Errorf("%+v", n)
+		}
+	})
+}
