@@ -29,7 +29,7 @@ func TestPage(t *testing.T) {
 	p.Shows("待签名串")
 	p.Shows(hostile) // as text
 	p.Click(`//ol//summary[contains(., "通知 付款 #1")]`)
-	p.Shows("status=TRADE_SUCCESS&subInst=")
+	p.Shows("&billFundsDesc=现金支付12.34元&") // of the string to sign; a random parameter stands anywhere between two others
 	for i, variant := range []string{"genuine", "duplicate", "late", "reordered"} {
 		p.Button(variant + "-" + number)
 		s.told(number)
